@@ -1,0 +1,117 @@
+"""The Rust core. Bindings only: arguments in, batches out. Used by `adstream.dsl`, `adstream.logs`, `adstream.runtime`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, final
+
+__version__: str
+
+class CoreError(Exception):
+    """A topology that cannot be built, or a state that must not go on.
+
+    `args` is `(kind, code, message, hint, node)`: kind `plan` or `fatal`, hint and node may be None.
+    """
+
+def infer(schema: str, expr: str) -> str:
+    """The type of an expression over a schema (both JSON, see docs/plan.md), as text: `decimal(10,2)`.
+
+    Raises:
+        CoreError: kind `plan`; unknown column, type mismatch …, with a hint.
+    """
+
+def murmur2(data: bytes) -> int:
+    """Kafka's murmur2 as an unsigned 32-bit integer; partition = (murmur2 & 0x7fffffff) % partitions."""
+
+Record = tuple[int, int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]
+"""offset, timestamp (ms), key, value, headers."""
+
+@final
+class RawBatch:
+    """Records of one topic-partition in offset order, held in Rust."""
+
+    def __init__(self, records: Sequence[Record] = ..., next_offset: int | None = ...) -> None:
+        """`next_offset` (default: last offset + 1, or 0) is the position after the batch."""
+    def __len__(self) -> int: ...
+    @property
+    def next_offset(self) -> int: ...
+    @property
+    def first_offset(self) -> int:
+        """The first record's offset; `next_offset` when empty."""
+    @property
+    def byte_size(self) -> int: ...
+    def records(self) -> list[Record]: ...
+    def slice(self, start: int, stop: int) -> RawBatch: ...
+    def with_offsets(self, first: int) -> RawBatch:
+        """The same records numbered from `first` without gaps (what a log does on append)."""
+    def to_bytes(self) -> bytes: ...
+    @staticmethod
+    def from_bytes(data: bytes) -> RawBatch: ...
+
+@final
+class Plan:
+    """A checked topology, cut into sub-topologies."""
+
+    def __init__(self, plan: str, callables: Sequence[Callable[..., Any]] = ...) -> None:
+        """Raises CoreError (kind `plan`)."""
+    def describe(self) -> str:
+        """JSON: `{"app", "subtopologies": [{"id", "sources": [{"topic", "kind": "user"|"edge"}], "nodes": [...], "outputs":
+        [{"topic", "kind": "user"|"edge"|"sink"|"changelog", …}], "stateful": bool}], "sinks": [{"name", "kind", "topic", "key",
+        "columns", "options"}]}`. Names of internal topics are whole: `<app>-<node>-edge`, `<app>-<node>-sink`, `<app>-<subtopology>-changelog`."""
+    def task(self, subtopology: int, partition: int, partitions: Mapping[str, int], options: str = ...) -> Task:
+        """A task, empty. `partitions`: the partition count of every topic of the plan. `options` JSON: `{"exactly_once": true,
+        "clock_ms": null}`."""
+
+Output = tuple[str, int, RawBatch]
+"""topic, partition, records (offsets not yet meaningful)."""
+
+@final
+class Generation:
+    """What one commit of one task consists of."""
+
+    @property
+    def outputs(self) -> list[Output]:
+        """User topics, edges, sink topics, dead letters, changelog (delta and meta), in writing order."""
+    @property
+    def positions(self) -> dict[tuple[str, int], int]:
+        """Next offset to read, of each input partition."""
+    @property
+    def empty(self) -> bool:
+        """Nothing was read and nothing is to be written."""
+
+@final
+class Task:
+    """One sub-topology on one partition. Not thread-safe: one thread at a time."""
+
+    def feed(self, topic: str, partition: int, batch: RawBatch) -> None:
+        """Hands over records; they must continue where the last ones of that partition ended."""
+    def buffered(self, topic: str, partition: int) -> int:
+        """Records handed over and not yet processed."""
+    def caught_up(self, topic: str, partition: int, value: bool) -> None:
+        """Whether the partition is known to have no unread data (a partition that has some is waited for)."""
+    def process(self, max_rows: int) -> int:
+        """Processes up to `max_rows` buffered records, in the task's order; returns how many. Raises CoreError (fatal)."""
+    def close_generation(self) -> Generation:
+        """Ends the current generation; the next begins. At most two may be open (one committing, one being processed)."""
+    def committed(self) -> None:
+        """The oldest closed generation was committed."""
+    def rollback(self) -> dict[tuple[str, int], int]:
+        """Undoes every generation not committed, drops all buffers; returns the positions to read from again."""
+    def restore(self, batch: RawBatch) -> None:
+        """Applies records of the changelog, in order, before the first `feed`."""
+    def positions(self) -> dict[tuple[str, int], int]: ...
+    def stats(self) -> dict[str, Any]:
+        """Counters by reason, state keys and bytes, lane clocks, `held_by`; plain numbers and strings."""
+
+@final
+class SinkBuffer:
+    """Rows of a sink topic, coalesced to the newest per key."""
+
+    def __init__(self, plan: Plan, sink: str) -> None: ...
+    def add(self, batch: RawBatch) -> int:
+        """Adds the frames of a sink topic; returns the rows they held."""
+    def __len__(self) -> int: ...
+    def drain(self) -> dict[str, list[Any]]:
+        """Column name -> values (int, float, bool, str, Decimal, aware datetime, timedelta, None), newest row per key, in
+        order of the key's latest update; the buffer is empty afterwards."""
+
+def bench_decode(plan: Plan, batch: RawBatch) -> int:
+    """Decodes a batch as the plan's first source does; returns the good rows (benchmarks only)."""

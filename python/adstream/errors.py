@@ -1,0 +1,59 @@
+"""The exception tree.
+
+    AdstreamError
+    ├── TopologyError     the topology is wrong: code, the operation, the user's line, one remedy
+    ├── ConfigError       a setting or an outside system is wrong: names the option
+    └── FatalError        this worker must stop: its state cannot be trusted or its shuffle is corrupt
+"""
+
+from __future__ import annotations
+
+
+class AdstreamError(Exception):
+    """Base of everything adstream raises on purpose."""
+
+
+class TopologyError(AdstreamError):
+    """The topology cannot be built.
+
+    Attributes:
+        code: stable, snake_case (`unknown_column`).
+        operation: what was being built (`filter`), or None.
+        line: the user's line (`job.py:12`), or None.
+        hint: one remedy, or None.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        operation: str | None = None,
+        line: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.code = code
+        self.operation = operation
+        self.line = line
+        self.hint = hint
+        where = " ".join(part for part in (operation, f"at {line}" if line else None) if part)
+        text = f"{where}: {message} [{code}]" if where else f"{message} [{code}]"
+        super().__init__(f"{text}\nhint: {hint}" if hint else text)
+
+
+class ConfigError(AdstreamError):
+    """A setting is wrong or what it names cannot be reached.
+
+    Attributes:
+        option: the option's name as the user gives it (`--sql`).
+    """
+
+    def __init__(self, message: str, *, option: str, hint: str | None = None) -> None:
+        self.option = option
+        self.hint = hint
+        text = f"{option}: {message}"
+        super().__init__(f"{text}\nhint: {hint}" if hint else text)
+
+
+class FatalError(AdstreamError):
+    """This worker must not go on."""

@@ -1,0 +1,152 @@
+"""The ports of the engine: what a log, its readers, its writers and its leases promise.
+
+The worker talks to these and to nothing else, so Kafka, the embedded log, the test driver's log and the simulator's are
+siblings. Whatever here can block says for how long; whatever can fail says what the failure means.
+
+A *position* is the offset of the next record to read. Readers see committed records only.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from adstream._core import Output, RawBatch
+
+TopicPartition = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """A topic the application needs. `config` are Kafka topic settings (`cleanup.policy` …)."""
+
+    name: str
+    partitions: int
+    config: Mapping[str, str] = field(default_factory=dict)
+
+
+class Outcome(enum.Enum):
+    """How a commit ended; anything uncertain has been settled before it is returned."""
+
+    COMMITTED = "committed"
+    ABORTED = "aborted"
+    """Nothing of it is visible: undo, read again from the committed positions."""
+    FATAL = "fatal"
+    """Fenced or unknown: throw memory away, open a new writer, restore from the log."""
+
+
+class Reader(Protocol):
+    """Committed records of some partitions, one bounded queue each: what is not read costs no memory."""
+
+    def add(self, topic: str, partition: int, position: int) -> None:
+        """Starts reading a partition at `position` (absolute)."""
+
+    def remove(self, topic: str, partition: int) -> None: ...
+
+    def read(self, topic: str, partition: int, max_rows: int) -> RawBatch | None:
+        """Up to `max_rows` records, without waiting; None when none are at hand. A batch may be empty and only move the
+        position (transaction markers)."""
+
+    def at_end(self, topic: str, partition: int) -> bool:
+        """Whether the last read had reached the end of the committed records as far as this client knows."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Returns when something may be readable, at the latest after `timeout_s`."""
+
+    def close(self) -> None: ...
+
+
+class Writer(Protocol):
+    """The transactional producer of one worker slot."""
+
+    def commit(
+        self,
+        outputs: Sequence[Output],
+        offsets: Mapping[TopicPartition, int],
+        group: str,
+        fence: object,
+        step: Callable[[str], None] = ...,
+    ) -> Outcome:
+        """Writes all or nothing. `offsets` are committed under `group`, fenced by `fence` (from `Leases.fence`; None: no
+        fencing). `step` is called before each named step (`begin`, `produce`, `offsets`, `commit`, `committed`), for crash
+        tests. Blocks until settled. With at-least-once: produce, flush, then offsets."""
+
+    def close(self) -> None: ...
+
+
+class Leases(Protocol):
+    """Which tasks this worker owns. Partition k of the lease topic = task k."""
+
+    def start(self) -> None: ...
+
+    def poll(self) -> LeaseChange | None:
+        """The next change, without waiting."""
+
+    def released(self, tasks: Sequence[int]) -> None:
+        """Answers a revocation: the tasks' last generation is committed or given up."""
+
+    def fence(self) -> object:
+        """What `Writer.commit` needs so that a worker which lost its lease cannot commit."""
+
+    def close(self) -> None:
+        """Leaves the group; owned tasks must have been released."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseChange:
+    """`granted`: now ours. `revoked`: finish, then call `released` (the rebalance waits for it, bounded). `lost`: already
+    somebody else's; throw memory away, do not commit."""
+
+    granted: tuple[int, ...] = ()
+    revoked: tuple[int, ...] = ()
+    lost: tuple[int, ...] = ()
+
+
+class Log(Protocol):
+    """A partitioned, transactional log with consumer groups."""
+
+    def create_topics(self, specs: Sequence[TopicSpec]) -> list[str]:
+        """Creates those that are missing (waits until usable); returns their names. Raises ConfigError naming the topic when
+        one exists with another partition count."""
+
+    def partitions(self, topics: Sequence[str]) -> dict[str, int]:
+        """Partition counts; a topic that does not exist is absent."""
+
+    def committed(self, group: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int | None]:
+        """Stable committed positions: waits out (bounded) or settles transactions that hold offsets back."""
+
+    def start_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]: ...
+
+    def end_offsets(self, partitions: Sequence[TopicPartition], *, committed: bool) -> dict[TopicPartition, int]:
+        """`committed=False`: the very end (high watermark, open transactions included): what a restore must reach."""
+
+    def reader(self) -> Reader: ...
+
+    def writer(self, slot: str, *, exactly_once: bool = True) -> Writer:
+        """Opening a slot fences whoever holds it."""
+
+    def leases(self, group: str, topic: str) -> Leases: ...
+
+    def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
+        """Lets the log forget records before these offsets."""
+
+    def close(self) -> None: ...
+
+
+class Target(Protocol):
+    """Where a sink's rows go, with the position they came from, in one atomic step."""
+
+    def open(self, app: str, sink: str, schema: Mapping[str, str], key: Sequence[str]) -> None:
+        """Connects, creates or migrates what the rows need. `schema`: column -> core type text (`decimal(10,2)`).
+        Raises ConfigError naming the connection."""
+
+    def positions(self, partitions: Sequence[int]) -> dict[int, int]:
+        """The stored position of each partition (absent: 0)."""
+
+    def write(self, partition: int, expected: int, position: int, rows: Mapping[str, list[Any]]) -> bool:
+        """Applies the rows (column -> values) and moves the position from `expected` to `position`, or changes nothing and
+        returns False when the stored position is not `expected` (a replay, or a zombie)."""
+
+    def close(self) -> None: ...

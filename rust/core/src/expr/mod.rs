@@ -1,0 +1,84 @@
+//! Expressions as data, as they arrive from the DSL.
+//!
+//! The tree is compiled once against a schema ([`compile()`]) and evaluated per batch ([`Compiled::eval`]); run time
+//! decides nothing. The rules (types, nulls, errors as values) stand at the head of `compile.rs` and `eval.rs`.
+
+mod compile;
+mod eval;
+
+pub use compile::{compile, Compiled};
+
+use serde::{Deserialize, Serialize};
+
+use crate::batch::Batch;
+use crate::column::Column;
+use crate::types::DataType;
+
+/// One node: `op` names the function, `args` its operands, the rest are parameters that must be known at build.
+///
+/// | op | args | parameters |
+/// |---|---|---|
+/// | `col` | | `name`; `$timestamp` `$offset` `$partition` are the row's metadata |
+/// | `lit` | | `type`, `value` (JSON; decimals as strings, times and durations as integer ms; null for a typed null) |
+/// | `add sub mul div floordiv mod` | 2 | |
+/// | `neg abs floor ceil` | 1 | |
+/// | `round` | 1 | `digits` |
+/// | `eq ne lt le gt ge` | 2 | |
+/// | `and or` | 2 | |
+/// | `not is_null is_not_null` | 1 | |
+/// | `fill_null coalesce min_horizontal max_horizontal` | n | |
+/// | `is_in` | 1 + n literals | |
+/// | `when` | c1, v1, c2, v2, …, otherwise | |
+/// | `cast` | 1 | `type` |
+/// | `str_lower str_upper str_len str_strip` | 1 | |
+/// | `str_starts_with str_ends_with str_contains` | 2 | |
+/// | `str_slice` | 1 | `offset`, `length` (null: to the end) in characters |
+/// | `str_replace` | 3 (literal text, all occurrences) | |
+/// | `str_concat` | n | |
+/// | `dt_truncate` | 1 | `every_ms` |
+/// | `dt_year dt_month dt_day dt_hour dt_minute dt_second dt_millisecond dt_weekday dt_epoch_ms` | 1 | |
+/// | `call` | columns handed in | `function` (index in the plan's table of callables), `type` |
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Expr {
+    pub op: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<Expr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<DataType>,
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub value: serde_json::Value,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digits: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every_ms: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function: Option<usize>,
+}
+
+/// The way out to callables of the host language. The core never calls one by itself: it hands over a batch and gets a
+/// column back, with `ERR_CALLABLE` and a message in rows whose call raised.
+pub trait Foreign: Send + Sync {
+    /// One value per physical row; rows that are not live may be skipped (null).
+    fn call(&self, function: usize, batch: &Batch, args: &[std::sync::Arc<Column>], result: &DataType) -> Column;
+    /// One row of `schema` per live row, in order: what `map(fn, schema=…)` returns. A row whose call raised is
+    /// `ERR_CALLABLE` in its first column.
+    fn map(&self, function: usize, batch: &Batch, schema: &crate::types::Schema) -> Vec<Column>;
+}
+
+/// For plans without callables.
+pub struct NoForeign;
+
+impl Foreign for NoForeign {
+    fn call(&self, _: usize, _: &Batch, _: &[std::sync::Arc<Column>], _: &DataType) -> Column {
+        unreachable!("the plan has no callables")
+    }
+    fn map(&self, _: usize, _: &Batch, _: &crate::types::Schema) -> Vec<Column> {
+        unreachable!("the plan has no callables")
+    }
+}

@@ -1,0 +1,12 @@
+//! adstream-core: plans, state and operators of a stream processor as pure functions over batches.
+//!
+//! What it is not: it knows no Python, no Kafka client, no thread and no wall clock. Those are handed in from above
+//! (`rust/py`, `rust/kafka`, `python/adstream`), so a whole cluster can run in one process from a seed.
+
+pub mod batch;
+pub mod codec;
+pub mod column;
+pub mod error;
+pub mod expr;
+pub mod raw;
+pub mod types;

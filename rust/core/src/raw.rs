@@ -1,0 +1,126 @@
+//! Records as a log keeps them: bytes, offsets, timestamps, of one topic-partition, in offset order.
+//!
+//! Every log hands these in and takes these out, so nothing else in the engine knows which log it runs on. Payloads lie
+//! in one arena; a batch has a serial form, used by the embedded log.
+
+use crate::column::Bytes;
+
+/// Byte strings that may be null.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OptBytes {
+    pub values: Bytes,
+    /// `None`: none is null.
+    pub null: Option<Vec<bool>>,
+}
+
+impl OptBytes {
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+    #[inline]
+    pub fn get(&self, row: usize) -> Option<&[u8]> {
+        match &self.null {
+            Some(null) if null[row] => None,
+            _ => Some(self.values.get(row)),
+        }
+    }
+    pub fn push(&mut self, value: Option<&[u8]>) {
+        match value {
+            Some(v) => {
+                self.values.push(v);
+                if let Some(null) = &mut self.null {
+                    null.push(false);
+                }
+            }
+            None => {
+                let before = self.values.len();
+                self.null.get_or_insert_with(|| vec![false; before]).push(true);
+                self.values.close();
+            }
+        }
+    }
+}
+
+/// Name and (nullable) value.
+pub type Header = (String, Option<Vec<u8>>);
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RawBatch {
+    /// Strictly ascending; gaps are legal (transaction markers, compaction).
+    pub offsets: Vec<i64>,
+    /// The record's own timestamp, UTC milliseconds.
+    pub timestamps: Vec<i64>,
+    pub keys: OptBytes,
+    pub values: OptBytes,
+    /// `None`: no record has headers, or nobody asked for them.
+    pub headers: Option<Vec<Vec<Header>>>,
+    /// The position after this batch: larger than the last offset where markers follow. A batch may be empty and only
+    /// move the position.
+    pub next_offset: i64,
+}
+
+impl RawBatch {
+    pub fn len(&self) -> usize {
+        self.offsets.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.offsets.is_empty()
+    }
+    /// Appends one record and moves `next_offset` past it.
+    pub fn push(&mut self, offset: i64, timestamp: i64, key: Option<&[u8]>, value: Option<&[u8]>) {
+        debug_assert!(self.offsets.last().is_none_or(|&last| last < offset));
+        self.offsets.push(offset);
+        self.timestamps.push(timestamp);
+        self.keys.push(key);
+        self.values.push(value);
+        if let Some(h) = &mut self.headers {
+            h.push(Vec::new());
+        }
+        self.next_offset = offset + 1;
+    }
+    /// As [`push`](Self::push), with headers.
+    pub fn push_with_headers(
+        &mut self,
+        offset: i64,
+        timestamp: i64,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: Vec<Header>,
+    ) {
+        if !headers.is_empty() {
+            let before = self.offsets.len();
+            self.headers.get_or_insert_with(|| vec![Vec::new(); before]);
+        }
+        self.push(offset, timestamp, key, value);
+        if let Some(h) = &mut self.headers {
+            if let Some(last) = h.last_mut() {
+                *last = headers;
+            }
+        }
+    }
+    /// Bytes held, for memory bounds.
+    pub fn byte_size(&self) -> usize {
+        self.keys.values.bytes.len() + self.values.values.bytes.len() + self.len() * 24
+    }
+    pub fn headers_at(&self, row: usize) -> &[Header] {
+        self.headers.as_ref().map(|h| h[row].as_slice()).unwrap_or(&[])
+    }
+    /// Rows `[from, to)` as a batch of its own; its `next_offset` is the next row's offset, or this batch's at the end.
+    pub fn slice(&self, from: usize, to: usize) -> RawBatch {
+        let mut out = RawBatch::default();
+        for row in from..to {
+            out.push_with_headers(
+                self.offsets[row],
+                self.timestamps[row],
+                self.keys.get(row),
+                self.values.get(row),
+                self.headers_at(row).to_vec(),
+            );
+        }
+        out.next_offset = if to < self.len() { self.offsets[to] } else { self.next_offset };
+        out
+    }
+}

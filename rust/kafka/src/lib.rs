@@ -1,0 +1,1 @@
+//! librdkafka, loaded at run time from the confluent-kafka wheel.
