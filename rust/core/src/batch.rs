@@ -35,6 +35,10 @@ pub struct Batch {
     pub key: Option<Arc<Bytes>>,
     /// For table changes: +1 the new value, -1 the old one. `None`: an ordinary stream.
     pub sign: Option<Arc<Vec<i8>>>,
+    /// The upstream partition these rows came from, whose clock they move (see `op/aggregate.rs`).
+    pub lane: u32,
+    /// The lane's clock at each row, this row included; `None`: the running maximum of `ts`.
+    pub stamp: Option<Arc<Vec<i64>>>,
     /// Row -> record in `origins`: (origin, record row). `None` after a shuffle or an aggregate.
     pub origins: Arc<Vec<Origin>>,
     pub origin_rows: Option<Arc<Vec<(u32, u32)>>>,
@@ -78,6 +82,8 @@ impl Batch {
             ts: Arc::new(pick_i64(&self.ts)),
             key,
             sign: self.sign.as_ref().map(|s| Arc::new(rows.iter().map(|&r| s[r as usize]).collect())),
+            lane: self.lane,
+            stamp: self.stamp.as_ref().map(|s| Arc::new(pick_i64(s))),
             origins: self.origins.clone(),
             origin_rows: self.origin_rows.as_ref().map(|o| Arc::new(rows.iter().map(|&r| o[r as usize]).collect())),
             live: None,

@@ -3,10 +3,14 @@
 //! What it is not: it knows no Python, no Kafka client, no thread and no wall clock. Those are handed in from above
 //! (`rust/py`, `rust/kafka`, `python/adstream`), so a whole cluster can run in one process from a seed.
 
+pub mod aggregate;
 pub mod batch;
 pub mod codec;
 pub mod column;
 pub mod error;
 pub mod expr;
+pub mod key;
 pub mod raw;
 pub mod types;
+pub mod window;
+pub mod wire;

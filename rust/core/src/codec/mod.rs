@@ -16,3 +16,4 @@ pub struct Decoded {
     /// (row, reason), ascending: the rows that are dead letters. Their column values mean nothing.
     pub bad: Vec<(u32, String)>,
 }
+pub fn format_decimal(_u: i128, _s: u8, _out: &mut Vec<u8>) {}

@@ -69,6 +69,10 @@ pub trait Foreign: Send + Sync {
     /// One row of `schema` per live row, in order: what `map(fn, schema=…)` returns. A row whose call raised is
     /// `ERR_CALLABLE` in its first column.
     fn map(&self, function: usize, batch: &Batch, schema: &crate::types::Schema) -> Vec<Column>;
+    /// A user-defined aggregate's next state: `add(state, row)`; `None` is a group that saw nothing yet.
+    fn fold(&self, function: usize, state: Option<&[u8]>, batch: &Batch, row: usize) -> Result<Vec<u8>, String>;
+    /// A user-defined aggregate's result.
+    fn fold_result(&self, function: usize, state: Option<&[u8]>) -> crate::column::Value;
 }
 
 /// For plans without callables.
@@ -79,6 +83,12 @@ impl Foreign for NoForeign {
         unreachable!("the plan has no callables")
     }
     fn map(&self, _: usize, _: &Batch, _: &crate::types::Schema) -> Vec<Column> {
+        unreachable!("the plan has no callables")
+    }
+    fn fold(&self, _: usize, _: Option<&[u8]>, _: &Batch, _: usize) -> Result<Vec<u8>, String> {
+        unreachable!("the plan has no callables")
+    }
+    fn fold_result(&self, _: usize, _: Option<&[u8]>) -> crate::column::Value {
         unreachable!("the plan has no callables")
     }
 }

@@ -1,0 +1,815 @@
+//! Accumulators: what a group remembers, as fixed bytes, with four verbs.
+//!
+//! - *add* a value, *merge* another accumulator, *retract* a value added earlier (where that is possible), *result*.
+//! - Laws (tested at the foot): merging in any order and grouping gives equal bytes; merge of parts = one pass over all;
+//!   retract after add is the identity. Float sums obey them only in one order, so they are never combined before a
+//!   shuffle and fold in processing order.
+//!
+//! The accumulators of one group lie one behind the other in a row of fixed size ([`Layout`]); text and host-language
+//! values lie in a side arena ([`Vars`]) and the row holds a handle. Values in the arena are immutable: a change takes a
+//! new handle, so that undoing a row is copying its bytes back.
+
+use std::sync::Arc;
+
+use crate::batch::Batch;
+use crate::column::{Column, ColumnBuilder, Data, Value, ERR_OVERFLOW, VALID};
+use crate::error::PlanError;
+use crate::expr::Foreign;
+use crate::types::{DataType, DECIMAL_PRECISION_MAX};
+use crate::wire::{Reader, Writer};
+
+/// Where a row stands among all rows: the order behind first and last. Ties of time are broken by lane and position, so
+/// that the answer does not depend on how lanes interleave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub ts: i64,
+    pub lane: u32,
+    pub position: u64,
+}
+
+const PLACE_BYTES: usize = 20;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    Count,
+    /// Ints, decimals, durations: exact in 128 bits.
+    SumExact,
+    SumFloat,
+    MeanExact,
+    MeanFloat,
+    Min,
+    Max,
+    First,
+    Last,
+    /// Folded by the host language; state is its bytes.
+    Python(usize),
+}
+
+/// How a value is held in a row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Slot {
+    I64,
+    F64,
+    I128,
+    Bool,
+    Var,
+}
+
+impl Slot {
+    fn of(dtype: &DataType) -> Slot {
+        match dtype {
+            DataType::Bool => Slot::Bool,
+            DataType::Int | DataType::Timestamp | DataType::Duration => Slot::I64,
+            DataType::Float => Slot::F64,
+            DataType::Decimal { .. } => Slot::I128,
+            DataType::Str | DataType::Enum(_) => Slot::Var,
+        }
+    }
+    fn bytes(self) -> usize {
+        match self {
+            Slot::I64 | Slot::F64 => 8,
+            Slot::I128 => 16,
+            Slot::Bool => 1,
+            Slot::Var => 4,
+        }
+    }
+}
+
+/// One accumulator and where it lies in the row.
+#[derive(Clone, Debug)]
+pub struct Accumulator {
+    pub kind: Kind,
+    /// Of the argument (`Int` for a bare count).
+    input: DataType,
+    pub output: DataType,
+    offset: usize,
+    slot: Slot,
+}
+
+/// The side arena.
+#[derive(Default, Debug)]
+pub struct Vars {
+    values: Vec<Option<Box<[u8]>>>,
+    free: Vec<u32>,
+    pub bytes: usize,
+}
+
+impl Vars {
+    pub fn get(&self, handle: u32) -> &[u8] {
+        if handle == 0 {
+            return b"";
+        }
+        self.values[handle as usize - 1].as_deref().unwrap_or(b"")
+    }
+    pub fn put(&mut self, value: &[u8]) -> u32 {
+        self.bytes += value.len();
+        let boxed = Some(Box::from(value));
+        match self.free.pop() {
+            Some(handle) => {
+                self.values[handle as usize - 1] = boxed;
+                handle
+            }
+            None => {
+                self.values.push(boxed);
+                self.values.len() as u32
+            }
+        }
+    }
+    pub fn release(&mut self, handle: u32) {
+        if handle != 0 {
+            if let Some(old) = self.values[handle as usize - 1].take() {
+                self.bytes -= old.len();
+                self.free.push(handle);
+            }
+        }
+    }
+}
+
+/// The arena and the handles that the current generation took and gave up.
+pub struct VarScope<'a> {
+    pub vars: &'a mut Vars,
+    pub taken: &'a mut Vec<u32>,
+    pub given_up: &'a mut Vec<u32>,
+}
+
+impl VarScope<'_> {
+    fn replace(&mut self, old: u32, value: &[u8]) -> u32 {
+        let new = self.vars.put(value);
+        self.taken.push(new);
+        if old != 0 {
+            self.given_up.push(old);
+        }
+        new
+    }
+}
+
+/// What adding one value needs to know of its row.
+pub struct Input<'a> {
+    pub batch: &'a Batch,
+    pub row: usize,
+    pub place: Place,
+    pub foreign: &'a dyn Foreign,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Layout {
+    pub accumulators: Vec<Accumulator>,
+    pub size: usize,
+    has_vars: bool,
+}
+
+/// One line of an `aggregate` node, types known.
+pub struct Spec {
+    pub function: String,
+    pub input: Option<DataType>,
+    /// For `python`.
+    pub callable: Option<usize>,
+    pub output: Option<DataType>,
+}
+
+macro_rules! cell {
+    ($read:ident, $write:ident, $t:ty) => {
+        #[inline]
+        fn $read(row: &[u8], at: usize) -> $t {
+            let mut b = [0u8; std::mem::size_of::<$t>()];
+            b.copy_from_slice(&row[at..at + std::mem::size_of::<$t>()]);
+            <$t>::from_le_bytes(b)
+        }
+        #[inline]
+        fn $write(row: &mut [u8], at: usize, v: $t) {
+            row[at..at + std::mem::size_of::<$t>()].copy_from_slice(&v.to_le_bytes());
+        }
+    };
+}
+cell!(get_i64, set_i64, i64);
+cell!(get_u64, set_u64, u64);
+cell!(get_u32, set_u32, u32);
+cell!(get_i128, set_i128, i128);
+cell!(get_f64, set_f64, f64);
+
+/// `sum / count` with `scale` more digits than needed cut off, rounded half to even.
+fn divide_half_even(sum: i128, count: i128, shift: u8) -> Option<i128> {
+    let scaled = sum.checked_mul(10i128.checked_pow(shift as u32)?)?;
+    let (q, r) = (scaled / count, scaled % count);
+    let twice = r.unsigned_abs().checked_mul(2)?;
+    let up = match twice.cmp(&count.unsigned_abs()) {
+        std::cmp::Ordering::Less => false,
+        std::cmp::Ordering::Equal => q % 2 != 0,
+        std::cmp::Ordering::Greater => true,
+    };
+    Some(if up { q + scaled.signum() } else { q })
+}
+
+impl Layout {
+    pub fn new(specs: &[Spec]) -> Result<Layout, PlanError> {
+        let mut layout = Layout::default();
+        for spec in specs {
+            let input = spec.input.clone().unwrap_or(DataType::Int);
+            let exact = matches!(input, DataType::Int | DataType::Decimal { .. } | DataType::Duration);
+            let mismatch = || {
+                PlanError::new("type_mismatch", format!("`{}` cannot take a column of type `{input}`", spec.function))
+                    .hint("use a number, or cast first")
+            };
+            let sum_type = || match &input {
+                DataType::Decimal { scale, .. } => {
+                    DataType::Decimal { precision: DECIMAL_PRECISION_MAX, scale: *scale }
+                }
+                other => other.clone(),
+            };
+            let (kind, output, slot, size) = match spec.function.as_str() {
+                "count" => (Kind::Count, DataType::Int, Slot::I64, 8),
+                "sum" if exact => (Kind::SumExact, sum_type(), Slot::I128, 16),
+                "sum" if input == DataType::Float => (Kind::SumFloat, DataType::Float, Slot::F64, 8),
+                "mean" if matches!(input, DataType::Int) => (Kind::MeanExact, DataType::Float, Slot::I128, 24),
+                "mean" if exact && input != DataType::Duration => {
+                    let DataType::Decimal { scale, .. } = input else { return Err(mismatch()) };
+                    (Kind::MeanExact, DataType::decimal(scale.max(6)), Slot::I128, 24)
+                }
+                "mean" if input == DataType::Float => (Kind::MeanFloat, DataType::Float, Slot::F64, 16),
+                "sum" | "mean" => return Err(mismatch()),
+                "min" | "max" => {
+                    let slot = Slot::of(&input);
+                    let kind = if spec.function == "min" { Kind::Min } else { Kind::Max };
+                    (kind, input.widened(), slot, 1 + slot.bytes())
+                }
+                "first" | "last" => {
+                    let slot = Slot::of(&input);
+                    let kind = if spec.function == "first" { Kind::First } else { Kind::Last };
+                    (kind, input.widened(), slot, 1 + PLACE_BYTES + slot.bytes())
+                }
+                "python" => {
+                    let missing = || PlanError::new("bad_plan", "a `python` aggregate needs `function` and `type`");
+                    let callable = spec.callable.ok_or_else(missing)?;
+                    (Kind::Python(callable), spec.output.clone().ok_or_else(missing)?, Slot::Var, 4)
+                }
+                other => {
+                    return Err(PlanError::new("unknown_aggregate", format!("there is no aggregate `{other}`"))
+                        .hint("count, sum, min, max, mean, first, last, or a user-defined one"))
+                }
+            };
+            layout.has_vars |= slot == Slot::Var;
+            layout.accumulators.push(Accumulator { kind, input, output, offset: layout.size, slot });
+            layout.size += size;
+        }
+        Ok(layout)
+    }
+
+    /// Whether partial results may be formed upstream of a shuffle: exact in any order.
+    pub fn combines(&self) -> bool {
+        self.accumulators.iter().all(|a| !matches!(a.kind, Kind::SumFloat | Kind::MeanFloat | Kind::Python(_)))
+    }
+
+    /// The first accumulator that cannot take values back.
+    pub fn not_retractable(&self) -> Option<usize> {
+        self.accumulators.iter().position(|a| !matches!(a.kind, Kind::Count | Kind::SumExact | Kind::MeanExact))
+    }
+
+    /// Adds row `input.row`'s value (`arg`; None for a bare count) to accumulator `index` of `row`; `sign` is −1 to take
+    /// it back. The value must not be an error. Returns an error text only from host-language folds.
+    #[inline]
+    pub fn add(
+        &self,
+        index: usize,
+        row: &mut [u8],
+        arg: Option<&Column>,
+        sign: i64,
+        input: &Input<'_>,
+        vars: &mut VarScope<'_>,
+    ) -> Result<(), String> {
+        let acc = &self.accumulators[index];
+        let at = acc.offset;
+        let i = input.row;
+        let Some(column) = arg else {
+            match acc.kind {
+                Kind::Python(function) => {
+                    let handle = get_u32(row, at);
+                    let state = (handle != 0).then(|| vars.vars.get(handle));
+                    let next = input.foreign.fold(function, state, input.batch, i)?;
+                    set_u32(row, at, vars.replace(handle, &next));
+                }
+                _ => set_i64(row, at, get_i64(row, at) + sign),
+            }
+            return Ok(());
+        };
+        if column.state_at(i) != VALID {
+            return Ok(());
+        }
+        match acc.kind {
+            Kind::Count => set_i64(row, at, get_i64(row, at) + sign),
+            Kind::SumExact | Kind::MeanExact => {
+                let value = match &column.data {
+                    Data::I64(v) => v[i] as i128,
+                    Data::I128(v) => v[i],
+                    _ => 0,
+                };
+                // A sum of 2^127 units is beyond any money; saturating marks it for `result`.
+                set_i128(row, at, get_i128(row, at).saturating_add(value.saturating_mul(sign as i128)));
+                if acc.kind == Kind::MeanExact {
+                    set_i64(row, at + 16, get_i64(row, at + 16) + sign);
+                }
+            }
+            Kind::SumFloat | Kind::MeanFloat => {
+                let Data::F64(v) = &column.data else { return Ok(()) };
+                set_f64(row, at, get_f64(row, at) + v[i]);
+                if acc.kind == Kind::MeanFloat {
+                    set_i64(row, at + 8, get_i64(row, at + 8) + 1);
+                }
+            }
+            Kind::Min | Kind::Max => {
+                let better = row[at] == 0
+                    || match self.compare_value(acc, &row[at + 1..], column, i, vars.vars) {
+                        std::cmp::Ordering::Less => acc.kind == Kind::Min,
+                        std::cmp::Ordering::Greater => acc.kind == Kind::Max,
+                        std::cmp::Ordering::Equal => false,
+                    };
+                if better {
+                    row[at] = 1;
+                    self.set_value(acc, &mut row[at + 1..], column, i, vars);
+                }
+            }
+            Kind::First | Kind::Last => {
+                let held = (row[at] != 0).then(|| read_place(row, at + 1));
+                let better = match held {
+                    None => true,
+                    Some(held) if acc.kind == Kind::First => input.place < held,
+                    Some(held) => input.place > held,
+                };
+                if better {
+                    row[at] = 1;
+                    write_place(row, at + 1, input.place);
+                    self.set_value(acc, &mut row[at + 1 + PLACE_BYTES..], column, i, vars);
+                }
+            }
+            Kind::Python(_) => {}
+        }
+        Ok(())
+    }
+
+    /// How the column's value compares with the one held.
+    fn compare_value(&self, acc: &Accumulator, held: &[u8], column: &Column, i: usize, vars: &Vars) -> std::cmp::Ordering {
+        match (&column.data, acc.slot) {
+            (Data::I64(v), _) => v[i].cmp(&get_i64(held, 0)),
+            (Data::F64(v), _) => v[i].total_cmp(&get_f64(held, 0)),
+            (Data::I128(v), _) => v[i].cmp(&get_i128(held, 0)),
+            (Data::Bool(v), _) => v[i].cmp(&held[0]),
+            _ => column.text_at(i).cmp(vars.get(get_u32(held, 0))),
+        }
+    }
+
+    fn set_value(&self, acc: &Accumulator, held: &mut [u8], column: &Column, i: usize, vars: &mut VarScope<'_>) {
+        match (&column.data, acc.slot) {
+            (Data::I64(v), _) => set_i64(held, 0, v[i]),
+            (Data::F64(v), _) => set_f64(held, 0, v[i]),
+            (Data::I128(v), _) => set_i128(held, 0, v[i]),
+            (Data::Bool(v), _) => held[0] = v[i],
+            _ => {
+                let handle = vars.replace(get_u32(held, 0), column.text_at(i));
+                set_u32(held, 0, handle);
+            }
+        }
+    }
+
+    /// Merges `other` (whose values lie in `other_vars`) into `row`.
+    pub fn merge(&self, row: &mut [u8], other: &[u8], other_vars: &Vars, vars: &mut VarScope<'_>) {
+        for acc in &self.accumulators {
+            let at = acc.offset;
+            match acc.kind {
+                Kind::Count => set_i64(row, at, get_i64(row, at) + get_i64(other, at)),
+                Kind::SumExact => set_i128(row, at, get_i128(row, at).saturating_add(get_i128(other, at))),
+                Kind::MeanExact => {
+                    set_i128(row, at, get_i128(row, at).saturating_add(get_i128(other, at)));
+                    set_i64(row, at + 16, get_i64(row, at + 16) + get_i64(other, at + 16));
+                }
+                Kind::SumFloat => set_f64(row, at, get_f64(row, at) + get_f64(other, at)),
+                Kind::MeanFloat => {
+                    set_f64(row, at, get_f64(row, at) + get_f64(other, at));
+                    set_i64(row, at + 8, get_i64(row, at + 8) + get_i64(other, at + 8));
+                }
+                Kind::Min | Kind::Max | Kind::First | Kind::Last => {
+                    if other[at] == 0 {
+                        continue;
+                    }
+                    let ordered = matches!(acc.kind, Kind::First | Kind::Last);
+                    let value = at + 1 + if ordered { PLACE_BYTES } else { 0 };
+                    let better = row[at] == 0
+                        || match acc.kind {
+                            Kind::First => read_place(other, at + 1) < read_place(row, at + 1),
+                            Kind::Last => read_place(other, at + 1) > read_place(row, at + 1),
+                            _ => {
+                                let order = match acc.slot {
+                                    Slot::I64 => get_i64(other, value).cmp(&get_i64(row, value)),
+                                    Slot::F64 => get_f64(other, value).total_cmp(&get_f64(row, value)),
+                                    Slot::I128 => get_i128(other, value).cmp(&get_i128(row, value)),
+                                    Slot::Bool => other[value].cmp(&row[value]),
+                                    Slot::Var => {
+                                        other_vars.get(get_u32(other, value)).cmp(vars.vars.get(get_u32(row, value)))
+                                    }
+                                };
+                                order
+                                    == if acc.kind == Kind::Min {
+                                        std::cmp::Ordering::Less
+                                    } else {
+                                        std::cmp::Ordering::Greater
+                                    }
+                            }
+                        };
+                    if better {
+                        let end = value + acc.slot.bytes();
+                        if acc.slot == Slot::Var {
+                            let held = if row[at] == 0 { 0 } else { get_u32(row, value) };
+                            let handle = vars.replace(held, other_vars.get(get_u32(other, value)));
+                            row[at..value].copy_from_slice(&other[at..value]);
+                            set_u32(row, value, handle);
+                        } else {
+                            row[at..end].copy_from_slice(&other[at..end]);
+                        }
+                    }
+                }
+                Kind::Python(_) => {}
+            }
+        }
+    }
+
+    /// Appends accumulator `index`'s result.
+    pub fn result(&self, index: usize, row: &[u8], vars: &Vars, foreign: &dyn Foreign, out: &mut ColumnBuilder) {
+        let acc = &self.accumulators[index];
+        let at = acc.offset;
+        match acc.kind {
+            Kind::Count => out.push_i64(get_i64(row, at)),
+            Kind::SumExact => {
+                let sum = get_i128(row, at);
+                if sum == i128::MAX || sum == i128::MIN {
+                    return out.push_state(ERR_OVERFLOW);
+                }
+                match acc.output {
+                    DataType::Decimal { .. } if sum.unsigned_abs() < 10u128.pow(38) => out.push_i128(sum),
+                    DataType::Decimal { .. } => out.push_state(ERR_OVERFLOW),
+                    _ => match i64::try_from(sum) {
+                        Ok(v) => out.push_i64(v),
+                        Err(_) => out.push_state(ERR_OVERFLOW),
+                    },
+                }
+            }
+            Kind::SumFloat => push_float(get_f64(row, at), out),
+            Kind::MeanExact => {
+                let (sum, count) = (get_i128(row, at), get_i64(row, at + 16));
+                if count == 0 {
+                    return out.push_null();
+                }
+                match (&acc.input, &acc.output) {
+                    (DataType::Decimal { scale, .. }, DataType::Decimal { scale: to, .. }) => {
+                        match divide_half_even(sum, count as i128, to - scale) {
+                            Some(v) => out.push_i128(v),
+                            None => out.push_state(ERR_OVERFLOW),
+                        }
+                    }
+                    _ => push_float(sum as f64 / count as f64, out),
+                }
+            }
+            Kind::MeanFloat => match get_i64(row, at + 8) {
+                0 => out.push_null(),
+                count => push_float(get_f64(row, at) / count as f64, out),
+            },
+            Kind::Min | Kind::Max | Kind::First | Kind::Last => {
+                if row[at] == 0 {
+                    return out.push_null();
+                }
+                let ordered = matches!(acc.kind, Kind::First | Kind::Last);
+                let value = at + 1 + if ordered { PLACE_BYTES } else { 0 };
+                match acc.slot {
+                    Slot::I64 => out.push_i64(get_i64(row, value)),
+                    Slot::F64 => out.push_f64(get_f64(row, value)),
+                    Slot::I128 => out.push_i128(get_i128(row, value)),
+                    Slot::Bool => out.push_bool(row[value] != 0),
+                    Slot::Var => out.push_str(vars.get(get_u32(row, value))),
+                }
+            }
+            Kind::Python(function) => {
+                let handle = get_u32(row, at);
+                let state = (handle != 0).then(|| vars.get(handle));
+                out.push_value(&foreign.fold_result(function, state));
+            }
+        }
+    }
+
+    /// Writes a row with its side values inline.
+    pub fn write(&self, row: &[u8], vars: &Vars, out: &mut Writer) {
+        if !self.has_vars {
+            return out.raw(&row[..self.size]);
+        }
+        for acc in &self.accumulators {
+            let (head, has) = acc.var_position(row);
+            match head {
+                None => out.raw(&row[acc.offset..acc.offset + acc.bytes()]),
+                Some(value) => {
+                    out.raw(&row[acc.offset..value]);
+                    if has {
+                        out.blob(vars.get(get_u32(row, value)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads what [`write`](Self::write) wrote into a zeroed row, putting side values into `vars`.
+    pub fn read(&self, r: &mut Reader<'_>, row: &mut [u8], put: &mut dyn FnMut(&[u8]) -> u32) -> Option<()> {
+        if !self.has_vars {
+            row[..self.size].copy_from_slice(r.raw(self.size)?);
+            return Some(());
+        }
+        for acc in &self.accumulators {
+            if acc.slot != Slot::Var {
+                row[acc.offset..acc.offset + acc.bytes()].copy_from_slice(r.raw(acc.bytes())?);
+                continue;
+            }
+            let value = acc.offset + acc.bytes() - 4;
+            row[acc.offset..value].copy_from_slice(r.raw(value - acc.offset)?);
+            let (_, has) = acc.var_position(row);
+            if has || matches!(acc.kind, Kind::Python(_)) {
+                let handle = put(r.blob()?);
+                set_u32(row, value, handle);
+            }
+        }
+        Some(())
+    }
+
+    /// The handles a row holds.
+    pub fn handles(&self, row: &[u8], found: &mut Vec<u32>) {
+        if !self.has_vars {
+            return;
+        }
+        for acc in &self.accumulators {
+            if let (Some(value), true) = acc.var_position(row) {
+                found.push(get_u32(row, value));
+            }
+        }
+    }
+}
+
+impl Accumulator {
+    fn bytes(&self) -> usize {
+        match self.kind {
+            Kind::Count | Kind::SumFloat => 8,
+            Kind::SumExact | Kind::MeanFloat => 16,
+            Kind::MeanExact => 24,
+            Kind::Min | Kind::Max => 1 + self.slot.bytes(),
+            Kind::First | Kind::Last => 1 + PLACE_BYTES + self.slot.bytes(),
+            Kind::Python(_) => 4,
+        }
+    }
+    /// Where the handle lies (None: no handle), and whether it is in use.
+    fn var_position(&self, row: &[u8]) -> (Option<usize>, bool) {
+        if self.slot != Slot::Var {
+            return (None, false);
+        }
+        let value = self.offset + self.bytes() - 4;
+        let used = match self.kind {
+            Kind::Python(_) => true,
+            _ => row[self.offset] != 0,
+        };
+        (Some(value), used)
+    }
+}
+
+fn push_float(x: f64, out: &mut ColumnBuilder) {
+    if x.is_finite() {
+        out.push_f64(x);
+    } else {
+        out.push_state(crate::column::ERR_NOT_A_NUMBER);
+    }
+}
+
+fn read_place(row: &[u8], at: usize) -> Place {
+    Place { ts: get_i64(row, at), lane: get_u32(row, at + 8), position: get_u64(row, at + 12) }
+}
+
+fn write_place(row: &mut [u8], at: usize, place: Place) {
+    set_i64(row, at, place.ts);
+    set_u32(row, at + 8, place.lane);
+    set_u64(row, at + 12, place.position);
+}
+
+/// The value columns of an aggregate for one batch: argument and `where`, evaluated.
+pub struct Arguments {
+    pub arg: Option<Arc<Column>>,
+    pub condition: Option<Arc<Column>>,
+}
+
+/// The first error that reading row `row` of these would meet, in order: a condition always, an argument only where its
+/// condition is true.
+#[inline]
+pub fn error_of(arguments: &[Arguments], row: usize) -> Option<(u8, Option<String>)> {
+    for a in arguments {
+        if let Some(c) = &a.condition {
+            let state = c.state_at(row);
+            if state > crate::column::NULL {
+                return Some((state, c.message_at(row).map(str::to_string)));
+            }
+            if !c.is_true(row) {
+                continue;
+            }
+        }
+        if let Some(c) = &a.arg {
+            let state = c.state_at(row);
+            if state > crate::column::NULL {
+                return Some((state, c.message_at(row).map(str::to_string)));
+            }
+        }
+    }
+    None
+}
+
+/// A value read back, for tests and messages.
+pub fn result_value(layout: &Layout, index: usize, row: &[u8], vars: &Vars) -> Value {
+    let mut out = ColumnBuilder::new(layout.accumulators[index].output.clone());
+    layout.result(index, row, vars, &crate::expr::NoForeign, &mut out);
+    out.finish().value_at(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expr::NoForeign;
+    use crate::types::Schema;
+    use proptest::prelude::*;
+
+    fn layout(functions: &[(&str, DataType)]) -> Layout {
+        let specs: Vec<Spec> = functions
+            .iter()
+            .map(|(f, t)| Spec { function: f.to_string(), input: Some(t.clone()), callable: None, output: None })
+            .collect();
+        Layout::new(&specs).unwrap()
+    }
+
+    fn all() -> Layout {
+        layout(&[
+            ("count", DataType::Int),
+            ("sum", DataType::Int),
+            ("mean", DataType::decimal(2)),
+            ("min", DataType::Int),
+            ("max", DataType::Str),
+            ("first", DataType::Str),
+            ("last", DataType::Int),
+            ("min", DataType::Str),
+        ])
+    }
+
+    struct Group {
+        row: Vec<u8>,
+        vars: Vars,
+    }
+
+    /// (int, text, ts, position)
+    type Item = (Option<i64>, String, i64, u64);
+
+    fn batch_of(items: &[Item]) -> (Batch, Arc<Column>, Arc<Column>, Arc<Column>) {
+        let mut ints = ColumnBuilder::new(DataType::Int);
+        let mut decimals = ColumnBuilder::new(DataType::decimal(2));
+        let mut texts = ColumnBuilder::new(DataType::Str);
+        for (i, t, ..) in items {
+            match i {
+                Some(i) => {
+                    ints.push_i64(*i);
+                    decimals.push_i128(*i as i128);
+                }
+                None => {
+                    ints.push_null();
+                    decimals.push_null();
+                }
+            }
+            texts.push_str(t.as_bytes());
+        }
+        let batch = Batch {
+            schema: Arc::new(Schema::default()),
+            columns: vec![],
+            rows: items.len(),
+            live: None,
+            seq: Arc::new(vec![0; items.len()]),
+            path: None,
+            ts: Arc::new(items.iter().map(|i| i.2).collect()),
+            key: None,
+            sign: None,
+            lane: 0,
+            stamp: None,
+            origins: Arc::new(vec![]),
+            origin_rows: None,
+        };
+        (batch, Arc::new(ints.finish()), Arc::new(decimals.finish()), Arc::new(texts.finish()))
+    }
+
+    fn fold(layout: &Layout, items: &[Item], sign: i64, group: &mut Group) {
+        let (batch, ints, decimals, texts) = batch_of(items);
+        let (mut taken, mut given) = (vec![], vec![]);
+        for row in 0..items.len() {
+            let place = Place { ts: items[row].2, lane: 0, position: items[row].3 };
+            let input = Input { batch: &batch, row, place, foreign: &NoForeign };
+            for (index, acc) in layout.accumulators.iter().enumerate() {
+                let column = match acc.input {
+                    DataType::Str => &texts,
+                    DataType::Decimal { .. } => &decimals,
+                    _ => &ints,
+                };
+                let mut scope =
+                    VarScope { vars: &mut group.vars, taken: &mut taken, given_up: &mut given };
+                layout.add(index, &mut group.row, Some(column), sign, &input, &mut scope).unwrap();
+            }
+        }
+    }
+
+    fn group(layout: &Layout) -> Group {
+        Group { row: vec![0; layout.size], vars: Vars::default() }
+    }
+
+    fn bytes(layout: &Layout, g: &Group) -> Vec<u8> {
+        let mut w = Writer::default();
+        layout.write(&g.row, &g.vars, &mut w);
+        w.bytes
+    }
+
+    fn merge(layout: &Layout, into: &mut Group, other: &Group) {
+        let (mut taken, mut given) = (vec![], vec![]);
+        let mut scope = VarScope { vars: &mut into.vars, taken: &mut taken, given_up: &mut given };
+        layout.merge(&mut into.row, &other.row, &other.vars, &mut scope);
+    }
+
+    fn items() -> impl Strategy<Value = Vec<Item>> {
+        prop::collection::vec((prop::option::of(-1000i64..1000), "[a-c]{0,3}", 0i64..5), 0..12).prop_map(|v| {
+            v.into_iter().enumerate().map(|(p, (i, t, ts))| (i, t, ts, p as u64)).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn merging_parts_in_any_order_equals_one_pass(items in items(), cut in 0usize..12, swap: bool) {
+            let layout = all();
+            let mut whole = group(&layout);
+            fold(&layout, &items, 1, &mut whole);
+            let cut = cut.min(items.len());
+            let (mut a, mut b) = (group(&layout), group(&layout));
+            fold(&layout, &items[..cut], 1, &mut a);
+            fold(&layout, &items[cut..], 1, &mut b);
+            let merged = if swap { merge(&layout, &mut b, &a); b } else { merge(&layout, &mut a, &b); a };
+            prop_assert_eq!(bytes(&layout, &whole), bytes(&layout, &merged));
+        }
+
+        #[test]
+        fn adding_in_any_order_gives_equal_bytes(items in items(), seed: u64) {
+            let layout = all();
+            let mut shuffled = items.clone();
+            let mut state = seed | 1;
+            for i in (1..shuffled.len()).rev() {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                shuffled.swap(i, (state >> 33) as usize % (i + 1));
+            }
+            let (mut a, mut b) = (group(&layout), group(&layout));
+            fold(&layout, &items, 1, &mut a);
+            fold(&layout, &shuffled, 1, &mut b);
+            prop_assert_eq!(bytes(&layout, &a), bytes(&layout, &b));
+        }
+
+        #[test]
+        fn retracting_what_was_added_is_the_identity(kept in items(), gone in items()) {
+            let layout = layout(&[("count", DataType::Int), ("sum", DataType::Int), ("mean", DataType::decimal(2))]);
+            let (mut a, mut b) = (group(&layout), group(&layout));
+            fold(&layout, &kept, 1, &mut a);
+            fold(&layout, &gone, 1, &mut b);
+            fold(&layout, &kept, 1, &mut b);
+            fold(&layout, &gone, -1, &mut b);
+            prop_assert_eq!(bytes(&layout, &a), bytes(&layout, &b));
+        }
+
+        #[test]
+        fn written_rows_read_back(items in items()) {
+            let layout = all();
+            let mut a = group(&layout);
+            fold(&layout, &items, 1, &mut a);
+            let stored = bytes(&layout, &a);
+            let mut b = group(&layout);
+            let vars = &mut b.vars;
+            layout.read(&mut Reader::new(&stored), &mut b.row, &mut |v| vars.put(v)).unwrap();
+            prop_assert_eq!(&stored, &bytes(&layout, &b));
+            for cut in 0..stored.len() {
+                let mut row = vec![0; layout.size];
+                let mut vars = Vars::default();
+                let _ = layout.read(&mut Reader::new(&stored[..cut]), &mut row, &mut |v| vars.put(v));
+            }
+        }
+    }
+
+    #[test]
+    fn sum_of_nothing_is_zero_and_mean_of_nothing_is_null() {
+        let layout = layout(&[("sum", DataType::decimal(2)), ("mean", DataType::Int), ("min", DataType::Float)]);
+        let g = group(&layout);
+        assert_eq!(result_value(&layout, 0, &g.row, &g.vars), Value::Decimal(0, 2));
+        assert_eq!(result_value(&layout, 1, &g.row, &g.vars), Value::Null);
+        assert_eq!(result_value(&layout, 2, &g.row, &g.vars), Value::Null);
+    }
+
+    #[test]
+    fn means_of_decimals_round_half_to_even() {
+        assert_eq!(divide_half_even(5, 2, 0), Some(2));
+        assert_eq!(divide_half_even(7, 2, 0), Some(4));
+        assert_eq!(divide_half_even(-5, 2, 0), Some(-2));
+        assert_eq!(divide_half_even(1, 3, 6), Some(333_333));
+    }
+}
