@@ -11,6 +11,7 @@ pub mod error;
 pub mod expr;
 pub mod key;
 pub mod raw;
+pub mod state;
 pub mod types;
 pub mod window;
 pub mod wire;
