@@ -182,7 +182,7 @@ fn json_value(value: &Value, out: &mut Vec<u8>) {
         Value::Float(x) => write!(out, "{x}"),
         Value::Decimal(u, s) => {
             out.push(b'"');
-            crate::codec::format_decimal(*u, *s, out);
+            crate::codec::text::format_decimal(*u, *s, out);
             out.write_all(b"\"")
         }
         Value::Str(s) => serde_json::to_writer(&mut *out, s).map_err(std::io::Error::other),

@@ -103,7 +103,9 @@ impl RawBatch {
     }
     /// Bytes held, for memory bounds.
     pub fn byte_size(&self) -> usize {
-        self.keys.values.bytes.len() + self.values.values.bytes.len() + self.len() * 24
+        let headers: usize =
+            self.headers.iter().flatten().flatten().map(|(n, v)| 48 + n.len() + v.as_ref().map_or(0, Vec::len)).sum();
+        self.keys.values.bytes.len() + self.values.values.bytes.len() + self.len() * 24 + headers
     }
     pub fn headers_at(&self, row: usize) -> &[Header] {
         self.headers.as_ref().map(|h| h[row].as_slice()).unwrap_or(&[])
@@ -122,5 +124,14 @@ impl RawBatch {
         }
         out.next_offset = if to < self.len() { self.offsets[to] } else { self.next_offset };
         out
+    }
+    /// The first record's offset; the position when empty.
+    pub fn first_offset(&self) -> i64 {
+        self.offsets.first().copied().unwrap_or(self.next_offset)
+    }
+    /// The same records numbered from `first` without gaps: what a log does on append.
+    pub fn with_offsets(&self, first: i64) -> RawBatch {
+        let next_offset = first + self.len() as i64;
+        RawBatch { offsets: (first..next_offset).collect(), next_offset, ..self.clone() }
     }
 }

@@ -2,6 +2,7 @@
 
 mod json_decode;
 mod json_encode;
+pub mod text;
 
 pub use json_decode::{JsonDecoder, JsonField, TimeUnit};
 pub use json_encode::JsonEncoder;
@@ -16,4 +17,3 @@ pub struct Decoded {
     /// (row, reason), ascending: the rows that are dead letters. Their column values mean nothing.
     pub bad: Vec<(u32, String)>,
 }
-pub fn format_decimal(_u: i128, _s: u8, _out: &mut Vec<u8>) {}

@@ -1,0 +1,98 @@
+"""An app: what a topology function is given, and where its streams begin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from adstream.dsl.durations import Duration, duration_ms, format_ms
+from adstream.dsl.faults import fault, unknown_column, user_line
+from adstream.dsl.graph import Graph
+from adstream.dsl.schema import schema_of
+from adstream.dsl.stream import KeyPart, Stream
+
+
+class App:
+    """The start of a topology. Its name is the consumer group and begins every internal topic's name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._graph = Graph()
+        self._sources: dict[str, str | None] = {}
+
+    def stream(
+        self,
+        topic: str,
+        schema: object,
+        *,
+        timestamp: str | None = None,
+        key: str | Sequence[str] | None = None,
+        max_ahead: Duration | None = None,
+        idle: Duration | None = None,
+    ) -> Stream:
+        """The records of a topic, as rows.
+
+        What is not valid JSON or lacks what the schema demands goes to the dead letters.
+
+        Args:
+            topic: the topic.
+            schema: what its records hold: a `Record`, a `pyarrow.Schema`, a dataclass, a pydantic model, a
+                msgspec Struct.
+            timestamp: the field that is the event time; by default the Kafka record's own.
+            key: the fields that the topic is keyed by; grouping by them moves no rows.
+            max_ahead: how far the event time may run ahead of the Kafka record's; what does is a dead letter.
+            idle: after how long without records a partition stops holding time back; by default never.
+
+        In Kafka Streams: `StreamsBuilder.stream` with `Consumed`.
+
+        Raises:
+            TopologyError: `duplicate_source`, `unknown_column`, `type_mismatch`, or what is wrong with the
+                schema.
+        """
+        line = user_line()
+        if not isinstance(topic, str) or not topic:
+            raise fault("bad_argument", f"not a topic: {topic!r}", operation="stream", hint="write its name")
+        if topic in self._sources:
+            raise fault(
+                "duplicate_source",
+                f"`{topic}` is read already, at {self._sources[topic]}",
+                operation="stream",
+                line=line,
+                hint="use that stream twice: it forks",
+            )
+        declared = schema_of(schema, operation="stream")
+        types = declared.types
+        keys = [key] if isinstance(key, str) else list(key) if key is not None else None
+        for name in [*(keys or ()), *([timestamp] if timestamp is not None else [])]:
+            if name not in types:
+                raise unknown_column(name, types, operation="stream", line=line)
+        if timestamp is not None and types[timestamp] != "timestamp":
+            raise fault(
+                "type_mismatch",
+                f"`{timestamp}` is {types[timestamp]}, and event time must be a timestamp",
+                operation="stream",
+                line=line,
+                hint=f'annotate it: `{timestamp}: datetime`, or `Annotated[datetime, ads.epoch("ms")]` for numbers',
+            )
+        parameters: dict[str, Any] = {
+            "topic": topic,
+            "format": "json",
+            "fields": [field.to_plan() for field in declared.fields],
+            "timestamp": timestamp,
+            "key": keys,
+            "extra": declared.extra,
+        }
+        about = f"topic {topic}, {declared.name}, time from {timestamp or 'the record'}"
+        about += f", key {', '.join(keys)}" if keys else ""
+        for name, value in (("max_ahead", max_ahead), ("idle", idle)):
+            if value is not None:
+                ms = duration_ms(value, name, operation="stream", zero=False)
+                parameters[f"{name}_ms"] = ms
+                about += f", {name} {format_ms(ms)}"
+        self._sources[topic] = line
+        node = self._graph.add("source", (), line, parameters, about=about, name=topic)
+        parts = tuple(KeyPart(name, frozenset({name})) for name in keys or ())
+        return Stream(self._graph, (node.id, 0), types, parts)
+
+    def __repr__(self) -> str:
+        return f'App("{self.name}")'

@@ -1,0 +1,1055 @@
+"""The fluent API: streams of rows, groups, windows, tables. One method, one node of the plan.
+
+    Stream ──group_by──▶ GroupedStream ──windowed_by──▶ WindowedStream
+       ▲                      │ aggregate                    │ aggregate
+       │                      ▼                              ▼
+       ├──to_stream()──────  Table  (one row per key, or per key and window)
+       ├──final()──────────    │    each window once, when it closed
+       └──late─────────────    └──group_by──▶ GroupedTable ──aggregate──▶ Table
+
+- Nothing runs. Every method checks what it is given against the columns at hand, adds a node and returns a
+  new object; the old one stays usable, so a stream forks by being used twice.
+- A *view* of a table (`with_columns`, `select`) is not a second table: it is remembered, and `final()` puts
+  the same steps on the other port of the one aggregate.
+- *Key parts.* A stream that comes from a keyed topic or a table knows which columns hold its key; copies
+  count (`metric_time=ads.window_start()` holds the window part). A sink's key must contain all parts, else
+  two keys of the stream, perhaps on two partitions, would write one row.
+- Columns whose names begin with `$` belong to the engine; they are written nowhere unless copied under
+  another name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NoReturn, Self, overload
+
+from adstream.dsl import aggregates as aggregates_
+from adstream.dsl.aggregates import RETRACTABLE, Aggregate
+from adstream.dsl.durations import Duration, duration_ms, format_ms
+from adstream.dsl.expr import Expr, Row, Scalar, callable_name, col, lit, named_or_expr, return_type, to_plan
+from adstream.dsl.faults import fault, name_list, nearest, unknown_column, user_line
+from adstream.dsl.graph import Graph, Node, Port
+from adstream.dsl.schema import row_of, schema_of
+from adstream.dsl.sinks import Sink
+from adstream.dsl.typing_ import infer
+from adstream.dsl.windows import Tumbling
+
+Condition = Expr | Callable[[Any], bool]
+Value = Expr | Scalar | Callable[[Any], Any]
+Columns = dict[str, str]
+
+_WINDOW_COLUMNS = ("$window_start", "$window_end")
+_METADATA = frozenset({"$timestamp", "$offset", "$partition"})
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPart:
+    """One part of a stream's key: its first name, and the columns that hold it now (none: it was dropped)."""
+
+    name: str
+    columns: frozenset[str]
+
+
+class MapRow:
+    """The function of a `map` node: takes the row as a dict, returns the new row as a dict of exactly its schema."""
+
+    __slots__ = ("fn", "names")
+
+    def __init__(self, fn: Callable[[Row], Any], names: tuple[str, ...]) -> None:
+        self.fn = fn
+        self.names = names
+
+    def __call__(self, row: Row) -> Row:
+        return row_of(self.fn(row), self.names)
+
+    def __repr__(self) -> str:
+        return f"MapRow({callable_name(self.fn)})"
+
+
+class _Flow:
+    """What streams and tables share: a port of a node, its columns, its key."""
+
+    def __init__(self, graph: Graph, port: Port, columns: Columns, key: tuple[KeyPart, ...]) -> None:
+        self._graph = graph
+        self._port = port
+        self._columns = columns
+        self._key = key
+
+    @property
+    def schema(self) -> dict[str, str]:
+        """Column -> type, as text (`decimal(10,2)`)."""
+        return dict(self._columns)
+
+    @property
+    def _node(self) -> Node:
+        return self._graph.nodes[self._port[0]]
+
+    def _label(self) -> Node:
+        """The node that `named` names."""
+        return self._node
+
+    def named(self, name: str) -> Self:
+        """Gives the operation just made a name: for state, internal topics, metrics. In Kafka Streams: `Named.as`."""
+        self._graph.rename(self._label(), name)
+        return self
+
+    def __repr__(self) -> str:
+        columns = ", ".join(f"{name}: {dtype}" for name, dtype in self._columns.items())
+        return f"<{type(self).__name__} {self._label().name}: {columns}>"
+
+    # --- expressions ------------------------------------------------------------------------------
+
+    def _compile(
+        self, operation: str, e: Expr, line: str | None, *, boolean: str | None = None
+    ) -> tuple[dict[str, Any], str]:
+        """The plan's tree and the type of an expression over this stream. `boolean` names a condition."""
+        for node in e.walk():
+            if isinstance(node, Aggregate):
+                raise fault(
+                    "aggregate_without_group",
+                    f"`{node!r}` needs a group",
+                    operation=operation,
+                    line=line,
+                    hint="write `.group_by(…).aggregate(…)`",
+                )
+            if node.op == "col" and node.name is not None:
+                self._check_column(operation, node.name, line, text_hint=True)
+        tree = to_plan(e, self._columns, self._graph.register)
+        dtype = infer(self._columns, tree, operation=operation, line=line)
+        if boolean is not None and dtype != "bool":
+            raise fault(
+                "not_a_condition",
+                f"{boolean} is {dtype}, not bool: `{e!r}`",
+                operation=operation,
+                line=line,
+                hint=f"compare it: `{e!r} == …`" if dtype != "null" else "write a condition",
+            )
+        return tree, dtype
+
+    def _check_column(self, operation: str, name: str, line: str | None, *, text_hint: bool = False) -> None:
+        if name in self._columns or name in _METADATA:
+            return
+        if name in _WINDOW_COLUMNS:
+            raise fault(
+                "not_windowed",
+                f"`{name[1:]}()` needs a window, and these rows have none",
+                operation=operation,
+                line=line,
+                hint="write `.windowed_by(ads.tumbling(…))` before `.aggregate(…)`",
+            )
+        remark = f'; for the text itself write `lit("{name}")`' if text_hint else ""
+        raise unknown_column(name, self._columns, operation=operation, line=line, remark=remark)
+
+    def _names(self, operation: str, names: Sequence[str], line: str | None) -> list[str]:
+        for name in names:
+            if not isinstance(name, str):
+                raise fault(
+                    "bad_argument",
+                    f"not a column's name: {name!r}",
+                    operation=operation,
+                    line=line,
+                    hint='write "name"',
+                )
+            self._check_column(operation, name, line)
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if list(names).count(name) > 1)
+            raise fault(
+                "duplicate_column",
+                f"`{twice}` is there twice",
+                operation=operation,
+                line=line,
+                hint="name it once",
+            )
+        return list(names)
+
+    def _written(self) -> list[str]:
+        return [name for name in self._columns if not name.startswith("$")]
+
+    # --- projections ------------------------------------------------------------------------------
+
+    def _project(
+        self, operation: str, named: Mapping[str, Expr], line: str | None, *, keep: bool
+    ) -> tuple[dict[str, Any], Columns, tuple[KeyPart, ...], str, str]:
+        """Parameters, columns, key, text and rung of a `with_columns` (`keep`) or `select`."""
+        if not named:
+            raise fault(
+                "bad_argument",
+                "names no column",
+                operation=operation,
+                line=line,
+                hint='write `name=col("…")`',
+            )
+        columns: Columns = dict(self._columns) if keep else {}
+        exprs: list[list[Any]] = []
+        for name, e in named.items():
+            if name.startswith("$") and not (e.op == "col" and e.name == name):
+                raise fault(
+                    "reserved_name",
+                    f"`{name}`: names that begin with `$` are the engine's",
+                    operation=operation,
+                    line=line,
+                    hint="choose another name",
+                )
+            tree, dtype = self._compile(operation, e, line)
+            columns[name] = dtype
+            exprs.append([name, tree])
+        copies = {name: e.name for name, e in named.items() if e.op == "col"}
+        parts = []
+        for part in self._key:
+            held = {name for name in part.columns if name not in named} if keep else set()
+            held |= {name for name, of in copies.items() if of in part.columns}
+            parts.append(replace(part, columns=frozenset(held)))
+        about = ", ".join(f"{name}={e!r}" for name, e in named.items() if not name.startswith("$"))
+        return {"exprs": exprs}, columns, tuple(parts), about, _rung(named.values())
+
+    def _selected(
+        self, operation: str, given: Sequence[str | Expr], named: Mapping[str, Value], line: str | None
+    ) -> dict[str, Expr]:
+        chosen: dict[str, Expr] = {}
+        for e in (named_or_expr(g) for g in given):
+            name = e.output_name()
+            if name is None:
+                raise fault(
+                    "unnamed_expression",
+                    f"`{e!r}` has no name",
+                    operation=operation,
+                    line=line,
+                    hint=f"write `name={e!r}`",
+                )
+            if name in chosen:
+                raise fault(
+                    "duplicate_column",
+                    f"`{name}` is there twice",
+                    operation=operation,
+                    line=line,
+                    hint="rename one",
+                )
+            chosen[name] = e
+        for name, value in named.items():
+            if name in chosen:
+                raise fault(
+                    "duplicate_column",
+                    f"`{name}` is there twice",
+                    operation=operation,
+                    line=line,
+                    hint="rename one",
+                )
+            chosen[name] = _value(value, operation, line, name)
+        return chosen
+
+    def _node_for(
+        self,
+        op: str,
+        inputs: tuple[Port, ...],
+        line: str | None,
+        parameters: dict[str, Any],
+        about: str = "",
+        rung: str = "expression",
+        name: str | None = None,
+    ) -> Port:
+        return (self._graph.add(op, inputs, line, parameters, about=about, rung=rung, name=name).id, 0)
+
+
+class Stream(_Flow):
+    """Rows, one after the other. In Kafka Streams: `KStream`."""
+
+    def _next(
+        self,
+        op: str,
+        line: str | None,
+        parameters: dict[str, Any],
+        *,
+        columns: Columns | None = None,
+        key: tuple[KeyPart, ...] | None = None,
+        about: str = "",
+        rung: str = "expression",
+    ) -> Stream:
+        port = self._node_for(op, (self._port,), line, parameters, about, rung)
+        return Stream(
+            self._graph,
+            port,
+            self._columns if columns is None else columns,
+            self._key if key is None else key,
+        )
+
+    # --- rows -------------------------------------------------------------------------------------
+
+    def filter(self, condition: Condition, *, reason: str | None = None) -> Stream:
+        """Keeps rows for which `condition` is true; null is not.
+
+        Args:
+            condition: an expression, or a function of the row (a dict).
+            reason: the name under which dropped rows are counted; by default the operation's name.
+
+        In Kafka Streams: `filter`.
+        """
+        return self._filter("filter", _condition(condition, "filter"), reason)
+
+    def filter_not(self, condition: Condition, *, reason: str | None = None) -> Stream:
+        """Drops rows for which `condition` is true; keeps those for which it is false or null. In Kafka Streams: `filterNot`."""
+        return self._filter("filter_not", _condition(condition, "filter_not"), reason)
+
+    def _filter(self, operation: str, condition: Expr, reason: str | None) -> Stream:
+        line = user_line()
+        self._compile(operation, condition, line, boolean="the condition")
+        kept = ~condition.fill_null(False) if operation == "filter_not" else condition
+        tree, _ = self._compile(operation, kept, line)
+        about = f"{kept!r}" + (f", reason {reason}" if reason else "")
+        return self._next("filter", line, {"expr": tree, "reason": reason}, about=about, rung=_rung([kept]))
+
+    def require(self, **rules: Condition) -> Stream:
+        """Sends rows for which a rule is not true (null included) to the dead letters, reason = the rule's
+        name.
+
+        The rules are asked in order; the first that fails gives the reason:
+        `.require(bad_price=col("price") >= 0)`.
+        """
+        line = user_line()
+        if not rules:
+            raise fault(
+                "bad_argument",
+                "names no rule",
+                operation="require",
+                line=line,
+                hint='write `bad_x=col("x") >= 0`',
+            )
+        exprs = {reason: _condition(rule, "require") for reason, rule in rules.items()}
+        compiled = [
+            [reason, self._compile("require", e, line, boolean=f"the rule `{reason}`")[0]]
+            for reason, e in exprs.items()
+        ]
+        about = ", ".join(f"{reason}: {e!r}" for reason, e in exprs.items())
+        return self._next("require", line, {"rules": compiled}, about=about, rung=_rung(exprs.values()))
+
+    def with_columns(self, **exprs: Value) -> Stream:
+        """Adds columns, or replaces those of the same name; all are computed from the row as it was.
+
+        Text names a column; for a constant text write `lit("…")`. In Kafka Streams: `mapValues`.
+        """
+        line = user_line()
+        named = {name: _value(value, "with_columns", line, name) for name, value in exprs.items()}
+        parameters, columns, key, about, rung = self._project("with_columns", named, line, keep=True)
+        return self._next("with_columns", line, parameters, columns=columns, key=key, about=about, rung=rung)
+
+    def select(self, *columns: str | Expr, **exprs: Value) -> Stream:
+        """Keeps these columns only, in this order. In Kafka Streams: `mapValues`."""
+        line = user_line()
+        named = self._selected("select", columns, exprs, line)
+        parameters, schema, key, about, rung = self._project("select", named, line, keep=False)
+        return self._next("select", line, parameters, columns=schema, key=key, about=about, rung=rung)
+
+    def drop_columns(self, *columns: str) -> Stream:
+        """All columns but these."""
+        line = user_line()
+        dropped = self._names("drop_columns", columns, line)
+        named = {name: col(name) for name in self._columns if name not in dropped}
+        parameters, schema, key, _, rung = self._project("drop_columns", named, line, keep=False)
+        about = f"without {', '.join(dropped)}"
+        return self._next("select", line, parameters, columns=schema, key=key, about=about, rung=rung)
+
+    def map(self, fn: Callable[[Row], Any], *, schema: object) -> Stream:
+        """One new row per row, made by a Python function.
+
+        Args:
+            fn: gets the row as a dict; returns a dict or an object with the schema's names. An exception
+                sends the row to the dead letters, reason `callable_raised`.
+            schema: a class as for `app.stream`.
+
+        The key is not known to survive. In Kafka Streams: `map`.
+        """
+        line = user_line()
+        if not callable(fn) or isinstance(fn, Expr):
+            raise fault(
+                "bad_argument",
+                f"not a function: {fn!r}",
+                operation="map",
+                line=line,
+                hint="for expressions write `.with_columns(…)` or `.select(…)`",
+            )
+        columns = schema_of(schema, operation="map").types
+        function = self._graph.register(MapRow(fn, tuple(columns)))
+        fields = [{"name": name, "type": dtype} for name, dtype in columns.items()]
+        return self._next(
+            "map",
+            line,
+            {"function": function, "schema": fields},
+            columns=columns,
+            key=(),
+            about=callable_name(fn),
+            rung="callable",
+        )
+
+    def deduplicate(self, *columns: str, within: Duration) -> Stream:
+        """Drops a row if one with equal values in `columns` was let through at most `within` of event time
+        ago.
+
+        A value is remembered with the event time ts of the row that was let through, while
+        `clock <= ts + within`; nulls are equal to each other. Dropped rows are counted.
+        """
+        line = user_line()
+        within_ms = duration_ms(within, "within", operation="deduplicate", zero=False)
+        if not columns:
+            raise fault(
+                "bad_argument",
+                "by which columns?",
+                operation="deduplicate",
+                line=line,
+                hint='write `.deduplicate("event_id", within="1h")`',
+            )
+        names = self._names("deduplicate", columns, line)
+        about = f"by {', '.join(names)} while clock <= ts + {format_ms(within_ms)}"
+        return self._next("deduplicate", line, {"columns": names, "within_ms": within_ms}, about=about)
+
+    # --- forks and joints -------------------------------------------------------------------------
+
+    @overload
+    def branch(self, first: Condition, /, *conditions: Condition) -> tuple[Stream, ...]: ...
+    @overload
+    def branch(self, **conditions: Condition) -> dict[str, Stream]: ...
+    def branch(self, *conditions: Condition, **named: Condition) -> tuple[Stream, ...] | dict[str, Stream]:
+        """Sends each row to the first branch whose condition is true, else to the rest.
+
+        Returns:
+            The branches and, last, the rest: a tuple for positional conditions, a dict with `rest` for named
+            ones.
+
+        In Kafka Streams: `split().branch(…).defaultBranch()`.
+        """
+        line = user_line()
+        if bool(conditions) == bool(named) or "rest" in named:
+            raise fault(
+                "bad_argument",
+                "`rest` is the name of what no condition takes"
+                if "rest" in named
+                else "give conditions, all named or none",
+                operation="branch",
+                line=line,
+                hint='write `.branch(col("x") > 0, …)` or `.branch(positive=col("x") > 0, …)`',
+            )
+        exprs = [_condition(c, "branch") for c in conditions or named.values()]
+        trees = [self._compile("branch", e, line, boolean="a condition")[0] for e in exprs]
+        labels = [*named, "rest"] if named else [str(i) for i in range(len(exprs) + 1)]
+        about = ", ".join(f"{label}: {e!r}" for label, e in zip(labels, exprs, strict=False)) + ", else rest"
+        node, _ = self._node_for("branch", (self._port,), line, {"exprs": trees}, about, _rung(exprs))
+        streams = tuple(
+            Stream(self._graph, (node, p), self._columns, self._key) for p in range(len(exprs) + 1)
+        )
+        return dict(zip(labels, streams, strict=True)) if named else streams
+
+    split = branch
+
+    def merge(self, *others: Stream) -> Stream:
+        """The rows of all, which must have the same columns. In Kafka Streams: `merge`."""
+        line = user_line()
+        if not others:
+            raise fault(
+                "bad_argument", "with what?", operation="merge", line=line, hint="write `.merge(other)`"
+            )
+        for other in others:
+            if other._graph is not self._graph:
+                raise fault(
+                    "other_app",
+                    "the streams are of two apps",
+                    operation="merge",
+                    line=line,
+                    hint="build both from one",
+                )
+            if list(other._columns.items()) != list(self._columns.items()):
+                raise fault(
+                    "schema_mismatch",
+                    _difference(self._columns, other._columns),
+                    operation="merge",
+                    line=line,
+                    hint="write `.select(…)` with the same columns on both sides first",
+                )
+        inputs = tuple(s._port for s in (self, *others))
+        key = self._key if all(other._key == self._key for other in others) else ()
+        port = self._node_for("merge", inputs, line, {})
+        return Stream(self._graph, port, self._columns, key)
+
+    # --- keys -------------------------------------------------------------------------------------
+
+    def group_by(self, *columns: str, **exprs: Value) -> GroupedStream:
+        """Groups rows by columns, or by expressions under a name. Null is a value like others.
+
+        Rows move to the partition of their group unless the topic is keyed so. In Kafka Streams: `groupBy`,
+        `groupByKey`.
+        """
+        line = user_line()
+        stream = self
+        if exprs:
+            stream = self.with_columns(**exprs)
+        names = stream._names("group_by", [*columns, *exprs], line)
+        if not names:
+            raise fault(
+                "bad_argument", "by what?", operation="group_by", line=line, hint='write `.group_by("id")`'
+            )
+        return GroupedStream(stream, tuple(names))
+
+    def windowed_by(self, window: Tumbling) -> NoReturn:
+        """Not on a stream: windows belong to groups."""
+        raise fault(
+            "window_without_key",
+            "a window needs groups",
+            operation="windowed_by",
+            hint="write `.group_by(…)` before `.windowed_by(…)`",
+        )
+
+    def aggregate(self, **_: object) -> NoReturn:
+        """Not on a stream: aggregates belong to groups."""
+        raise fault(
+            "aggregate_without_group",
+            "an aggregate needs groups",
+            operation="aggregate",
+            hint="write `.group_by(…)` before `.aggregate(…)`",
+        )
+
+    # --- ends -------------------------------------------------------------------------------------
+
+    def to(
+        self, topic: str, *, key: str | Sequence[str] | None = None, columns: Sequence[str] | None = None
+    ) -> Terminal:
+        """Writes the rows to a topic, as JSON.
+
+        Args:
+            topic: the topic.
+            key: the columns of the records' key (one: its text; several: a compact JSON array). By default
+                the stream's key without its window, where the rows still have it; else none.
+            columns: what is written, in that order; by default all but those beginning with `$`.
+
+        In Kafka Streams: `to`.
+        """
+        line = user_line()
+        if key is not None:
+            keys: list[str] | None = self._names("to", [key] if isinstance(key, str) else list(key), line)
+            if not keys:
+                raise fault("bad_argument", "`key` is empty", operation="to", line=line, hint="leave it out")
+        else:
+            keys = self._default_key()
+        written = self._written() if columns is None else self._names("to", list(columns), line)
+        parameters = {"topic": topic, "key": keys, "columns": written, "format": "json"}
+        about = f"topic {topic}, key {', '.join(keys) if keys else 'none'}"
+        port = self._node_for("to_topic", (self._port,), line, parameters, about, name=f"to-{topic}")
+        return Terminal(self._graph, self._graph.nodes[port[0]])
+
+    def _default_key(self) -> list[str] | None:
+        names = []
+        for part in self._key:
+            if part.name in _WINDOW_COLUMNS:
+                continue
+            if not part.columns:
+                return None
+            names.append(part.name if part.name in part.columns else min(part.columns))
+        return names or None
+
+    def sink(self, sink: Sink) -> Terminal:
+        """Keeps rows of an outside system current: one row per key of the sink, the newest wins.
+
+        Raises:
+            TopologyError: `sink_key_incomplete`: the sink's key must contain the stream's key;
+                `sink_key_without_window`; `unknown_column`.
+        """
+        line = user_line()
+        if not all(hasattr(sink, name) for name in ("kind", "key", "options", "target")):
+            raise fault(
+                "bad_argument",
+                f"not a sink: {sink!r}",
+                operation="sink",
+                line=line,
+                hint='write `ads.sinks.Sql("table", key=[…])`',
+            )
+        key = self._names("sink", sink.key, line)
+        self._check_sink_key(sink, key, line)
+        columns = [*key, *(name for name in self._written() if name not in key)]
+        parameters = {"kind": sink.kind, "key": key, "columns": columns, "options": sink.options}
+        name = f"{sink.kind}-{sink.target}".replace("_", "-") if sink.kind != "sql" else f"sql-{sink.target}"
+        port = self._node_for("sink", (self._port,), line, parameters, repr(sink), name=name)
+        return Terminal(self._graph, self._graph.nodes[port[0]])
+
+    def _check_sink_key(self, sink: Sink, key: Sequence[str], line: str | None) -> None:
+        for part in self._key:
+            if part.columns.intersection(key):
+                continue
+            copies = sorted(name for name in part.columns if not name.startswith("$"))
+            if part.name == "$window_start":
+                raise fault(
+                    "sink_key_without_window",
+                    f"rows are per key and window, but the key of {sink!r} has no window: windows would overwrite each other",
+                    operation="sink",
+                    line=line,
+                    hint=f"add `{copies[0]}` to the key"
+                    if copies
+                    else "write `.with_columns(metric_time=ads.window_start())` and add `metric_time` to the key",
+                )
+            gone = "" if part.columns else ", which was dropped or replaced on the way"
+            raise fault(
+                "sink_key_incomplete",
+                f"the key of {sink!r} must contain the stream's key: `{part.name}` is missing{gone}",
+                operation="sink",
+                line=line,
+                hint=f"add `{copies[0]}` to the key" if copies else f"keep the column `{part.name}`",
+            )
+
+
+class Terminal:
+    """A written topic or a sink: the end of a stream."""
+
+    __slots__ = ("_graph", "_node")
+
+    def __init__(self, graph: Graph, node: Node) -> None:
+        self._graph = graph
+        self._node = node
+
+    def named(self, name: str) -> Self:
+        """Gives it a name: for internal topics, positions in the target, metrics."""
+        self._graph.rename(self._node, name)
+        return self
+
+    def __repr__(self) -> str:
+        return f"<{self._node.op} {self._node.name}>"
+
+
+class GroupedStream:
+    """A stream's rows by group. In Kafka Streams: `KGroupedStream`."""
+
+    def __init__(self, stream: Stream, keys: tuple[str, ...]) -> None:
+        self._stream = stream
+        self._keys = keys
+
+    def windowed_by(self, window: Tumbling) -> WindowedStream:
+        """Groups by window, too. In Kafka Streams: `windowedBy`."""
+        if not isinstance(window, Tumbling):
+            raise fault(
+                "bad_argument",
+                f"not a window: {window!r}",
+                operation="windowed_by",
+                hint='write `ads.tumbling("5m", grace="10s")`',
+            )
+        return WindowedStream(self._stream, self._keys, window)
+
+    def aggregate(self, *, combine: bool = True, **aggregates: Expr) -> Table:
+        """One row per group, kept current.
+
+        Args:
+            combine: whether rows may be combined before they are shuffled, where all aggregates can be.
+            aggregates: `total=ads.sum("price")`, or composed: `rate=ads.count(where=clicked) / ads.count()`.
+
+        In Kafka Streams: `aggregate`.
+        """
+        return _aggregate(self._stream, self._keys, None, aggregates, combine)
+
+    def count(self) -> Table:
+        """How many rows each group has, as `count`. In Kafka Streams: `count`."""
+        return _aggregate(self._stream, self._keys, None, {"count": aggregates_.count()}, True)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} by {', '.join(self._keys)}>"
+
+
+class WindowedStream:
+    """A stream's rows by group and window. In Kafka Streams: `TimeWindowedKStream`."""
+
+    def __init__(self, stream: Stream, keys: tuple[str, ...], window: Tumbling) -> None:
+        self._stream = stream
+        self._keys = keys
+        self._window = window
+
+    def aggregate(self, *, combine: bool = True, **aggregates: Expr) -> Table:
+        """One row per group and window, kept current; see `GroupedStream.aggregate`."""
+        return _aggregate(self._stream, self._keys, self._window, aggregates, combine)
+
+    def count(self) -> Table:
+        """How many rows each group has in each window, as `count`."""
+        return _aggregate(self._stream, self._keys, self._window, {"count": aggregates_.count()}, True)
+
+    def __repr__(self) -> str:
+        return f"<WindowedStream by {', '.join(self._keys)}, {self._window!r}>"
+
+
+class Table(_Flow):
+    """One row per key, or per key and window. In Kafka Streams: `KTable`.
+
+    `.to_stream()` are its changes, `.final()` its windows once each, `.late` what came too late; all from one
+    state.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        port: Port,
+        columns: Columns,
+        key: tuple[KeyPart, ...],
+        *,
+        aggregate: Node,
+        window: Tumbling | None,
+        origin: Stream | None,
+        views: tuple[int, ...] = (),
+        label: Node | None = None,
+        schemas: tuple[tuple[Columns, tuple[KeyPart, ...]], ...] = (),
+    ) -> None:
+        super().__init__(graph, port, columns, key)
+        self._aggregate = aggregate
+        self._window = window
+        self._origin = origin
+        self._views = views
+        self._label_node = label
+        self._schemas = schemas or ((columns, key),)
+        self._final: Stream | None = None
+        self._changes: Stream | None = None
+
+    def _label(self) -> Node:
+        return self._label_node or self._node
+
+    # --- views ------------------------------------------------------------------------------------
+
+    def with_columns(self, **exprs: Value) -> Table:
+        """A view with more columns; see `Stream.with_columns`. The key stays as it is."""
+        line = user_line()
+        named = {name: _value(value, "with_columns", line, name) for name, value in exprs.items()}
+        return self._view("with_columns", named, line, keep=True)
+
+    def select(self, *columns: str | Expr, **exprs: Value) -> Table:
+        """A view with these columns only. The key must be among them, under any name; the window stays by itself."""
+        line = user_line()
+        return self._view("select", self._selected("select", columns, exprs, line), line, keep=False)
+
+    def _view(
+        self, op: str, named: dict[str, Expr], line: str | None, *, keep: bool, label: Node | None = None
+    ) -> Table:
+        if not keep:
+            named = {**{name: col(name) for name in _WINDOW_COLUMNS if name in self._columns}, **named}
+        parameters, columns, key, about, rung = self._project(op, named, line, keep=keep)
+        lost = [part.name for part in key if not part.columns]
+        if lost:
+            raise fault(
+                "key_dropped",
+                f"a table keeps its key, and nothing holds `{lost[0]}` any more",
+                operation=op,
+                line=line,
+                hint=f'add `"{lost[0]}"`, or leave the table first: `.to_stream().{op}(…)`',
+            )
+        port = self._node_for(op, (self._port,), line, parameters, about, rung)
+        return Table(
+            self._graph,
+            port,
+            columns,
+            key,
+            aggregate=self._aggregate,
+            window=self._window,
+            origin=self._origin,
+            views=(*self._views, port[0]),
+            label=label,
+            schemas=(*self._schemas, (columns, key)),
+        )
+
+    # --- as streams -------------------------------------------------------------------------------
+
+    def to_stream(self) -> Stream:
+        """Its changes: the new row, each time one changes. In Kafka Streams: `toStream`."""
+        if self._changes is None:
+            port = self._node_for("to_stream", (self._port,), user_line(), {}, "changes")
+            self._changes = Stream(self._graph, port, self._columns, self._key)
+        return self._changes
+
+    def final(self) -> Stream:
+        """Each window's rows once, when it closed: when every lane's clock has reached `window end + grace`.
+
+        In Kafka Streams: `suppress(untilWindowCloses(unbounded()))`.
+
+        Raises:
+            TopologyError: `not_windowed`.
+        """
+        self._need_window(
+            "final", "a table without windows is never final", "write `.to_stream()` for its changes"
+        )
+        if self._final is None:
+            columns, key = self._schemas[0]
+            stream = Stream(self._graph, (self._aggregate.id, 1), columns, key)
+            for view, (columns, key) in zip(self._views, self._schemas[1:], strict=True):
+                node = self._graph.nodes[view]
+                port = self._node_for(
+                    node.op,
+                    (stream._port,),
+                    node.line,
+                    node.parameters,
+                    node.about,
+                    node.rung,
+                    f"{node.name}-final",
+                )
+                stream = Stream(self._graph, port, columns, key)
+            self._final = stream
+        return self._final
+
+    @property
+    def late(self) -> Stream:
+        """The records that came too late for their window: the aggregate's input, with `$window_start`,
+        `$window_end` and `$reason`. They have changed nothing.
+
+        Raises:
+            TopologyError: `not_windowed`.
+        """
+        self._need_window("late", "nothing is late without windows", "write `.windowed_by(ads.tumbling(…))`")
+        assert self._origin is not None
+        columns = {
+            **self._origin._columns,
+            "$window_start": "timestamp",
+            "$window_end": "timestamp",
+            "$reason": "str",
+        }
+        keys = self._aggregate.parameters["keys"]
+        key = tuple(KeyPart(name, frozenset({name})) for name in keys)
+        return Stream(self._graph, (self._aggregate.id, 2), columns, key)
+
+    def _need_window(self, operation: str, message: str, hint: str) -> None:
+        if self._window is None:
+            raise fault("not_windowed", message, operation=operation, hint=hint)
+
+    def to(
+        self, topic: str, *, key: str | Sequence[str] | None = None, columns: Sequence[str] | None = None
+    ) -> Terminal:
+        """Writes its changes to a topic: `to_stream().to(…)`."""
+        return self.to_stream().to(topic, key=key, columns=columns)
+
+    def sink(self, sink: Sink) -> Terminal:
+        """Keeps rows of an outside system current: `to_stream().sink(…)`."""
+        return self.to_stream().sink(sink)
+
+    # --- tables of tables -------------------------------------------------------------------------
+
+    def group_by(self, *columns: str, **exprs: Value) -> GroupedTable:
+        """Groups the table's rows. When one changes, its old values leave its old group and the new ones
+        enter.
+
+        In Kafka Streams: `KTable.groupBy`.
+        """
+        line = user_line()
+        table = self.with_columns(**exprs) if exprs else self
+        names = table._names("group_by", [*columns, *exprs], line)
+        if not names:
+            raise fault(
+                "bad_argument", "by what?", operation="group_by", line=line, hint='write `.group_by("id")`'
+            )
+        return GroupedTable(table, tuple(names))
+
+    def windowed_by(self, window: Tumbling) -> NoReturn:
+        """Not on a table: its rows are states, not events."""
+        raise fault(
+            "window_over_table",
+            "a table's rows are states, not events in time",
+            operation="windowed_by",
+            hint="write `.to_stream().group_by(…).windowed_by(…)`",
+        )
+
+    def filter(self, *_: object, **__: object) -> NoReturn:
+        """Not yet on a table."""
+        raise fault(
+            "not_on_table",
+            "a table cannot be filtered yet: rows that leave would have to be deleted downstream",
+            operation="filter",
+            hint="write `.to_stream().filter(…)`, or count with `where=…`",
+        )
+
+
+class GroupedTable:
+    """A table's rows by group. In Kafka Streams: `KGroupedTable`."""
+
+    def __init__(self, table: Table, keys: tuple[str, ...]) -> None:
+        self._table = table
+        self._keys = keys
+
+    def aggregate(self, *, combine: bool = True, **aggregates: Expr) -> Table:
+        """One row per group, kept current; `count`, `sum` and `mean` only, since they can take values back.
+
+        In Kafka Streams: `KGroupedTable.aggregate` with a subtractor.
+
+        Raises:
+            TopologyError: `not_retractable`.
+        """
+        return _aggregate(self._table, self._keys, None, aggregates, combine)
+
+    def count(self) -> Table:
+        """How many of the table's rows each group has, as `count`."""
+        return _aggregate(self._table, self._keys, None, {"count": aggregates_.count()}, True)
+
+    def windowed_by(self, window: Tumbling) -> NoReturn:
+        """Not over a table: its rows are states, not events."""
+        self._table.windowed_by(window)
+
+    def __repr__(self) -> str:
+        return f"<GroupedTable by {', '.join(self._keys)}>"
+
+
+def _aggregate(
+    source: Stream | Table,
+    keys: tuple[str, ...],
+    window: Tumbling | None,
+    named: Mapping[str, Expr],
+    combine: bool,
+) -> Table:
+    line = user_line()
+    if not named:
+        raise fault(
+            "bad_argument",
+            "names no aggregate",
+            operation="aggregate",
+            line=line,
+            hint="write `n=ads.count()`",
+        )
+    for name, e in named.items():
+        _check_aggregate(source, keys, name, e, line)
+    kept, together = aggregates_.split(dict(named))
+
+    columns: Columns = {name: source._columns[name] for name in keys}
+    if window is not None:
+        columns |= dict.fromkeys(_WINDOW_COLUMNS, "timestamp")
+    lowered = []
+    for name, aggregate in kept:
+        dtype = _aggregate_type(source, aggregate, line)
+        node = aggregate.lower(source._columns, source._graph.register)
+        lowered.append({"name": name, **node, "type": dtype})
+        columns[name] = dtype
+
+    parameters = {
+        "keys": list(keys),
+        "window": window.to_plan() if window is not None else None,
+        "aggregates": lowered,
+        "combine": combine,
+        "ttl_ms": None,
+    }
+    about = f"by {', '.join(keys)}"
+    if window is not None:
+        about += f" in {window.describe()}"
+    about += ": " + ", ".join(f"{name}={e!r}" for name, e in kept)
+    calls = any(a.fold is not None for _, a in kept)
+    inner = [e for _, a in kept for e in (*a.args, *([a.where] if a.where is not None else []))]
+    rung = "callable" if calls else _rung(inner)
+    node_ = source._graph.add("aggregate", (source._port,), line, parameters, about=about, rung=rung)
+
+    key = tuple(KeyPart(name, frozenset({name})) for name in keys)
+    if window is not None:
+        key = (*key, KeyPart("$window_start", frozenset({"$window_start"})))
+    table = Table(
+        source._graph,
+        (node_.id, 0),
+        columns,
+        key,
+        aggregate=node_,
+        window=window,
+        origin=source if isinstance(source, Stream) else None,
+    )
+    if together is None:
+        return table
+    chosen = {name: col(name) for name in keys} | dict(together)
+    return table._view("select", chosen, line, keep=False, label=node_)
+
+
+def _check_aggregate(
+    source: Stream | Table, keys: tuple[str, ...], name: str, e: object, line: str | None
+) -> None:
+    def wrong(code: str, message: str, hint: str) -> NoReturn:
+        raise fault(code, message, operation="aggregate", line=line, hint=hint)
+
+    if name.startswith("$"):
+        wrong("reserved_name", f"`{name}`: names that begin with `$` are the engine's", "choose another name")
+    if name in keys:
+        wrong("duplicate_column", f"`{name}` is a key already", "choose another name")
+    parts = list(e.walk()) if isinstance(e, Expr) else []
+    found = [part for part in parts if isinstance(part, Aggregate)]
+    if not found:
+        wrong("not_an_aggregate", f"`{name}` is {e!r}, not an aggregate", f'write `{name}=ads.sum("…")`')
+    assert isinstance(e, Expr)
+    for part in _outside(e):
+        if part.op == "col" and part.name not in keys and part.name not in _WINDOW_COLUMNS:
+            wrong(
+                "column_outside_aggregate",
+                f"`{name}`: a group has many values of `{part.name}`",
+                f'say which one: `ads.last("{part.name}")`',
+            )
+    if isinstance(source, Table):
+        for part in found:
+            if part.fn not in RETRACTABLE:
+                label = "udaf" if part.fn == "python" else part.fn
+                wrong(
+                    "not_retractable",
+                    f"`{name}`: `{label}` over a table cannot take back the old value of a row that changes",
+                    f"use count, sum or mean, or aggregate events: `.to_stream().group_by(…).aggregate({name}=…)`",
+                )
+
+
+def _outside(e: Expr) -> list[Expr]:
+    """The nodes of a composed aggregate that are not inside one of its parts."""
+    if isinstance(e, Aggregate):
+        return []
+    return [e, *(node for arg in e.args for node in _outside(arg))]
+
+
+def _aggregate_type(source: Stream | Table, aggregate: Aggregate, line: str | None) -> str:
+    operation = "aggregate"
+    argument = source._compile(operation, aggregate.args[0], line)[1] if aggregate.args else None
+    if aggregate.where is not None:
+        source._compile(operation, aggregate.where, line, boolean="`where`")
+    dtype = aggregate.result_type(argument)
+    if dtype is None:
+        raise fault(
+            "type_mismatch",
+            f"`{aggregate!r}`: there is no {aggregate.fn} of {argument}",
+            operation=operation,
+            line=line,
+            hint=f'cast it: `ads.{aggregate.fn}(col("…").cast(int))`'
+            if argument in ("str", "bool")
+            else "use `first`",
+        )
+    return dtype
+
+
+def _condition(value: Condition | bool, operation: str) -> Expr:
+    if isinstance(value, Expr):
+        return value
+    if isinstance(value, bool):
+        return lit(value)
+    if callable(value):
+        return Expr("call", dtype=return_type(value) or "bool", function=value)
+    raise fault(
+        "bad_argument",
+        f"not a condition: {value!r}",
+        operation=operation,
+        hint='write `col("x") > 0` or a function',
+    )
+
+
+def _value(value: Value, operation: str, line: str | None, name: str) -> Expr:
+    if isinstance(value, str | Expr):
+        return named_or_expr(value)
+    if callable(value):
+        dtype = return_type(value)
+        if dtype is None:
+            raise fault(
+                "untyped_callable",
+                f"`{name}`: what does `{callable_name(value)}` return?",
+                operation=operation,
+                line=line,
+                hint=f"annotate its return type, or write `{name}=ads.udf({callable_name(value)}, type=…)`",
+            )
+        return Expr("call", dtype=dtype, function=value)
+    return lit(value)
+
+
+def _rung(exprs: object) -> Literal["expression", "callable"]:
+    assert hasattr(exprs, "__iter__")
+    called = any(node.op == "call" for e in exprs for node in e.walk())
+    return "callable" if called else "expression"
+
+
+def _difference(left: Columns, right: Columns) -> str:
+    missing = [name for name in left if name not in right]
+    extra = [name for name in right if name not in left]
+    if missing or extra:
+        parts = [f"the other has no {name_list(missing)}"] if missing else []
+        parts += [f"only the other has {name_list(extra)}"] if extra else []
+        near = nearest(missing[0], extra) if missing and extra else None
+        return " and ".join(parts) + (f" (is `{near}` meant as `{missing[0]}`?)" if near else "")
+    for name, dtype in left.items():
+        if right[name] != dtype:
+            return f"`{name}` is {dtype} here and {right[name]} in the other"
+    return f"the columns are in another order: {name_list(left)} and {name_list(right)}"

@@ -1,0 +1,264 @@
+"""Topologies: functions of settings that build a plan.
+
+    @ads.topology
+    def performance(app: ads.App, grace: str = "10s") -> None: ...
+
+    performance.build(grace="30s")          the plan, its JSON, the callables
+    performance(grace="30s").describe()     one line per node
+    performance.parse(["grace=30s"])        settings from the command line, by annotation
+
+Building has no side effects: the function is run anew, with a fresh `App`, each time.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from pathlib import PurePath
+from typing import Any, Union, get_args, get_origin, get_type_hints, overload
+
+from adstream.dsl.app import App
+from adstream.dsl.faults import fault, name_list, nearest
+from adstream.dsl.graph import Node
+from adstream.errors import ConfigError
+
+_APP = re.compile(r"[A-Za-z0-9._-]{1,80}", re.ASCII)
+_UNFIT = re.compile(r"[^A-Za-z0-9.-]+", re.ASCII)
+_JOBS = "adstream.jobs."
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_REQUIRED = inspect.Parameter.empty
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A parameter of a topology function."""
+
+    name: str
+    type: Any
+    default: Any = _REQUIRED
+
+    @property
+    def required(self) -> bool:
+        return self.default is _REQUIRED
+
+    def parse(self, text: str) -> Any:
+        """The value that a text stands for, by the annotation. Raises ConfigError."""
+        target, optional = _optional(self.type)
+        if optional and text.lower() in ("", "none", "null"):
+            return None
+        try:
+            if target is bool:
+                return _TRUTH[text.lower()]
+            if target in (int, float, Decimal):
+                return target(text)
+        except (KeyError, ValueError, InvalidOperation):
+            raise ConfigError(
+                f"not a valid {target.__name__}: {text!r}",
+                option=f"--set {self.name}",
+                hint=f"write `--set {self.name}={_EXAMPLES[target]}`",
+            ) from None
+        return text
+
+
+_EXAMPLES = {bool: "true", int: "3", float: "0.5", Decimal: "12.50"}
+
+
+def _optional(annotation: Any) -> tuple[Any, bool]:
+    if get_origin(annotation) in (Union, type(int | None)):
+        options = [a for a in get_args(annotation) if a is not type(None)]
+        if len(options) == 1:
+            return options[0], True
+    return annotation, False
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A topology as data: what `adstream._core.Plan` takes.
+
+    Attributes:
+        app: the application's id.
+        plan: the document of `docs/plan.md`.
+        callables: the Python functions it refers to, by index.
+        settings: what it was built with.
+    """
+
+    app: str
+    plan: dict[str, Any]
+    callables: tuple[Callable[..., Any], ...]
+    settings: Mapping[str, Any]
+    nodes: tuple[Node, ...] = field(repr=False)
+
+    @property
+    def json(self) -> str:
+        """The plan as one line of JSON."""
+        return json.dumps(self.plan, ensure_ascii=False, separators=(",", ":"))
+
+    def describe(self) -> str:
+        """One line per node: number, name, inputs, what it does, its rung, the user's line.
+
+        Sub-topologies are the core's to cut and are not shown.
+        """
+        rows = []
+        for node in self.nodes:
+            inputs = ", ".join(self._input(i, port) for i, port in node.inputs)
+            rows.append((f"{node.id}", node.name, node.op, f"<- {inputs}" if inputs else "", node))
+        widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]  # type: ignore[arg-type]
+        lines = [f"app {self.app}"]
+        for number, name, op, inputs, node in rows:
+            cells = (
+                number.rjust(widths[0]),
+                name.ljust(widths[1]),
+                op.ljust(widths[2]),
+                inputs.ljust(widths[3]),
+            )
+            about = f"{node.about}  " if node.about else ""
+            lines.append(f"{'  '.join(cells)}  {about}[{node.rung}]  {node.line or ''}".rstrip())
+        return "\n".join(lines)
+
+    def _input(self, number: int, port: int) -> str:
+        node = self.nodes[number]
+        if node.op == "aggregate":
+            return f"{node.name}.{('changes', 'final', 'late')[port]}"
+        return f"{node.name}.{port}" if node.op == "branch" else node.name
+
+
+class Topology:
+    """A function of settings that builds an application; made by `topology`."""
+
+    def __init__(self, fn: Callable[..., Any], name: str, chosen: Mapping[str, Any] | None = None) -> None:
+        self.fn = fn
+        self.name = name
+        self.settings = _settings(fn)
+        self.chosen = dict(chosen or {})
+        self.__doc__ = fn.__doc__
+        self.__name__ = fn.__name__
+        self.__module__ = fn.__module__
+
+    def __call__(self, **settings: Any) -> Topology:
+        """The same topology with these settings as its defaults."""
+        self._known(settings)
+        return Topology(self.fn, self.name, self.chosen | settings)
+
+    def build(self, **settings: Any) -> Built:
+        """Runs the function and returns what it said.
+
+        Raises:
+            TopologyError: the topology is wrong.
+            ConfigError: a setting is unknown or missing.
+        """
+        self._known(settings)
+        values = {s.name: s.default for s in self.settings.values() if not s.required}
+        values |= self.chosen | settings
+        for setting in self.settings.values():
+            if setting.name not in values:
+                raise ConfigError(
+                    f"`{self.name}` needs it",
+                    option=f"--set {setting.name}",
+                    hint=f"write `--set {setting.name}=…`",
+                )
+        app = App(self.name)
+        self.fn(app, **values)
+        nodes = tuple(app._graph.nodes)
+        plan = {"app": self.name, "nodes": [node.to_plan() for node in nodes]}
+        return Built(self.name, plan, tuple(app._graph.callables), values, nodes)
+
+    def describe(self, **settings: Any) -> str:
+        """One line per node; see `Built.describe`."""
+        return self.build(**settings).describe()
+
+    def parse(self, pairs: Iterable[str]) -> dict[str, Any]:
+        """Settings from `name=value` texts, converted by annotation (str, int, float, bool, Decimal).
+
+        Raises:
+            ConfigError: an unknown setting, or a value that its annotation does not take.
+        """
+        values: dict[str, Any] = {}
+        for pair in pairs:
+            name, sign, text = pair.partition("=")
+            if not sign:
+                raise ConfigError(f"not a setting: {pair!r}", option="--set", hint="write `--set name=value`")
+            self._known({name: text})
+            values[name] = self.settings[name].parse(text)
+        return values
+
+    def _known(self, settings: Mapping[str, Any]) -> None:
+        for name in settings:
+            if name not in self.settings:
+                near = nearest(name, self.settings)
+                raise ConfigError(
+                    f"`{self.name}` has no such setting",
+                    option=f"--set {name}",
+                    hint=f"did you mean `{near}`?" if near else f"there are: {name_list(self.settings)}",
+                )
+
+    def __repr__(self) -> str:
+        values = {s.name: s.default for s in self.settings.values() if not s.required} | self.chosen
+        return (
+            f"<Topology {self.name}: {', '.join(f'{k}={v!r}' for k, v in values.items()) or 'no settings'}>"
+        )
+
+
+def _settings(fn: Callable[..., Any]) -> dict[str, Setting]:
+    parameters = list(inspect.signature(fn).parameters.values())
+    if not parameters:
+        raise fault(
+            "bad_topology",
+            f"`{fn.__name__}` takes no app",
+            operation="topology",
+            hint=f"write `def {fn.__name__}(app: ads.App) -> None`",
+        )
+    hints = get_type_hints(fn)
+    settings = {}
+    for p in parameters[1:]:
+        target, _ = _optional(hints.get(p.name, str))
+        if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL, p.POSITIONAL_ONLY) or target not in (str, *_EXAMPLES):
+            raise fault(
+                "bad_setting",
+                f"`{fn.__name__}`: the setting `{p}` cannot be given on a command line",
+                operation="topology",
+                hint="annotate it with str, int, float, bool or Decimal",
+            )
+        settings[p.name] = Setting(p.name, hints.get(p.name, str), p.default)
+    return settings
+
+
+def _app_id(fn: Callable[..., Any]) -> str:
+    """`adstream.jobs.ads.performance:performance` is `ads-performance`; `shop:orders` is `shop-orders`."""
+    module = fn.__module__
+    if module == "__main__":
+        file = getattr(sys.modules["__main__"], "__file__", None)
+        module = PurePath(file).stem if file else ""
+    parts = module.removeprefix(_JOBS).split(".") if module else []
+    if not parts or parts[-1] != fn.__name__:
+        parts.append(fn.__name__)
+    return "-".join(_UNFIT.sub("-", part).strip("-") for part in parts if part.strip("_"))
+
+
+@overload
+def topology(fn: Callable[..., Any], /) -> Topology: ...
+@overload
+def topology(*, name: str) -> Callable[[Callable[..., Any]], Topology]: ...
+def topology(
+    fn: Callable[..., Any] | None = None, /, *, name: str | None = None
+) -> Topology | Callable[[Callable[..., Any]], Topology]:
+    """Makes a topology of a function `(app, **settings)`.
+
+    Args:
+        name: the application's id; by default made of the module and the function, `ads-performance`. It is
+            the consumer group and begins every internal topic's name, so changing it starts from nothing.
+    """
+    if name is not None and not _APP.fullmatch(name):
+        raise fault(
+            "bad_name",
+            f"`{name}` cannot be an application's id: it becomes part of topic names",
+            operation="topology",
+            hint="use letters, digits, `.`, `_` and `-`, at most 80",
+        )
+    if fn is not None:
+        return Topology(fn, _app_id(fn))
+    return lambda decorated: Topology(decorated, name or _app_id(decorated))

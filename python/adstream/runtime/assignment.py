@@ -1,0 +1,237 @@
+"""What there is to do: the tasks of a plan, the topics they need, and the checks before anything starts.
+
+    task = sub-topology × partition, then sink × partition; numbered in that order.
+    The lease topic `<app>-tasks` has one partition per task: who owns partition k runs task k.
+
+So a task's number is what the whole application agrees on. It follows from the plan and the partition counts alone; when
+either changes, the lease topic no longer fits and the start is refused, with the way out.
+
+    topic             partitions                                settings
+    user sources      theirs (must exist)
+    user outputs      theirs, or the edges' count if created
+    edges, sinks      the most that a user source has           delete, unlimited: forgotten once processed
+    changelogs        the tasks of their sub-topology           delete, unlimited: they are the state
+    <source>-dlq      the source's
+    <app>-tasks       the number of tasks
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from adstream.errors import ConfigError
+from adstream.interfaces import Log, TopicPartition, TopicSpec
+
+KEEP = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+
+
+class Describes(Protocol):
+    """What is asked of `adstream._core.Plan` here."""
+
+    def describe(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    index: int
+    kind: Literal["stream", "sink"]
+    subtopology: int
+    """Of a stream task; -1 for a sink."""
+    sink: str
+    """Of a sink task; empty for a stream."""
+    partition: int
+    inputs: tuple[TopicPartition, ...]
+    changelog: TopicPartition | None = None
+
+    @property
+    def name(self) -> str:
+        """As logs and metrics show it: `0_3` as in Kafka Streams, `rows_3` for a sink."""
+        return f"{self.sink or self.subtopology}_{self.partition}"
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Everything that workers of an application agree on."""
+
+    app: str
+    tasks: tuple[TaskSpec, ...]
+    partitions: Mapping[str, int]
+    """Of every topic of the plan."""
+    user_sources: tuple[str, ...]
+    edges: frozenset[str]
+    """Internal topics whose records may be forgotten once processed; sink topics included."""
+    levels: tuple[tuple[TopicPartition, ...], ...]
+    """The inputs of stream tasks, upstream first: a level is final once the one before it is processed."""
+    topics: tuple[TopicSpec, ...]
+    """To be created unless they exist; the lease topic is the last."""
+    sinks: tuple[Mapping[str, Any], ...] = field(default=())
+
+    @property
+    def lease_topic(self) -> str:
+        return f"{self.app}-tasks"
+
+
+def prepare(
+    log: Log, plan: Describes, *, edge_partitions: int | None = None, create_topics: bool = False
+) -> Assignment:
+    """Enumerates the tasks and makes the topics they need.
+
+    Args:
+        edge_partitions: of new edges and sink topics; None: the most that a user source has.
+        create_topics: whether missing output topics are created (inputs never are).
+
+    Raises:
+        ConfigError: a topic is missing or has another partition count than the application was started with.
+    """
+    description = json.loads(plan.describe())
+    kinds = _kinds(description)
+    found = log.partitions([*kinds, *(f"{t}-dlq" for t in kinds), f"{description['app']}-tasks"])
+    assignment = enumerate_tasks(
+        description, found, edge_partitions=edge_partitions, create_topics=create_topics
+    )
+    log.create_topics(assignment.topics)
+    return assignment
+
+
+def enumerate_tasks(
+    description: Mapping[str, Any],
+    found: Mapping[str, int],
+    *,
+    edge_partitions: int | None = None,
+    create_topics: bool = False,
+) -> Assignment:
+    """The pure part of `prepare`: `description` is `Plan.describe()`'s, `found` the partition counts of what exists."""
+    app: str = description["app"]
+    subtopologies: Sequence[Mapping[str, Any]] = description["subtopologies"]
+    kinds = _kinds(description)
+    sources = [s["topic"] for sub in subtopologies for s in sub["sources"]]
+    user_sources = tuple(topic for topic in sources if kinds[topic] == "user")
+
+    for topic in sources:
+        if sources.count(topic) > 1:
+            raise ConfigError(
+                f"topic `{topic}` is read by two sub-topologies: its positions would be committed twice",
+                option="topology",
+                hint="read it once and use that stream twice",
+            )
+    missing = [topic for topic in user_sources if topic not in found]
+    if missing:
+        raise ConfigError(
+            f"there is no topic {_names(missing)}",
+            option="topics",
+            hint="check the name and --bootstrap; input topics are never created",
+        )
+
+    widest = edge_partitions or max((found[topic] for topic in user_sources), default=1)
+    partitions: dict[str, int] = {}
+    absent_outputs: list[str] = []
+    for topic, kind in kinds.items():
+        if kind == "user":
+            partitions[topic] = found.get(topic, widest)
+            if topic not in found:
+                absent_outputs.append(topic)
+        elif kind in ("edge", "sink"):
+            partitions[topic] = widest
+    if absent_outputs and not create_topics:
+        raise ConfigError(
+            f"there is no output topic {_names(absent_outputs)}",
+            option="--create-topics",
+            hint=f"create it, or start with --create-topics ({widest} partitions each)",
+        )
+
+    tasks: list[TaskSpec] = []
+    for sub in subtopologies:
+        topics = [s["topic"] for s in sub["sources"]]
+        counts = {topic: partitions[topic] for topic in topics}
+        if sub["stateful"] and len(set(counts.values())) > 1:
+            raise ConfigError(
+                f"inputs that meet in one state have different partition counts: {counts}",
+                option="topics",
+                hint="give them the same count, or re-key one of them (`group_by`), which shuffles it",
+            )
+        changelog = next((o["topic"] for o in sub["outputs"] if o["kind"] == "changelog"), None)
+        count = max(counts.values())
+        if changelog is not None:
+            partitions[changelog] = count
+        for p in range(count):
+            inputs = tuple((topic, p) for topic in topics if p < counts[topic])
+            store = None if changelog is None else (changelog, p)
+            tasks.append(TaskSpec(len(tasks), "stream", sub["id"], "", p, inputs, store))
+    for sink in description["sinks"]:
+        for p in range(partitions[sink["topic"]]):
+            tasks.append(TaskSpec(len(tasks), "sink", -1, sink["name"], p, ((sink["topic"], p),)))
+
+    specs = [
+        TopicSpec(topic, count, KEEP if kinds[topic] != "user" else {})
+        for topic, count in partitions.items()
+        if topic not in user_sources
+    ]
+    specs += [
+        TopicSpec(f"{topic}-dlq", found.get(f"{topic}-dlq", found[topic]), {"retention.ms": "-1"})
+        for topic in user_sources
+    ]
+    specs.append(TopicSpec(f"{app}-tasks", len(tasks), {"cleanup.policy": "delete"}))
+    _check_unchanged(app, specs, found)
+    return Assignment(
+        app=app,
+        tasks=tuple(tasks),
+        partitions=partitions,
+        user_sources=user_sources,
+        edges=frozenset(t for t, kind in kinds.items() if kind in ("edge", "sink")),
+        levels=_levels(subtopologies, tasks),
+        topics=tuple(specs),
+        sinks=tuple(description["sinks"]),
+    )
+
+
+def _kinds(description: Mapping[str, Any]) -> dict[str, str]:
+    """Every topic of the plan and what it is; a topic that is both an output and a source is a user topic."""
+    kinds: dict[str, str] = {}
+    for sub in description["subtopologies"]:
+        for place in (*sub["sources"], *sub["outputs"]):
+            kinds.setdefault(place["topic"], place["kind"])
+    for sink in description["sinks"]:
+        kinds.setdefault(sink["topic"], "sink")
+    return kinds
+
+
+def _check_unchanged(app: str, specs: Sequence[TopicSpec], found: Mapping[str, int]) -> None:
+    for spec in specs:
+        have = found.get(spec.name, spec.partitions)
+        if have != spec.partitions:
+            raise ConfigError(
+                f"topic `{spec.name}` has {have} partitions, {spec.partitions} are needed now:"
+                " the topology or the partitions of an input changed since this application first ran",
+                option="topics",
+                hint=f"`adstream reset {app}` starts over from the inputs, or run under another application id",
+            )
+
+
+def _levels(
+    subtopologies: Sequence[Mapping[str, Any]], tasks: Sequence[TaskSpec]
+) -> tuple[tuple[TopicPartition, ...], ...]:
+    writers: dict[str, set[int]] = {}
+    for sub in subtopologies:
+        for output in sub["outputs"]:
+            if output["kind"] == "edge":
+                writers.setdefault(output["topic"], set()).add(sub["id"])
+    upstream = {
+        sub["id"]: {w for s in sub["sources"] if s["kind"] == "edge" for w in writers.get(s["topic"], ())}
+        for sub in subtopologies
+    }
+    levels: list[tuple[TopicPartition, ...]] = []
+    done: set[int] = set()
+    while len(done) < len(upstream):
+        ready = {sub for sub, needs in upstream.items() if sub not in done and needs <= done}
+        if not ready:
+            raise ConfigError("the edges of the topology form a circle", option="topology")
+        levels.append(tuple(tp for task in tasks if task.subtopology in ready for tp in task.inputs))
+        done |= ready
+    return tuple(levels)
+
+
+def _names(topics: Sequence[str]) -> str:
+    return ", ".join(f"`{topic}`" for topic in topics)

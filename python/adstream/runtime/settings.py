@@ -1,0 +1,219 @@
+"""Settings: numbers and texts, nothing else; clocks, logs and targets are handed in as objects.
+
+Where a value comes from, first found: a flag, the environment (`ADSTREAM_COMMIT_INTERVAL=200ms`), a TOML file, the default.
+
+    app = "ads-performance"          | durations are texts ("100ms", "30s", "1h30m")
+    guarantee = "exactly_once"       | an unknown key is an error that names the nearest one
+    commit_interval = "100ms"        | `kafka` passes through to the Kafka client
+    [connections]                    |
+    sql = "postgresql://…"           | secrets: better by environment, ADSTREAM_SQL; never printed
+    [kafka]
+    "security.protocol" = "SSL"
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from adstream.errors import ConfigError
+
+PREFIX = "ADSTREAM_"
+GUARANTEES = ("exactly_once", "at_least_once")
+CONNECTIONS = ("sql", "redis")
+"""Connections with an option of their own (`--sql`, `ADSTREAM_SQL`); others live in `[connections]`."""
+
+_UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_PART = re.compile(r"(\d+)(ms|s|m|h|d)")
+_SECRET = re.compile(r"password|secret|token|key|jaas|credential|sasl\.username", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"(?<=:)[^:/@]*(?=@)")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an application runs. Times are milliseconds here, texts where a user writes them (without `_ms`)."""
+
+    app: str = ""
+    """Application id: prefix of its topics, its consumer group; overrides the topology's own."""
+    bootstrap: str = ""
+    """Kafka's servers; empty: the embedded log."""
+    data: str = ""
+    """Directory of the embedded log; empty: memory."""
+    guarantee: str = "exactly_once"
+    """`exactly_once` or `at_least_once`."""
+    commit_interval_ms: int = 100
+    transaction_timeout_ms: int = 15_000
+    """How long a dead worker's open transaction may hold back others."""
+    batch_rows_max: int = 10_000
+    """Rows that one task processes before the next gets its turn."""
+    buffer_rows_max: int = 50_000
+    """Rows handed to a task and not processed, per input partition; above, the partition is not read."""
+    generation_rows_max: int = 500_000
+    """Rows between two commits; reached, the commit is due at once, and while another is under way processing waits."""
+    restore_rows_max: int = 20_000
+    """Changelog records applied before running tasks get their turn again."""
+    flush_every_ms: int = 1_000
+    """How long a sink coalesces rows."""
+    purge_every_ms: int = 60_000
+    """How often processed records of internal topics are forgotten; 0: never."""
+    recommit_every_ms: int = 12 * 3_600_000
+    """How often unchanged positions are committed again: brokers forget offsets after seven days without a commit."""
+    drain_timeout_ms: int = 30_000
+    """How long a stopping worker may take to commit what it has."""
+    state_dir: str = ""
+    workers: int = 1
+    slot: int = 0
+    """Which of them this is: part of the transactional id, so that a restart fences its former self."""
+    edge_partitions: int = 0
+    """Partitions of new internal topics; 0: the most that an input has."""
+    create_topics: bool = False
+    """Whether missing output topics are created."""
+    metrics_port: int = 0
+    """Port of /metrics, /healthz, /readyz; 0: none."""
+    connections: Mapping[str, str] = field(default_factory=dict)
+    """What sinks name: `sql`, `redis`, … -> URL."""
+    kafka: Mapping[str, str] = field(default_factory=dict)
+    """Passed through to the Kafka client."""
+
+    def __post_init__(self) -> None:
+        if self.guarantee not in GUARANTEES:
+            raise ConfigError(
+                f"`{self.guarantee}` is not one of {', '.join(GUARANTEES)}", option="--guarantee"
+            )
+        for f in fields(self):
+            value = getattr(self, f.name)
+            least = 0 if f.name in _MAY_BE_ZERO else 1
+            if f.type == "int" and value < least:
+                raise ConfigError(f"{value} is less than {least}", option=option_name(f.name))
+
+    @property
+    def exactly_once(self) -> bool:
+        return self.guarantee == "exactly_once"
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{f.name}={_masked(f.name, getattr(self, f.name))!r}" for f in fields(self))
+        return f"Settings({shown})"
+
+
+_MAY_BE_ZERO = ("slot", "edge_partitions", "metrics_port", "purge_every_ms")
+
+
+def load(
+    flags: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] = os.environ,
+    toml: Path | None = None,
+) -> Settings:
+    """Settings from flags (None values are absent), the environment and a TOML file, in that order.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest one), or a value that its setting cannot have.
+    """
+    given: dict[str, Any] = {"connections": {}, "kafka": {}}
+    if toml is not None:
+        _merge(given, _read_toml(toml), lambda key: f"`{key}` in {toml}")
+    _merge(given, _from_environ(environ), lambda key: PREFIX + key.upper())
+    present = {key: value for key, value in (flags or {}).items() if value is not None}
+    _merge(given, present, option_name)
+    return Settings(**given)
+
+
+def option_name(key: str) -> str:
+    """`commit_interval_ms` -> `--commit-interval`."""
+    return "--" + key.removesuffix("_ms").replace("_", "-")
+
+
+def duration_ms(text: object, option: str) -> int:
+    """`"1h30m"` -> 5400000; numbers without a unit are refused.
+
+    Raises:
+        ConfigError: naming `option`.
+    """
+    parts = _PART.findall(text) if isinstance(text, str) else []
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ConfigError(f"`{text}` is not a duration", option=option, hint='write "100ms", "30s" or "1h30m"')
+    return sum(int(number) * _UNITS_MS[unit] for number, unit in parts)
+
+
+def _merge(given: dict[str, Any], found: Mapping[str, object], where: Any) -> None:
+    """Adds what was found in one place over what less important places said."""
+    known = {f.name.removesuffix("_ms"): f for f in fields(Settings)}
+    for key, value in found.items():
+        if key in CONNECTIONS:
+            given["connections"] = {**given["connections"], key: str(value)}
+            continue
+        f = known.get(key.removesuffix("_ms"))
+        if f is None:
+            near = difflib.get_close_matches(key, [*known, *CONNECTIONS], n=1)
+            raise ConfigError(
+                "there is no such setting",
+                option=where(key),
+                hint=f"did you mean `{near[0]}`?" if near else f"known: {', '.join(sorted(known))}",
+            )
+        if f.name in ("connections", "kafka"):
+            if not isinstance(value, Mapping):
+                raise ConfigError("a table of texts is expected", option=where(key))
+            given[f.name] = {**given[f.name], **{name: _text(v) for name, v in value.items()}}
+        else:
+            given[f.name] = _value(f.name, str(f.type), value, where(key))
+
+
+def _value(name: str, kind: str, value: object, option: str) -> object:
+    if name.endswith("_ms"):
+        # A flag or a caller may pass milliseconds under the setting's full name only as text, too: one way to say it.
+        return duration_ms(value, option)
+    if kind == "bool":
+        text = str(value).lower()
+        if text not in ("true", "false", "1", "0"):
+            raise ConfigError(f"`{value}` is not true or false", option=option)
+        return text in ("true", "1")
+    if kind == "int":
+        try:
+            return int(str(value))
+        except ValueError:
+            raise ConfigError(f"`{value}` is not a whole number", option=option) from None
+    return str(value)
+
+
+def _from_environ(environ: Mapping[str, str]) -> dict[str, object]:
+    """`ADSTREAM_KAFKA_SASL_PASSWORD` is `kafka."sasl.password"`; `ADSTREAM_CONNECTION_LEDGER` a connection. Other names with
+    the prefix must be settings, but unknown ones are passed over: the environment is shared with things we do not know."""
+    known = {f.name.removesuffix("_ms") for f in fields(Settings)} | set(CONNECTIONS)
+    kafka: dict[str, str] = {}
+    connections: dict[str, str] = {}
+    found: dict[str, object] = {}
+    for name, value in environ.items():
+        key = name.removeprefix(PREFIX).lower()
+        if not name.startswith(PREFIX):
+            continue
+        if key.startswith("kafka_"):
+            kafka[key.removeprefix("kafka_").replace("_", ".")] = value
+        elif key.startswith("connection_"):
+            connections[key.removeprefix("connection_")] = value
+        elif key in known:
+            found[key] = value
+    return found | {"kafka": kafka, "connections": connections}
+
+
+def _read_toml(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", option="--config") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}", option="--config") from error
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _masked(name: str, value: object) -> object:
+    if isinstance(value, Mapping):
+        return {k: "***" if _SECRET.search(k) else _masked(k, v) for k, v in value.items()}
+    return _URL_PASSWORD.sub("***", value) if isinstance(value, str) else value

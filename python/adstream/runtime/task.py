@@ -1,0 +1,196 @@
+"""A task's life in a worker, and the verbs that move it along.
+
+                     grant              positions known           revoke
+        (nobody's) ────────> RESTORING ────────────────> RUNNING ────────> DRAINING ──commit──> released
+                                 ^  │                     │  ^
+                                 │  │ its own fault,      │  │ failed once: rolled back
+                     fatal       │  │ twice               └──┘
+                     commit ─────┘  └──────────────────> QUARANTINED <──── failed twice in a row
+
+    from           to                                    because
+    RESTORING      RUNNING, QUARANTINED, gone            state complete; state unusable; lease moved
+    RUNNING        RUNNING, DRAINING, RESTORING,         rolled back; revoked; writer fenced;
+                   QUARANTINED, gone                     failed twice; lease lost
+    DRAINING       gone                                  its last generation is committed, or given up
+    QUARANTINED    RESTORING, gone                       `retry`, a restart; lease moved
+
+A task that is gone is dropped with its memory: what it had not committed, its next owner reads again.
+
+A *rollback happens only while no commit is under way*: the commit may hold a generation of this task, and undoing what is
+about to become true would split the task from its log. So a failure is noted at once (`failure`), the task stands still,
+and the worker rolls it back when the commit has settled.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from adstream._core import Generation, RawBatch
+from adstream.interfaces import Log, Reader, TopicPartition
+from adstream.runtime.assignment import TaskSpec
+from adstream.runtime.restore import Restore
+
+FAILURES_MAX = 2
+"""In a row, without a committed row between; then the task is quarantined, so that it cannot stop the others."""
+
+
+class State(enum.Enum):
+    RESTORING = "restoring"
+    RUNNING = "running"
+    DRAINING = "draining"
+    QUARANTINED = "quarantined"
+
+
+class Core(Protocol):
+    """`adstream._core.Task`."""
+
+    def feed(self, topic: str, partition: int, batch: RawBatch) -> None: ...
+    def buffered(self, topic: str, partition: int) -> int: ...
+    def caught_up(self, topic: str, partition: int, value: bool) -> None: ...
+    def process(self, max_rows: int) -> int: ...
+    def close_generation(self) -> Generation: ...
+    def committed(self) -> None: ...
+    def rollback(self) -> dict[TopicPartition, int]: ...
+    def restore(self, batch: RawBatch) -> None: ...
+    def positions(self) -> dict[TopicPartition, int]: ...
+    def stats(self) -> dict[str, Any]: ...
+
+
+class StreamTask:
+    """One owned task. `core` exists from the beginning of its restore until it is quarantined."""
+
+    def __init__(self, spec: TaskSpec) -> None:
+        self.spec = spec
+        self.state = State.RESTORING
+        self.core: Core | None = None
+        self.restore: Restore | None = None
+        self.failure: Exception | None = None
+        """Set: stands still until it can be rolled back."""
+        self.failures = 0
+        """In a row."""
+        self.settled: Mapping[TopicPartition, int] = {}
+        """Positions last committed."""
+        self.settled_ms = 0
+        self.rows = 0
+        """Processed since the generation began."""
+        self.quiet = False
+        """The generation closed last was empty: nothing is pending inside, not even output of time that has passed."""
+        self._limits: Mapping[TopicPartition, int] = {}
+        self._reading: set[TopicPartition] = set()
+
+    # Restore
+
+    def begin(self, core: Core, log: Log, reader: Reader, group: str) -> None:
+        """Asks the log where the task stood. Safe to repeat after an error."""
+        self.restore = Restore(log, reader, self.spec, core, group)
+        self.core = core
+
+    def run(self, reader: Reader, now_ms: int, limits: Mapping[TopicPartition, int]) -> None:
+        """The restore is done: reads the inputs on from the committed positions, up to `limits` where there is one."""
+        assert self.restore is not None and self.core is not None
+        positions = self.restore.finish()
+        self.restore = None
+        self._limits = limits
+        for (topic, partition), position in positions.items():
+            self.core.feed(topic, partition, RawBatch([], position))  # where it stands; no records
+        self._read_from(reader, positions)
+        self.settled, self.settled_ms = positions, now_ms
+        self.state = State.RUNNING
+
+    # Processing
+
+    def fill(self, reader: Reader, buffer_rows_max: int) -> bool:
+        """Reads every input whose buffer is below the bound; returns whether anything moved."""
+        assert self.core is not None
+        moved = False
+        for tp in sorted(self._reading):
+            if self.core.buffered(*tp) < buffer_rows_max:
+                batch = reader.read(*tp, buffer_rows_max)
+                if batch is not None:
+                    moved = True
+                    self._feed(reader, tp, batch)
+                if tp in self._reading:
+                    self.core.caught_up(*tp, reader.at_end(*tp))
+        return moved
+
+    def _feed(self, reader: Reader, tp: TopicPartition, batch: RawBatch) -> None:
+        assert self.core is not None
+        limit = self._limits.get(tp)
+        if limit is not None and batch.next_offset >= limit:
+            if batch.next_offset > limit:
+                batch = _before(batch, limit)
+            self._stop_reading(reader, tp)
+        self.core.feed(*tp, batch)
+
+    def process(self, max_rows: int) -> int:
+        assert self.core is not None
+        rows = self.core.process(max_rows)
+        self.rows += rows
+        return rows
+
+    @property
+    def buffered(self) -> int:
+        return 0 if self.core is None else sum(self.core.buffered(*tp) for tp in self.spec.inputs)
+
+    # Commit
+
+    def close(self) -> Generation:
+        assert self.core is not None
+        generation = self.core.close_generation()
+        self.quiet = generation.empty
+        self.rows = 0
+        return generation
+
+    def committed(self, positions: Mapping[TopicPartition, int], rows: int, now_ms: int) -> None:
+        assert self.core is not None
+        self.core.committed()
+        self.settled, self.settled_ms = dict(positions), now_ms
+        if rows and self.failure is None:
+            self.failures = 0
+
+    def rollback(self, reader: Reader) -> None:
+        """Back to the last commit; the inputs are read again from there."""
+        assert self.core is not None
+        positions = self.core.rollback()
+        self.failure = None
+        self.rows = 0
+        self.quiet = False
+        self._stop_all(reader)
+        self._read_from(reader, positions)
+
+    def drop(self, reader: Reader) -> None:
+        """Forgets the memory of it; what was not committed never happened."""
+        if self.restore is not None:
+            self.restore.close()
+        self._stop_all(reader)
+        self.core = self.restore = self.failure = None
+        self.rows = 0
+        self.quiet = False
+        self.state = State.RESTORING
+
+    def _read_from(self, reader: Reader, positions: Mapping[TopicPartition, int]) -> None:
+        for tp, position in positions.items():
+            if position < self._limits.get(tp, position + 1):
+                reader.add(*tp, position)
+                self._reading.add(tp)
+            elif self.core is not None:
+                self.core.caught_up(*tp, True)
+
+    def _stop_reading(self, reader: Reader, tp: TopicPartition) -> None:
+        reader.remove(*tp)
+        self._reading.discard(tp)
+        if self.core is not None:
+            self.core.caught_up(*tp, True)
+
+    def _stop_all(self, reader: Reader) -> None:
+        for tp in self._reading:
+            reader.remove(*tp)
+        self._reading.clear()
+
+
+def _before(batch: RawBatch, limit: int) -> RawBatch:
+    """The records before offset `limit`, ending there."""
+    stop = sum(1 for record in batch.records() if record[0] < limit)
+    return RawBatch(batch.slice(0, stop).records(), limit)

@@ -1,0 +1,53 @@
+"""Core types as targets see them, and the exact texts of their values: the same ones as in JSON output."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+_DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
+_KINDS = ("bool", "int", "float", "str", "timestamp", "duration")
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class CoreType:
+    """`kind` is the text form without parameters; an enum is a `str` to the outside."""
+
+    kind: str
+    precision: int = 0
+    scale: int = 0
+
+    @staticmethod
+    def parse(text: str) -> CoreType:
+        if text in _KINDS:
+            return CoreType(text)
+        if match := _DECIMAL.fullmatch(text):
+            return CoreType("decimal", int(match[1]), int(match[2]))
+        if text.startswith("enum["):
+            return CoreType("str")
+        raise ValueError(f"unknown type `{text}`")
+
+
+def decimal_text(scale: int) -> Callable[[Decimal], str]:
+    """Always `scale` digits behind the point, never an exponent: `4800.00`."""
+    pattern = f".{scale}f"
+    return lambda value: format(value, pattern)
+
+
+def timestamp_text(value: datetime) -> str:
+    """RFC 3339 in UTC with milliseconds: of fixed width, so texts sort as times do."""
+    return value.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def milliseconds(value: timedelta) -> int:
+    return value // _MILLISECOND
+
+
+def present(convert: Callable[[Any], Any]) -> Callable[[list[Any]], list[Any]]:
+    """`convert` over a column, nulls left alone."""
+    return lambda column: [None if value is None else convert(value) for value in column]

@@ -1,0 +1,136 @@
+"""A real Apache Kafka: one process, broker and controller at once (KRaft), tuned to start and rebalance
+quickly.
+
+The jars come from Maven Central, once per version, into `.cache/` at the root of the repository. Settings
+differ from a production cluster's in sizes and delays only; transactions, fencing and group protocols are the
+real thing. Topics are not created by being mentioned: a test that misspells one should fail.
+"""
+
+import base64
+import shutil
+import subprocess
+import tempfile
+import uuid
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from .server import HOST, Server, ServerError, find_program, free_port
+
+PACKAGES = {"java": "default-jdk-headless", "mvn": "maven"}  # program: Debian package
+
+POM = Path(__file__).with_name("kafka-pom.xml")
+VERSION = ElementTree.parse(POM).findtext(".//{*}kafka.version")
+JARS = Path(__file__).parents[2] / ".cache" / f"kafka-{VERSION}" / "lib"
+DOWNLOAD_TIMEOUT_S = 900.0
+QUICK_JVM = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+
+
+def install() -> Path:
+    """Fetch the jars unless they are there; the folder they are in."""
+    if JARS.exists():
+        return JARS
+    JARS.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=JARS.parent) as scratch:
+        shutil.copy(POM, Path(scratch, "pom.xml"))
+        command = [find_program("mvn"), "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib"]
+        done = subprocess.run(
+            command,
+            cwd=scratch,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=DOWNLOAD_TIMEOUT_S,
+        )
+        if done.returncode != 0:
+            raise ServerError(f"Maven could not fetch Kafka {VERSION}\n{done.stdout}{done.stderr}")
+        if not JARS.exists():  # another process may have been quicker
+            Path(scratch, "lib").rename(JARS)  # whole or not at all
+    return JARS
+
+
+class Kafka(Server):
+    name = "kafka"
+    ready_line = "Kafka Server started"
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        heap: str = "512m",
+        quick: bool = True,
+        settings: dict[str, str] | None = None,
+    ) -> None:
+        """`quick` starts in half the time by leaving out the JVM's second compiler: not for benchmarks.
+
+        `settings` are broker properties on top of those below.
+        """
+        super().__init__(directory)
+        self.heap = heap
+        self.quick = quick
+        self.controller_port = free_port()
+        self.settings = settings or {}
+
+    @property
+    def bootstrap(self) -> str:
+        """The `bootstrap.servers` of clients."""
+        return f"{HOST}:{self.port}"
+
+    def prepare(self) -> None:
+        jars = install()
+        config = self.directory / "server.properties"
+        config.write_text("".join(f"{key}={value}\n" for key, value in self._properties().items()))
+        if not (self.directory / "data" / "meta.properties").exists():
+            cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            tool = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config)]
+            self.run([find_program("java"), *QUICK_JVM, "-cp", f"{jars}/*", *tool])
+
+    def command(self) -> list[str]:
+        return [
+            find_program("java"),
+            f"-Xms{self.heap}",
+            f"-Xmx{self.heap}",
+            *(QUICK_JVM if self.quick else []),
+            "-Dorg.apache.logging.log4j.level=INFO",
+            "-cp",
+            f"{install()}/*",
+            "kafka.Kafka",
+            str(self.directory / "server.properties"),
+        ]
+
+    def _properties(self) -> dict[str, str]:
+        return {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@{HOST}:{self.controller_port}",
+            "controller.listener.names": "CONTROLLER",
+            "listeners": f"PLAINTEXT://{HOST}:{self.port},CONTROLLER://{HOST}:{self.controller_port}",
+            "advertised.listeners": f"PLAINTEXT://{HOST}:{self.port}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "log.dirs": str(self.directory / "data"),
+            "auto.create.topics.enable": "false",
+            # One node.
+            "default.replication.factor": "1",
+            "min.insync.replicas": "1",
+            "offsets.topic.replication.factor": "1",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "share.coordinator.state.topic.replication.factor": "1",
+            "share.coordinator.state.topic.min.isr": "1",
+            # A killed broker is let in again only when its last session has run out.
+            "broker.session.timeout.ms": "3000",
+            "broker.heartbeat.interval.ms": "500",
+            # Quick to start, to rebalance and to give a dead transaction up.
+            "offsets.topic.num.partitions": "4",
+            "transaction.state.log.num.partitions": "4",
+            "share.coordinator.state.topic.num.partitions": "1",
+            "group.initial.rebalance.delay.ms": "0",
+            "group.min.session.timeout.ms": "1000",
+            "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
+            "num.network.threads": "2",
+            "num.io.threads": "2",
+            "log.cleaner.threads": "1",
+            "log.cleaner.dedupe.buffer.size": str(16 << 20),
+            "offsets.topic.segment.bytes": str(4 << 20),
+            "transaction.state.log.segment.bytes": str(4 << 20),
+            **self.settings,
+        }
