@@ -4,7 +4,18 @@
 //! decides nothing. The rules (types, nulls, errors as values) stand at the head of `compile.rs` and `eval.rs`.
 
 mod compile;
+mod decimal;
 mod eval;
+mod eval_arith;
+mod eval_cast;
+mod eval_cmp;
+mod eval_logic;
+mod eval_text;
+mod eval_time;
+mod kernel;
+#[cfg(test)]
+mod tests;
+mod text;
 
 pub use compile::{compile, Compiled};
 

@@ -1,0 +1,258 @@
+//! Frames: many rows in one message of an internal topic.
+//!
+//! ```text
+//! frame = version u8 | kind u8 | lane varint | sequence varint | clock zigzag | schema u64 | count varint | body | xxh3 u64
+//! ```
+//!
+//! `sequence` counts the frames of one lane to one partition without gaps, so that the reader audits its shuffle for free.
+//! `clock` is the lane's clock after the frame. `schema` is a hash of what the body means; a reader with another plan
+//! refuses. The checksum covers everything before it. State frames ([`Kind::State`], [`Kind::Seen`], [`Kind::Meta`]) go to
+//! the changelog in the same envelope, with the node's index as lane.
+
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::batch::Batch;
+use crate::column::{Bytes, Column, Data, VALID};
+use crate::error::Fatal;
+use crate::types::{DataType, Schema};
+use crate::wire::{Reader, Writer};
+
+const VERSION: u8 = 1;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Columns, with times and stamps.
+    Rows = 1,
+    /// Partial aggregates: (window, key, largest time, accumulators).
+    Partials = 2,
+    /// Nothing but the clock.
+    Clock = 3,
+    /// Rows that their lane found late, uncombined.
+    Late = 4,
+    /// Groups of a store: as partials.
+    State = 5,
+    /// Ids of `deduplicate`.
+    Seen = 6,
+    /// The small state of a task, whole.
+    Meta = 7,
+}
+
+impl Kind {
+    fn of(byte: u8) -> Option<Kind> {
+        [Kind::Rows, Kind::Partials, Kind::Clock, Kind::Late, Kind::State, Kind::Seen, Kind::Meta]
+            .into_iter()
+            .find(|k| *k as u8 == byte)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Header {
+    pub kind: Kind,
+    pub lane: u32,
+    pub sequence: u64,
+    pub clock: i64,
+    pub schema: u64,
+    pub count: u32,
+}
+
+pub fn schema_hash(text: &str) -> u64 {
+    xxh3_64(text.as_bytes())
+}
+
+/// The envelope around a body.
+pub fn seal(header: &Header, body: &[u8]) -> Vec<u8> {
+    let mut w = Writer { bytes: Vec::with_capacity(body.len() + 48) };
+    w.u8(VERSION);
+    w.u8(header.kind as u8);
+    w.varint(header.lane as u64);
+    w.varint(header.sequence);
+    w.zigzag(header.clock);
+    w.u64(header.schema);
+    w.varint(header.count as u64);
+    w.raw(body);
+    let sum = xxh3_64(&w.bytes);
+    w.u64(sum);
+    w.bytes
+}
+
+/// Checks and opens a frame: its header and its body.
+pub fn open(frame: &[u8]) -> Result<(Header, &[u8]), Fatal> {
+    let corrupt = |what: &str| Fatal::new("corrupt_frame", format!("a frame of an internal topic {what}"));
+    let Some((content, sum)) = frame.split_last_chunk::<8>() else { return Err(corrupt("is too short")) };
+    if xxh3_64(content) != u64::from_le_bytes(*sum) {
+        return Err(corrupt("does not match its checksum"));
+    }
+    let mut r = Reader::new(content);
+    if r.u8() != Some(VERSION) {
+        return Err(Fatal::new("newer_frame", "a frame was written by a newer version of adstream: upgrade this worker"));
+    }
+    let mut header = || {
+        Some(Header {
+            kind: Kind::of(r.u8()?)?,
+            lane: r.varint()? as u32,
+            sequence: r.varint()?,
+            clock: r.zigzag()?,
+            schema: r.u64()?,
+            count: r.varint()? as u32,
+        })
+    };
+    let header = header().ok_or_else(|| corrupt("has a broken header"))?;
+    Ok((header, r.rest))
+}
+
+/// The body of some rows of a batch: `columns` in order, then times, then stamps where `stamps` is given.
+pub fn write_rows(columns: &[&Column], ts: &[i64], stamps: Option<&[i64]>, rows: &[u32]) -> Vec<u8> {
+    let mut w = Writer::default();
+    for column in columns {
+        let states = column.state.as_ref().filter(|s| rows.iter().any(|&r| s[r as usize] != VALID));
+        w.u8(states.is_some() as u8);
+        if let Some(states) = states {
+            for &r in rows {
+                w.u8(states[r as usize]);
+            }
+        }
+        match &column.data {
+            Data::Bool(v) => rows.iter().for_each(|&r| w.u8(v[r as usize])),
+            Data::I64(v) => rows.iter().for_each(|&r| w.u64(v[r as usize] as u64)),
+            Data::F64(v) => rows.iter().for_each(|&r| w.u64(v[r as usize].to_bits())),
+            Data::I128(v) => rows.iter().for_each(|&r| w.raw(&v[r as usize].to_le_bytes())),
+            Data::Code(v) => rows.iter().for_each(|&r| w.varint(v[r as usize] as u64)),
+            Data::Str(v) => rows.iter().for_each(|&r| w.blob(v.get(r as usize))),
+        }
+    }
+    let mut last = 0;
+    for &r in rows {
+        w.zigzag(ts[r as usize].wrapping_sub(last));
+        last = ts[r as usize];
+    }
+    w.u8(stamps.is_some() as u8);
+    if let Some(stamps) = stamps {
+        for &r in rows {
+            w.varint(stamps[r as usize].wrapping_sub(ts[r as usize]) as u64);
+        }
+    }
+    w.bytes
+}
+
+/// Reads what [`write_rows`] wrote.
+pub fn read_rows(schema: &Arc<Schema>, header: &Header, body: &[u8]) -> Result<Batch, Fatal> {
+    parse_rows(schema, header, body)
+        .ok_or_else(|| Fatal::new("corrupt_frame", "the rows of a frame end before their count"))
+}
+
+fn parse_rows(schema: &Arc<Schema>, header: &Header, body: &[u8]) -> Option<Batch> {
+    let n = header.count as usize;
+    let mut r = Reader::new(body);
+    let mut columns = Vec::with_capacity(schema.len());
+    for field in &schema.fields {
+        let state = (r.u8()? != 0).then(|| r.raw(n).map(<[u8]>::to_vec)).map_or(Some(None), |s| s.map(Some))?;
+        let data = match &field.dtype {
+            DataType::Bool => Data::Bool(r.raw(n)?.to_vec()),
+            DataType::Int | DataType::Timestamp | DataType::Duration => {
+                Data::I64(r.raw(n * 8)?.chunks_exact(8).map(|c| i64::from_le_bytes(c.try_into().unwrap())).collect())
+            }
+            DataType::Float => {
+                Data::F64(r.raw(n * 8)?.chunks_exact(8).map(|c| f64::from_le_bytes(c.try_into().unwrap())).collect())
+            }
+            DataType::Decimal { .. } => Data::I128(
+                r.raw(n * 16)?.chunks_exact(16).map(|c| i128::from_le_bytes(c.try_into().unwrap())).collect(),
+            ),
+            DataType::Enum(_) => {
+                let mut v = Vec::with_capacity(n);
+                for _ in 0..n {
+                    v.push(r.varint()? as u32);
+                }
+                Data::Code(v)
+            }
+            DataType::Str => {
+                let mut v = Bytes::with_capacity(n, 0);
+                for _ in 0..n {
+                    v.push(r.blob()?);
+                }
+                Data::Str(v)
+            }
+        };
+        columns.push(Arc::new(Column::new(field.dtype.clone(), data, state)));
+    }
+    let mut ts = Vec::with_capacity(n);
+    let mut last = 0i64;
+    for _ in 0..n {
+        last = last.wrapping_add(r.zigzag()?);
+        ts.push(last);
+    }
+    let stamp = if r.u8()? != 0 {
+        let mut v = Vec::with_capacity(n);
+        for &t in &ts {
+            v.push(t.wrapping_add(r.varint()? as i64));
+        }
+        Some(Arc::new(v))
+    } else {
+        None
+    };
+    Some(Batch {
+        schema: schema.clone(),
+        columns,
+        rows: n,
+        live: None,
+        seq: Arc::new((0..n as u32).collect()),
+        path: None,
+        ts: Arc::new(ts),
+        key: None,
+        sign: None,
+        lane: header.lane,
+        stamp,
+        origins: Arc::new(vec![]),
+        origin_rows: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::column::{ColumnBuilder, Value};
+    use proptest::prelude::*;
+
+    fn header(kind: Kind, count: u32) -> Header {
+        Header { kind, lane: 3, sequence: 9, clock: -5, schema: 77, count }
+    }
+
+    proptest! {
+        #[test]
+        fn rows_round_trip(items in prop::collection::vec((any::<Option<i64>>(), "\\PC{0,8}", any::<i64>(), 0i64..1_000_000), 0..20)) {
+            let schema = Arc::new(Schema::new([("a", DataType::Int), ("b", DataType::Str)]));
+            let mut a = ColumnBuilder::new(DataType::Int);
+            let mut b = ColumnBuilder::new(DataType::Str);
+            for (x, s, ..) in &items {
+                a.push_value(&x.map_or(Value::Null, Value::Int));
+                b.push_str(s.as_bytes());
+            }
+            let (a, b) = (a.finish(), b.finish());
+            let ts: Vec<i64> = items.iter().map(|i| i.2).collect();
+            let stamps: Vec<i64> = items.iter().map(|i| i.2.wrapping_add(i.3)).collect();
+            let rows: Vec<u32> = (0..items.len() as u32).collect();
+            let body = write_rows(&[&a, &b], &ts, Some(&stamps), &rows);
+            let sealed = seal(&header(Kind::Rows, items.len() as u32), &body);
+            let (h, opened) = open(&sealed).unwrap();
+            prop_assert_eq!(&h, &header(Kind::Rows, items.len() as u32));
+            let batch = read_rows(&schema, &h, opened).unwrap();
+            for row in 0..items.len() {
+                prop_assert_eq!(batch.columns[0].value_at(row), a.value_at(row));
+                prop_assert_eq!(batch.columns[1].value_at(row), b.value_at(row));
+            }
+            prop_assert_eq!(&*batch.ts, &ts);
+            prop_assert_eq!(&**batch.stamp.as_ref().unwrap(), &stamps);
+        }
+
+        #[test]
+        fn a_flipped_or_missing_byte_is_noticed(at in 0usize..200, bit in 0u8..8) {
+            let sealed = seal(&header(Kind::Meta, 1), b"some body of some length");
+            let mut bad = sealed.clone();
+            let at = at % bad.len();
+            bad[at] ^= 1 << bit;
+            prop_assert!(open(&bad).is_err());
+            prop_assert!(open(&sealed[..at]).is_err());
+        }
+    }
+}

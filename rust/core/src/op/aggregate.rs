@@ -1,0 +1,562 @@
+//! Windowed and unwindowed aggregation: one state, three views (changes, final, late).
+//!
+//! **Lanes.** Rows come from one or several upstream partitions; each is a lane with a clock of its own, the largest
+//! event time seen from it. A row is late by its own lane's clock, so what counts depends on nothing but the order within
+//! each input partition. A window is closed when the slowest lane has passed its end and grace.
+//!
+//! ```text
+//! lane 0 clock ──────────────▶|        late here: end + grace <= clock of lane 0
+//! lane 1 clock ───────▶|               closed:    end + grace <= min of all clocks
+//! window [start ── end)   grace
+//! ```
+//!
+//! With one lane these are exactly Kafka Streams' rules. Rows that an upstream combiner folded arrive as partials: it has
+//! decided lateness with the same clock, and ships its partials before the clock that closes their windows.
+//!
+//! *Changes* are told once per commit and group, in order of each group's latest update; *final* results when the row
+//! that moved the clock is processed, by window, then key; *late* rows at once.
+
+use std::sync::Arc;
+
+use super::{Changelog, Ctx, Message, Operator, Stats};
+use crate::aggregate::{error_of, Accumulator, Arguments, Input, Layout, Place, Vars};
+use crate::batch::Batch;
+use crate::column::{reason, Bytes, Column, ColumnBuilder, Data};
+use crate::error::Fatal;
+use crate::expr::{Compiled, Foreign};
+use crate::frame::{Header, Kind};
+use crate::key;
+use crate::state::{hash, Store};
+use crate::types::{DataType, Schema};
+use crate::window::{Tumbling, NO_TIME, UNWINDOWED};
+use crate::wire::{Reader, Writer};
+
+/// How an aggregate reads its rows: keys, arguments, window. Shared by the aggregate and the combiner before a shuffle.
+pub struct Fold {
+    pub keys: Vec<usize>,
+    pub window: Option<Tumbling>,
+    /// Argument and condition of each accumulator.
+    pub arguments: Vec<(Option<Compiled>, Option<Compiled>)>,
+}
+
+/// What became of a row.
+pub enum Verdict {
+    Folded,
+    Late { start: i64 },
+    Dropped,
+}
+
+/// A batch with its arguments evaluated.
+pub struct Prepared<'a> {
+    pub batch: &'a Batch,
+    keys: Vec<&'a Column>,
+    arguments: Vec<Arguments>,
+    may_err: bool,
+}
+
+impl Fold {
+    pub fn prepare<'a>(&self, batch: &'a Batch, foreign: &dyn Foreign) -> Prepared<'a> {
+        let arguments: Vec<Arguments> = self
+            .arguments
+            .iter()
+            .map(|(arg, condition)| Arguments {
+                arg: arg.as_ref().map(|e| e.eval(batch, foreign)),
+                condition: condition.as_ref().map(|e| e.eval(batch, foreign)),
+            })
+            .collect();
+        let errs = |c: &Column| c.state.as_ref().is_some_and(|s| s.iter().any(|&s| s > crate::column::NULL));
+        let keys: Vec<&Column> = self.keys.iter().map(|&k| &*batch.columns[k]).collect();
+        let may_err = keys.iter().any(|c| errs(c))
+            || arguments.iter().any(|a| {
+                a.arg.as_ref().is_some_and(|c| errs(c)) || a.condition.as_ref().is_some_and(|c| errs(c))
+            });
+        Prepared { batch, keys, arguments, may_err }
+    }
+
+    /// Folds one row into the store, unless it is late for `clock` (which must include it), in error, or without a key.
+    /// `advance` raises the lane's clock; it is called only for rows that reach the aggregate.
+    #[inline]
+    pub fn row(
+        &self,
+        prepared: &Prepared<'_>,
+        row: usize,
+        store: &mut Store,
+        position: u64,
+        scratch: &mut Vec<u8>,
+        ctx: &mut Ctx<'_>,
+        advance: &mut dyn FnMut(i64) -> i64,
+    ) -> Verdict {
+        let batch = prepared.batch;
+        if prepared.may_err {
+            let error = key::error_at(&prepared.keys, row)
+                .map(|s| (s, None))
+                .or_else(|| error_of(&prepared.arguments, row));
+            if let Some((state, message)) = error {
+                ctx.dead(batch, row, reason(state), message.as_deref());
+                return Verdict::Dropped;
+            }
+        }
+        scratch.clear();
+        key::encode_row(&prepared.keys, row, scratch);
+        if key::is_null_key(scratch) {
+            ctx.count("dropped:null_key", 1);
+            return Verdict::Dropped;
+        }
+        let ts = batch.ts[row];
+        let clock = advance(batch.stamp.as_ref().map_or(ts, |s| s[row]));
+        let start = match &self.window {
+            None => UNWINDOWED,
+            Some(w) => {
+                let start = w.start(ts);
+                if w.is_late(start, clock) {
+                    return Verdict::Late { start };
+                }
+                start
+            }
+        };
+        let sign = batch.sign.as_ref().map_or(1, |s| s[row] as i64);
+        let input =
+            Input { batch, row, place: Place { ts, lane: batch.lane, position }, foreign: ctx.foreign };
+        let failed = store.update(start, scratch, hash(scratch), ts, |layout, cells, vars| {
+            let mut failed = None;
+            for (index, a) in prepared.arguments.iter().enumerate() {
+                if a.condition.as_ref().is_none_or(|c| c.is_true(row)) {
+                    if let Err(text) = layout.add(index, cells, a.arg.as_deref(), sign, &input, vars) {
+                        failed.get_or_insert(text);
+                    }
+                }
+            }
+            failed
+        });
+        if let Some(text) = failed {
+            ctx.dead(batch, row, "callable_raised", Some(&text));
+        }
+        Verdict::Folded
+    }
+}
+
+/// Clocks of lanes and their minimum.
+#[derive(Clone, Debug)]
+pub struct Lanes {
+    clocks: Vec<i64>,
+    slowest: i64,
+}
+
+impl Lanes {
+    pub fn new(lanes: usize) -> Lanes {
+        Lanes { clocks: vec![NO_TIME; lanes.max(1)], slowest: NO_TIME }
+    }
+    #[inline]
+    pub fn advance(&mut self, lane: u32, to: i64) -> i64 {
+        let clock = &mut self.clocks[lane as usize];
+        if to > *clock {
+            let was = *clock;
+            *clock = to;
+            if was == self.slowest {
+                self.slowest = self.clocks.iter().copied().min().unwrap_or(NO_TIME);
+            }
+        }
+        self.clocks[lane as usize]
+    }
+    pub fn slowest(&self) -> i64 {
+        self.slowest
+    }
+    /// The lane that holds windows open.
+    pub fn held_by(&self) -> usize {
+        self.clocks.iter().enumerate().min_by_key(|c| *c.1).map_or(0, |c| c.0)
+    }
+    pub fn save(&self, out: &mut Writer) {
+        out.varint(self.clocks.len() as u64);
+        self.clocks.iter().for_each(|&c| out.zigzag(c));
+    }
+    pub fn load(&mut self, saved: &mut Reader<'_>) -> Option<()> {
+        let n = saved.varint()? as usize;
+        if n != self.clocks.len() {
+            return None;
+        }
+        for clock in &mut self.clocks {
+            *clock = saved.zigzag()?;
+        }
+        self.slowest = self.clocks.iter().copied().min().unwrap_or(NO_TIME);
+        Some(())
+    }
+}
+
+/// Which views somebody reads.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    pub changes: bool,
+    /// Old values go along with new ones (a table aggregation reads them).
+    pub old: bool,
+    pub last: bool,
+    pub late: bool,
+}
+
+pub struct Aggregate {
+    pub fold: Fold,
+    pub key_types: Vec<DataType>,
+    pub schema: Arc<Schema>,
+    pub late_schema: Arc<Schema>,
+    pub wanted: Wanted,
+    store: Store,
+    lanes: Lanes,
+    positions: Vec<u64>,
+    /// Every window that starts before this is closed.
+    next_close: i64,
+    /// The slowest clock at which something closes.
+    boundary: i64,
+    scratch: Vec<u8>,
+}
+
+/// Writes groups as entries: window, key, largest time, accumulators.
+pub fn write_entry(w: &mut Writer, layout: &Layout, window: i64, key: &[u8], ts: i64, cells: &[u8], vars: &Vars) {
+    w.zigzag(window);
+    w.blob(key);
+    w.zigzag(ts);
+    layout.write(cells, vars, w);
+}
+
+impl Aggregate {
+    pub fn new(
+        fold: Fold,
+        layout: Layout,
+        key_types: Vec<DataType>,
+        schema: Arc<Schema>,
+        late_schema: Arc<Schema>,
+        wanted: Wanted,
+        lanes: usize,
+    ) -> Self {
+        Aggregate {
+            fold,
+            key_types,
+            schema,
+            late_schema,
+            wanted,
+            store: Store::new(layout),
+            lanes: Lanes::new(lanes),
+            positions: vec![0; lanes.max(1)],
+            next_close: i64::MIN,
+            boundary: i64::MAX,
+            scratch: Vec::new(),
+        }
+    }
+
+    fn rows(&mut self, batch: &Batch, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
+        let lane = self.lane(batch.lane)?;
+        let fold = std::mem::replace(&mut self.fold, Fold { keys: vec![], window: None, arguments: vec![] });
+        let prepared = fold.prepare(batch, ctx.foreign);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let mut late: Vec<(u32, i64)> = vec![];
+        let mut folded = 0;
+        for row in batch.live_rows() {
+            let position = self.positions[lane];
+            let lanes = &mut self.lanes;
+            let verdict = fold.row(&prepared, row, &mut self.store, position, &mut scratch, ctx, &mut |to| {
+                lanes.advance(lane as u32, to)
+            });
+            match verdict {
+                Verdict::Folded => {
+                    folded += 1;
+                    self.positions[lane] += 1;
+                    if let Some(w) = &fold.window {
+                        self.boundary = self.boundary.min(w.close_at(w.start(batch.ts[row])));
+                    }
+                }
+                Verdict::Late { start } => late.push((row as u32, start)),
+                Verdict::Dropped => {}
+            }
+            if self.lanes.slowest() >= self.boundary {
+                self.close_windows(&fold, batch.seq[row], ctx);
+            }
+        }
+        self.scratch = scratch;
+        ctx.count("counted", folded);
+        drop(prepared);
+        self.fold = fold;
+        if !late.is_empty() {
+            let (rows, starts): (Vec<u32>, Vec<i64>) = late.into_iter().unzip();
+            self.late(batch, &rows, &starts, ctx);
+        }
+        Ok(())
+    }
+
+    fn lane(&self, lane: u32) -> Result<usize, Fatal> {
+        if (lane as usize) < self.positions.len() {
+            return Ok(lane as usize);
+        }
+        Err(Fatal::new(
+            "lanes_changed",
+            format!("rows of upstream partition {lane} came, but this job was started with {} upstream partitions: the \
+                 number of input partitions was changed; start under a new application name or reset this one", self.positions.len()),
+        ))
+    }
+
+    fn late(&self, batch: &Batch, rows: &[u32], starts: &[i64], ctx: &mut Ctx<'_>) {
+        ctx.count("late", rows.len() as u64);
+        let Some(window) = self.fold.window.filter(|_| self.wanted.late) else { return };
+        let picked = Batch { live: Some(rows.to_vec()), ..batch.clone() }.compact();
+        let n = picked.rows;
+        let mut columns = picked.columns.clone();
+        columns.push(Arc::new(Column::new(DataType::Timestamp, Data::I64(starts.to_vec()), None)));
+        let ends = starts.iter().map(|s| s + window.size_ms).collect();
+        columns.push(Arc::new(Column::new(DataType::Timestamp, Data::I64(ends), None)));
+        let mut why = Bytes::default();
+        (0..n).for_each(|_| why.push(b"late"));
+        columns.push(Arc::new(Column::new(DataType::Str, Data::Str(why), None)));
+        ctx.emit(2, Message::Rows(Batch { schema: self.late_schema.clone(), columns, key: None, ..picked }));
+    }
+
+    fn late_rows(&self, batch: &Batch, ctx: &mut Ctx<'_>) {
+        let Some(window) = self.fold.window else { return };
+        let rows: Vec<u32> = batch.live_rows().map(|r| r as u32).collect();
+        let starts: Vec<i64> = rows.iter().map(|&r| window.start(batch.ts[r as usize])).collect();
+        self.late(batch, &rows, &starts, ctx);
+    }
+
+    fn partials(&mut self, header: &Header, body: &[u8], ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
+        let lane = self.lane(header.lane)?;
+        let corrupt = || Fatal::new("corrupt_frame", "partial aggregates end before their count");
+        let mut r = Reader::new(body);
+        let mut side = Vars::default();
+        let mut cells = vec![0u8; self.store.layout.size];
+        for _ in 0..header.count {
+            let window = r.zigzag().ok_or_else(corrupt)?;
+            let key = r.blob().ok_or_else(corrupt)?;
+            let ts = r.zigzag().ok_or_else(corrupt)?;
+            cells.fill(0);
+            self.store.layout.read(&mut r, &mut cells, &mut |v| side.put(v)).ok_or_else(corrupt)?;
+            self.store.update(window, key, hash(key), ts, |layout, row, vars| layout.merge(row, &cells, &side, vars));
+            if let Some(w) = &self.fold.window {
+                self.boundary = self.boundary.min(w.close_at(window));
+            }
+        }
+        self.clock(lane as u32, header.clock, ctx);
+        Ok(())
+    }
+
+    fn clock(&mut self, lane: u32, clock: i64, ctx: &mut Ctx<'_>) {
+        self.lanes.advance(lane, clock);
+        if self.lanes.slowest() >= self.boundary {
+            let fold = std::mem::replace(&mut self.fold, Fold { keys: vec![], window: None, arguments: vec![] });
+            self.close_windows(&fold, ctx.seq_end, ctx);
+            self.fold = fold;
+        }
+    }
+
+    /// Emits every window that the slowest clock has passed, by start, then key.
+    fn close_windows(&mut self, fold: &Fold, seq: u32, ctx: &mut Ctx<'_>) {
+        let Some(window) = fold.window else { return };
+        let clock = self.lanes.slowest();
+        while let Some(start) = self.store.next_window(self.next_close) {
+            if window.close_at(start) > clock {
+                break;
+            }
+            if self.wanted.last {
+                let mut out = TableRows::new(&self.key_types, &self.store.layout, Some(window), 0);
+                self.store.window(start, |key, ts, cells, vars| {
+                    out.push(start, key, ts, cells, vars, &self.store.layout, ctx.foreign, 1)
+                });
+                let batch = out.finish(&self.schema, seq, false);
+                ctx.emit(1, Message::Rows(batch));
+            }
+            self.next_close = start + 1;
+        }
+        self.boundary = self.store.next_window(self.next_close).map_or(i64::MAX, |w| window.close_at(w));
+    }
+
+    fn entries<'a>(&'a self, each: &mut dyn FnMut(&dyn Fn(&mut Writer))) {
+        self.store.changes(|c, vars| {
+            each(&|w: &mut Writer| write_entry(w, &self.store.layout, c.window, c.key, c.max_ts, c.new, vars))
+        });
+    }
+}
+
+/// Builds the rows of a table: keys, window bounds, results.
+pub struct TableRows {
+    window: Option<Tumbling>,
+    key_types: Vec<DataType>,
+    columns: Vec<ColumnBuilder>,
+    ts: Vec<i64>,
+    sign: Vec<i8>,
+}
+
+impl TableRows {
+    pub fn new(key_types: &[DataType], layout: &Layout, window: Option<Tumbling>, _rows: usize) -> Self {
+        let mut columns: Vec<ColumnBuilder> = key_types.iter().cloned().map(ColumnBuilder::new).collect();
+        if window.is_some() {
+            columns.push(ColumnBuilder::new(DataType::Timestamp));
+            columns.push(ColumnBuilder::new(DataType::Timestamp));
+        }
+        columns.extend(layout.accumulators.iter().map(|a: &Accumulator| ColumnBuilder::new(a.output.clone())));
+        TableRows { window, key_types: key_types.to_vec(), columns, ts: vec![], sign: vec![] }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub fn push(
+        &mut self,
+        start: i64,
+        key: &[u8],
+        ts: i64,
+        cells: &[u8],
+        vars: &Vars,
+        layout: &Layout,
+        foreign: &dyn Foreign,
+        sign: i8,
+    ) {
+        let mut rest = key;
+        for (i, dtype) in self.key_types.iter().enumerate() {
+            // A key that was encoded by this layout decodes; anything else was refused when it was read.
+            rest = key::decode(dtype, rest, &mut self.columns[i]).unwrap_or(b"");
+        }
+        let mut next = self.key_types.len();
+        if let Some(w) = &self.window {
+            self.columns[next].push_i64(start);
+            self.columns[next + 1].push_i64(start + w.size_ms);
+            next += 2;
+        }
+        for index in 0..layout.accumulators.len() {
+            layout.result(index, cells, vars, foreign, &mut self.columns[next + index]);
+        }
+        self.ts.push(ts);
+        self.sign.push(sign);
+    }
+
+    pub fn finish(self, schema: &Arc<Schema>, seq: u32, signed: bool) -> Batch {
+        let rows = self.ts.len();
+        Batch {
+            schema: schema.clone(),
+            columns: self.columns.into_iter().map(|c| Arc::new(c.finish())).collect(),
+            rows,
+            live: None,
+            seq: Arc::new(vec![seq; rows]),
+            path: None,
+            ts: Arc::new(self.ts),
+            key: None,
+            sign: signed.then(|| Arc::new(self.sign)),
+            lane: 0,
+            stamp: None,
+            origins: Arc::new(vec![]),
+            origin_rows: None,
+        }
+    }
+}
+
+/// Rows per block of the changelog, so that a message stays well under a broker's limit.
+const BLOCK_BYTES: usize = 512 * 1024;
+
+impl Operator for Aggregate {
+    fn process(&mut self, _: usize, message: Message, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
+        match message {
+            Message::Rows(batch) => self.rows(&batch, ctx),
+            Message::Late(batch) => {
+                self.late_rows(&batch, ctx);
+                Ok(())
+            }
+            Message::Partials(header, body) => self.partials(&header, &body, ctx),
+            Message::Clock { lane, clock } => {
+                self.lane(lane)?;
+                self.clock(lane, clock, ctx);
+                Ok(())
+            }
+        }
+    }
+
+    fn flush(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
+        if self.wanted.changes && self.store.changed() > 0 {
+            let layout = &self.store.layout;
+            let mut out = TableRows::new(&self.key_types, layout, self.fold.window, self.store.changed());
+            let old = self.wanted.old;
+            self.store.changes(|c, vars| {
+                if let Some(cells) = c.old.filter(|_| old) {
+                    out.push(c.window, c.key, c.old_max_ts, cells, vars, layout, ctx.foreign, -1);
+                }
+                out.push(c.window, c.key, c.max_ts, c.new, vars, layout, ctx.foreign, 1);
+            });
+            let batch = out.finish(&self.schema, ctx.seq_end, true);
+            ctx.emit(0, Message::Rows(batch));
+        }
+        Ok(())
+    }
+
+    fn save(&self, out: &mut Writer) {
+        self.lanes.save(out);
+        self.positions.iter().for_each(|&p| out.varint(p));
+        out.zigzag(self.next_close);
+        out.zigzag(self.boundary);
+    }
+
+    fn load(&mut self, saved: &mut Reader<'_>) -> Option<()> {
+        self.lanes.load(saved)?;
+        for p in &mut self.positions {
+            *p = saved.varint()?;
+        }
+        self.next_close = saved.zigzag()?;
+        self.boundary = saved.zigzag()?;
+        Some(())
+    }
+
+    fn close_generation(&mut self, changelog: &mut dyn Changelog) {
+        let mut w = Writer::default();
+        let mut count = 0;
+        self.entries(&mut |write| {
+            write(&mut w);
+            count += 1;
+            if w.bytes.len() > BLOCK_BYTES {
+                changelog.delta(Kind::State, count, &w.bytes);
+                w.bytes.clear();
+                count = 0;
+            }
+        });
+        if count > 0 {
+            changelog.delta(Kind::State, count, &w.bytes);
+        }
+        if let Some(window) = self.fold.window {
+            let clock = self.lanes.slowest();
+            self.store.expire(|start| window.is_expired(start, clock));
+        }
+        self.store.close_generation();
+    }
+
+    fn committed(&mut self) {
+        self.store.committed();
+    }
+
+    fn rollback(&mut self) {
+        self.store.rollback();
+    }
+
+    fn restore(&mut self, kind: Kind, count: u32, body: &[u8]) -> Option<()> {
+        if kind != Kind::State {
+            return None;
+        }
+        let mut r = Reader::new(body);
+        for _ in 0..count {
+            let window = r.zigzag()?;
+            let key = r.blob()?;
+            let ts = r.zigzag()?;
+            self.store.restore_row(window, key, ts, &mut r)?;
+        }
+        Some(())
+    }
+
+    fn begin_restore(&mut self) {
+        self.store.begin_restore();
+    }
+
+    fn end_restore(&mut self) {
+        if let Some(window) = self.fold.window {
+            let clock = self.lanes.slowest();
+            self.store.expire(|start| window.is_expired(start, clock));
+        }
+        self.store.end_restore();
+    }
+
+    fn stats(&self, out: &mut Stats) {
+        out.push(("state_keys".into(), self.store.keys() as i64));
+        out.push(("state_bytes".into(), self.store.bytes() as i64));
+        if self.fold.window.is_some() {
+            out.push(("slowest_clock".into(), self.lanes.slowest()));
+            out.push(("held_by_lane".into(), self.lanes.held_by() as i64));
+        }
+    }
+}

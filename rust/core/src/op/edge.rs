@@ -1,0 +1,363 @@
+//! The shuffle: from tasks of one sub-topology to tasks of another, by key, as frames.
+//!
+//! The upstream partition is the *lane*. Every frame says how far its lane's clock has come; frames of a lane to a
+//! partition are numbered without gaps. What leaves in mid-generation (late rows) carries the clock of the last
+//! generation: the partials that a newer clock would close are still in the combiner.
+//!
+//! **Combine before shuffle.** Where all accumulators merge exactly, the upstream task folds rows by (window, key),
+//! decides lateness itself, and ships partials when the generation ends; then it is empty again, so a combiner has
+//! nothing to persist and a rollback just empties it. Otherwise rows travel one by one, each with its stamp.
+//!
+//! **Heartbeats.** A partition that got no frame in a generation still has to learn that a window closed: it gets the
+//! clock alone, only when the clock passed such a boundary since it was last told.
+
+use std::sync::Arc;
+
+use super::aggregate::{write_entry, Fold, Verdict};
+use super::{Ctx, Message, Operator, Outgoing};
+use crate::batch::Batch;
+use crate::column::{reason, Column};
+use crate::error::Fatal;
+use crate::frame::{open, read_rows, seal, write_rows, Header, Kind};
+use crate::key;
+use crate::partitioner;
+use crate::state::Store;
+use crate::types::{DataType, Schema};
+use crate::window::{Tumbling, NO_TIME};
+use crate::wire::{Reader, Writer};
+
+const FRAME_BYTES: usize = 512 * 1024;
+
+/// The sending end: frame numbers and the clock.
+pub struct EdgeOut {
+    topic: usize,
+    lane: u32,
+    schema: u64,
+    window: Option<Tumbling>,
+    /// The largest event time written on this edge.
+    clock: i64,
+    /// The clock when the current generation began.
+    settled: i64,
+    /// Per partition: frames sent, and the clock last told.
+    sequences: Vec<u64>,
+    told: Vec<i64>,
+}
+
+impl EdgeOut {
+    pub fn new(topic: usize, lane: u32, schema: u64, window: Option<Tumbling>, partitions: u32) -> Self {
+        let n = partitions.max(1) as usize;
+        EdgeOut {
+            topic,
+            lane,
+            schema,
+            window,
+            clock: NO_TIME,
+            settled: NO_TIME,
+            sequences: vec![0; n],
+            told: vec![NO_TIME; n],
+        }
+    }
+
+    fn partitions(&self) -> u32 {
+        self.sequences.len() as u32
+    }
+
+    fn send(&mut self, partition: u32, kind: Kind, clock: i64, count: u32, body: &[u8], ctx: &mut Ctx<'_>) {
+        let p = partition as usize;
+        let header =
+            Header { kind, lane: self.lane, sequence: self.sequences[p], clock, schema: self.schema, count };
+        self.sequences[p] += 1;
+        self.told[p] = self.told[p].max(clock);
+        ctx.outgoing.push(Outgoing {
+            topic: self.topic,
+            partition,
+            seq: ctx.seq_end,
+            timestamp: self.clock.max(0),
+            key: None,
+            value: Some(seal(&header, body)),
+            headers: vec![],
+        });
+    }
+
+    /// Tells the clock to partitions that would otherwise keep a window open.
+    fn heartbeats(&mut self, ctx: &mut Ctx<'_>) {
+        if let Some(w) = self.window {
+            let closes = |clock: i64| clock.saturating_sub(w.grace_ms).div_euclid(w.size_ms);
+            for p in 0..self.partitions() {
+                let told = self.told[p as usize];
+                if self.clock > told && (told == NO_TIME || closes(told) != closes(self.clock)) {
+                    self.send(p, Kind::Clock, self.clock, 0, &[], ctx);
+                }
+            }
+        }
+        self.settled = self.clock;
+    }
+
+    fn save(&self, out: &mut Writer) {
+        out.zigzag(self.clock);
+        self.sequences.iter().for_each(|&s| out.varint(s));
+        self.told.iter().for_each(|&t| out.zigzag(t));
+    }
+
+    fn load(&mut self, saved: &mut Reader<'_>) -> Option<()> {
+        self.clock = saved.zigzag()?;
+        self.settled = self.clock;
+        for s in &mut self.sequences {
+            *s = saved.varint()?;
+        }
+        for t in &mut self.told {
+            *t = saved.zigzag()?;
+        }
+        Some(())
+    }
+
+    /// Sends rows of a batch by key, each partition's as one frame.
+    fn rows(&mut self, kind: Kind, batch: &Batch, stamps: Option<&[i64]>, by_partition: &[Vec<u32>], ctx: &mut Ctx<'_>) {
+        let columns: Vec<&Column> = batch.columns.iter().map(|c| &**c).collect();
+        let clock = if kind == Kind::Late { self.settled } else { self.clock };
+        for (partition, rows) in by_partition.iter().enumerate() {
+            for chunk in rows.chunks(2048) {
+                let body = write_rows(&columns, &batch.ts, stamps, chunk);
+                self.send(partition as u32, kind, clock, chunk.len() as u32, &body, ctx);
+            }
+        }
+    }
+}
+
+/// Sends rows one by one.
+pub struct Ship {
+    pub out: EdgeOut,
+    pub keys: Vec<usize>,
+}
+
+impl Operator for Ship {
+    fn process(&mut self, _: usize, message: Message, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
+        let Message::Rows(batch) = message else {
+            return Err(Fatal::new("bad_plan", "a shuffle takes rows"));
+        };
+        let keys: Vec<&Column> = self.keys.iter().map(|&k| &*batch.columns[k]).collect();
+        let mut stamps = vec![0i64; batch.rows];
+        let mut by_partition: Vec<Vec<u32>> = vec![vec![]; self.out.partitions() as usize];
+        let mut bytes = vec![];
+        for row in batch.live_rows() {
+            if let Some(state) = key::error_at(&keys, row) {
+                ctx.dead(&batch, row, reason(state), None);
+                continue;
+            }
+            if !key::user_key(&keys, row, &mut bytes) {
+                ctx.count("dropped:null_key", 1);
+                continue;
+            }
+            self.out.clock = self.out.clock.max(batch.ts[row]);
+            stamps[row] = self.out.clock;
+            by_partition[partitioner::partition(&bytes, self.out.partitions()) as usize].push(row as u32);
+        }
+        self.out.rows(Kind::Rows, &batch, Some(&stamps), &by_partition, ctx);
+        Ok(())
+    }
+
+    fn flush(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
+        self.out.heartbeats(ctx);
+        Ok(())
+    }
+
+    fn save(&self, out: &mut Writer) {
+        self.out.save(out);
+    }
+
+    fn load(&mut self, saved: &mut Reader<'_>) -> Option<()> {
+        self.out.load(saved)
+    }
+}
+
+/// Folds rows before the shuffle and sends partials.
+pub struct Combine {
+    pub out: EdgeOut,
+    pub fold: Fold,
+    pub key_types: Vec<DataType>,
+    pub late_wanted: bool,
+    store: Store,
+    position: u64,
+    scratch: Vec<u8>,
+}
+
+impl Combine {
+    pub fn new(out: EdgeOut, fold: Fold, key_types: Vec<DataType>, late_wanted: bool, store: Store) -> Self {
+        Combine { out, fold, key_types, late_wanted, store, position: 0, scratch: vec![] }
+    }
+
+    fn ship(&mut self, ctx: &mut Ctx<'_>) {
+        let partitions = self.out.partitions() as usize;
+        let mut bodies: Vec<(Writer, u32)> = (0..partitions).map(|_| (Writer::default(), 0)).collect();
+        let mut full: Vec<(u32, u32, Vec<u8>)> = vec![];
+        let mut user = vec![];
+        let (store, key_types) = (&self.store, &self.key_types);
+        store.changes(|c, vars| {
+            // Rows with a null key never came this far.
+            key::to_user_key(key_types, c.key, &mut user);
+            let p = partitioner::partition(&user, partitions as u32) as usize;
+            let (w, count) = &mut bodies[p];
+            write_entry(w, &store.layout, c.window, c.key, c.max_ts, c.new, vars);
+            *count += 1;
+            if w.bytes.len() > FRAME_BYTES {
+                full.push((p as u32, *count, std::mem::take(&mut w.bytes)));
+                *count = 0;
+            }
+        });
+        // Every frame but a partition's last carries the old clock: the new one would close windows still being told.
+        let settled = self.out.settled;
+        for (p, count, body) in full {
+            self.out.send(p, Kind::Partials, settled, count, &body, ctx);
+        }
+        let clock = self.out.clock;
+        for (p, (w, count)) in bodies.iter().enumerate() {
+            if *count > 0 {
+                self.out.send(p as u32, Kind::Partials, clock, *count, &w.bytes, ctx);
+            }
+        }
+        self.store.clear();
+    }
+}
+
+impl Operator for Combine {
+    fn process(&mut self, _: usize, message: Message, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
+        let Message::Rows(batch) = message else {
+            return Err(Fatal::new("bad_plan", "a combiner takes rows"));
+        };
+        let batch = Batch { lane: self.out.lane, stamp: None, ..batch };
+        let prepared = self.fold.prepare(&batch, ctx.foreign);
+        let mut late: Vec<u32> = vec![];
+        let mut folded = 0;
+        for row in batch.live_rows() {
+            let clock = &mut self.out.clock;
+            let verdict = self.fold.row(
+                &prepared,
+                row,
+                &mut self.store,
+                self.position,
+                &mut self.scratch,
+                ctx,
+                &mut |to| {
+                    *clock = (*clock).max(to);
+                    *clock
+                },
+            );
+            match verdict {
+                Verdict::Folded => {
+                    folded += 1;
+                    self.position += 1;
+                }
+                Verdict::Late { .. } => late.push(row as u32),
+                Verdict::Dropped => {}
+            }
+        }
+        ctx.count("counted", folded);
+        if late.is_empty() {
+            return Ok(());
+        }
+        if !self.late_wanted {
+            ctx.count("late", late.len() as u64);
+            return Ok(());
+        }
+        let keys: Vec<&Column> = self.fold.keys.iter().map(|&k| &*batch.columns[k]).collect();
+        let mut by_partition: Vec<Vec<u32>> = vec![vec![]; self.out.partitions() as usize];
+        let mut bytes = vec![];
+        for row in late {
+            key::user_key(&keys, row as usize, &mut bytes);
+            by_partition[partitioner::partition(&bytes, self.out.partitions()) as usize].push(row);
+        }
+        drop(prepared);
+        self.out.rows(Kind::Late, &batch, None, &by_partition, ctx);
+        Ok(())
+    }
+
+    fn flush(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
+        self.ship(ctx);
+        self.out.heartbeats(ctx);
+        Ok(())
+    }
+
+    fn save(&self, out: &mut Writer) {
+        self.out.save(out);
+        out.varint(self.position);
+    }
+
+    fn load(&mut self, saved: &mut Reader<'_>) -> Option<()> {
+        self.out.load(saved)?;
+        self.position = saved.varint()?;
+        Some(())
+    }
+
+    fn rollback(&mut self) {
+        self.store.clear();
+    }
+}
+
+/// The receiving end: opens frames, audits their numbers, hands on what they hold.
+pub struct EdgeSource {
+    pub topic: Arc<str>,
+    pub schema: Arc<Schema>,
+    pub schema_hash: u64,
+    /// The next number expected from each lane; audited under exactly-once only.
+    sequences: Vec<u64>,
+    pub audit: bool,
+}
+
+impl EdgeSource {
+    pub fn new(topic: Arc<str>, schema: Arc<Schema>, schema_hash: u64, lanes: usize, audit: bool) -> Self {
+        EdgeSource { topic, schema, schema_hash, sequences: vec![0; lanes.max(1)], audit }
+    }
+
+    /// One frame as a message for the node behind.
+    pub fn open(&mut self, offset: i64, frame: &[u8]) -> Result<Message, Fatal> {
+        let (header, body) = open(frame)?;
+        if header.schema != self.schema_hash {
+            return Err(Fatal::new(
+                "plan_changed",
+                format!("`{}` offset {offset} was written by another version of this topology: drain the old one first, or use a new application name", self.topic),
+            ));
+        }
+        let Some(expected) = self.sequences.get_mut(header.lane as usize) else {
+            return Err(Fatal::new(
+                "lanes_changed",
+                format!("`{}` offset {offset} comes from upstream partition {}, which did not exist when this job started: start under a new application name or reset this one", self.topic, header.lane),
+            ));
+        };
+        if self.audit && header.sequence != *expected {
+            return Err(Fatal::new(
+                "shuffle_corrupt",
+                format!("`{}` offset {offset}: frame {} of lane {} where {} was due: records of an internal topic were lost or repeated", self.topic, header.sequence, header.lane, *expected),
+            ));
+        }
+        *expected = header.sequence + 1;
+        Ok(match header.kind {
+            Kind::Rows => Message::Rows(read_rows(&self.schema, &header, body)?),
+            Kind::Late => Message::Late(read_rows(&self.schema, &header, body)?),
+            Kind::Partials => Message::Partials(header, Arc::new(body.to_vec())),
+            Kind::Clock => Message::Clock { lane: header.lane, clock: header.clock },
+            _ => return Err(Fatal::new("corrupt_frame", "a state frame lies on a shuffle topic")),
+        })
+    }
+}
+
+impl Operator for EdgeSource {
+    fn process(&mut self, _: usize, message: Message, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
+        ctx.emit(0, message);
+        Ok(())
+    }
+
+    fn save(&self, out: &mut Writer) {
+        out.varint(self.sequences.len() as u64);
+        self.sequences.iter().for_each(|&s| out.varint(s));
+    }
+
+    fn load(&mut self, saved: &mut Reader<'_>) -> Option<()> {
+        if saved.varint()? as usize != self.sequences.len() {
+            return None;
+        }
+        for s in &mut self.sequences {
+            *s = saved.varint()?;
+        }
+        Some(())
+    }
+}

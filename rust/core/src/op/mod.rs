@@ -1,0 +1,217 @@
+//! Operators: what a node does with the rows that reach it.
+//!
+//! **Contract.** `process` takes everything in, emits what that made, and keeps no row back but in state. Output must be
+//! what a record-at-a-time program would give: rows carry `seq` (and `path`), stateful operators run plain loops over
+//! rows in that order, and what the passing of time causes is emitted with the `seq` of the row that moved the clock.
+//! `flush` is called once at the end of a generation, after all rows: what is told per commit (table changes, partial
+//! aggregates) leaves here. State comes in two sizes: small state (clocks, cursors, sequence numbers) is saved and loaded
+//! whole (`save`, `load`); keyed state undoes itself (`close_generation`, `committed`, `rollback`) and tells the changelog
+//! its delta. To add an operator, write a file beside these and name it in `plan/lower.rs`; nothing else knows operators.
+
+mod aggregate;
+mod deduplicate;
+mod edge;
+mod output;
+mod stateless;
+
+pub use aggregate::{Aggregate, Fold, Wanted};
+pub use deduplicate::Deduplicate;
+pub use edge::{Combine, EdgeOut, EdgeSource, Ship};
+pub use output::{SinkRows, ToTopic};
+pub use stateless::{Branch, Filter, Map, Merge, Project, ProjectColumn, Require, ToStream};
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::batch::Batch;
+use crate::error::Fatal;
+use crate::expr::Foreign;
+use crate::frame::Header;
+use crate::raw::RawBatch;
+use crate::wire::{Reader, Writer};
+
+/// What travels between operators.
+pub enum Message {
+    Rows(Batch),
+    /// Rows that an upstream task found late for this aggregate.
+    Late(Batch),
+    /// Partial aggregates of one lane (a frame's header and body).
+    Partials(Header, Arc<Vec<u8>>),
+    /// A lane's clock, without rows.
+    Clock { lane: u32, clock: i64 },
+}
+
+/// A record on its way out.
+pub struct Outgoing {
+    pub topic: usize,
+    pub partition: u32,
+    pub seq: u32,
+    pub timestamp: i64,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+/// What happened to rows, by node and reason. A source's ends are disjoint: read = passed + filtered + repeated + dead.
+pub type Counters = BTreeMap<(Arc<str>, String), u64>;
+
+/// What an operator may reach while it runs.
+pub struct Ctx<'a> {
+    pub node: &'a Arc<str>,
+    pub foreign: &'a dyn Foreign,
+    pub emitted: &'a mut Vec<(usize, Message)>,
+    pub outgoing: &'a mut Vec<Outgoing>,
+    pub counters: &'a mut Counters,
+    /// Partitions of each topic of the plan, by topic index.
+    pub partitions: &'a [u32],
+    pub dead_letters: &'a DeadLetters,
+    /// The partition of this task.
+    pub task_partition: u32,
+    /// The largest `seq` given out so far (for what is emitted at a generation's end).
+    pub seq_end: u32,
+}
+
+/// Where dead letters go: by source topic, and for rows that lost their origin in a shuffle.
+pub struct DeadLetters {
+    pub by_source: Vec<(Arc<str>, usize)>,
+    pub fallback: Option<usize>,
+}
+
+impl Ctx<'_> {
+    pub fn emit(&mut self, port: usize, message: Message) {
+        self.emitted.push((port, message));
+    }
+
+    pub fn count(&mut self, reason: &str, n: u64) {
+        if n > 0 {
+            *self.counters.entry((self.node.clone(), reason.to_string())).or_insert(0) += n;
+        }
+    }
+
+    /// Sends a row to the dead letters with its reason and counts it.
+    pub fn dead(&mut self, batch: &Batch, row: usize, reason: &str, message: Option<&str>) {
+        self.count(&format!("dead:{reason}"), 1);
+        let origin = batch
+            .origin_rows
+            .as_ref()
+            .and_then(|o| batch.origins.get(o[row].0 as usize).map(|origin| (origin, o[row].1 as usize)));
+        match origin {
+            Some((origin, raw_row)) => self.dead_record(
+                &origin.topic.clone(),
+                origin.partition,
+                &origin.raw.clone(),
+                raw_row,
+                batch.seq[row],
+                reason,
+                message,
+            ),
+            None => self.dead_row(batch, row, reason, message),
+        }
+    }
+
+    /// A record as it was read.
+    #[allow(clippy::too_many_arguments)]
+    pub fn dead_record(
+        &mut self,
+        topic: &Arc<str>,
+        partition: u32,
+        raw: &RawBatch,
+        row: usize,
+        seq: u32,
+        reason: &str,
+        message: Option<&str>,
+    ) {
+        let to = self.dead_letters.by_source.iter().find(|(t, _)| t == topic).map(|(_, i)| *i);
+        let Some(to) = to.or(self.dead_letters.fallback) else { return };
+        let mut headers = raw.headers_at(row).to_vec();
+        let coordinates = [
+            ("adstream.topic", topic.to_string()),
+            ("adstream.partition", partition.to_string()),
+            ("adstream.offset", raw.offsets[row].to_string()),
+            ("adstream.timestamp", raw.timestamps[row].to_string()),
+            ("adstream.operator", self.node.to_string()),
+            ("adstream.reason", reason.to_string()),
+        ];
+        headers.extend(coordinates.into_iter().map(|(k, v)| (k.to_string(), Some(v.into_bytes()))));
+        if let Some(m) = message {
+            headers.push(("adstream.message".into(), Some(m.as_bytes().to_vec())));
+        }
+        self.outgoing.push(Outgoing {
+            topic: to,
+            partition: partition % self.partitions[to].max(1),
+            seq,
+            timestamp: raw.timestamps[row],
+            key: raw.keys.get(row).map(<[u8]>::to_vec),
+            value: raw.values.get(row).map(<[u8]>::to_vec),
+            headers,
+        });
+    }
+
+    /// A row that exists only inside (after a shuffle or an aggregate): its columns as JSON.
+    fn dead_row(&mut self, batch: &Batch, row: usize, reason: &str, message: Option<&str>) {
+        let Some(to) = self.dead_letters.fallback else { return };
+        let names: Vec<String> = batch.schema.fields.iter().map(|f| f.name.clone()).collect();
+        let mut value = Vec::new();
+        crate::codec::JsonEncoder::new(&batch.schema, &names).encode_row(batch, row, &mut value);
+        let mut headers = vec![
+            ("adstream.operator".to_string(), Some(self.node.as_bytes().to_vec())),
+            ("adstream.reason".to_string(), Some(reason.as_bytes().to_vec())),
+        ];
+        if let Some(m) = message {
+            headers.push(("adstream.message".into(), Some(m.as_bytes().to_vec())));
+        }
+        self.outgoing.push(Outgoing {
+            topic: to,
+            partition: self.task_partition % self.partitions[to].max(1),
+            seq: batch.seq[row],
+            timestamp: batch.ts[row],
+            key: None,
+            value: Some(value),
+            headers,
+        });
+    }
+}
+
+/// Receives a generation's delta of keyed state.
+pub trait Changelog {
+    /// `count` entries of `kind`, in the encoding that `restore` of the same operator reads.
+    fn delta(&mut self, kind: crate::frame::Kind, count: u32, body: &[u8]);
+}
+
+/// Numbers for metrics, by name.
+pub type Stats = Vec<(String, i64)>;
+
+pub trait Operator: Send {
+    /// Takes a message in on `input`.
+    fn process(&mut self, input: usize, message: Message, ctx: &mut Ctx<'_>) -> Result<(), Fatal>;
+
+    /// All messages of a batch have arrived (operators with several inputs act here).
+    fn end_batch(&mut self, _ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
+        Ok(())
+    }
+
+    /// The generation ends: emit what is told per commit.
+    fn flush(&mut self, _ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
+        Ok(())
+    }
+
+    /// Small state, whole.
+    fn save(&self, _out: &mut Writer) {}
+    fn load(&mut self, _saved: &mut Reader<'_>) -> Option<()> {
+        Some(())
+    }
+
+    /// Keyed state: tells the delta of the current generation and begins the next.
+    fn close_generation(&mut self, _changelog: &mut dyn Changelog) {}
+    fn committed(&mut self) {}
+    fn rollback(&mut self) {}
+
+    /// Keyed state: an entry block of the changelog; between `begin_restore` and `end_restore` (`load` comes before the latter).
+    fn restore(&mut self, _kind: crate::frame::Kind, _count: u32, _body: &[u8]) -> Option<()> {
+        None
+    }
+    fn begin_restore(&mut self) {}
+    fn end_restore(&mut self) {}
+
+    fn stats(&self, _out: &mut Stats) {}
+}

@@ -1,0 +1,127 @@
+//! Where rows leave: user topics (one record a row) and the internal topics that sinks read (frames).
+
+use super::{Ctx, Message, Operator, Outgoing};
+use crate::batch::Batch;
+use crate::codec::JsonEncoder;
+use crate::column::{reason, Column, NULL};
+use crate::error::Fatal;
+use crate::frame::{seal, write_rows, Header, Kind};
+use crate::key;
+use crate::partitioner;
+use crate::wire::{Reader, Writer};
+
+/// The rows of a message that are to be written: new values, none with an error in what is read.
+fn readable(batch: &Batch, read: &[usize], ctx: &mut Ctx<'_>) -> Vec<u32> {
+    let mut rows = Vec::with_capacity(batch.live_len());
+    'rows: for row in batch.live_rows() {
+        if batch.sign.as_ref().is_some_and(|s| s[row] < 0) {
+            continue;
+        }
+        for &c in read {
+            let state = batch.columns[c].state_at(row);
+            if state > NULL {
+                ctx.dead(batch, row, reason(state), batch.columns[c].message_at(row));
+                continue 'rows;
+            }
+        }
+        rows.push(row as u32);
+    }
+    rows
+}
+
+fn batch_of(message: Message) -> Result<Batch, Fatal> {
+    match message {
+        Message::Rows(batch) => Ok(batch),
+        _ => Err(Fatal::new("bad_plan", "an output takes rows")),
+    }
+}
+
+/// `to(topic)`: one JSON record a row, keyed, partitioned by murmur2 of the key as Java clients do.
+pub struct ToTopic {
+    pub topic: usize,
+    pub keys: Vec<usize>,
+    /// Every column that is read: keys and values.
+    pub read: Vec<usize>,
+    pub encoder: JsonEncoder,
+}
+
+impl Operator for ToTopic {
+    fn process(&mut self, _: usize, message: Message, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
+        let batch = batch_of(message)?;
+        let rows = readable(&batch, &self.read, ctx);
+        let keys: Vec<&Column> = self.keys.iter().map(|&k| &*batch.columns[k]).collect();
+        let partitions = ctx.partitions[self.topic].max(1);
+        ctx.count("out", rows.len() as u64);
+        for row in rows {
+            let row = row as usize;
+            let mut bytes = vec![];
+            let keyed = key::user_key(&keys, row, &mut bytes);
+            let mut value = Vec::with_capacity(256);
+            self.encoder.encode_row(&batch, row, &mut value);
+            let partition = match keyed {
+                true => partitioner::partition(&bytes, partitions),
+                // Without a key the task's own partition: the same records land in the same place on every run.
+                false => ctx.task_partition % partitions,
+            };
+            ctx.outgoing.push(Outgoing {
+                topic: self.topic,
+                partition,
+                seq: batch.seq[row],
+                timestamp: batch.ts[row].max(0),
+                key: keyed.then_some(bytes),
+                value: Some(value),
+                headers: vec![],
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Rows for an external sink, as frames on an internal topic: the sink's task reads them once they are committed. A row
+/// stays in its task's partition, so the newest row of a key is the last one there.
+pub struct SinkRows {
+    pub topic: usize,
+    pub columns: Vec<usize>,
+    pub schema: u64,
+    pub sequence: u64,
+}
+
+impl Operator for SinkRows {
+    fn process(&mut self, _: usize, message: Message, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
+        let batch = batch_of(message)?;
+        let rows = readable(&batch, &self.columns, ctx);
+        ctx.count("out", rows.len() as u64);
+        let columns: Vec<&Column> = self.columns.iter().map(|&c| &*batch.columns[c]).collect();
+        for chunk in rows.chunks(4096) {
+            let body = write_rows(&columns, &batch.ts, None, chunk);
+            let header = Header {
+                kind: Kind::Rows,
+                lane: ctx.task_partition,
+                sequence: self.sequence,
+                clock: i64::MIN,
+                schema: self.schema,
+                count: chunk.len() as u32,
+            };
+            self.sequence += 1;
+            ctx.outgoing.push(Outgoing {
+                topic: self.topic,
+                partition: ctx.task_partition % ctx.partitions[self.topic].max(1),
+                seq: batch.seq[chunk[0] as usize],
+                timestamp: chunk.iter().map(|&r| batch.ts[r as usize]).max().unwrap_or(0).max(0),
+                key: None,
+                value: Some(seal(&header, &body)),
+                headers: vec![],
+            });
+        }
+        Ok(())
+    }
+
+    fn save(&self, out: &mut Writer) {
+        out.varint(self.sequence);
+    }
+
+    fn load(&mut self, saved: &mut Reader<'_>) -> Option<()> {
+        self.sequence = saved.varint()?;
+        Some(())
+    }
+}

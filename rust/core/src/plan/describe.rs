@@ -1,0 +1,84 @@
+//! The plan as data for the runtime and for people: sub-topologies, topics, sinks.
+
+use serde_json::{json, Value};
+
+use super::logical::{Op, Plan};
+
+impl Plan {
+    /// See `Plan.describe` in `_core.pyi`.
+    pub fn describe(&self) -> Value {
+        let subtopologies: Vec<Value> = self
+            .subtopologies
+            .iter()
+            .enumerate()
+            .map(|(id, sub)| {
+                let mut sources = vec![];
+                let mut outputs = vec![];
+                let mut nodes = vec![];
+                for &n in &sub.nodes {
+                    let node = &self.nodes[n];
+                    let mut operation = match &node.op {
+                        Op::Source { topic, .. } => {
+                            sources.push(json!({"topic": topic, "kind": "user", "node": node.name}));
+                            outputs.push(json!({"topic": Plan::dead_letter_topic(topic), "kind": "dead_letters", "source": topic}));
+                            json!({"op": "source", "topic": topic})
+                        }
+                        Op::Filter { .. } => json!({"op": "filter"}),
+                        Op::Require { .. } => json!({"op": "require"}),
+                        Op::WithColumns { .. } => json!({"op": "with_columns"}),
+                        Op::Select { .. } => json!({"op": "select"}),
+                        Op::Map { .. } => json!({"op": "map"}),
+                        Op::Branch { .. } => json!({"op": "branch"}),
+                        Op::Merge => json!({"op": "merge"}),
+                        Op::Deduplicate { columns, within_ms } => {
+                            json!({"op": "deduplicate", "columns": columns, "within_ms": within_ms})
+                        }
+                        Op::Aggregate { keys, .. } => json!({"op": "aggregate", "keys": keys, "shuffled": self.facts[n].shuffled, "combined": self.facts[n].combined}),
+                        Op::ToStream => json!({"op": "to_stream"}),
+                        Op::ToTopic { topic, .. } => {
+                            outputs.push(json!({"topic": topic, "kind": "user"}));
+                            json!({"op": "to_topic", "topic": topic})
+                        }
+                        Op::Sink { kind, .. } => json!({"op": "sink", "kind": kind}),
+                    };
+                    if self.facts[n].shuffled {
+                        sources.push(json!({"topic": self.edge_topic(n), "kind": "edge", "node": node.name}));
+                    }
+                    operation["id"] = json!(n);
+                    operation["name"] = json!(node.name);
+                    operation["inputs"] = json!(node.inputs);
+                    operation["line"] = json!(node.line);
+                    let columns: Vec<Vec<String>> = self.facts[n]
+                        .needed
+                        .iter()
+                        .map(|s| s.fields.iter().map(|f| format!("{}: {}", f.name, f.dtype)).collect())
+                        .collect();
+                    operation["columns"] = json!(columns);
+                    nodes.push(operation);
+                }
+                for &n in &sub.feeds {
+                    outputs.push(json!({"topic": self.edge_topic(n), "kind": "edge", "node": self.nodes[n].name}));
+                }
+                for sink in self.sinks.iter().filter(|s| s.subtopology == id) {
+                    outputs.push(json!({"topic": sink.topic, "kind": "sink", "sink": sink.name}));
+                }
+                let changelog = sub.stateful.then(|| self.changelog_topic(id));
+                if let Some(topic) = &changelog {
+                    outputs.push(json!({"topic": topic, "kind": "changelog"}));
+                }
+                json!({"id": id, "sources": sources, "nodes": nodes, "outputs": outputs, "stateful": sub.stateful, "changelog": changelog})
+            })
+            .collect();
+        let sinks: Vec<Value> = self
+            .sinks
+            .iter()
+            .map(|s| {
+                let columns: serde_json::Map<String, Value> =
+                    s.schema.fields.iter().map(|f| (f.name.clone(), json!(f.dtype.to_string()))).collect();
+                json!({"name": s.name, "kind": s.kind, "topic": s.topic, "key": s.key, "columns": columns,
+                       "options": s.options, "subtopology": s.subtopology})
+            })
+            .collect();
+        json!({"app": self.app, "topics": self.topics, "subtopologies": subtopologies, "sinks": sinks})
+    }
+}

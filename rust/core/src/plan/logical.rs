@@ -1,0 +1,823 @@
+//! What was said, checked: schemas of every port, the columns somebody reads, where keys change, where to cut.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use crate::aggregate::{Layout, Spec};
+use crate::codec::{JsonField, TimeUnit};
+use crate::error::PlanError;
+use crate::expr::{compile, Compiled, Expr};
+use crate::frame::schema_hash;
+use crate::types::{DataType, Field, Schema};
+use crate::window::Tumbling;
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct FieldSpec {
+    pub name: String,
+    #[serde(rename = "type")]
+    pub dtype: DataType,
+    #[serde(default)]
+    pub nullable: bool,
+    #[serde(default)]
+    pub path: Option<Vec<String>>,
+    #[serde(default)]
+    pub unit: Option<String>,
+    #[serde(default)]
+    pub zone: Option<String>,
+    #[serde(default)]
+    pub default: Option<String>,
+}
+
+impl FieldSpec {
+    pub fn decoder_field(&self) -> Result<JsonField, PlanError> {
+        let unit = match self.unit.as_deref() {
+            None | Some("rfc3339") => TimeUnit::Rfc3339,
+            Some("s") => TimeUnit::Seconds,
+            Some("ms") => TimeUnit::Millis,
+            Some("us") => TimeUnit::Micros,
+            Some(other) => {
+                return Err(PlanError::new("bad_unit", format!("`{}`: no time unit `{other}`", self.name))
+                    .hint("rfc3339, s, ms or us"))
+            }
+        };
+        Ok(JsonField {
+            name: self.name.clone(),
+            path: self.path.clone().unwrap_or_else(|| vec![self.name.clone()]),
+            dtype: self.dtype.clone(),
+            nullable: self.nullable,
+            unit,
+            zone: self.zone.clone(),
+            content_id: self.default.as_deref() == Some("content_id"),
+        })
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct WindowSpec {
+    pub kind: String,
+    pub size_ms: i64,
+    pub grace_ms: i64,
+    pub retention_ms: i64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct AggregateSpec {
+    pub name: String,
+    #[serde(rename = "fn")]
+    pub function: String,
+    #[serde(default)]
+    pub arg: Option<Expr>,
+    #[serde(default, rename = "where")]
+    pub condition: Option<Expr>,
+    #[serde(default, rename = "type")]
+    pub dtype: Option<DataType>,
+    #[serde(default, rename = "function")]
+    pub callable: Option<usize>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A node's parameters; see docs/plan.md.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Op {
+    Source {
+        topic: String,
+        #[serde(default)]
+        format: Option<String>,
+        fields: Vec<FieldSpec>,
+        #[serde(default)]
+        timestamp: Option<String>,
+        #[serde(default)]
+        key: Option<Vec<String>>,
+    },
+    Filter {
+        expr: Expr,
+        #[serde(default)]
+        reason: Option<String>,
+    },
+    Require {
+        rules: Vec<(String, Expr)>,
+    },
+    WithColumns {
+        exprs: Vec<(String, Expr)>,
+    },
+    Select {
+        exprs: Vec<(String, Expr)>,
+    },
+    Map {
+        function: usize,
+        schema: Schema,
+    },
+    Branch {
+        exprs: Vec<Expr>,
+    },
+    Merge,
+    Deduplicate {
+        columns: Vec<String>,
+        within_ms: i64,
+    },
+    Aggregate {
+        keys: Vec<String>,
+        #[serde(default)]
+        window: Option<WindowSpec>,
+        aggregates: Vec<AggregateSpec>,
+        #[serde(default = "yes")]
+        combine: bool,
+    },
+    ToStream,
+    ToTopic {
+        topic: String,
+        #[serde(default)]
+        key: Option<Vec<String>>,
+        columns: Vec<String>,
+    },
+    Sink {
+        kind: String,
+        key: Vec<String>,
+        columns: Vec<String>,
+        #[serde(default)]
+        options: serde_json::Value,
+    },
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Node {
+    pub id: usize,
+    pub name: String,
+    #[serde(default)]
+    pub inputs: Vec<(usize, usize)>,
+    #[serde(default)]
+    pub line: Option<String>,
+    #[serde(flatten)]
+    pub op: Op,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Document {
+    app: String,
+    nodes: Vec<Node>,
+}
+
+/// What is known of a node after checking.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Columns of each output port, all of them.
+    pub ports: Vec<Arc<Schema>>,
+    /// Columns of each port that somebody reads, in the port's order.
+    pub needed: Vec<Arc<Schema>>,
+    /// The columns by which the rows are partitioned, if known.
+    pub partitioned_by: Option<Vec<String>>,
+    /// The rows are changes of a table.
+    pub table: bool,
+    /// An aggregate that needs a shuffle before it.
+    pub shuffled: bool,
+    /// Whether partials are formed before that shuffle.
+    pub combined: bool,
+    pub readers: Vec<Vec<(usize, usize)>>,
+    /// Distance, in forks, from the source (see `Batch::path`).
+    pub fork_shift: Option<u32>,
+}
+
+#[derive(Clone, Debug)]
+pub struct SinkInfo {
+    pub name: String,
+    pub kind: String,
+    pub topic: String,
+    pub key: Vec<String>,
+    pub schema: Arc<Schema>,
+    pub schema_hash: u64,
+    pub options: serde_json::Value,
+    pub subtopology: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct SubTopology {
+    /// Logical nodes that run here, ascending. A shuffled aggregate runs where its rows arrive.
+    pub nodes: Vec<usize>,
+    /// Shuffled aggregates fed from here.
+    pub feeds: Vec<usize>,
+    pub stateful: bool,
+}
+
+/// A checked topology.
+pub struct Plan {
+    pub app: String,
+    pub nodes: Vec<Node>,
+    pub facts: Vec<Facts>,
+    pub subtopologies: Vec<SubTopology>,
+    /// Every topic, user's and internal, by index.
+    pub topics: Vec<String>,
+    pub sinks: Vec<SinkInfo>,
+    pub has_merge: bool,
+    /// Text of the whole plan, hashed.
+    pub hash: u64,
+}
+
+fn bad_plan(text: impl Into<String>) -> PlanError {
+    PlanError::new("bad_plan", text)
+}
+
+/// A column of `schema`, or the error every operation gives for a name that is none.
+pub fn column(schema: &Schema, name: &str) -> Result<usize, PlanError> {
+    schema.index(name).ok_or_else(|| {
+        let names: Vec<&str> = schema.fields.iter().map(|f| f.name.as_str()).collect();
+        PlanError::new("unknown_column", format!("there is no column `{name}`"))
+            .hint(format!("columns here: {}", names.join(", ")))
+    })
+}
+
+impl Plan {
+    pub fn parse(text: &str) -> Result<Plan, PlanError> {
+        let document: Document = serde_json::from_str(text).map_err(|e| bad_plan(format!("the plan is not one: {e}")))?;
+        let mut plan = Plan {
+            app: document.app,
+            facts: vec![],
+            subtopologies: vec![],
+            topics: vec![],
+            sinks: vec![],
+            has_merge: document.nodes.iter().any(|n| matches!(n.op, Op::Merge)),
+            hash: schema_hash(text),
+            nodes: document.nodes,
+        };
+        plan.check_shape()?;
+        for id in 0..plan.nodes.len() {
+            let facts = plan.check_node(id).map_err(|e| e.at(id))?;
+            plan.facts.push(facts);
+        }
+        plan.find_readers();
+        plan.find_needed()?;
+        plan.find_forks()?;
+        plan.cut();
+        plan.name_topics();
+        Ok(plan)
+    }
+
+    fn check_shape(&self) -> Result<(), PlanError> {
+        let mut topics = BTreeSet::new();
+        let mut names = BTreeSet::new();
+        for (i, node) in self.nodes.iter().enumerate() {
+            if node.id != i || node.inputs.iter().any(|&(n, _)| n >= i) {
+                return Err(bad_plan("nodes are numbered in topological order").at(i));
+            }
+            if !names.insert(&node.name) {
+                return Err(PlanError::new("duplicate_name", format!("two operations are called `{}`", node.name))
+                    .hint("give one of them another name with .named(\"…\")")
+                    .at(i));
+            }
+            if let Op::Source { topic, .. } = &node.op {
+                if !topics.insert(topic) {
+                    return Err(PlanError::new("duplicate_source", format!("topic `{topic}` is read by two sources"))
+                        .hint("read it once and use the stream twice")
+                        .at(i));
+                }
+            }
+            let inputs = match &node.op {
+                Op::Source { .. } => node.inputs.is_empty(),
+                Op::Merge => node.inputs.len() > 1,
+                _ => node.inputs.len() == 1,
+            };
+            if !inputs {
+                return Err(bad_plan(format!("`{}` has the wrong number of inputs", node.name)).at(i));
+            }
+        }
+        Ok(())
+    }
+
+    fn input_schema(&self, node: &Node) -> Result<Arc<Schema>, PlanError> {
+        self.port_schema(node.inputs[0])
+    }
+
+    fn port_schema(&self, (node, port): (usize, usize)) -> Result<Arc<Schema>, PlanError> {
+        self.facts[node]
+            .ports
+            .get(port)
+            .cloned()
+            .ok_or_else(|| bad_plan(format!("`{}` has no port {port}", self.nodes[node].name)))
+    }
+
+    fn check_node(&self, id: usize) -> Result<Facts, PlanError> {
+        let node = &self.nodes[id];
+        let mut facts = Facts::default();
+        if let Some(&(from, port)) = node.inputs.first() {
+            // Only the changes port of an aggregate carries changes.
+            let from_aggregate = matches!(self.nodes[from].op, Op::Aggregate { .. });
+            facts.table = self.facts[from].table && (!from_aggregate || port == 0);
+            facts.partitioned_by = self.facts[from].partitioned_by.clone();
+        }
+        match &node.op {
+            Op::Source { fields, timestamp, key, format, .. } => {
+                if format.as_deref().is_some_and(|f| f != "json") {
+                    return Err(PlanError::new("unknown_format", "only `json` is read so far"));
+                }
+                for field in fields {
+                    field.decoder_field()?;
+                }
+                let schema = Schema {
+                    fields: fields.iter().map(|f| Field { name: f.name.clone(), dtype: f.dtype.clone() }).collect(),
+                };
+                if let Some(name) = timestamp {
+                    let i = column(&schema, name)?;
+                    if schema.fields[i].dtype != DataType::Timestamp {
+                        return Err(PlanError::new(
+                            "type_mismatch",
+                            format!("`timestamp=\"{name}\"`: the column is `{}`", schema.fields[i].dtype),
+                        )
+                        .hint("declare it as a datetime"));
+                    }
+                }
+                for name in key.iter().flatten() {
+                    column(&schema, name)?;
+                }
+                facts.partitioned_by = key.clone();
+                facts.ports.push(Arc::new(schema));
+            }
+            Op::Filter { expr, .. } => {
+                let schema = self.input_schema(node)?;
+                boolean(expr, &schema)?;
+                facts.ports.push(schema);
+            }
+            Op::Require { rules } => {
+                let schema = self.input_schema(node)?;
+                for (_, rule) in rules {
+                    boolean(rule, &schema)?;
+                }
+                facts.ports.push(schema);
+            }
+            Op::WithColumns { exprs } => {
+                let input = self.input_schema(node)?;
+                let mut schema = (*input).clone();
+                for (name, expr) in exprs {
+                    let dtype = compile(expr, &input)?.dtype;
+                    match schema.index(name) {
+                        Some(i) => schema.fields[i].dtype = dtype,
+                        None => schema.fields.push(Field { name: name.clone(), dtype }),
+                    }
+                    facts.partitioned_by = facts.partitioned_by.filter(|k| !k.contains(name));
+                }
+                facts.ports.push(Arc::new(schema));
+            }
+            Op::Select { exprs } => {
+                let input = self.input_schema(node)?;
+                let mut schema = Schema::default();
+                let mut kept = vec![];
+                for (name, expr) in exprs {
+                    let dtype = compile(expr, &input)?.dtype;
+                    if schema.index(name).is_some() {
+                        return Err(PlanError::new("duplicate_column", format!("two columns are called `{name}`")));
+                    }
+                    if expr.op == "col" && expr.name.as_ref() == Some(name) {
+                        kept.push(name.clone());
+                    }
+                    schema.fields.push(Field { name: name.clone(), dtype });
+                }
+                facts.partitioned_by = facts.partitioned_by.filter(|k| k.iter().all(|c| kept.contains(c)));
+                facts.ports.push(Arc::new(schema));
+            }
+            Op::Map { schema, .. } => {
+                facts.partitioned_by = None;
+                facts.ports.push(Arc::new(schema.clone()));
+            }
+            Op::Branch { exprs } => {
+                let schema = self.input_schema(node)?;
+                for expr in exprs {
+                    boolean(expr, &schema)?;
+                    facts.ports.push(schema.clone());
+                }
+                facts.ports.push(schema);
+            }
+            Op::Merge => {
+                let first = self.port_schema(node.inputs[0])?;
+                for &input in &node.inputs[1..] {
+                    let other = self.port_schema(input)?;
+                    for field in &first.fields {
+                        match other.dtype(&field.name) {
+                            Some(t) if t.widened() == field.dtype.widened() => {}
+                            Some(t) => {
+                                return Err(PlanError::new(
+                                    "type_mismatch",
+                                    format!("`{}` is `{}` in one stream and `{t}` in the other", field.name, field.dtype),
+                                )
+                                .hint("cast one of them"))
+                            }
+                            None => {
+                                return Err(PlanError::new(
+                                    "schema_mismatch",
+                                    format!("column `{}` is missing from `{}`", field.name, self.nodes[input.0].name),
+                                )
+                                .hint("merged streams have the same columns: use .select(…) first"))
+                            }
+                        }
+                    }
+                    if other.len() != first.len() {
+                        return Err(PlanError::new("schema_mismatch", "merged streams have different columns")
+                            .hint("use .select(…) first"));
+                    }
+                    if self.facts[input.0].partitioned_by != facts.partitioned_by {
+                        facts.partitioned_by = None;
+                    }
+                }
+                // Enums of different sets meet as text.
+                let fields = first
+                    .fields
+                    .iter()
+                    .map(|f| {
+                        let same = node.inputs.iter().all(|&i| {
+                            self.port_schema(i).is_ok_and(|s| s.dtype(&f.name) == Some(&f.dtype))
+                        });
+                        Field { name: f.name.clone(), dtype: if same { f.dtype.clone() } else { f.dtype.widened() } }
+                    })
+                    .collect();
+                facts.ports.push(Arc::new(Schema { fields }));
+            }
+            Op::Deduplicate { columns, within_ms } => {
+                let schema = self.input_schema(node)?;
+                for name in columns {
+                    column(&schema, name)?;
+                }
+                if *within_ms <= 0 || columns.is_empty() {
+                    return Err(bad_plan("deduplicate needs columns and a positive time"));
+                }
+                facts.ports.push(schema);
+            }
+            Op::Aggregate { keys, window, aggregates, combine } => {
+                let input = self.input_schema(node)?;
+                let (layout, _) = aggregate_parts(aggregates, &input)?;
+                if keys.is_empty() {
+                    return Err(PlanError::new("no_key", "an aggregate needs a key").hint("call .group_by(…) first"));
+                }
+                let mut schema = Schema::default();
+                for key in keys {
+                    let i = column(&input, key)?;
+                    schema.fields.push(Field { name: key.clone(), dtype: input.fields[i].dtype.widened() });
+                }
+                let mut late = (*input).clone();
+                if let Some(w) = window {
+                    let w = tumbling(w)?;
+                    if w.size_ms <= 0 || w.grace_ms < 0 || w.retention_ms < w.size_ms + w.grace_ms {
+                        return Err(PlanError::new("bad_window", "a window needs a positive size, a grace of at least zero, and a retention of at least size + grace"));
+                    }
+                    for name in ["$window_start", "$window_end"] {
+                        schema.fields.push(Field { name: name.into(), dtype: DataType::Timestamp });
+                        late.fields.push(Field { name: name.into(), dtype: DataType::Timestamp });
+                    }
+                    late.fields.push(Field { name: "$reason".into(), dtype: DataType::Str });
+                }
+                if facts.table {
+                    if let Some(i) = layout.not_retractable() {
+                        return Err(PlanError::new(
+                            "not_retractable",
+                            format!("`{}` ({}) over a table cannot take an old value back", aggregates[i].name, aggregates[i].function),
+                        )
+                        .hint("over a table use count, sum or mean (of exact numbers), or aggregate the stream itself"));
+                    }
+                    if window.is_some() {
+                        return Err(PlanError::new("window_on_table", "a table cannot be windowed again")
+                            .hint("group by the window's start, or aggregate the stream"));
+                    }
+                }
+                for (spec, acc) in aggregates.iter().zip(&layout.accumulators) {
+                    if schema.index(&spec.name).is_some() {
+                        return Err(PlanError::new("duplicate_column", format!("two columns are called `{}`", spec.name)));
+                    }
+                    schema.fields.push(Field { name: spec.name.clone(), dtype: acc.output.clone() });
+                }
+                facts.shuffled = facts.table || facts.partitioned_by.as_ref() != Some(keys);
+                facts.combined = facts.shuffled && *combine && layout.combines();
+                let schema = Arc::new(schema);
+                facts.table = true;
+                facts.partitioned_by = Some(keys.clone());
+                facts.ports = vec![schema.clone(), schema, Arc::new(late)];
+            }
+            Op::ToStream => {
+                facts.table = false;
+                facts.ports.push(self.input_schema(node)?);
+            }
+            Op::ToTopic { key, columns, .. } => {
+                let schema = self.input_schema(node)?;
+                for name in columns.iter().chain(key.iter().flatten()) {
+                    column(&schema, name)?;
+                }
+            }
+            Op::Sink { key, columns, .. } => {
+                let schema = self.input_schema(node)?;
+                if key.is_empty() {
+                    return Err(PlanError::new("no_key", "a sink needs a key"));
+                }
+                for name in columns.iter().chain(key) {
+                    column(&schema, name)?;
+                }
+            }
+        }
+        Ok(facts)
+    }
+
+    fn find_readers(&mut self) {
+        for facts in &mut self.facts {
+            facts.readers = vec![vec![]; facts.ports.len()];
+        }
+        for id in 0..self.nodes.len() {
+            for (input, &(from, port)) in self.nodes[id].inputs.clone().iter().enumerate() {
+                self.facts[from].readers[port].push((id, input));
+            }
+        }
+    }
+
+    /// Which columns of each port are read, from the ends back to the sources.
+    fn find_needed(&mut self) -> Result<(), PlanError> {
+        let n = self.nodes.len();
+        let mut needed: Vec<Vec<BTreeSet<String>>> =
+            self.facts.iter().map(|f| vec![BTreeSet::new(); f.ports.len()]).collect();
+        for id in (0..n).rev() {
+            let node = &self.nodes[id];
+            let Some(&(from, port)) = node.inputs.first() else { continue };
+            let input = self.facts[from].ports[port].clone();
+            let out: BTreeSet<String> = needed[id].iter().flatten().cloned().collect();
+            let mut read: BTreeSet<String> = BTreeSet::new();
+            let mut reads = |expr: &Expr| names(expr, &mut read);
+            match &node.op {
+                Op::Source { .. } => {}
+                Op::Filter { expr, .. } => {
+                    reads(expr);
+                    read.extend(out);
+                }
+                Op::Require { rules } => {
+                    rules.iter().for_each(|(_, e)| reads(e));
+                    read.extend(out);
+                }
+                Op::WithColumns { exprs } => {
+                    exprs.iter().for_each(|(_, e)| reads(e));
+                    read.extend(out.into_iter().filter(|c| !exprs.iter().any(|(n, _)| n == c)));
+                }
+                Op::Select { exprs } => exprs.iter().for_each(|(_, e)| reads(e)),
+                Op::Map { .. } => read.extend(input.fields.iter().map(|f| f.name.clone())),
+                Op::Branch { exprs } => {
+                    exprs.iter().for_each(&mut reads);
+                    read.extend(out);
+                }
+                Op::Merge | Op::ToStream => read.extend(out),
+                Op::Deduplicate { columns, .. } => {
+                    read.extend(columns.iter().cloned());
+                    read.extend(out);
+                }
+                Op::Aggregate { keys, aggregates, .. } => {
+                    for a in aggregates {
+                        a.arg.iter().chain(a.condition.iter()).for_each(&mut reads);
+                    }
+                    read.extend(keys.iter().cloned());
+                    let whole_row = aggregates.iter().any(|a| a.function == "python" && a.arg.is_none());
+                    if whole_row || !self.facts[id].readers[2].is_empty() {
+                        read.extend(input.fields.iter().map(|f| f.name.clone()));
+                    }
+                }
+                Op::ToTopic { key, columns, .. } => {
+                    read.extend(columns.iter().cloned());
+                    read.extend(key.iter().flatten().cloned());
+                }
+                Op::Sink { key, columns, .. } => {
+                    read.extend(columns.iter().cloned());
+                    read.extend(key.iter().cloned());
+                }
+            }
+            for &(from, port) in &node.inputs {
+                needed[from][port].extend(read.iter().cloned());
+            }
+        }
+        for (id, ports) in needed.into_iter().enumerate() {
+            let whole = matches!(self.nodes[id].op, Op::Aggregate { .. } | Op::Map { .. });
+            if let Op::Source { timestamp: Some(name), .. } = &self.nodes[id].op {
+                // The time of a record is read whoever else reads it.
+                let mut read = ports[0].clone();
+                read.insert(name.clone());
+                self.facts[id].needed = vec![restrict(&self.facts[id].ports[0], &read)];
+                continue;
+            }
+            self.facts[id].needed = ports
+                .iter()
+                .enumerate()
+                .map(|(p, read)| match whole {
+                    // These make all their columns at once.
+                    true => self.facts[id].ports[p].clone(),
+                    false => restrict(&self.facts[id].ports[p], read),
+                })
+                .collect();
+        }
+        // Operators that pass rows on pass on what they got; branches too.
+        for id in 0..n {
+            let passes = matches!(
+                self.nodes[id].op,
+                Op::Filter { .. } | Op::Require { .. } | Op::Branch { .. } | Op::Deduplicate { .. } | Op::ToStream
+            );
+            if passes {
+                let (from, port) = self.nodes[id].inputs[0];
+                let schema = self.working_schema(from, port);
+                let ports = self.facts[id].ports.len();
+                self.facts[id].needed = vec![schema; ports];
+            }
+            if let Op::Aggregate { .. } = &self.nodes[id].op {
+                // The late port has what the aggregate gets.
+                let (from, port) = self.nodes[id].inputs[0];
+                let mut late = (*self.working_schema(from, port)).clone();
+                late.fields.extend(self.facts[id].ports[2].fields.iter().filter(|f| f.name.starts_with('$')).cloned());
+                self.facts[id].needed[2] = Arc::new(late);
+            }
+        }
+        Ok(())
+    }
+
+    /// The columns that rows of a port really have when they travel.
+    pub fn working_schema(&self, node: usize, port: usize) -> Arc<Schema> {
+        self.facts[node].needed[port].clone()
+    }
+
+    /// Bits of the path that each fork uses: a fork lies below every fork above it.
+    fn find_forks(&mut self) -> Result<(), PlanError> {
+        if !self.has_merge {
+            return Ok(());
+        }
+        let mut used: Vec<u32> = vec![0; self.nodes.len()];
+        for id in 0..self.nodes.len() {
+            let above = self.nodes[id].inputs.iter().map(|&(n, _)| used[n]).max().unwrap_or(0);
+            let children: usize = self.facts[id].readers.iter().map(Vec::len).sum();
+            let bits = if children > 1 { usize::BITS - (children - 1).leading_zeros() } else { 0 };
+            used[id] = above + bits;
+            if used[id] > 32 {
+                return Err(PlanError::new("too_many_forks", "branches fork too often before they merge")
+                    .hint("merge earlier, or split the topology by a topic")
+                    .at(id));
+            }
+            if bits > 0 {
+                self.facts[id].fork_shift = Some(32 - used[id]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sub-topologies: nodes connected by edges that are not shuffles.
+    fn cut(&mut self) {
+        let n = self.nodes.len();
+        let mut group: Vec<usize> = (0..n).collect();
+        fn root(group: &mut [usize], i: usize) -> usize {
+            let mut i = i;
+            while group[i] != i {
+                group[i] = group[group[i]];
+                i = group[i];
+            }
+            i
+        }
+        for id in 0..n {
+            if self.facts[id].shuffled {
+                continue;
+            }
+            for &(from, _) in &self.nodes[id].inputs {
+                let (a, b) = (root(&mut group, from), root(&mut group, id));
+                group[a.max(b)] = a.min(b);
+            }
+        }
+        let roots: Vec<usize> = (0..n).map(|i| root(&mut group, i)).collect();
+        let mut order: Vec<usize> = roots.clone();
+        order.sort_unstable();
+        order.dedup();
+        self.subtopologies = order
+            .iter()
+            .map(|&r| {
+                let nodes: Vec<usize> = (0..n).filter(|&i| roots[i] == r).collect();
+                let feeds: Vec<usize> = (0..n)
+                    .filter(|&i| self.facts[i].shuffled && nodes.contains(&self.nodes[i].inputs[0].0))
+                    .collect();
+                // An edge has sequence numbers and a clock: state too.
+                let stateful = !feeds.is_empty()
+                    || nodes.iter().any(|&i| {
+                        matches!(self.nodes[i].op, Op::Aggregate { .. } | Op::Deduplicate { .. } | Op::Sink { .. })
+                    });
+                SubTopology { nodes, feeds, stateful }
+            })
+            .collect();
+    }
+
+    pub fn subtopology_of(&self, node: usize) -> usize {
+        self.subtopologies.iter().position(|s| s.nodes.contains(&node)).unwrap_or(0)
+    }
+
+    pub fn edge_topic(&self, aggregate: usize) -> String {
+        format!("{}-{}-repartition", self.app, self.nodes[aggregate].name)
+    }
+    pub fn changelog_topic(&self, subtopology: usize) -> String {
+        format!("{}-{subtopology}-changelog", self.app)
+    }
+    pub fn dead_letter_topic(source: &str) -> String {
+        format!("{source}-dlq")
+    }
+
+    fn name_topics(&mut self) {
+        let mut topics: Vec<String> = vec![];
+        let mut add = |t: String| {
+            if !topics.contains(&t) {
+                topics.push(t);
+            }
+        };
+        let mut sinks = vec![];
+        for (id, node) in self.nodes.iter().enumerate() {
+            match &node.op {
+                Op::Source { topic, .. } => {
+                    add(topic.clone());
+                    add(Self::dead_letter_topic(topic));
+                }
+                Op::ToTopic { topic, .. } => add(topic.clone()),
+                Op::Aggregate { .. } if self.facts[id].shuffled => add(self.edge_topic(id)),
+                Op::Sink { kind, key, columns, options } => {
+                    let (from, port) = node.inputs[0];
+                    let input = self.facts[from].ports[port].clone();
+                    let fields = columns.iter().filter_map(|c| input.index(c).map(|i| input.fields[i].clone())).collect();
+                    let schema = Arc::new(Schema { fields });
+                    let topic = format!("{}-{}-sink", self.app, node.name);
+                    add(topic.clone());
+                    sinks.push(SinkInfo {
+                        name: node.name.clone(),
+                        kind: kind.clone(),
+                        topic,
+                        key: key.clone(),
+                        schema_hash: schema_hash(&serde_json::to_string(&*schema).unwrap_or_default()),
+                        schema,
+                        options: options.clone(),
+                        subtopology: self.subtopology_of(id),
+                    });
+                }
+                _ => {}
+            }
+        }
+        for s in 0..self.subtopologies.len() {
+            if self.subtopologies[s].stateful {
+                add(self.changelog_topic(s));
+            }
+        }
+        self.topics = topics;
+        self.sinks = sinks;
+    }
+
+    pub fn topic(&self, name: &str) -> usize {
+        self.topics.iter().position(|t| t == name).unwrap_or(usize::MAX)
+    }
+}
+
+fn restrict(schema: &Arc<Schema>, read: &BTreeSet<String>) -> Arc<Schema> {
+    Arc::new(Schema { fields: schema.fields.iter().filter(|f| read.contains(&f.name)).cloned().collect() })
+}
+
+/// The columns an expression reads, by name.
+pub fn names(expr: &Expr, found: &mut BTreeSet<String>) {
+    if expr.op == "col" {
+        if let Some(name) = &expr.name {
+            found.insert(name.clone());
+        }
+    }
+    expr.args.iter().for_each(|a| names(a, found));
+}
+
+/// Compiles a condition, which must be a bool.
+pub fn boolean(expr: &Expr, schema: &Schema) -> Result<Compiled, PlanError> {
+    let compiled = compile(expr, schema)?;
+    if compiled.dtype != DataType::Bool {
+        return Err(PlanError::new("type_mismatch", format!("a condition is `bool`, not `{}`", compiled.dtype))
+            .hint("compare it with something"));
+    }
+    Ok(compiled)
+}
+
+/// An aggregate's argument and its condition.
+pub type ArgumentPair = (Option<Compiled>, Option<Compiled>);
+
+/// The accumulators of an aggregate and their compiled arguments.
+pub fn aggregate_parts(
+    specs: &[AggregateSpec],
+    schema: &Schema,
+) -> Result<(Layout, Vec<ArgumentPair>), PlanError> {
+    let mut parts = vec![];
+    let mut arguments = vec![];
+    for spec in specs {
+        let arg = spec.arg.as_ref().map(|e| compile(e, schema)).transpose()?;
+        let condition = spec.condition.as_ref().map(|e| boolean(e, schema)).transpose()?;
+        if arg.is_none() && !matches!(spec.function.as_str(), "count" | "python") {
+            return Err(bad_plan(format!("`{}` needs an argument", spec.function)));
+        }
+        parts.push(Spec {
+            function: spec.function.clone(),
+            input: arg.as_ref().map(|a| a.dtype.clone()),
+            callable: spec.callable,
+            output: spec.dtype.clone(),
+        });
+        arguments.push((arg, condition));
+    }
+    Ok((Layout::new(&parts)?, arguments))
+}
+
+pub fn tumbling(spec: &WindowSpec) -> Result<Tumbling, PlanError> {
+    if spec.kind != "tumbling" {
+        return Err(PlanError::new("unknown_window", format!("there is no window `{}` yet", spec.kind)).hint("tumbling"));
+    }
+    Ok(Tumbling { size_ms: spec.size_ms, grace_ms: spec.grace_ms, retention_ms: spec.retention_ms })
+}

@@ -1,0 +1,277 @@
+//! The register: from logical nodes to operators wired together. The only file that knows all operators.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::logical::{aggregate_parts, boolean, column, tumbling, Op, Plan};
+use crate::codec::{JsonDecoder, JsonEncoder};
+use crate::error::PlanError;
+use crate::expr::compile;
+use crate::frame::schema_hash;
+use crate::op::{
+    Aggregate, Branch, Combine, Deduplicate, EdgeOut, EdgeSource, Filter, Map, Merge, Operator, Project, Require, Ship,
+    SinkRows, ToStream, ToTopic,
+};
+use crate::op::{Fold, ProjectColumn, Wanted};
+use crate::state::Store;
+use crate::types::{DataType, Schema};
+
+/// Where a node's port leads: (physical node, its input, bits to set in `path`).
+pub type Route = (usize, usize, u32);
+
+pub struct Physical {
+    pub name: Arc<str>,
+    /// Names the node's state in stored formats. A sending end shares its aggregate's name, and may share its task.
+    pub state_id: u64,
+    pub operator: Box<dyn Operator>,
+    pub routes: Vec<Vec<Route>>,
+}
+
+pub enum SourceKind {
+    /// A user topic: records are decoded and enter at `node`.
+    User { decoder: JsonDecoder, schema: Arc<Schema>, timestamp: Option<usize>, routes: Vec<Route>, name: Arc<str> },
+    /// An edge: frames are opened by the source and its messages enter at `node`.
+    Edge { source: EdgeSource, routes: Vec<Route>, name: Arc<str> },
+}
+
+pub struct Lowered {
+    pub sources: BTreeMap<String, SourceKind>,
+    pub nodes: Vec<Physical>,
+}
+
+/// What an edge's frames mean: the columns, and how they are folded.
+fn edge_hash(plan: &Plan, aggregate: usize, schema: &Schema) -> u64 {
+    let spec = match &plan.nodes[aggregate].op {
+        Op::Aggregate { keys, window, aggregates, .. } => {
+            let functions: Vec<_> = aggregates.iter().map(|a| (&a.name, &a.function, &a.dtype)).collect();
+            format!("{keys:?} {window:?} {functions:?}")
+        }
+        _ => String::new(),
+    };
+    schema_hash(&format!("{spec} {} {}", plan.facts[aggregate].combined, serde_json::to_string(schema).unwrap_or_default()))
+}
+
+/// Builds the operators of one task. `partitions`: of each topic of the plan, by index.
+pub fn lower(
+    plan: &Plan,
+    subtopology: usize,
+    partition: u32,
+    partitions: &[u32],
+    exactly_once: bool,
+) -> Result<Lowered, PlanError> {
+    let sub = &plan.subtopologies[subtopology];
+    let mut lowered = Lowered { sources: BTreeMap::new(), nodes: vec![] };
+    // Logical node -> physical index; shuffled aggregates fed from here get a sending end of their own.
+    let mut physical: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut sending: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut order: Vec<(usize, bool)> = sub.nodes.iter().map(|&n| (n, false)).collect();
+    order.extend(sub.feeds.iter().map(|&n| (n, true)));
+    order.sort_unstable();
+    for &(id, feeds) in &order {
+        let node = &plan.nodes[id];
+        if matches!(node.op, Op::Source { .. }) {
+            continue;
+        }
+        let operator = match feeds {
+            true => sender(plan, id, partition, partitions)?,
+            false => operator(plan, id, partitions)?,
+        };
+        let index = lowered.nodes.len();
+        let state_id = schema_hash(&format!("{}{}", node.name, if feeds { ">" } else { "" }));
+        lowered.nodes.push(Physical { name: Arc::from(node.name.as_str()), state_id, operator, routes: vec![] });
+        if feeds { &mut sending } else { &mut physical }.insert(id, index);
+    }
+    let route = |id: usize| -> Vec<Vec<Route>> {
+        let facts = &plan.facts[id];
+        let mut child = 0u32;
+        facts
+            .readers
+            .iter()
+            .map(|readers| {
+                readers
+                    .iter()
+                    .filter_map(|&(reader, input)| {
+                        let path = facts.fork_shift.map_or(0, |shift| child << shift);
+                        child += 1;
+                        let target = match plan.facts[reader].shuffled {
+                            true => sending.get(&reader),
+                            false => physical.get(&reader),
+                        };
+                        target.map(|&t| (t, input, path))
+                    })
+                    .collect()
+            })
+            .collect()
+    };
+    for (&id, &index) in &physical {
+        lowered.nodes[index].routes = route(id);
+    }
+    for &id in &sub.nodes {
+        let node = &plan.nodes[id];
+        let name: Arc<str> = Arc::from(node.name.as_str());
+        if let Op::Source { topic, fields, timestamp, .. } = &node.op {
+            let schema = plan.working_schema(id, 0);
+            let used = fields.iter().filter(|f| schema.index(&f.name).is_some());
+            let decoder = JsonDecoder::new(used.map(|f| f.decoder_field()).collect::<Result<_, _>>()?)?;
+            let timestamp = timestamp.as_ref().map(|t| column(&schema, t)).transpose()?;
+            let routes = route(id).pop().unwrap_or_default();
+            lowered.sources.insert(topic.clone(), SourceKind::User { decoder, schema, timestamp, routes, name: name.clone() });
+        }
+        if plan.facts[id].shuffled {
+            let (from, port) = node.inputs[0];
+            let schema = plan.working_schema(from, port);
+            let hash = edge_hash(plan, id, &schema);
+            let lanes = lanes(plan, plan.subtopology_of(from), partitions);
+            let topic = plan.edge_topic(id);
+            let source = EdgeSource::new(Arc::from(topic.as_str()), schema, hash, lanes, exactly_once);
+            lowered.sources.insert(topic, SourceKind::Edge { source, routes: vec![(physical[&id], 0, 0)], name });
+        }
+    }
+    Ok(lowered)
+}
+
+/// How many tasks a sub-topology has: the widest of its inputs.
+pub fn lanes(plan: &Plan, subtopology: usize, partitions: &[u32]) -> usize {
+    let count = |topic: &str| partitions.get(plan.topic(topic)).copied().unwrap_or(1) as usize;
+    plan.subtopologies[subtopology]
+        .nodes
+        .iter()
+        .filter_map(|&n| match &plan.nodes[n].op {
+            Op::Source { topic, .. } => Some(count(topic)),
+            Op::Aggregate { .. } if plan.facts[n].shuffled => Some(count(&plan.edge_topic(n))),
+            _ => None,
+        })
+        .max()
+        .unwrap_or(1)
+}
+
+fn aggregate_fold(plan: &Plan, id: usize) -> Result<(Fold, Store, Vec<DataType>), PlanError> {
+    let node = &plan.nodes[id];
+    let Op::Aggregate { keys, window, aggregates, .. } = &node.op else {
+        return Err(PlanError::new("bad_plan", "not an aggregate"));
+    };
+    let (from, port) = node.inputs[0];
+    let schema = plan.working_schema(from, port);
+    let (layout, arguments) = aggregate_parts(aggregates, &schema)?;
+    let keys: Vec<usize> = keys.iter().map(|k| column(&schema, k)).collect::<Result<_, _>>()?;
+    let types = keys.iter().map(|&k| schema.fields[k].dtype.widened()).collect();
+    let window = window.as_ref().map(tumbling).transpose()?;
+    Ok((Fold { keys, window, arguments }, Store::new(layout), types))
+}
+
+/// The sending end of a shuffle.
+fn sender(plan: &Plan, id: usize, partition: u32, partitions: &[u32]) -> Result<Box<dyn Operator>, PlanError> {
+    let (from, port) = plan.nodes[id].inputs[0];
+    let schema = plan.working_schema(from, port);
+    let (fold, store, key_types) = aggregate_fold(plan, id)?;
+    let topic = plan.topic(&plan.edge_topic(id));
+    let count = partitions.get(topic).copied().unwrap_or(1);
+    let out = EdgeOut::new(topic, partition, edge_hash(plan, id, &schema), fold.window, count);
+    Ok(match plan.facts[id].combined {
+        true => Box::new(Combine::new(out, fold, key_types, !plan.facts[id].readers[2].is_empty(), store)),
+        false => Box::new(Ship { out, keys: fold.keys }),
+    })
+}
+
+/// Whether something behind these changes subtracts old values.
+fn reads_old(plan: &Plan, id: usize, port: usize) -> bool {
+    plan.facts[id].readers[port].iter().any(|&(reader, _)| match &plan.nodes[reader].op {
+        Op::Aggregate { .. } => true,
+        Op::WithColumns { .. } | Op::Select { .. } => reads_old(plan, reader, 0),
+        _ => false,
+    })
+}
+
+fn operator(plan: &Plan, id: usize, partitions: &[u32]) -> Result<Box<dyn Operator>, PlanError> {
+    let node = &plan.nodes[id];
+    let facts = &plan.facts[id];
+    let (from, port) = node.inputs[0];
+    let input = plan.working_schema(from, port);
+    Ok(match &node.op {
+        Op::Source { .. } => return Err(PlanError::new("bad_plan", "a source is not an operator")),
+        Op::Filter { expr, reason } => Box::new(Filter {
+            condition: boolean(expr, &input)?,
+            reason: reason.clone().unwrap_or_else(|| node.name.clone()),
+        }),
+        Op::Require { rules } => Box::new(Require {
+            rules: rules
+                .iter()
+                .map(|(reason, e)| Ok((reason.clone(), boolean(e, &input)?)))
+                .collect::<Result<_, PlanError>>()?,
+        }),
+        Op::WithColumns { exprs } | Op::Select { exprs } => {
+            let schema = plan.working_schema(id, 0);
+            let columns = schema
+                .fields
+                .iter()
+                .map(|f| {
+                    Ok(match exprs.iter().rev().find(|(name, _)| *name == f.name) {
+                        Some((_, e)) => ProjectColumn::Computed(compile(e, &input)?),
+                        None => ProjectColumn::Input(column(&input, &f.name)?),
+                    })
+                })
+                .collect::<Result<_, PlanError>>()?;
+            Box::new(Project { schema, columns })
+        }
+        Op::Map { function, schema } => Box::new(Map { function: *function, schema: Arc::new(schema.clone()) }),
+        Op::Branch { exprs } => {
+            Box::new(Branch { conditions: exprs.iter().map(|e| boolean(e, &input)).collect::<Result<_, _>>()? })
+        }
+        Op::Merge => {
+            let schema = plan.working_schema(id, 0);
+            let columns = node
+                .inputs
+                .iter()
+                .map(|&(from, port)| {
+                    let input = plan.working_schema(from, port);
+                    schema.fields.iter().map(|f| column(&input, &f.name)).collect()
+                })
+                .collect::<Result<_, _>>()?;
+            Box::new(Merge { schema, columns, held: vec![] })
+        }
+        Op::Deduplicate { columns, within_ms } => {
+            let columns = columns.iter().map(|c| column(&input, c)).collect::<Result<_, _>>()?;
+            Box::new(Deduplicate::new(columns, *within_ms))
+        }
+        Op::Aggregate { .. } => {
+            let (fold, store, key_types) = aggregate_fold(plan, id)?;
+            let wanted = Wanted {
+                changes: !facts.readers[0].is_empty(),
+                old: reads_old(plan, id, 0),
+                last: !facts.readers[1].is_empty(),
+                late: !facts.readers[2].is_empty(),
+            };
+            let lanes = match facts.shuffled {
+                true => lanes(plan, plan.subtopology_of(from), partitions),
+                // Everything this task reads is one lane, as in Kafka Streams.
+                false => 1,
+            };
+            Box::new(Aggregate::new(
+                fold,
+                store.layout,
+                key_types,
+                plan.working_schema(id, 0),
+                plan.working_schema(id, 2),
+                wanted,
+                lanes,
+            ))
+        }
+        Op::ToStream => Box::new(ToStream),
+        Op::ToTopic { topic, key, columns } => {
+            let keys: Vec<usize> = key.iter().flatten().map(|k| column(&input, k)).collect::<Result<_, _>>()?;
+            let mut read: Vec<usize> = columns.iter().map(|c| column(&input, c)).collect::<Result<_, _>>()?;
+            read.extend(&keys);
+            Box::new(ToTopic { topic: plan.topic(topic), keys, read, encoder: JsonEncoder::new(&input, columns) })
+        }
+        Op::Sink { columns, .. } => {
+            let info = plan.sinks.iter().find(|s| s.name == node.name);
+            let info = info.ok_or_else(|| PlanError::new("bad_plan", "a sink without a topic"))?;
+            Box::new(SinkRows {
+                topic: plan.topic(&info.topic),
+                columns: columns.iter().map(|c| column(&input, c)).collect::<Result<_, _>>()?,
+                schema: info.schema_hash,
+                sequence: 0,
+            })
+        }
+    })
+}

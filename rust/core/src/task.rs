@@ -1,0 +1,693 @@
+//! A task: one sub-topology on one partition, from records in to records out.
+//!
+//! ```text
+//!              feed                       process                         close_generation
+//! records ──▶ queues ──▶ next in order ──▶ operators ──▶ outputs ─────▶ generation n  ──▶ committed: forgotten
+//!                                             │ state                         │
+//!                                             └──────── undo ◀────────── rollback: as if n (and n+1) had never been
+//! ```
+//!
+//! **Order.** One record after another in the sense of §"Choice of next record" of Kafka Streams: among the inputs, the one
+//! whose head has the smallest time (a record's time being the largest of its partition so far), ties by topic. An input
+//! known to have unread data is waited for. How many records are taken at once never shows in the output.
+//!
+//! **Generations.** Everything between two `close_generation` calls is committed or undone together. One may be in commit
+//! while the next is processed. The small state of all operators is one `meta` frame per generation; keyed state tells
+//! its delta; both go to the changelog, in the same transaction as the outputs.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use serde_json::{json, Value};
+
+use crate::batch::{Batch, Origin};
+use crate::error::{Fatal, PlanError};
+use crate::expr::Foreign;
+use crate::frame::{open, seal, Header, Kind};
+use crate::op::{Changelog, Counters, Ctx, DeadLetters, Message, Outgoing};
+use crate::plan::{lower, Lowered, Plan, Route, SourceKind};
+use crate::raw::RawBatch;
+use crate::window::NO_TIME;
+use crate::wire::{Reader, Writer};
+
+/// Rows decoded and evaluated at once: enough to amortise a kernel, few enough to stay in the cache.
+const DECODE_ROWS: usize = 4096;
+
+/// Decoded rows of a user topic that are not processed yet.
+struct Pending {
+    batch: Batch,
+    raw: Arc<RawBatch>,
+    /// The record of `raw` behind row 0.
+    base: usize,
+    bad: Vec<(u32, String)>,
+    /// The partition's time at each row.
+    prefix: Vec<i64>,
+    cursor: usize,
+}
+
+struct Input {
+    topic: Arc<str>,
+    source: SourceKind,
+    queue: VecDeque<(Arc<RawBatch>, usize)>,
+    pending: Option<Pending>,
+    buffered: usize,
+    position: Option<i64>,
+    clock: i64,
+    caught_up: bool,
+}
+
+/// What one commit of a task consists of.
+pub struct Generation {
+    pub outputs: Vec<(String, u32, RawBatch)>,
+    pub positions: Vec<(String, i64)>,
+}
+
+/// What a rollback returns to.
+struct Mark {
+    meta: Vec<u8>,
+    positions: Vec<Option<i64>>,
+}
+
+pub struct Task {
+    plan: Arc<Plan>,
+    subtopology: usize,
+    partition: u32,
+    partitions: Vec<u32>,
+    inputs: Vec<Input>,
+    nodes: Vec<crate::plan::Physical>,
+    inboxes: Vec<Vec<(usize, Message)>>,
+    outgoing: Vec<Outgoing>,
+    outputs: BTreeMap<(usize, u32), RawBatch>,
+    counters: Counters,
+    dead_letters: DeadLetters,
+    foreign: Arc<dyn Foreign>,
+    marks: VecDeque<Mark>,
+    touched: bool,
+    restoring: Option<Option<Vec<u8>>>,
+    decode_rows: usize,
+}
+
+impl Task {
+    /// `partitions`: the partition count of every topic of the plan, by name.
+    pub fn new(
+        plan: Arc<Plan>,
+        subtopology: usize,
+        partition: u32,
+        partitions: &BTreeMap<String, u32>,
+        foreign: Arc<dyn Foreign>,
+        exactly_once: bool,
+    ) -> Result<Task, PlanError> {
+        let counts: Vec<u32> = plan.topics.iter().map(|t| partitions.get(t).copied().unwrap_or(1)).collect();
+        if subtopology >= plan.subtopologies.len() {
+            return Err(PlanError::new("bad_plan", format!("there is no sub-topology {subtopology}")));
+        }
+        let Lowered { sources, nodes } = lower(&plan, subtopology, partition, &counts, exactly_once)?;
+        let inputs = sources
+            .into_iter()
+            .map(|(topic, source)| Input {
+                topic: Arc::from(topic.as_str()),
+                source,
+                queue: VecDeque::new(),
+                pending: None,
+                buffered: 0,
+                position: None,
+                clock: NO_TIME,
+                caught_up: false,
+            })
+            .collect();
+        let by_source: Vec<(Arc<str>, usize)> = plan
+            .topics
+            .iter()
+            .enumerate()
+            .filter_map(|(i, t)| t.strip_suffix("-dlq").map(|source| (Arc::from(source), i)))
+            .collect();
+        let dead_letters = DeadLetters { fallback: by_source.first().map(|d| d.1), by_source };
+        let mut task = Task {
+            subtopology,
+            partition,
+            partitions: counts,
+            inputs,
+            inboxes: nodes.iter().map(|_| vec![]).collect(),
+            nodes,
+            outgoing: vec![],
+            outputs: BTreeMap::new(),
+            counters: Counters::new(),
+            dead_letters,
+            foreign,
+            marks: VecDeque::new(),
+            touched: false,
+            restoring: None,
+            decode_rows: DECODE_ROWS,
+            plan,
+        };
+        let mark = task.mark();
+        task.marks.push_back(mark);
+        Ok(task)
+    }
+
+    pub fn topics(&self) -> Vec<String> {
+        self.inputs.iter().map(|i| i.topic.to_string()).collect()
+    }
+
+    fn input(&mut self, topic: &str) -> Result<&mut Input, Fatal> {
+        self.inputs
+            .iter_mut()
+            .find(|i| &*i.topic == topic)
+            .ok_or_else(|| Fatal::new("unknown_topic", format!("this task does not read `{topic}`")))
+    }
+
+    /// Hands over records that continue where the last ones ended.
+    pub fn feed(&mut self, topic: &str, batch: Arc<RawBatch>) -> Result<(), Fatal> {
+        self.finish_restore()?;
+        let input = self.input(topic)?;
+        if let (Some(position), Some(&first)) = (input.position, batch.offsets.first()) {
+            let expected = input.queue.back().map_or(position, |(b, _)| b.next_offset);
+            if first < expected {
+                return Err(Fatal::new(
+                    "repeated_input",
+                    format!("`{topic}`: offset {first} was handed over again; {expected} was due"),
+                ));
+            }
+        }
+        if input.position.is_none() {
+            input.position = Some(batch.offsets.first().copied().unwrap_or(batch.next_offset));
+            // Where a rollback of the first generation returns to.
+            let first = input.position;
+            let index = self.inputs.iter().position(|i| &*i.topic == topic).unwrap_or(0);
+            for mark in &mut self.marks {
+                mark.positions[index].get_or_insert(first.unwrap_or(0));
+            }
+        }
+        let input = self.input(topic)?;
+        input.buffered += batch.len();
+        input.queue.push_back((batch, 0));
+        Ok(())
+    }
+
+    pub fn buffered(&self, topic: &str) -> usize {
+        self.inputs.iter().find(|i| &*i.topic == topic).map_or(0, |i| i.buffered)
+    }
+
+    pub fn caught_up(&mut self, topic: &str, value: bool) -> Result<(), Fatal> {
+        self.input(topic)?.caught_up = value;
+        Ok(())
+    }
+
+    /// Processes up to `max_rows` buffered records; returns how many.
+    pub fn process(&mut self, max_rows: usize) -> Result<usize, Fatal> {
+        self.finish_restore()?;
+        let mut done = 0;
+        while done < max_rows {
+            let budget = max_rows - done;
+            for index in 0..self.inputs.len() {
+                self.fill(index, budget.min(self.decode_rows))?;
+            }
+            let Some((index, bound)) = self.choose() else { break };
+            done += self.run(index, bound, budget)?;
+        }
+        Ok(done)
+    }
+
+    /// Moves past what needs no processing and decodes the next rows of an input.
+    fn fill(&mut self, index: usize, rows: usize) -> Result<(), Fatal> {
+        let input = &mut self.inputs[index];
+        if input.pending.is_some() {
+            return Ok(());
+        }
+        while let Some((batch, cursor)) = input.queue.front() {
+            if *cursor < batch.len() {
+                break;
+            }
+            input.position = Some(batch.next_offset);
+            self.touched = true;
+            input.queue.pop_front();
+        }
+        let SourceKind::User { decoder, schema, timestamp, .. } = &mut input.source else { return Ok(()) };
+        let Some((raw, cursor)) = input.queue.front_mut() else { return Ok(()) };
+        let n = rows.min(raw.len() - *cursor);
+        let whole = n == raw.len();
+        let (raw, base) = if whole { (raw.clone(), 0) } else { (Arc::new(raw.slice(*cursor, *cursor + n)), 0) };
+        *cursor += n;
+        let decoded = decoder.decode(&raw.values);
+        let mut live: Vec<u32> = Vec::with_capacity(n);
+        let mut bad = decoded.bad.into_iter().peekable();
+        let mut dead = vec![];
+        let mut prefix = Vec::with_capacity(n);
+        let mut clock = input.clock;
+        let mut ts = vec![0i64; n];
+        let times = timestamp.map(|t| &decoded.columns[t]);
+        for row in 0..n {
+            if bad.peek().is_some_and(|b| b.0 as usize == row) {
+                dead.extend(bad.next());
+            } else {
+                let time = match times {
+                    None => Some(raw.timestamps[row]),
+                    Some(column) => match &column.data {
+                        crate::column::Data::I64(v) if column.is_valid(row) => Some(v[row]),
+                        _ => None,
+                    },
+                };
+                match time {
+                    Some(t) if t >= 0 => {
+                        ts[row] = t;
+                        clock = clock.max(t);
+                        live.push(row as u32);
+                    }
+                    _ => dead.push((row as u32, "missing_timestamp".to_string())),
+                }
+            }
+            prefix.push(clock);
+        }
+        let origin = Origin { topic: input.topic.clone(), partition: self.partition, raw: raw.clone() };
+        let batch = Batch {
+            schema: schema.clone(),
+            columns: decoded.columns.into_iter().map(Arc::new).collect(),
+            rows: n,
+            live: (live.len() < n).then_some(live),
+            seq: Arc::new((0..n as u32).collect()),
+            path: None,
+            ts: Arc::new(ts),
+            key: None,
+            sign: None,
+            lane: 0,
+            stamp: None,
+            origins: Arc::new(vec![origin]),
+            origin_rows: Some(Arc::new((0..n as u32).map(|r| (0, r)).collect())),
+        };
+        input.pending = Some(Pending { batch, raw, base, bad: dead, prefix, cursor: 0 });
+        Ok(())
+    }
+
+    /// The input to go on with, and the time up to which (exclusive; inclusive for ties it wins).
+    fn choose(&self) -> Option<(usize, (i64, bool))> {
+        let head = |input: &Input| -> Option<i64> {
+            match &input.source {
+                SourceKind::User { .. } => input.pending.as_ref().map(|p| p.prefix[p.cursor]),
+                SourceKind::Edge { .. } => {
+                    let (batch, cursor) = input.queue.front()?;
+                    let frame = batch.values.get(*cursor)?;
+                    // A broken frame comes first, to be refused.
+                    Some(open(frame).map_or(i64::MIN, |(h, _)| h.clock))
+                }
+            }
+        };
+        if let [only] = self.inputs.as_slice() {
+            let waiting = only.pending.is_some() || !only.queue.is_empty();
+            return waiting.then_some((0, (i64::MAX, true)));
+        }
+        let heads: Vec<Option<i64>> = self.inputs.iter().map(head).collect();
+        let waits = self.inputs.iter().zip(&heads).any(|(input, h)| h.is_none() && !input.caught_up);
+        if waits {
+            return None;
+        }
+        let (best, _) = heads.iter().enumerate().filter_map(|(i, h)| h.map(|h| (i, h))).min_by_key(|&(i, h)| (h, i))?;
+        let others = heads.iter().enumerate().filter(|&(i, _)| i != best).filter_map(|(i, h)| h.map(|h| (h, i))).min();
+        Some((best, others.map_or((i64::MAX, true), |(h, i)| (h, best < i))))
+    }
+
+    /// Processes rows of one input up to `bound` and `budget`.
+    fn run(&mut self, index: usize, bound: (i64, bool), budget: usize) -> Result<usize, Fatal> {
+        self.touched = true;
+        if matches!(self.inputs[index].source, SourceKind::Edge { .. }) {
+            return self.run_frame(index);
+        }
+        let input = &mut self.inputs[index];
+        let Some(mut pending) = input.pending.take() else { return Ok(0) };
+        let from = pending.cursor;
+        let limit = pending.batch.rows.min(from + budget);
+        let mut to = from;
+        while to < limit && (pending.prefix[to] < bound.0 || (bound.1 && pending.prefix[to] <= bound.0)) {
+            to += 1;
+        }
+        let to = to.max(from + 1);
+        input.clock = pending.prefix[to - 1];
+        input.buffered -= to - from;
+        let done = to == pending.batch.rows;
+        input.position = Some(match done {
+            true => pending.raw.next_offset.min(pending.raw.offsets[pending.base + to - 1] + 1),
+            false => pending.raw.offsets[pending.base + to],
+        });
+        let SourceKind::User { routes, name, .. } = &input.source else { return Ok(0) };
+        let (routes, name) = (routes.clone(), name.clone());
+        let mut batch = pending.batch.clone();
+        if from > 0 || !done {
+            let live = batch.live_rows().filter(|&r| r >= from && r < to).map(|r| r as u32).collect::<Vec<_>>();
+            let sparse = live.len() * 2 < batch.rows;
+            batch.live = Some(live);
+            if sparse {
+                batch = batch.compact();
+            }
+        }
+        let bad: Vec<(u32, String)> =
+            pending.bad.iter().filter(|b| (from..to).contains(&(b.0 as usize))).cloned().collect();
+        let raw = pending.raw.clone();
+        let (base, topic) = (pending.base, self.inputs[index].topic.clone());
+        pending.cursor = to;
+        if !done {
+            self.inputs[index].pending = Some(pending);
+        }
+        {
+            let mut emitted = vec![];
+            let mut ctx = Ctx {
+                node: &name,
+                foreign: &*self.foreign,
+                emitted: &mut emitted,
+                outgoing: &mut self.outgoing,
+                counters: &mut self.counters,
+                partitions: &self.partitions,
+                dead_letters: &self.dead_letters,
+                task_partition: self.partition,
+                seq_end: to as u32,
+            };
+            ctx.count("read", (to - from) as u64);
+            for (row, reason) in bad {
+                ctx.count(&format!("dead:{reason}"), 1);
+                ctx.dead_record(&topic, self.partition, &raw, base + row as usize, row, &reason, None);
+            }
+        }
+        if !batch.is_empty() {
+            self.route(&routes, Message::Rows(batch));
+        }
+        self.run_nodes(false, to as u32)?;
+        Ok(to - from)
+    }
+
+    fn run_frame(&mut self, index: usize) -> Result<usize, Fatal> {
+        let input = &mut self.inputs[index];
+        let Some((batch, cursor)) = input.queue.front_mut() else { return Ok(0) };
+        let row = *cursor;
+        let batch = batch.clone();
+        *cursor += 1;
+        input.buffered -= 1;
+        input.position = Some(match row + 1 < batch.len() {
+            true => batch.offsets[row + 1],
+            false => batch.offsets[row] + 1,
+        });
+        let SourceKind::Edge { source, routes, .. } = &mut input.source else { return Ok(0) };
+        let Some(frame) = batch.values.get(row) else { return Ok(1) };
+        let message = source.open(batch.offsets[row], frame)?;
+        let routes = routes.clone();
+        let (rows, seq_end) = match &message {
+            Message::Rows(b) | Message::Late(b) => (b.rows, b.rows as u32),
+            Message::Partials(h, _) => (h.count as usize, 1),
+            Message::Clock { .. } => (1, 1),
+        };
+        self.route(&routes, message);
+        self.run_nodes(false, seq_end)?;
+        Ok(rows.max(1))
+    }
+
+    /// Puts a message into the inboxes it leads to.
+    fn route(&mut self, routes: &[Route], message: Message) {
+        let Some((last, others)) = routes.split_last() else { return };
+        let with_path = |batch: &Batch, bits: u32| -> Batch {
+            let mut batch = batch.clone();
+            if bits != 0 || (self.plan.has_merge && batch.path.is_none()) {
+                let path = match &batch.path {
+                    None => vec![bits; batch.rows],
+                    Some(p) => p.iter().map(|p| p | bits).collect(),
+                };
+                batch.path = Some(Arc::new(path));
+            }
+            batch
+        };
+        for &(node, input, bits) in others {
+            let copy = match &message {
+                Message::Rows(b) => Message::Rows(with_path(b, bits)),
+                Message::Late(b) => Message::Late(b.clone()),
+                Message::Partials(h, b) => Message::Partials(h.clone(), b.clone()),
+                Message::Clock { lane, clock } => Message::Clock { lane: *lane, clock: *clock },
+            };
+            self.inboxes[node].push((input, copy));
+        }
+        let message = match message {
+            Message::Rows(b) if self.plan.has_merge => Message::Rows(with_path(&b, last.2)),
+            other => other,
+        };
+        self.inboxes[last.0].push((last.1, message));
+    }
+
+    /// Runs every node once, in topological order, until all inboxes are empty.
+    fn run_nodes(&mut self, flush: bool, seq_end: u32) -> Result<(), Fatal> {
+        for index in 0..self.nodes.len() {
+            let inbox = std::mem::take(&mut self.inboxes[index]);
+            if inbox.is_empty() && !flush {
+                continue;
+            }
+            let mut emitted = vec![];
+            {
+                let node = &mut self.nodes[index];
+                let mut ctx = Ctx {
+                    node: &node.name,
+                    foreign: &*self.foreign,
+                    emitted: &mut emitted,
+                    outgoing: &mut self.outgoing,
+                    counters: &mut self.counters,
+                    partitions: &self.partitions,
+                    dead_letters: &self.dead_letters,
+                    task_partition: self.partition,
+                    seq_end,
+                };
+                for (input, message) in inbox {
+                    node.operator.process(input, message, &mut ctx)?;
+                }
+                node.operator.end_batch(&mut ctx)?;
+                if flush {
+                    node.operator.flush(&mut ctx)?;
+                }
+            }
+            for (port, message) in emitted {
+                let empty = matches!(&message, Message::Rows(b) | Message::Late(b) if b.is_empty());
+                if empty {
+                    continue;
+                }
+                let routes = self.nodes[index].routes.get(port).cloned().unwrap_or_default();
+                self.route(&routes, message);
+            }
+        }
+        self.collect();
+        Ok(())
+    }
+
+    /// Orders what the operators wrote as one record at a time would have, and appends it to the outputs.
+    fn collect(&mut self) {
+        let mut outgoing = std::mem::take(&mut self.outgoing);
+        if !outgoing.is_sorted_by_key(|o| o.seq) {
+            outgoing.sort_by_key(|o| o.seq);
+        }
+        for o in outgoing.drain(..) {
+            let batch = self.outputs.entry((o.topic, o.partition)).or_default();
+            let offset = batch.len() as i64;
+            batch.push_with_headers(offset, o.timestamp, o.key.as_deref(), o.value.as_deref(), o.headers);
+        }
+        self.outgoing = outgoing;
+    }
+
+    fn mark(&self) -> Mark {
+        let mut w = Writer::default();
+        w.varint(self.nodes.len() as u64);
+        for node in &self.nodes {
+            let mut saved = Writer::default();
+            node.operator.save(&mut saved);
+            w.u64(node.state_id);
+            w.blob(&saved.bytes);
+        }
+        w.varint(self.inputs.len() as u64);
+        for input in &self.inputs {
+            w.blob(input.topic.as_bytes());
+            w.zigzag(input.clock);
+            let mut saved = Writer::default();
+            if let SourceKind::Edge { source, .. } = &input.source {
+                crate::op::Operator::save(source, &mut saved);
+            }
+            w.blob(&saved.bytes);
+        }
+        w.varint(self.counters.len() as u64);
+        for ((node, reason), n) in &self.counters {
+            w.blob(node.as_bytes());
+            w.blob(reason.as_bytes());
+            w.varint(*n);
+        }
+        Mark { meta: w.bytes, positions: self.inputs.iter().map(|i| i.position).collect() }
+    }
+
+    fn load(&mut self, meta: &[u8]) -> Option<()> {
+        let mut r = Reader::new(meta);
+        for _ in 0..r.varint()? {
+            let (hash, saved) = (r.u64()?, r.blob()?);
+            let node = self.nodes.iter_mut().find(|n| n.state_id == hash)?;
+            if !saved.is_empty() {
+                node.operator.load(&mut Reader::new(saved))?;
+            }
+        }
+        for _ in 0..r.varint()? {
+            let (topic, clock, saved) = (r.blob()?, r.zigzag()?, r.blob()?);
+            let input = self.inputs.iter_mut().find(|i| i.topic.as_bytes() == topic)?;
+            input.clock = clock;
+            if let SourceKind::Edge { source, .. } = &mut input.source {
+                crate::op::Operator::load(source, &mut Reader::new(saved))?;
+            }
+        }
+        self.counters.clear();
+        for _ in 0..r.varint()? {
+            let node = std::str::from_utf8(r.blob()?).ok()?;
+            let reason = std::str::from_utf8(r.blob()?).ok()?.to_string();
+            self.counters.insert((Arc::from(node), reason), r.varint()?);
+        }
+        Some(())
+    }
+
+    /// Ends the current generation.
+    pub fn close_generation(&mut self) -> Result<Generation, Fatal> {
+        self.finish_restore()?;
+        self.run_nodes(true, 0)?;
+        // What was flushed may have moved on to nodes behind that had flushed already: none, the order is topological.
+        debug_assert!(self.inboxes.iter().all(Vec::is_empty));
+        let stateful = self.plan.subtopologies[self.subtopology].stateful;
+        let mut log = ChangelogWriter { batch: RawBatch::default(), node: 0 };
+        for node in &mut self.nodes {
+            log.node = node.state_id;
+            node.operator.close_generation(&mut log);
+        }
+        let mark = self.mark();
+        let outputs = std::mem::take(&mut self.outputs);
+        let mut outputs: Vec<(String, u32, RawBatch)> =
+            outputs.into_iter().map(|((t, p), b)| (self.plan.topics[t].clone(), p, b)).collect();
+        if stateful && (self.touched || !outputs.is_empty() || !log.batch.is_empty()) {
+            let header =
+                Header { kind: Kind::Meta, lane: 0, sequence: 0, clock: 0, schema: self.plan.hash, count: 1 };
+            log.push(&header, &mark.meta);
+            outputs.push((self.plan.changelog_topic(self.subtopology), self.partition, log.batch));
+        }
+        self.touched = false;
+        let positions =
+            self.inputs.iter().filter_map(|i| i.position.map(|p| (i.topic.to_string(), p))).collect();
+        self.marks.push_back(mark);
+        Ok(Generation { outputs, positions })
+    }
+
+    /// The oldest closed generation was committed.
+    pub fn committed(&mut self) {
+        if self.marks.len() > 1 {
+            self.marks.pop_front();
+            self.nodes.iter_mut().for_each(|n| n.operator.committed());
+        }
+    }
+
+    /// Undoes what is not committed, drops all buffers; returns the positions to read from again.
+    pub fn rollback(&mut self) -> Result<Vec<(String, i64)>, Fatal> {
+        for node in &mut self.nodes {
+            node.operator.rollback();
+        }
+        self.marks.truncate(1);
+        let meta = self.marks[0].meta.clone();
+        self.load(&meta).ok_or_else(|| Fatal::new("corrupt_meta", "the task's own mark does not load"))?;
+        let positions = self.marks[0].positions.clone();
+        for (input, position) in self.inputs.iter_mut().zip(positions) {
+            input.queue.clear();
+            input.pending = None;
+            input.buffered = 0;
+            input.caught_up = false;
+            input.position = position;
+        }
+        self.inboxes.iter_mut().for_each(Vec::clear);
+        self.outgoing.clear();
+        self.outputs.clear();
+        self.touched = false;
+        Ok(self.inputs.iter().filter_map(|i| i.position.map(|p| (i.topic.to_string(), p))).collect())
+    }
+
+    /// Applies records of the changelog, in order, before the first `feed`.
+    pub fn restore(&mut self, batch: &RawBatch) -> Result<(), Fatal> {
+        if self.restoring.is_none() {
+            self.nodes.iter_mut().for_each(|n| n.operator.begin_restore());
+            self.restoring = Some(None);
+        }
+        for row in 0..batch.len() {
+            let Some(value) = batch.values.get(row) else { continue };
+            let (header, body) = open(value)?;
+            if header.kind == Kind::Meta {
+                self.restoring = Some(Some(body.to_vec()));
+                continue;
+            }
+            let unknown = || {
+                Fatal::new(
+                    "unknown_state",
+                    format!("the changelog holds state of an operation that this topology does not have (offset {}): an operation was renamed or removed; restore its name, or start under a new application name", batch.offsets[row]),
+                )
+            };
+            let node = self
+                .nodes
+                .iter_mut()
+                .find(|n| n.state_id == header.schema)
+                .ok_or_else(unknown)?;
+            node.operator.restore(header.kind, header.count, body).ok_or_else(|| {
+                Fatal::new("corrupt_state", format!("state of `{}` at offset {} cannot be read", node.name, batch.offsets[row]))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn finish_restore(&mut self) -> Result<(), Fatal> {
+        let Some(meta) = self.restoring.take() else { return Ok(()) };
+        if let Some(meta) = meta {
+            self.load(&meta).ok_or_else(|| {
+                Fatal::new("plan_changed", "the stored state belongs to another shape of this topology (operations or input partitions changed): start under a new application name or reset this one")
+            })?;
+        }
+        self.nodes.iter_mut().for_each(|n| n.operator.end_restore());
+        let mark = self.mark();
+        self.marks = VecDeque::from([mark]);
+        Ok(())
+    }
+
+    pub fn positions(&self) -> Vec<(String, i64)> {
+        self.inputs.iter().filter_map(|i| i.position.map(|p| (i.topic.to_string(), p))).collect()
+    }
+
+    /// Bytes of output that wait for the generation to be closed.
+    pub fn output_bytes(&self) -> usize {
+        self.outputs.values().map(RawBatch::byte_size).sum()
+    }
+
+    /// Numbers for metrics.
+    pub fn stats(&self) -> Value {
+        let mut counters = serde_json::Map::new();
+        for ((node, reason), n) in &self.counters {
+            let entry = counters.entry(node.to_string()).or_insert_with(|| json!({}));
+            entry[reason] = json!(n);
+        }
+        let mut nodes = serde_json::Map::new();
+        for node in &self.nodes {
+            let mut stats = vec![];
+            node.operator.stats(&mut stats);
+            if !stats.is_empty() {
+                let entry: serde_json::Map<String, Value> =
+                    stats.into_iter().filter(|s| s.1 != NO_TIME).map(|(k, v)| (k, json!(v))).collect();
+                nodes.insert(node.name.to_string(), Value::Object(entry));
+            }
+        }
+        let clocks: serde_json::Map<String, Value> =
+            self.inputs.iter().filter(|i| i.clock != NO_TIME).map(|i| (i.topic.to_string(), json!(i.clock))).collect();
+        json!({"subtopology": self.subtopology, "partition": self.partition, "counters": counters, "nodes": nodes, "clocks": clocks})
+    }
+}
+
+struct ChangelogWriter {
+    batch: RawBatch,
+    node: u64,
+}
+
+impl ChangelogWriter {
+    fn push(&mut self, header: &Header, body: &[u8]) {
+        let offset = self.batch.len() as i64;
+        self.batch.push(offset, 0, None, Some(&seal(header, body)));
+    }
+}
+
+impl Changelog for ChangelogWriter {
+    fn delta(&mut self, kind: Kind, count: u32, body: &[u8]) {
+        let header = Header { kind, lane: 0, sequence: 0, clock: 0, schema: self.node, count };
+        self.push(&header, body);
+    }
+}
