@@ -1,5 +1,8 @@
 """Kafka Streams and Flink CEP semantics for Python: `import adstream as ads`."""
 
+import sys
+import types
+
 from adstream.dsl import sinks
 from adstream.dsl.aggregates import Aggregate, count, first, last, max, mean, min, sum, udaf
 from adstream.dsl.app import App
@@ -33,6 +36,14 @@ from adstream.dsl.topology import Built, Topology, topology
 from adstream.dsl.typing_ import decimal, epoch, rfc3339
 from adstream.dsl.windows import tumbling
 from adstream.errors import AdstreamError, ConfigError, FatalError, TopologyError
+
+
+class _Facade(types.ModuleType):
+    # Importing the writers, the package `adstream.sinks`, would rebind this name, which is the declarations'.
+    sinks = property(lambda _: sinks, lambda _, __: None)
+
+
+sys.modules[__name__].__class__ = _Facade
 
 __all__ = [
     "AdstreamError",

@@ -47,6 +47,27 @@ class RawBatch:
     def from_bytes(data: bytes) -> RawBatch: ...
 
 @final
+class NativeReader:
+    """Reads committed records through librdkafka. One caller at a time; `wait`, `wake` and `errors` from any thread.
+
+    Raises RuntimeError for what cannot pass by itself: an offset that is gone, a topic one may not read, a forked process.
+    """
+
+    def __init__(self, library: str, config: Sequence[tuple[str, str]], headers: bool = ...) -> None:
+        """`library`: the path of librdkafka. Raises ValueError for a library or a setting that cannot be used."""
+    def add(self, topic: str, partition: int, position: int) -> None: ...
+    def remove(self, topic: str, partition: int) -> None: ...
+    def read(self, topic: str, partition: int, max_rows: int) -> RawBatch | None: ...
+    def at_end(self, topic: str, partition: int) -> bool: ...
+    def wait(self, timeout_s: float) -> None:
+        """Until data has arrived (or was left behind by a read) since the last wait; at the latest after `timeout_s`."""
+    def wake(self) -> None:
+        """Ends a wait of another thread."""
+    def errors(self) -> list[str]:
+        """What went wrong and is being retried, oldest first; each is told once."""
+    def close(self) -> None: ...
+
+@final
 class Plan:
     """A checked topology, cut into sub-topologies."""
 

@@ -7,8 +7,8 @@ parts is split where it meets a group (`split`): the parts become hidden aggrega
 | | nothing to go by | null values | can take values back (over a table) |
 |---|---|---|---|
 | `count` | 0 | counted (it counts rows) | yes |
-| `sum` | 0 | left out | yes |
-| `mean` | null | left out | yes |
+| `sum` | 0 | left out | yes, unless of floats |
+| `mean` | null | left out | yes, unless of floats |
 | `min max first last` | null | left out | not yet |
 | `udaf` | what `init` gives | handed over | no |
 """
@@ -21,7 +21,7 @@ from typing import Any
 
 from adstream.dsl.expr import Expr, callable_name, col, named_or_expr, to_plan
 from adstream.dsl.faults import fault
-from adstream.dsl.typing_ import PRECISION_MAX, resolve, scale_of
+from adstream.dsl.typing_ import PRECISION_MAX, resolve, scale_of, widened
 
 Register = Callable[[Callable[..., Any]], int]
 
@@ -59,7 +59,7 @@ class Aggregate(Expr):
             text = f"udaf({callable_name(self.fold.init)}, {callable_name(self.fold.add)}"
         else:
             column = self.args[0].name if self.args and self.args[0].op == "col" else None
-            text = f"{self.fn}({', '.join(repr(column) if column else repr(a) for a in self.args)}"
+            text = f'{self.fn}("{column}"' if column else f"{self.fn}({', '.join(map(repr, self.args))}"
         if self.where is not None:
             text += f"{', ' if self.args or self.fold else ''}where={self.where!r}"
         return text + ")"
@@ -91,10 +91,8 @@ class Aggregate(Expr):
             case "mean":
                 if scale is not None:
                     return f"decimal({PRECISION_MAX},{scale if scale > _MEAN_SCALE_MIN else _MEAN_SCALE_MIN})"
-                return {"int": "float", "float": "float", "duration": "duration"}.get(argument)
-            case "min" | "max":
-                return argument if argument != "bool" else None
-        return argument
+                return "float" if argument in ("int", "float") else None
+        return widened(argument)
 
 
 def _make(fn: str, value: str | Expr | None, where: object) -> Aggregate:
@@ -156,7 +154,7 @@ def max(value: str | Expr, where: Expr | Callable[[Any], bool] | None = None) ->
 
 
 def mean(value: str | Expr, where: Expr | Callable[[Any], bool] | None = None) -> Aggregate:
-    """The mean; nulls are left out; of nothing: null. Of decimals: six digits after the point or more, half even."""
+    """The mean; nulls are left out; of nothing: null. Of decimals: at least six decimals, half even."""
     return _make("mean", value, where)
 
 
@@ -218,6 +216,7 @@ def split(named: dict[str, Expr]) -> tuple[list[tuple[str, Aggregate]], list[tup
 
 
 def _identity(e: Aggregate) -> str:
-    calls = [id(node.function) for part in (*e.args, *([e.where] if e.where else [])) for node in part.walk()]
+    inner = [*e.args, *([e.where] if e.where is not None else [])]
+    calls = [id(node.function) for part in inner for node in part.walk()]
     fold = (id(e.fold.init), id(e.fold.add), id(e.fold.merge), id(e.fold.result)) if e.fold else ()
     return f"{e!r} {e.dtype} {calls} {fold}"

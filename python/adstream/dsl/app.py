@@ -72,7 +72,7 @@ class App:
                 f"`{timestamp}` is {types[timestamp]}, and event time must be a timestamp",
                 operation="stream",
                 line=line,
-                hint=f'annotate it: `{timestamp}: datetime`, or `Annotated[datetime, ads.epoch("ms")]` for numbers',
+                hint='annotate it: `datetime`, or `Annotated[datetime, ads.epoch("ms")]` for numbers',
             )
         parameters: dict[str, Any] = {
             "topic": topic,

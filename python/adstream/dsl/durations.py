@@ -19,9 +19,7 @@ from adstream.dsl.faults import fault
 _MS = timedelta(milliseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
-_TEXT = re.compile(
-    r"(-?)(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m(?!s))?(?:([0-9]+)s)?(?:([0-9]+)ms)?", re.ASCII
-)
+_TEXT = re.compile(r"(-?)(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m(?!s))?(?:([0-9]+)s)?(?:([0-9]+)ms)?", re.ASCII)
 _CALENDAR = re.compile(r"-?[0-9]+\s*(mo|month|months|q|quarter|y|yr|year|years)", re.ASCII)
 _MS_LIMIT = 2**63
 
@@ -76,9 +74,7 @@ def duration_ms(
             hint="leave out the minus",
         )
     if ms == 0 and not zero:
-        raise fault(
-            "bad_duration", f"`{what}` is zero: {value!r}", operation=operation, hint='write at least "1ms"'
-        )
+        raise fault("bad_duration", f"`{what}` is zero: {value!r}", operation=operation, hint='write at least "1ms"')
     return ms
 
 

@@ -264,9 +264,7 @@ class Expr:
     def is_in(self, values: Iterable[Scalar]) -> Expr:
         """True where the value is one of `values`; null stays null."""
         if isinstance(values, str | Expr):
-            raise fault(
-                "bad_argument", f"`is_in` needs a list of values: {values!r}", hint="write `.is_in([…])`"
-            )
+            raise fault("bad_argument", f"`is_in` needs a list of values: {values!r}", hint="write `.is_in([…])`")
         items = list(values)
         if any(v is None for v in items):
             raise fault(
@@ -352,6 +350,8 @@ class Expr:
 
 def _show(e: Expr) -> tuple[str, int]:
     """An expression's text, and how tightly it binds."""
+    if type(e) is not Expr:
+        return repr(e), _ATOM  # an aggregate
     a = e.args
     if e.op in _INFIX and len(a) == 2:
         sign, level = _INFIX[e.op]
@@ -385,7 +385,7 @@ def _show(e: Expr) -> tuple[str, int]:
             return f"{text}.otherwise({_named(a[-1])})", _ATOM
         case "call":
             assert e.function is not None
-            columns = f", columns=[{', '.join(repr(c.name) for c in a)}]" if a else ""
+            columns = f", columns=[{', '.join(_literal_text(c.name) for c in a)}]" if a else ""
             return f'udf({callable_name(e.function)}, type="{e.dtype}"{columns})', _ATOM
         case op if op in _METHODS:
             return f"{_wrap(a[0], _ATOM)}.{_METHODS[op]}({', '.join(_bare(v) for v in a[1:])})", _ATOM
@@ -403,7 +403,12 @@ def _wrap(e: Expr, level: int) -> str:
 
 def _bare(e: Expr) -> str:
     """As an operand of an operator, where a literal needs no `lit`."""
-    return repr(e.value) if e.op == "lit" and e.value is not None else repr(e)
+    return _literal_text(e.value) if e.op == "lit" and e.value is not None else repr(e)
+
+
+def _literal_text(value: object) -> str:
+    plain = isinstance(value, str) and value.isprintable() and not {'"', "\\"} & set(value)
+    return f'"{value}"' if plain else repr(value)
 
 
 def _named(e: Expr) -> str:
@@ -414,7 +419,7 @@ def _named(e: Expr) -> str:
 def _show_literal(e: Expr) -> tuple[str, int]:
     if e.value is None:
         return (f'lit(None, type="{e.dtype}")' if e.dtype else "lit(None)"), _ATOM
-    return f"lit({e.value!r})", _ATOM
+    return f"lit({_literal_text(e.value)})", _ATOM
 
 
 # --- building -------------------------------------------------------------------------------------
@@ -454,9 +459,7 @@ def named_or_expr(value: Expr | Scalar) -> Expr:
 def col(name: str) -> Expr:
     """The value of a column."""
     if not isinstance(name, str) or not name:
-        raise fault(
-            "bad_argument", f"a column's name is text: {name!r}", operation="col", hint='write `col("price")`'
-        )
+        raise fault("bad_argument", f"a column's name is text: {name!r}", operation="col", hint='write `col("price")`')
     return Expr("col", name=name)
 
 
@@ -491,9 +494,7 @@ def _literal_type(value: object) -> str:
             return "int"
         case float():
             if not math.isfinite(value):
-                raise _bad_literal(
-                    value, "is no number that a column can hold", "use null: `lit(None, type=float)`"
-                )
+                raise _bad_literal(value, "is no number that a column can hold", "use null: `lit(None, type=float)`")
             return "float"
         case str():
             return "str"
@@ -512,6 +513,14 @@ def _literal_type(value: object) -> str:
         case timedelta():
             duration_ms(value, "literal", operation="lit", negative=True)
             return "duration"
+    if isinstance(value, When | Then):
+        missing = "then" if isinstance(value, When) else "otherwise"
+        raise fault(
+            "incomplete_when",
+            f"`{value!r}` is not finished",
+            operation="when",
+            hint=f"add `.{missing}(…)`; `.otherwise(None)` leaves null",
+        )
     raise _bad_literal(
         value,
         f"({value.__class__.__name__}) cannot be a constant",
@@ -537,7 +546,7 @@ class Then:
 
     def __repr__(self) -> str:
         pairs = zip(self._args[::2], self._args[1::2], strict=True)
-        return ".".join(f"when({_bare(c)}).then({_named(v)})" for c, v in pairs) + " (without .otherwise)"
+        return ".".join(f"when({_bare(c)}).then({_named(v)})" for c, v in pairs)
 
 
 class When:
@@ -553,11 +562,11 @@ class When:
         return Then((*self._args, named_or_expr(value)))
 
     def __repr__(self) -> str:
-        return "when(…) (without .then)"
+        return f"when({_bare(self._args[-1])})"
 
 
 def when(condition: Expr) -> When:
-    """`when(c).then(a).when(d).then(b).otherwise(z)`: the value of the first condition that is true; null is not."""
+    """`when(c).then(a).when(d).then(b).otherwise(z)`: the value of the first true condition."""
     return When(condition)
 
 
@@ -591,7 +600,7 @@ def _several(values: tuple[Expr | Scalar, ...], operation: str) -> tuple[Expr, .
 
 
 def timestamp() -> Expr:
-    """The row's event time, UTC; of a table's row: of the newest record in it. In Kafka Streams: `record.timestamp()`."""
+    """The row's event time; of a table's row: the newest in it. In Kafka Streams: `record.timestamp()`."""
     return Expr("col", name="$timestamp")
 
 
@@ -606,12 +615,12 @@ def partition() -> Expr:
 
 
 def window_start() -> Expr:
-    """The start of the row's window, which belongs to it. In Kafka Streams: `windowedKey.window().startTime()`."""
+    """The start of the row's window, inclusive. In Kafka Streams: `windowedKey.window().startTime()`."""
     return Expr("col", name="$window_start")
 
 
 def window_end() -> Expr:
-    """The end of the row's window, which no longer belongs to it. In Kafka Streams: `windowedKey.window().endTime()`."""
+    """The end of the row's window, exclusive. In Kafka Streams: `windowedKey.window().endTime()`."""
     return Expr("col", name="$window_end")
 
 
@@ -623,7 +632,7 @@ def duration(
     seconds: Expr | int | None = None,
     milliseconds: Expr | int | None = None,
 ) -> Expr:
-    """A span of time, from numbers or columns: `ads.duration(hours=col("attribution_window"))`. A day has 24 h."""
+    """A span of time, of numbers or columns: `ads.duration(hours=col("w"))`. A day has 24 h."""
     units = (
         (days, timedelta(days=1)),
         (hours, timedelta(hours=1)),
@@ -681,16 +690,12 @@ def return_type(fn: Callable[..., Any], given: object = None) -> str | None:
     what = callable_name(fn)
     if given is not None:
         return resolve(given, what, operation="udf").type
-    target = fn if inspect.isroutine(fn) or isinstance(fn, type) else getattr(fn, "__call__", fn)
+    target = fn if inspect.isroutine(fn) or isinstance(fn, type) else type(fn).__call__
     try:
         hints = get_type_hints(target, include_extras=True)
     except (NameError, TypeError):
         return None
-    return (
-        resolve(hints["return"], what, operation="udf").type
-        if hints.get("return") not in (None, Any)
-        else None
-    )
+    return resolve(hints["return"], what, operation="udf").type if hints.get("return") not in (None, Any) else None
 
 
 # --- namespaces -----------------------------------------------------------------------------------
@@ -866,7 +871,8 @@ def _rewrite() -> str | None:
             pairs = [ast.Compare(a, [o], [b]) for a, o, b in zip(terms, ops, terms[1:], strict=False)]
             return f"write `{' & '.join(_part(p) for p in pairs)}`"
         case ast.IfExp(test=test, body=body, orelse=orelse):
-            return f"write `when({ast.unparse(test)}).then({ast.unparse(body)}).otherwise({ast.unparse(orelse)})`"
+            condition, yes, no = map(ast.unparse, (test, body, orelse))
+            return f"write `when({condition}).then({yes}).otherwise({no})`"
         case ast.If() | ast.While():
             return "write `when(…).then(…).otherwise(…)`: rows decide, not the program that builds"
     return None
@@ -891,10 +897,7 @@ def _offender(filename: str, line: int) -> ast.AST | None:
         asks = (
             isinstance(node, ast.BoolOp | ast.IfExp | ast.If | ast.While)
             or (isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not))
-            or (
-                isinstance(node, ast.Compare)
-                and (len(node.ops) > 1 or isinstance(node.ops[0], ast.In | ast.NotIn))
-            )
+            or (isinstance(node, ast.Compare) and (len(node.ops) > 1 or isinstance(node.ops[0], ast.In | ast.NotIn)))
         )
         if not asks or not isinstance(node, ast.expr | ast.stmt):
             continue

@@ -1,4 +1,4 @@
-"""How this package says no: a `TopologyError` with the user's line, and the nearest name when one was misspelt."""
+"""How this package says no: a `TopologyError` with the user's line and, for a misspelt name, the nearest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAMES_SHOWN_MAX = 12
 
 
 def _ours(frame: FrameType) -> bool:
-    # By module, not by file: code that dataclasses generate has no file. Ready-made jobs are users like all others.
+    # By module: code that dataclasses generate has no file. Ready-made jobs are users like all others.
     module = str(frame.f_globals.get("__name__", ""))
     if module == "adstream.jobs" or module.startswith("adstream.jobs."):
         return False

@@ -17,6 +17,7 @@ libraries is imported here.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -79,14 +80,12 @@ class FieldOptions:
 def field(*, path: str) -> Any:
     """A field that lies elsewhere in the JSON: `genre: str | None = ads.field(path="data.genre")`."""
     if not isinstance(path, str) or not all(path.split(".")):
-        raise fault(
-            "bad_path", f"not a path: {path!r}", operation="field", hint='write keys with dots: "data.genre"'
-        )
+        raise fault("bad_path", f"not a path: {path!r}", operation="field", hint='write keys with dots: "data.genre"')
     return FieldOptions(path=path)
 
 
 def content_id() -> Any:
-    """Where the field is absent: xxh3-128 of the record's payload bytes, in hex. Equal payloads get equal ids."""
+    """Where the field is absent: xxh3-128 of the payload's bytes, in hex; equal payloads, equal ids."""
     return FieldOptions(default=CONTENT_ID)
 
 
@@ -117,9 +116,7 @@ class Record:
                 hint='write extra="keep" or extra="drop"',
             )
         if rename not in (None, "camel"):
-            raise fault(
-                "bad_option", f"rename={rename!r}", operation=cls.__name__, hint='write rename="camel"'
-            )
+            raise fault("bad_option", f"rename={rename!r}", operation=cls.__name__, hint='write rename="camel"')
         known = {f.name: f for f in base.fields} if base else {}
         known |= {f.name: f for f in _class_fields(cls, rename, own=True)}
         cls.__adstream_schema__ = Schema(cls.__name__, _checked(cls.__name__, tuple(known.values())), extra)
@@ -197,7 +194,7 @@ def _class_fields(
             operation=operation or cls.__name__,
             hint="import it or define it before the class",
         ) from None
-    chosen = cls.__dict__.get("__annotations__", {}) if own else hints
+    chosen = inspect.get_annotations(cls) if own else hints
     fields = []
     for name in chosen:
         hint = hints[name]
@@ -293,14 +290,14 @@ def _of_arrow(source: Any, operation: str) -> Schema:
                 "unknown_type",
                 f"`{arrow.name}` has a type that adstream does not know: {text}",
                 operation=operation,
-                hint="use bool, integers up to 64 bits, floats, strings, decimal128, timestamps with a zone, durations in ms",
+                hint="use bool, integers, floats, strings, decimal128, timestamps with a zone, durations in ms",
             )
         fields.append(Field(arrow.name, dtype, bool(arrow.nullable), (arrow.name,), time))
     return Schema("pyarrow.Schema", _checked("pyarrow.Schema", tuple(fields)), "drop")
 
 
 def row_of(value: object, names: tuple[str, ...]) -> dict[str, Any]:
-    """What a user's function returned (a dict, or an object with attributes), as a dict with exactly these names."""
+    """What a function returned (a dict, or an object with attributes), as a dict of exactly these names."""
     if isinstance(value, Mapping):
         return {name: value.get(name) for name in names}
     return {name: getattr(value, name) for name in names}

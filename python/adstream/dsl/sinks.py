@@ -68,7 +68,8 @@ class Sql:
             object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
-        return f'Sql("{self.table}", key={list(self.key)!r}, connection="{self.connection}")'
+        key = ", ".join(f'"{name}"' for name in self.key)
+        return f'Sql("{self.table}", key=[{key}], connection="{self.connection}")'
 
     @property
     def target(self) -> str:
@@ -106,9 +107,7 @@ class RedisHash:
                 hint="write columns in braces: `product-metrics:{product_id}`",
             ) from None
         names = [name for _, name, _, _ in parts if name is not None]
-        if any(spec or conversion for _, _, spec, conversion in parts) or not all(
-            n.isidentifier() for n in names
-        ):
+        if any(spec or conversion for _, _, spec, conversion in parts) or not all(n.isidentifier() for n in names):
             raise fault(
                 "bad_template",
                 f"`{self.template}`: braces hold a column's name and nothing else",

@@ -32,7 +32,7 @@ from adstream.dsl.faults import fault, name_list, nearest, unknown_column, user_
 from adstream.dsl.graph import Graph, Node, Port
 from adstream.dsl.schema import row_of, schema_of
 from adstream.dsl.sinks import Sink
-from adstream.dsl.typing_ import infer
+from adstream.dsl.typing_ import infer, widened
 from adstream.dsl.windows import Tumbling
 
 Condition = Expr | Callable[[Any], bool]
@@ -52,7 +52,7 @@ class KeyPart:
 
 
 class MapRow:
-    """The function of a `map` node: takes the row as a dict, returns the new row as a dict of exactly its schema."""
+    """The function of a `map` node: takes a row as a dict, returns one of exactly its schema."""
 
     __slots__ = ("fn", "names")
 
@@ -90,7 +90,7 @@ class _Flow:
         return self._node
 
     def named(self, name: str) -> Self:
-        """Gives the operation just made a name: for state, internal topics, metrics. In Kafka Streams: `Named.as`."""
+        """Names the operation just made: for state, internal topics, metrics. In Kafka Streams: `Named.as`."""
         self._graph.rename(self._label(), name)
         return self
 
@@ -287,7 +287,7 @@ class Stream(_Flow):
         return self._filter("filter", _condition(condition, "filter"), reason)
 
     def filter_not(self, condition: Condition, *, reason: str | None = None) -> Stream:
-        """Drops rows for which `condition` is true; keeps those for which it is false or null. In Kafka Streams: `filterNot`."""
+        """Drops rows for which `condition` is true; false and null stay. In Kafka Streams: `filterNot`."""
         return self._filter("filter_not", _condition(condition, "filter_not"), reason)
 
     def _filter(self, operation: str, condition: Expr, reason: str | None) -> Stream:
@@ -432,9 +432,7 @@ class Stream(_Flow):
         labels = [*named, "rest"] if named else [str(i) for i in range(len(exprs) + 1)]
         about = ", ".join(f"{label}: {e!r}" for label, e in zip(labels, exprs, strict=False)) + ", else rest"
         node, _ = self._node_for("branch", (self._port,), line, {"exprs": trees}, about, _rung(exprs))
-        streams = tuple(
-            Stream(self._graph, (node, p), self._columns, self._key) for p in range(len(exprs) + 1)
-        )
+        streams = tuple(Stream(self._graph, (node, p), self._columns, self._key) for p in range(len(exprs) + 1))
         return dict(zip(labels, streams, strict=True)) if named else streams
 
     split = branch
@@ -443,9 +441,7 @@ class Stream(_Flow):
         """The rows of all, which must have the same columns. In Kafka Streams: `merge`."""
         line = user_line()
         if not others:
-            raise fault(
-                "bad_argument", "with what?", operation="merge", line=line, hint="write `.merge(other)`"
-            )
+            raise fault("bad_argument", "with what?", operation="merge", line=line, hint="write `.merge(other)`")
         for other in others:
             if other._graph is not self._graph:
                 raise fault(
@@ -455,7 +451,7 @@ class Stream(_Flow):
                     line=line,
                     hint="build both from one",
                 )
-            if list(other._columns.items()) != list(self._columns.items()):
+            if _widened(other._columns) != _widened(self._columns):
                 raise fault(
                     "schema_mismatch",
                     _difference(self._columns, other._columns),
@@ -466,7 +462,11 @@ class Stream(_Flow):
         inputs = tuple(s._port for s in (self, *others))
         key = self._key if all(other._key == self._key for other in others) else ()
         port = self._node_for("merge", inputs, line, {})
-        return Stream(self._graph, port, self._columns, key)
+        columns = {
+            name: dtype if all(other._columns[name] == dtype for other in others) else widened(dtype)
+            for name, dtype in self._columns.items()
+        }
+        return Stream(self._graph, port, columns, key)
 
     # --- keys -------------------------------------------------------------------------------------
 
@@ -482,9 +482,7 @@ class Stream(_Flow):
             stream = self.with_columns(**exprs)
         names = stream._names("group_by", [*columns, *exprs], line)
         if not names:
-            raise fault(
-                "bad_argument", "by what?", operation="group_by", line=line, hint='write `.group_by("id")`'
-            )
+            raise fault("bad_argument", "by what?", operation="group_by", line=line, hint='write `.group_by("id")`')
         return GroupedStream(stream, tuple(names))
 
     def windowed_by(self, window: Tumbling) -> NoReturn:
@@ -575,12 +573,12 @@ class Stream(_Flow):
             if part.name == "$window_start":
                 raise fault(
                     "sink_key_without_window",
-                    f"rows are per key and window, but the key of {sink!r} has no window: windows would overwrite each other",
+                    f"rows are per key and window; the key of {sink!r} has no window: one row for all windows",
                     operation="sink",
                     line=line,
                     hint=f"add `{copies[0]}` to the key"
                     if copies
-                    else "write `.with_columns(metric_time=ads.window_start())` and add `metric_time` to the key",
+                    else "write `.with_columns(metric_time=ads.window_start())`, add `metric_time` to the key",
                 )
             gone = "" if part.columns else ", which was dropped or replaced on the way"
             raise fault(
@@ -710,7 +708,7 @@ class Table(_Flow):
         return self._view("with_columns", named, line, keep=True)
 
     def select(self, *columns: str | Expr, **exprs: Value) -> Table:
-        """A view with these columns only. The key must be among them, under any name; the window stays by itself."""
+        """A view with these columns only. The key must be among them, under any name; the window stays."""
         line = user_line()
         return self._view("select", self._selected("select", columns, exprs, line), line, keep=False)
 
@@ -760,9 +758,7 @@ class Table(_Flow):
         Raises:
             TopologyError: `not_windowed`.
         """
-        self._need_window(
-            "final", "a table without windows is never final", "write `.to_stream()` for its changes"
-        )
+        self._need_window("final", "a table without windows is never final", "write `.to_stream()` for its changes")
         if self._final is None:
             columns, key = self._schemas[0]
             stream = Stream(self._graph, (self._aggregate.id, 1), columns, key)
@@ -827,9 +823,7 @@ class Table(_Flow):
         table = self.with_columns(**exprs) if exprs else self
         names = table._names("group_by", [*columns, *exprs], line)
         if not names:
-            raise fault(
-                "bad_argument", "by what?", operation="group_by", line=line, hint='write `.group_by("id")`'
-            )
+            raise fault("bad_argument", "by what?", operation="group_by", line=line, hint='write `.group_by("id")`')
         return GroupedTable(table, tuple(names))
 
     def windowed_by(self, window: Tumbling) -> NoReturn:
@@ -900,7 +894,7 @@ def _aggregate(
         _check_aggregate(source, keys, name, e, line)
     kept, together = aggregates_.split(dict(named))
 
-    columns: Columns = {name: source._columns[name] for name in keys}
+    columns: Columns = {name: widened(source._columns[name]) for name in keys}
     if window is not None:
         columns |= dict.fromkeys(_WINDOW_COLUMNS, "timestamp")
     lowered = []
@@ -944,9 +938,7 @@ def _aggregate(
     return table._view("select", chosen, line, keep=False, label=node_)
 
 
-def _check_aggregate(
-    source: Stream | Table, keys: tuple[str, ...], name: str, e: object, line: str | None
-) -> None:
+def _check_aggregate(source: Stream | Table, keys: tuple[str, ...], name: str, e: object, line: str | None) -> None:
     def wrong(code: str, message: str, hint: str) -> NoReturn:
         raise fault(code, message, operation="aggregate", line=line, hint=hint)
 
@@ -973,7 +965,7 @@ def _check_aggregate(
                 wrong(
                     "not_retractable",
                     f"`{name}`: `{label}` over a table cannot take back the old value of a row that changes",
-                    f"use count, sum or mean, or aggregate events: `.to_stream().group_by(…).aggregate({name}=…)`",
+                    "use count, sum or mean, or over its changes: `.to_stream().group_by(…)…`",
                 )
 
 
@@ -989,6 +981,14 @@ def _aggregate_type(source: Stream | Table, aggregate: Aggregate, line: str | No
     argument = source._compile(operation, aggregate.args[0], line)[1] if aggregate.args else None
     if aggregate.where is not None:
         source._compile(operation, aggregate.where, line, boolean="`where`")
+    if isinstance(source, Table) and aggregate.fn in ("sum", "mean") and argument == "float":
+        raise fault(
+            "not_retractable",
+            f"`{aggregate!r}` over a table cannot take floats back exactly",
+            operation=operation,
+            line=line,
+            hint="cast to a decimal first: `.cast(ads.decimal(38, 6))`",
+        )
     dtype = aggregate.result_type(argument)
     if dtype is None:
         raise fault(
@@ -996,9 +996,7 @@ def _aggregate_type(source: Stream | Table, aggregate: Aggregate, line: str | No
             f"`{aggregate!r}`: there is no {aggregate.fn} of {argument}",
             operation=operation,
             line=line,
-            hint=f'cast it: `ads.{aggregate.fn}(col("…").cast(int))`'
-            if argument in ("str", "bool")
-            else "use `first`",
+            hint=f'cast it: `ads.{aggregate.fn}(col("…").cast(int))`' if argument in ("str", "bool") else "use `first`",
         )
     return dtype
 
@@ -1041,6 +1039,10 @@ def _rung(exprs: object) -> Literal["expression", "callable"]:
     return "callable" if called else "expression"
 
 
+def _widened(columns: Columns) -> list[tuple[str, str]]:
+    return [(name, widened(dtype)) for name, dtype in columns.items()]
+
+
 def _difference(left: Columns, right: Columns) -> str:
     missing = [name for name in left if name not in right]
     extra = [name for name in right if name not in left]
@@ -1050,6 +1052,6 @@ def _difference(left: Columns, right: Columns) -> str:
         near = nearest(missing[0], extra) if missing and extra else None
         return " and ".join(parts) + (f" (is `{near}` meant as `{missing[0]}`?)" if near else "")
     for name, dtype in left.items():
-        if right[name] != dtype:
+        if widened(right[name]) != widened(dtype):
             return f"`{name}` is {dtype} here and {right[name]} in the other"
     return f"the columns are in another order: {name_list(left)} and {name_list(right)}"

@@ -198,9 +198,7 @@ class Topology:
 
     def __repr__(self) -> str:
         values = {s.name: s.default for s in self.settings.values() if not s.required} | self.chosen
-        return (
-            f"<Topology {self.name}: {', '.join(f'{k}={v!r}' for k, v in values.items()) or 'no settings'}>"
-        )
+        return f"<Topology {self.name}: {', '.join(f'{k}={v!r}' for k, v in values.items()) or 'no settings'}>"
 
 
 def _settings(fn: Callable[..., Any]) -> dict[str, Setting]:

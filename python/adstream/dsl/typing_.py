@@ -181,13 +181,16 @@ def check_text(text: str, what: str, *, operation: str | None = None) -> str:
     """A type in its text form, normalised. Raises TopologyError `unknown_type`."""
     match = _TEXT.fullmatch(text)
     if match is None:
-        raise fault(
-            "unknown_type", f"`{what}`: unknown type `{text}`", operation=operation, hint=f"write {_KNOWN}"
-        )
+        raise fault("unknown_type", f"`{what}`: unknown type `{text}`", operation=operation, hint=f"write {_KNOWN}")
     if match.group(1):
         made = decimal(int(match.group(1)), int(match.group(2)))
         return f"decimal({made.precision},{made.scale})"
     return text
+
+
+def widened(text: str) -> str:
+    """`str` for enums: what is left of them after a group or a merge of different ones."""
+    return "str" if text.startswith("enum") else text
 
 
 def scale_of(text: str) -> int | None:
@@ -196,9 +199,7 @@ def scale_of(text: str) -> int | None:
     return int(match.group(2)) if match and match.group(2) else None
 
 
-def infer(
-    schema: Mapping[str, str], expr: Mapping[str, Any], *, operation: str, line: str | None = None
-) -> str:
+def infer(schema: Mapping[str, str], expr: Mapping[str, Any], *, operation: str, line: str | None = None) -> str:
     """The type of an expression over columns (name -> type), as the core sees it.
 
     Raises:

@@ -65,9 +65,7 @@ def tumbling(size: Duration, *, grace: Duration | None = None, retention: Durati
     size_ms = duration_ms(size, "size", operation="tumbling", zero=False)
     grace_ms = duration_ms(grace, "grace", operation="tumbling")
     needed_ms = size_ms + grace_ms
-    retention_ms = (
-        needed_ms if retention is None else duration_ms(retention, "retention", operation="tumbling")
-    )
+    retention_ms = needed_ms if retention is None else duration_ms(retention, "retention", operation="tumbling")
     if retention_ms < needed_ms:
         raise fault(
             "retention_too_short",

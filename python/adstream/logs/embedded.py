@@ -1,7 +1,8 @@
 """A log in one process: topics, transactions, consumer groups and leases, without a server.
 
-In memory (`EmbeddedLog()`), or in a directory, where **one commit is one checksummed append to one commit file**: the batches
-of all its topic-partitions and its group offsets lie in a single frame, so a commit is there or it is not.
+In memory (`EmbeddedLog()`), or in a directory, where **one commit is one checksummed append to one commit file**:
+the batches of all its topic-partitions and its group offsets lie in a single frame, so a commit is there or it is
+not.
 
     00000001.log   00000002.log   …             segments, rolled at `segment_bytes`
     └ frame: | "ADL1" | header length u32 | body length u64 | crc32 u32 | header (JSON) | body: one blob per batch |
@@ -12,14 +13,15 @@ of all its topic-partitions and its group offsets lie in a single frame, so a co
              "starts":  [[topic, partition, offset], …],                                 `delete_records`
              "ends":    [[topic, partition, offset], …]}                                 only in a segment's first frame
 
-The frame's crc32 covers the lengths and the header; every blob has its own. The first frame of a segment repeats topics,
-groups, starts and ends, so that a segment whose records were all deleted can go. At open, headers are read and the index is
-rebuilt; in the last segment blobs are checked too, and a *torn tail* (the frame that a crash cut short) is cut off. A bad
-frame with a whole one behind it is not a torn tail but damage, and refused.
+The frame's crc32 covers the lengths and the header; every blob has its own. The first frame of a segment repeats
+topics, groups, starts and ends, so that a segment whose records were all deleted can go. At open, headers are read
+and the index is rebuilt; in the last segment blobs are checked too, and a *torn tail* (the frame that a crash cut
+short) is cut off. A bad frame with a whole one behind it is not a torn tail but damage, and refused.
 
-What a broker does across a network is trivial here and kept honest all the same: a slot's epoch fences its former holder
-(`FATAL`), a member that was expelled cannot commit (`ABORTED`), a revoked task is granted only after `released`. Offsets are
-contiguous: there are no transaction markers, so `end_offsets` is the same with and without open transactions.
+What a broker does across a network is trivial here and kept honest all the same: a slot's epoch fences its former
+holder (`FATAL`), a member that was expelled cannot commit (`ABORTED`), a revoked task is granted only after
+`released`. Offsets are contiguous: there are no transaction markers, so `end_offsets` is the same with and without
+open transactions.
 
 Tested in tests/unit/logs (every byte of a torn write; a model of the log under random operations).
 """
@@ -38,11 +40,14 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from adstream._core import Output, RawBatch
+from adstream._core import RawBatch
 from adstream.errors import ConfigError, FatalError
 from adstream.interfaces import LeaseChange, Outcome, TopicPartition, TopicSpec
+
+if TYPE_CHECKING:
+    from adstream._core import Output
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +62,8 @@ class EmbeddedLog:
 
     Args:
         path: a directory, made if absent and locked against a second process; None keeps everything in memory.
-        segment_bytes: size at which a commit file is rolled.
-        sync: whether a commit waits for the disk. Without, a crash of the machine (not of the process) may lose the last
+        segment_bytes: size at which a commit file is rolled. sync: whether a commit waits for the disk. Without, a
+        crash of the machine (not of the process) may lose the last
             commits, each wholly.
 
     Raises:
@@ -95,7 +100,8 @@ class EmbeddedLog:
                 have = len(self._topics.get(spec.name, ())) or spec.partitions
                 if have != spec.partitions:
                     raise ConfigError(
-                        f"topic `{spec.name}` has {have} partitions, {spec.partitions} are needed", option="topics"
+                        f"topic `{spec.name}` has {have} partitions, {spec.partitions} are needed",
+                        option="topics",
                     )
             missing = [spec for spec in specs if spec.name not in self._topics]
             if missing:
@@ -106,9 +112,7 @@ class EmbeddedLog:
         with self._changed:
             return {topic: len(self._topics[topic]) for topic in topics if topic in self._topics}
 
-    def committed(
-        self, group: str, partitions: Sequence[TopicPartition]
-    ) -> dict[TopicPartition, int | None]:
+    def committed(self, group: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int | None]:
         with self._changed:
             offsets = self._offsets.get(group, {})
             return {tp: offsets.get(tp) for tp in partitions}
@@ -117,9 +121,7 @@ class EmbeddedLog:
         with self._changed:
             return {tp: self._partition(tp).start for tp in partitions}
 
-    def end_offsets(
-        self, partitions: Sequence[TopicPartition], *, committed: bool
-    ) -> dict[TopicPartition, int]:
+    def end_offsets(self, partitions: Sequence[TopicPartition], *, committed: bool) -> dict[TopicPartition, int]:
         with self._changed:
             return {tp: self._partition(tp).end for tp in partitions}
 
@@ -148,8 +150,8 @@ class EmbeddedLog:
         return EmbeddedLeases(self, group, topic)
 
     def expel(self, leases: EmbeddedLeases) -> None:
-        """What a broker does to a member whose session ended: its tasks go to others at once, and it learns of it only at
-        its next `poll`, where it joins again."""
+        """What a broker does to a member whose session ended: its tasks go to others at once, and it learns of it
+        only at its next `poll`, where it joins again."""
         with self._changed:
             leases._expel()
             self._changed.notify_all()
@@ -240,7 +242,8 @@ class EmbeddedLog:
         del partition.firsts[:dead], partition.stored[:dead]
 
     def _roll_if_due(self) -> None:
-        """Begins a segment with the frame that repeats what older ones said, and drops those that hold nothing alive."""
+        """Begins a segment with the frame that repeats what older ones said, and drops those that hold nothing
+        alive."""
         if self._files is None:
             return
         if self._files.roll_due():
@@ -316,7 +319,8 @@ class EmbeddedReader:
                     return None
                 if position < source.start:
                     raise FatalError(
-                        f"records {position} to {source.start - 1} of `{topic}` [{partition}] were deleted before they were read"
+                        f"records {position} to {source.start - 1} of `{topic}` [{partition}]"
+                        " were deleted before they were read"
                     )
                 i = bisect.bisect_right(source.firsts, position) - 1
                 first, stored = source.firsts[i], source.stored[i]
@@ -389,8 +393,8 @@ class _Member:
 
 
 class _Group:
-    """The coordinator: sticky, balanced, the same for the same history. Who has more than its share gives back its highest
-    tasks; free tasks go to whoever keeps fewest, the longest member first."""
+    """The coordinator: sticky, balanced, the same for the same history. Who has more than its share gives back its
+    highest tasks; free tasks go to whoever keeps fewest, the longest member first."""
 
     def __init__(self, tasks: int) -> None:
         self.tasks = tasks
@@ -520,9 +524,7 @@ class _Segments:
                 position = end
             self._size = size
 
-    def _frame(
-        self, fd: int, position: int, size: int, *, check_body: bool
-    ) -> tuple[dict[str, Any] | None, int, int]:
+    def _frame(self, fd: int, position: int, size: int, *, check_body: bool) -> tuple[dict[str, Any] | None, int, int]:
         head = os.pread(fd, HEAD.size, position)
         if len(head) < HEAD.size or head[:4] != MAGIC:
             return None, 0, 0

@@ -1,11 +1,12 @@
 """JSON lines as topics: read-only input from files, laid over another log.
 
-A topic is a list of files; file i is partition i, a line is a record, its offset the line's number (from 0), its timestamp
-the file's time of change (or one given). Blank lines are no records: offsets have gaps there. The files are taken as long as
-they are when the log is opened; positions in them are committed in the log beneath, so a run can be taken up again.
+A topic is a list of files; file i is partition i, a line is a record, its offset the line's number (from 0), its
+timestamp the file's time of change (or one given). Blank lines are no records: offsets have gaps there. The files
+are taken as long as they are when the log is opened; positions in them are committed in the log beneath, so a run
+can be taken up again.
 
-Lines are found in blocks: opening counts the newlines of each block (a few GB/s), and that small index turns an offset into
-a place to read from.
+Lines are found in blocks: opening counts the newlines of each block (a few GB/s), and that small index turns an
+offset into a place to read from.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ class FilesLog:
     """`inner` with some topics read from files.
 
     Args:
-        inner: everything else, and the positions in the files. It must accept offsets of topics it does not have, as the
+        inner: everything else, and the positions in the files. It must accept offsets of topics it does not have,
+        as the
             embedded log does; Kafka does not.
-        topics: topic -> paths or glob patterns. Matches of a pattern are sorted: the order is part of what a partition is.
-        timestamp_ms: the records' timestamp; None takes each file's time of change.
+        topics: topic -> paths or glob patterns. Matches of a pattern are sorted: the order is part of what a
+        partition is. timestamp_ms: the records' timestamp; None takes each file's time of change.
 
     Raises:
         ConfigError: a pattern matches nothing, or `inner` has a topic of that name.
@@ -52,7 +54,8 @@ class FilesLog:
         for spec in specs:
             if spec.name in self._files and spec.partitions != len(self._files[spec.name]):
                 raise ConfigError(
-                    f"`{spec.name}` is {len(self._files[spec.name])} files, {spec.partitions} are needed", option="--input"
+                    f"`{spec.name}` is {len(self._files[spec.name])} files, {spec.partitions} are needed",
+                    option="--input",
                 )
         return self._inner.create_topics([spec for spec in specs if spec.name not in self._files])
 
@@ -67,9 +70,7 @@ class FilesLog:
         mine = {tp: 0 for tp in partitions if tp[0] in self._files}
         return mine | self._inner.start_offsets([tp for tp in partitions if tp not in mine])
 
-    def end_offsets(
-        self, partitions: Sequence[TopicPartition], *, committed: bool
-    ) -> dict[TopicPartition, int]:
+    def end_offsets(self, partitions: Sequence[TopicPartition], *, committed: bool) -> dict[TopicPartition, int]:
         mine = {tp: self._files[tp[0]][tp[1]].count for tp in partitions if tp[0] in self._files}
         return mine | self._inner.end_offsets([tp for tp in partitions if tp not in mine], committed=committed)
 

@@ -3,8 +3,8 @@
     task = sub-topology × partition, then sink × partition; numbered in that order.
     The lease topic `<app>-tasks` has one partition per task: who owns partition k runs task k.
 
-So a task's number is what the whole application agrees on. It follows from the plan and the partition counts alone; when
-either changes, the lease topic no longer fits and the start is refused, with the way out.
+So a task's number is what the whole application agrees on. It follows from the plan and the partition counts alone;
+when either changes, the lease topic no longer fits and the start is refused, with the way out.
 
     topic             partitions                                settings
     user sources      theirs (must exist)
@@ -25,7 +25,11 @@ from typing import Any, Literal, Protocol
 from adstream.errors import ConfigError
 from adstream.interfaces import Log, TopicPartition, TopicSpec
 
-KEEP = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+KEYED = ("aggregate", "deduplicate")
+"""Operations whose inputs must be cut into partitions in the same way."""
+
+_KEEP = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+_CONFIGS = {"edge": _KEEP, "sink": _KEEP, "changelog": _KEEP, "dead_letters": {"retention.ms": "-1"}}
 
 
 class Describes(Protocol):
@@ -87,11 +91,8 @@ def prepare(
         ConfigError: a topic is missing or has another partition count than the application was started with.
     """
     description = json.loads(plan.describe())
-    kinds = _kinds(description)
-    found = log.partitions([*kinds, *(f"{t}-dlq" for t in kinds), f"{description['app']}-tasks"])
-    assignment = enumerate_tasks(
-        description, found, edge_partitions=edge_partitions, create_topics=create_topics
-    )
+    found = log.partitions([*_kinds(description), f"{description['app']}-tasks"])
+    assignment = enumerate_tasks(description, found, edge_partitions=edge_partitions, create_topics=create_topics)
     log.create_topics(assignment.topics)
     return assignment
 
@@ -103,7 +104,8 @@ def enumerate_tasks(
     edge_partitions: int | None = None,
     create_topics: bool = False,
 ) -> Assignment:
-    """The pure part of `prepare`: `description` is `Plan.describe()`'s, `found` the partition counts of what exists."""
+    """The pure part of `prepare`: `description` is `Plan.describe()`'s, `found` the partition counts of what
+    exists."""
     app: str = description["app"]
     subtopologies: Sequence[Mapping[str, Any]] = description["subtopologies"]
     kinds = _kinds(description)
@@ -125,6 +127,9 @@ def enumerate_tasks(
             hint="check the name and --bootstrap; input topics are never created",
         )
 
+    dead_from: dict[str, str] = {
+        o["topic"]: o["source"] for sub in subtopologies for o in sub["outputs"] if o["kind"] == "dead_letters"
+    }
     widest = edge_partitions or max((found[topic] for topic in user_sources), default=1)
     partitions: dict[str, int] = {}
     absent_outputs: list[str] = []
@@ -135,6 +140,8 @@ def enumerate_tasks(
                 absent_outputs.append(topic)
         elif kind in ("edge", "sink"):
             partitions[topic] = widest
+        elif kind == "dead_letters":
+            partitions[topic] = found.get(topic) or found[dead_from[topic]]
     if absent_outputs and not create_topics:
         raise ConfigError(
             f"there is no output topic {_names(absent_outputs)}",
@@ -146,7 +153,7 @@ def enumerate_tasks(
     for sub in subtopologies:
         topics = [s["topic"] for s in sub["sources"]]
         counts = {topic: partitions[topic] for topic in topics}
-        if sub["stateful"] and len(set(counts.values())) > 1:
+        if len(set(counts.values())) > 1 and any(node["op"] in KEYED for node in sub["nodes"]):
             raise ConfigError(
                 f"inputs that meet in one state have different partition counts: {counts}",
                 option="topics",
@@ -165,13 +172,9 @@ def enumerate_tasks(
             tasks.append(TaskSpec(len(tasks), "sink", -1, sink["name"], p, ((sink["topic"], p),)))
 
     specs = [
-        TopicSpec(topic, count, KEEP if kinds[topic] != "user" else {})
+        TopicSpec(topic, count, _CONFIGS.get(kinds[topic], {}))
         for topic, count in partitions.items()
         if topic not in user_sources
-    ]
-    specs += [
-        TopicSpec(f"{topic}-dlq", found.get(f"{topic}-dlq", found[topic]), {"retention.ms": "-1"})
-        for topic in user_sources
     ]
     specs.append(TopicSpec(f"{app}-tasks", len(tasks), {"cleanup.policy": "delete"}))
     _check_unchanged(app, specs, found)

@@ -10,8 +10,8 @@
     committed    the worker has not heard of it yet                 all; the next owner goes on behind it
     settled      tasks drop their undo logs                         all
 
-The worker thread does `close` and `settled`; what lies between runs on a `Committer`, so that generation n + 1 is processed
-while n commits. One commit is under way at a time: no task ever has more than two open generations.
+The worker thread does `close` and `settled`; what lies between runs on a `Committer`, so that generation n + 1 is
+processed while n commits. One commit is under way at a time: no task ever has more than two open generations.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from adstream._core import Output
 from adstream.interfaces import Outcome, TopicPartition, Writer
+
+if TYPE_CHECKING:
+    from adstream._core import Output
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +39,6 @@ class Commit:
     offsets: Mapping[TopicPartition, int]
     group: str
     fence: object
-    closed_ms: int
-    rows: int = 0
-    """Input records processed since the commit before; for metrics."""
-    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +48,8 @@ class Result:
 
 
 def write(writer: Writer, commit: Commit, step: Callable[[str], None]) -> Result:
-    """The steps `begin` to `committed`. Whatever is raised leaves the outcome unknown, which is as good as fatal: the writer
-    must go, and the log will say what became of it."""
+    """The steps `begin` to `committed`. Whatever is raised leaves the outcome unknown, which is as good as fatal:
+    the writer must go, and the log will say what became of it."""
     try:
         outcome = writer.commit(commit.outputs, commit.offsets, commit.group, commit.fence, step)
         return Result(outcome)
@@ -119,8 +117,8 @@ class ThreadCommitter:
 
 
 class InlineCommitter:
-    """For the simulator and the test driver: the work runs in the worker's thread, after `lag` fruitless `take`s. With a lag
-    the next generation is processed meanwhile, as with a thread, and always in the same order."""
+    """For the simulator and the test driver: the work runs in the worker's thread, after `lag` fruitless `take`s.
+    With a lag the next generation is processed meanwhile, as with a thread, and always in the same order."""
 
     def __init__(self, lag: int = 0) -> None:
         self._lag = lag

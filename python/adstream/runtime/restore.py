@@ -1,13 +1,15 @@
 """Restore: a task's state from its changelog, in slices, while other tasks are running.
 
-    1. committed positions of the inputs, *stable*: the log first settles transactions that hold offsets back.
-    2. H = the very end of the changelog, open and aborted transactions included. After 1: whatever belongs to those positions
+    1. committed positions of the inputs, *stable*: the log first settles transactions that hold offsets back. 2. H
+    = the very end of the changelog, open and aborted transactions included. After 1: whatever belongs to those
+    positions
        lies before it.
-    3. read committed records until the position has reached H. Not "until the reader is at its end": that may lie before the
+    3. read committed records until the position has reached H. Not "until the reader is at its end": that may lie
+    before the
        last commit as long as an older transaction is open, and reading to it would lose state.
 
-State without a committed position is an error, never a reason to start over: the offsets expired or were deleted, and a fresh
-start on old state would count twice.
+State without a committed position is an error, never a reason to start over: the offsets expired or were deleted,
+and a fresh start on old state would count twice.
 """
 
 from __future__ import annotations
@@ -75,9 +77,9 @@ class Restore:
         if self.rows and self._missing:
             names = ", ".join(f"`{topic}` [{partition}]" for topic, partition in self._missing)
             raise FatalError(
-                f"task {self._spec.name} has state ({self.rows} changelog records) but no committed position of {names}:"
-                " its offsets expired or were deleted.\nhint: set the group's offsets to where the state ends,"
-                " or reset the application"
+                f"task {self._spec.name} has state ({self.rows} changelog records), but no committed position of"
+                f" {names}: its offsets expired or were deleted\nhint: set the group's offsets to where the state"
+                " ends, or reset the application"
             )
         return self.positions
 

@@ -1,6 +1,7 @@
 """Settings: numbers and texts, nothing else; clocks, logs and targets are handed in as objects.
 
-Where a value comes from, first found: a flag, the environment (`ADSTREAM_COMMIT_INTERVAL=200ms`), a TOML file, the default.
+Where a value comes from, first found: a flag, the environment (`ADSTREAM_COMMIT_INTERVAL=200ms`), a TOML file, the
+default.
 
     app = "ads-performance"          | durations are texts ("100ms", "30s", "1h30m")
     guarantee = "exactly_once"       | an unknown key is an error that names the nearest one
@@ -55,7 +56,10 @@ class Settings:
     buffer_rows_max: int = 50_000
     """Rows handed to a task and not processed, per input partition; above, the partition is not read."""
     generation_rows_max: int = 500_000
-    """Rows between two commits; reached, the commit is due at once, and while another is under way processing waits."""
+    """Rows between two commits; reached, the commit is due at once, and while another is under way processing
+    waits."""
+    generation_bytes_max: int = 64 << 20
+    """The same for bytes of output."""
     restore_rows_max: int = 20_000
     """Changelog records applied before running tasks get their turn again."""
     flush_every_ms: int = 1_000
@@ -83,9 +87,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.guarantee not in GUARANTEES:
-            raise ConfigError(
-                f"`{self.guarantee}` is not one of {', '.join(GUARANTEES)}", option="--guarantee"
-            )
+            raise ConfigError(f"`{self.guarantee}` is not one of {', '.join(GUARANTEES)}", option="--guarantee")
         for f in fields(self):
             value = getattr(self, f.name)
             least = 0 if f.name in _MAY_BE_ZERO else 1
@@ -181,8 +183,9 @@ def _value(name: str, kind: str, value: object, option: str) -> object:
 
 
 def _from_environ(environ: Mapping[str, str]) -> dict[str, object]:
-    """`ADSTREAM_KAFKA_SASL_PASSWORD` is `kafka."sasl.password"`; `ADSTREAM_CONNECTION_LEDGER` a connection. Other names with
-    the prefix must be settings, but unknown ones are passed over: the environment is shared with things we do not know."""
+    """`ADSTREAM_KAFKA_SASL_PASSWORD` is `kafka."sasl.password"`; `ADSTREAM_CONNECTION_LEDGER` a connection. Other
+    names with the prefix must be settings, but unknown ones are passed over: the environment is shared with things
+    we do not know."""
     known = {f.name.removesuffix("_ms") for f in fields(Settings)} | set(CONNECTIONS)
     kafka: dict[str, str] = {}
     connections: dict[str, str] = {}

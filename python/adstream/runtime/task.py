@@ -16,21 +16,24 @@
 
 A task that is gone is dropped with its memory: what it had not committed, its next owner reads again.
 
-A *rollback happens only while no commit is under way*: the commit may hold a generation of this task, and undoing what is
-about to become true would split the task from its log. So a failure is noted at once (`failure`), the task stands still,
-and the worker rolls it back when the commit has settled.
+A *rollback happens only while no commit is under way*: the commit may hold a generation of this task, and undoing
+what is about to become true would split the task from its log. So a failure is noted at once (`failure`), the task
+stands still, and the worker rolls it back when the commit has settled.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from adstream._core import Generation, RawBatch
+from adstream._core import RawBatch
 from adstream.interfaces import Log, Reader, TopicPartition
 from adstream.runtime.assignment import TaskSpec
 from adstream.runtime.restore import Restore
+
+if TYPE_CHECKING:
+    from adstream._core import Generation
 
 FAILURES_MAX = 2
 """In a row, without a committed row between; then the task is quarantined, so that it cannot stop the others."""
@@ -70,13 +73,18 @@ class StreamTask:
         """Set: stands still until it can be rolled back."""
         self.failures = 0
         """In a row."""
+        self.suspicions = 0
+        """Commits of this task alone that were aborted, while those of others got through."""
+        self.suspected_at = 0
+        """How many commits of the worker had succeeded at the last one."""
         self.settled: Mapping[TopicPartition, int] = {}
         """Positions last committed."""
         self.settled_ms = 0
         self.rows = 0
         """Processed since the generation began."""
         self.quiet = False
-        """The generation closed last was empty: nothing is pending inside, not even output of time that has passed."""
+        """The generation closed last was empty: nothing is pending inside, not even output of time that has
+        passed."""
         self._limits: Mapping[TopicPartition, int] = {}
         self._reading: set[TopicPartition] = set()
 
@@ -88,8 +96,10 @@ class StreamTask:
         self.core = core
 
     def run(self, reader: Reader, now_ms: int, limits: Mapping[TopicPartition, int]) -> None:
-        """The restore is done: reads the inputs on from the committed positions, up to `limits` where there is one."""
-        assert self.restore is not None and self.core is not None
+        """The restore is done: reads the inputs on from the committed positions, up to `limits` where there is
+        one."""
+        assert self.restore is not None
+        assert self.core is not None
         positions = self.restore.finish()
         self.restore = None
         self._limits = limits
@@ -107,7 +117,7 @@ class StreamTask:
         moved = False
         for tp in sorted(self._reading):
             if self.core.buffered(*tp) < buffer_rows_max:
-                batch = reader.read(*tp, buffer_rows_max)
+                batch = reader.read(*tp, buffer_rows_max - self.core.buffered(*tp))
                 if batch is not None:
                     moved = True
                     self._feed(reader, tp, batch)
@@ -134,6 +144,11 @@ class StreamTask:
     def buffered(self) -> int:
         return 0 if self.core is None else sum(self.core.buffered(*tp) for tp in self.spec.inputs)
 
+    @property
+    def output_bytes(self) -> int:
+        """Waiting to be written when the generation closes."""
+        return int(getattr(self.core, "output_bytes", 0))
+
     # Commit
 
     def close(self) -> Generation:
@@ -147,6 +162,7 @@ class StreamTask:
         assert self.core is not None
         self.core.committed()
         self.settled, self.settled_ms = dict(positions), now_ms
+        self.suspicions = 0
         if rows and self.failure is None:
             self.failures = 0
 

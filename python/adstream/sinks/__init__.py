@@ -1,4 +1,5 @@
-"""Writers of committed rows into outside systems. Which kind a sink is, its target says; how rows get there, `delivery`."""
+"""Writers of committed rows into outside systems. Which kind a sink is, its target says; how rows get there,
+`delivery`."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from typing import Any
 from adstream.errors import ConfigError
 from adstream.interfaces import Target
 
-# kind: (the default connection, the option that names it, an example, what a missing driver is installed with)
+# kind: (the default connection, the option that names it, an example, what a missing driver is installed
+# with)
 _KINDS = {
     "sql": ("sql", "--sql", "postgresql://user@host/database", 'pip install sqlalchemy "psycopg[binary]"'),
     "redis_hash": ("redis", "--redis", "redis://host:6379/0", 'pip install "redis[hiredis]"'),
@@ -24,12 +26,11 @@ def make_target(kind: str, options: Mapping[str, Any], connections: Mapping[str,
         connections: name -> URL.
 
     Raises:
-        ConfigError: no such kind or connection, an option is missing, a driver is not installed, the URL is malformed.
+        ConfigError: no such kind or connection, an option is missing, a driver is not installed, the URL is
+        malformed.
     """
     if kind not in _KINDS:
-        raise ConfigError(
-            f"there is no sink of kind `{kind}`", option="sink", hint=f"known: {', '.join(_KINDS)}"
-        )
+        raise ConfigError(f"there is no sink of kind `{kind}`", option="sink", hint=f"known: {', '.join(_KINDS)}")
     default, option, example, install = _KINDS[kind]
     name = options.get("connection") or default
     url = connections.get(name)
@@ -49,9 +50,7 @@ def make_target(kind: str, options: Mapping[str, Any], connections: Mapping[str,
 
         return RedisHashTarget(url, _required(kind, options, "template"), option=option)
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"the driver `{error.name}` is not installed", option=option, hint=install
-        ) from error
+        raise ConfigError(f"the driver `{error.name}` is not installed", option=option, hint=install) from error
 
 
 def _required(kind: str, options: Mapping[str, Any], name: str) -> str:

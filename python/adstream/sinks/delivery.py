@@ -1,16 +1,20 @@
-"""What all sinks share: when to flush, what to do when it fails, and how a sink in trouble holds back only itself.
+"""What all sinks share: when to flush, what to do on failure, and how trouble stays with the sink that has it.
 
 A `SinkRunner` carries the rows of one sink from a topic's committed records to a `Target`. Per partition:
 
     assign ──> asking ──positions()──> reading ──flush due──> writing ──True──> reading
-                 ^                                               │
-                 ├───────────── False: who moved it? ────────────┤
-                 │                                               └──error──> back-off, then the same flush again
-                 └── stored = ours: it was applied, go on.   stored = expected: another writer is at it, try again.
-                     Anything else: somebody else went on (or the target was set back): forget rows, read from there.
+                 ^                                              │ │
+                 └──────────── False: who moved it? ────────────┘ └──error──> back-off, then the same flush again
 
-A flush, once drained from its buffer, never changes: every attempt has the same rows, the same expected position and the same
-next one, and the target applies it once. Reading goes on while a write runs or waits, until the buffers are full.
+The answer to "who moved it":
+
+    stored = next        it was us, the answer got lost: go on
+    stored = expected    another writer is at it: try again, later
+    anything else        somebody else went on, or the target was set back: forget rows, read from there
+
+A flush, once drained from its buffer, never changes: every attempt has the same rows, the same expected
+position and the same next one, and the target applies it once. Reading goes on while a write runs or waits,
+until the buffers are full.
 """
 
 from __future__ import annotations
@@ -43,7 +47,8 @@ class Verdict(enum.Enum):
     RETRY = "retry"
     """Soon, then ever more rarely."""
     CONFIG = "config"
-    """Somebody has to act (grant a right, alter a table); it is tried again now and then, so that no restart is needed."""
+    """Somebody has to act (grant a right, alter a table); it is tried again now and then, so that no restart
+    is needed."""
     GIVE_UP = "give up"
     """A defect. The sink stands still until a restart; its position did not move, so no row is lost."""
 
@@ -83,9 +88,7 @@ def open_target(
     """Opens the target; a server that is still starting gets a few more chances, a wrong setting none."""
 
     def announce(state: Any) -> None:
-        log.warning(
-            "sink %s: %s; next try in %.1f s", sink, state.outcome.exception(), state.next_action.sleep
-        )
+        log.warning("sink %s: %s; next try in %.1f s", sink, state.outcome.exception(), state.next_action.sleep)
 
     Retrying(
         sleep=sleep,
@@ -110,10 +113,11 @@ class FlushPolicy:
     every_ms: int = 1_000
     """How long rows are coalesced before they are written."""
     position_every_ms: int = 60_000
-    """How often a position is moved that no row came with (transaction markers), so that it does not fall off the log."""
+    """How often a position is moved that no row came with (transaction markers), so that it does not fall off
+    the log."""
     rows_max: int = 100_000
-    """Rows held in memory, those being written included. At this bound, flushes are due at once and reading stops. Overshot by
-    one read at most."""
+    """Rows held in memory, those being written included. At this bound, flushes are due at once and reading
+    stops. Overshot by one read at most."""
     rows_per_step: int = 20_000
     """Rows read by one `step`."""
     records_per_read: int = 16
@@ -166,14 +170,15 @@ class _Job:
 
 
 class SinkRunner:
-    """One sink. Not thread-safe: `step` and the rest belong to the worker's thread; only the target is called on `executor`.
+    """One sink. Not thread-safe: `step` and the rest belong to the worker's thread; only the target is called
+    on `executor`.
 
     Args:
         target: opened.
         reader: of this runner alone; it adds, seeks and removes its partitions of `topic`.
         buffer: makes an empty buffer, one per partition.
-        executor: where the target's calls run, one at a time; a thread of its own, so that a target that hangs holds up no one
-            else. (Tests and simulations pass one that runs at once.)
+        executor: where the target's calls run, one at a time; a thread of its own, so that a target that hangs
+            holds up no one else. (Tests and simulations pass one that runs at once.)
         random: uniform in [0, 1).
     """
 
@@ -217,9 +222,7 @@ class SinkRunner:
 
     @property
     def rows_held(self) -> int:
-        return sum(
-            len(part.buffer) + (part.flush.count if part.flush else 0) for part in self._parts.values()
-        )
+        return sum(len(part.buffer) + (part.flush.count if part.flush else 0) for part in self._parts.values())
 
     @property
     def stored(self) -> dict[int, int]:
@@ -230,8 +233,7 @@ class SinkRunner:
     def idle(self) -> bool:
         """Everything read is stored, and nothing is under way."""
         return self._job is None and all(
-            part.flush is None and part.stored is not None and part.read == part.stored
-            for part in self._parts.values()
+            part.flush is None and part.stored is not None and part.read == part.stored for part in self._parts.values()
         )
 
     def assign(self, partitions: Iterable[int]) -> None:
@@ -241,8 +243,8 @@ class SinkRunner:
                 self._parts[number] = _Part(self._buffer())
 
     def release(self, partitions: Iterable[int]) -> None:
-        """Gives partitions up. Rows not yet written are forgotten: the next owner reads them again. A write under way may still
-        be applied or not; both are right."""
+        """Gives partitions up. Rows not yet written are forgotten: the next owner reads them again. A write
+        under way may still be applied or not; both are right."""
         for number in partitions:
             part = self._parts.pop(number, None)
             if part is not None and part.read is not None:
@@ -299,7 +301,8 @@ class SinkRunner:
             return
         part = self._parts[number]
         if part.flush is None:
-            assert part.stored is not None and part.read is not None
+            assert part.stored is not None
+            assert part.read is not None
             count = len(part.buffer)
             part.flush = _Flush(part.stored, part.read, part.buffer.drain() if count else {}, count)
             part.since_ms = None
@@ -329,9 +332,7 @@ class SinkRunner:
             return None
         return best[1]
 
-    def _submit(
-        self, call: Callable[[], Any], parts: tuple[int, ...], flush: _Flush | None, now_ms: int
-    ) -> None:
+    def _submit(self, call: Callable[[], Any], parts: tuple[int, ...], flush: _Flush | None, now_ms: int) -> None:
         self._resume_ms = None
         self._job = _Job(self._executor.submit(call), parts, now_ms, flush)
 
@@ -371,7 +372,8 @@ class SinkRunner:
                 part.stored = None
 
     def _position_known(self, asked: Iterable[int], positions: Mapping[int, int]) -> list[int]:
-        """Goes on from the stored positions; returns the partitions where a flush must simply be tried again."""
+        """Goes on from the stored positions; returns the partitions where a flush must simply be tried
+        again."""
         contended = []
         for number in asked:
             part = self._parts.get(number)

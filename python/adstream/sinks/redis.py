@@ -1,20 +1,22 @@
 """Rows as hashes in Redis, exactly once, by a script that moves the position together with the rows.
 
-The hash `_adstream:positions:{app}:{sink}` has a field per partition. A flush that fits one script is atomic: compare the
-position, write the rows, move the position. A larger one is cut, since a script stops the whole server while it runs:
+The hash `_adstream:positions:{app}:{sink}` has a field per partition. A flush that fits one script is atomic:
+compare the position, write the rows, move the position. A larger one is cut, since a script stops the whole
+server while it runs:
 
     chunk 1     position as expected?  claim the partition with a token of this flush, write rows
     chunk 2 …   position as expected, and the claim still ours?  write rows
     last        … write rows, move the position, drop the claim
 
-Rows are absolute values, so a flush that broke off is simply done again. The claim is what stops a zombie: without it, its
-older rows could land between the owner's chunks, while the position is still what both expect. With it, a flush completes
-only if nobody wrote in between. What a broken flush left behind is newer than the position says, until the owner has read
-as far. A reader of Redis can see such a large flush half done.
+Rows are absolute values, so a flush that broke off is simply done again. The claim is what stops a zombie:
+without it, its older rows could land between the owner's chunks, while the position is still what both
+expect. With it, a flush completes only if nobody wrote in between. What a broken flush left behind is newer
+than the position says, until the owner has read as far. A reader of Redis can see such a large flush half
+done.
 
-Values: decimals as their digits (`4800.00`), floats as Python's shortest text, bools 1 or 0, times as RFC 3339, durations in ms; null
-removes the field. In a key, null is `%null`, `%` is `%25`, and what could be mistaken for the text between two
-fields is percent-encoded: different rows never share a key.
+Values: decimals as their digits (`4800.00`), floats as Python's shortest text, bools 1 or 0, times as RFC
+3339, durations in ms; null removes the field. In a key, null is `%null`, `%` is `%25`, and what could be
+mistaken for the text between two fields is percent-encoded: different rows never share a key.
 
 No cluster support: a script's keys would have to be in one slot. A cluster is refused.
 """
@@ -24,6 +26,7 @@ from __future__ import annotations
 import string
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -41,8 +44,9 @@ VALUES_PER_SCRIPT = 10_000
 _NULL = b"\xff"  # no UTF-8 text has this byte
 _MORE = ""
 
-# KEYS: the positions, then one per row. ARGV: partition, expected, next ('' while chunks follow), token, 'first' or '', null,
-# the number of fields, their names, then the values row by row. Answers 1, or 0 when nothing was done.
+# KEYS: the positions, then one per row. ARGV: partition, expected, next ('' while chunks follow), token,
+# 'first' or '', null, the number of fields, their names, then the values row by row. Answers 1, or 0 when
+# nothing was done.
 _APPLY = """
 local positions, partition = KEYS[1], ARGV[1]
 local claim = partition .. ':claim'
@@ -112,7 +116,7 @@ class RedisHashTarget:
         fields = [name for _, name in self._parts if name is not None]
         if set(fields) != set(key):
             raise self._refusal(
-                f"the template `{self._template}` must name the sink's key and nothing else: {', '.join(key)}",
+                f"the template `{self._template}` must name the sink's key and nothing else: " + ", ".join(key),
                 "else rows of different keys would share a hash, or one row would wander",
             )
         if len(schema) > 3_000:
@@ -139,9 +143,7 @@ class RedisHashTarget:
         if not partitions:
             return {}
         found = self._call(lambda: self._client.hmget(self._at, [str(number) for number in partitions]))
-        return {
-            number: int(value) for number, value in zip(partitions, found, strict=True) if value is not None
-        }
+        return {number: int(value) for number, value in zip(partitions, found, strict=True) if value is not None}
 
     def write(self, partition: int, expected: int, position: int, rows: Mapping[str, list[Any]]) -> bool:
         newest = self._newest_per_key(rows)
@@ -158,9 +160,9 @@ class RedisHashTarget:
                 arguments += values
             keys = [self._at, *(key for key, _ in chunk)]
             try:
-                if self._call(lambda k=keys, a=arguments: self._script(keys=k, args=a)) != 1:
+                if self._call(partial(self._script, keys=keys, args=arguments)) != 1:
                     return False
-            except TransientError:
+            except (TransientError, UnreachableError):
                 # Perhaps after the script had run.
                 if self.positions([partition]).get(partition, 0) == position != expected:
                     return True
@@ -204,9 +206,7 @@ class RedisHashTarget:
         try:
             return call()
         except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
-            raise self._refusal(
-                f"{self._server} refuses: {error}", "check user, password and rights"
-            ) from error
+            raise self._refusal(f"{self._server} refuses: {error}", "check user, password and rights") from error
         except redis.exceptions.BusyLoadingError as error:
             raise TransientError(f"{self._server}: {error}") from error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
@@ -217,9 +217,7 @@ class RedisHashTarget:
             ) from error
         except redis.ResponseError as error:
             text = str(error)
-            if text.startswith(
-                ("OOM", "READONLY", "MASTERDOWN", "NOREPLICAS", "MISCONF", "BUSY", "TRYAGAIN")
-            ):
+            if text.startswith(("OOM", "READONLY", "MASTERDOWN", "NOREPLICAS", "MISCONF", "BUSY", "TRYAGAIN")):
                 raise TransientError(f"{self._server}: {text}") from error
             if "WRONGTYPE" in text:
                 text = f"a key made by `{self._template}` exists and is not a hash"
@@ -233,9 +231,7 @@ def _parse(template: str) -> list[tuple[str, str | None]]:
     """(text before, field); the last field may be None: text at the end."""
 
     def wrong(why: str) -> ConfigError:
-        return ConfigError(
-            f"template `{template}`: {why}", option="sink", hint="as in `product-metrics:{product_id}`"
-        )
+        return ConfigError(f"template `{template}`: {why}", option="sink", hint="as in `product-metrics:{product_id}`")
 
     try:
         parsed = list(string.Formatter().parse(template))

@@ -5,28 +5,29 @@ Rows and position move in one SQL transaction:
     UPDATE _adstream_positions SET position = :next WHERE app, sink, partition and position = :expected
     0 rows: somebody else was here, nothing is changed          1 row: upsert the rows, COMMIT
 
-The first statement locks the position's row, so a zombie waits for the owner's commit, then finds its expectation wrong. When
-the link breaks and nobody knows whether the commit arrived, the position tells.
+The first statement locks the position's row, so a zombie waits for the owner's commit, then finds its
+expectation wrong. When the link breaks and nobody knows whether the commit arrived, the position tells.
 
-**Key.** The natural key is a unique index in which nulls are equal (a primary key refuses them, and a plain unique index takes
-two nulls for different): `NULLS NOT DISTINCT` on Postgres, from version 15 on; on SQLite an index on `coalesce(column, x'')`,
-where the empty blob equals no value that a sink writes. A table that you made yourself keeps its primary key; if that is the
-sink's key, Postgres needs no further index.
+**Key.** The natural key is a unique index in which nulls are equal (a primary key refuses them, and a plain
+unique index takes two nulls for different): `NULLS NOT DISTINCT` on Postgres, from version 15 on; on SQLite
+an index on `coalesce(column, x'')`, where the empty blob equals no value that a sink writes. A table that you
+made yourself keeps its primary key; if that is the sink's key, Postgres needs no further index.
 
-| core type    | Postgres         | SQLite                                                                                      |
-|--------------|------------------|---------------------------------------------------------------------------------------------|
-| bool         | BOOLEAN          | BOOLEAN (0, 1)                                                                              |
-| int          | BIGINT           | BIGINT                                                                                      |
-| float        | DOUBLE PRECISION | DOUBLE PRECISION                                                                            |
-| decimal(p,s) | NUMERIC(p,s)     | DECIMAL_TEXT(p,s): the digits as text, `4800.00`                                            |
-| str, enum    | TEXT             | TEXT                                                                                        |
-| timestamp    | TIMESTAMPTZ      | TIMESTAMP_TEXT: `2024-01-15T10:00:00.000Z`, which sorts as time and SQLite's date functions read |
-| duration     | BIGINT, ms       | BIGINT, ms                                                                                  |
+| core type    | Postgres         | SQLite                                            |
+|--------------|------------------|---------------------------------------------------|
+| bool         | BOOLEAN          | BOOLEAN (0, 1)                                    |
+| int          | BIGINT           | BIGINT                                            |
+| float        | DOUBLE PRECISION | DOUBLE                                            |
+| decimal(p,s) | NUMERIC(p,s)     | DECIMAL_TEXT(p,s): the digits as text, `4800.00`  |
+| str, enum    | TEXT             | TEXT                                              |
+| timestamp    | TIMESTAMPTZ      | TIMESTAMP_TEXT: `2024-01-15T10:00:00.000Z`        |
+| duration     | BIGINT, ms       | BIGINT, ms                                        |
 
-SQLite has no exact decimals: its own NUMERIC silently turns into floats. Of the exact forms, text shows the same digits as
-Postgres and the JSON output, holds 38 of them, and SUM, AVG and `+` read it as a number; only ordering and comparing need
-`CAST(spend AS REAL)`. Scaled integers would order, but show a hundred times the amount, make `WHERE spend > 1000` wrong
-by that factor, and overflow at 18 digits.
+SQLite has no exact decimals: its own NUMERIC silently turns into floats. Of the exact forms, text shows the
+same digits as Postgres and the JSON output, holds 38 of them, and SUM, AVG and `+` read it as a (floating)
+number; only ordering and comparing need `CAST(spend AS REAL)`. Scaled integers would order, but show a
+hundred times the amount, make `WHERE spend > 1000` wrong by that factor, and overflow at 18 digits. Times are
+text because SQLite's date functions and people read it; of fixed width and in UTC, it sorts as time does.
 
 Postgres stores no NUL character; in a text it becomes `␀` (U+2400).
 """
@@ -35,6 +36,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -64,9 +66,11 @@ _POSTGRES_LINK = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-# Transaction-local, so that connection poolers do not leak it: wait for a zombie's lock, but not for ever; and when we are the
-# zombie, do not hold one for ever.
-_POSTGRES_TRANSACTION = "SELECT set_config('lock_timeout', '10s', true), set_config('idle_in_transaction_session_timeout', '60s', true)"
+# Transaction-local, so that connection poolers do not leak it: wait for a zombie's lock, but not for ever;
+# and when we are the zombie, do not hold one for ever.
+_POSTGRES_TRANSACTION = (
+    "SELECT set_config('lock_timeout', '10s', true), set_config('idle_in_transaction_session_timeout', '60s', true)"
+)
 _REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf", "no password", "permission denied")
 
 Rows = Mapping[str, list[Any]]
@@ -76,9 +80,7 @@ Convert = Callable[[list[Any]], list[Any]]
 class SqlTarget:
     """A `Target`. `table` may name a schema on Postgres (`reports.performance`)."""
 
-    def __init__(
-        self, url: str, table: str, *, option: str = "--sql", copy_rows_min: int = COPY_ROWS_MIN
-    ) -> None:
+    def __init__(self, url: str, table: str, *, option: str = "--sql", copy_rows_min: int = COPY_ROWS_MIN) -> None:
         """`option` is what errors blame."""
         self._option = option
         self._copy_rows_min = copy_rows_min
@@ -126,9 +128,7 @@ class SqlTarget:
         with self._transaction() as connection:
             if self._postgres:
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _OPEN_LOCK})
-                self._may_copy = connection.scalar(
-                    sa.text("SELECT has_database_privilege(current_database(), 'TEMP')")
-                )
+                self._may_copy = connection.scalar(sa.text("SELECT has_database_privilege(current_database(), 'TEMP')"))
             self._positions.create(connection, checkfirst=True)
             if sa.inspect(connection).has_table(self._name, schema=self._schema):
                 self._migrate(connection, types)
@@ -142,7 +142,7 @@ class SqlTarget:
             at.app == self._app, at.sink == self._sink, at.partition.in_(partitions)
         )
         with self._transaction() as connection:
-            return {partition: position for partition, position in connection.execute(query)}
+            return {row.partition: row.position for row in connection.execute(query)}
 
     def write(self, partition: int, expected: int, position: int, rows: Rows) -> bool:
         values = self._newest_per_key(rows)
@@ -172,9 +172,7 @@ class SqlTarget:
         at = self._positions.c
         moved = connection.execute(
             sa.update(self._positions)
-            .where(
-                at.app == self._app, at.sink == self._sink, at.partition == partition, at.position == expected
-            )
+            .where(at.app == self._app, at.sink == self._sink, at.partition == partition, at.position == expected)
             .values(position=position)
         )
         if moved.rowcount == 1:
@@ -217,8 +215,8 @@ class SqlTarget:
             )
 
     def _newest_per_key(self, rows: Rows) -> list[tuple[Any, ...]]:
-        """Row tuples in the table's column order. Buffers coalesce already, but by the bytes of a key; here it counts what the
-        target takes for equal (a statement must not meet a key twice)."""
+        """Row tuples in the table's column order. Buffers coalesce already, but by the bytes of a key; here
+        it counts what the target takes for equal (a statement must not meet a key twice)."""
         if not rows:
             return []
         columns = {name: convert(rows[name]) for name, convert in self._convert.items()}
@@ -246,14 +244,13 @@ class SqlTarget:
         conflict = self._key_elements()
         plain = self._plain_columns()
         statement: sa.Insert = (
-            insert.on_conflict_do_update(
-                index_elements=conflict, set_={name: insert.excluded[name] for name in plain}
-            )
+            insert.on_conflict_do_update(index_elements=conflict, set_={name: insert.excluded[name] for name in plain})
             if plain
             else insert.on_conflict_do_nothing(index_elements=conflict)
         )
         compiled = statement.compile(dialect=self._engine.dialect)
-        assert isinstance(compiled, SQLCompiler) and len(compiled.positiontup or ()) == len(self._convert)
+        assert isinstance(compiled, SQLCompiler)
+        assert len(compiled.positiontup or ()) == len(self._convert)
         return str(compiled)
 
     # The table.
@@ -291,9 +288,7 @@ class SqlTarget:
         existing: dict[str, Any] = {
             column["name"]: dict(column) for column in inspector.get_columns(self._name, schema=self._schema)
         }
-        if (
-            not self._postgres
-        ):  # SQLAlchemy guesses at types it does not know; the declared text is what counts
+        if not self._postgres:  # SQLAlchemy guesses at types it does not know; the declared text is what counts
             declared = connection.execute(
                 sa.text("SELECT name, type FROM pragma_table_info(:table)"), {"table": self._name}
             )
@@ -307,7 +302,8 @@ class SqlTarget:
                 if not self._fits(core, found):
                     raise self._refusal(
                         f"column `{name}` of table `{self._name}` is {found}, the sink writes {wanted}",
-                        f"ALTER TABLE {where} ALTER COLUMN {_quoted(name)} TYPE {wanted}; or another table"
+                        f"ALTER TABLE {where} ALTER COLUMN {_quoted(name)} TYPE {wanted} "
+                        f"USING {_quoted(name)}::{wanted}; or write to another table"
                         if self._postgres
                         else f"write to another table, or move this one away: ALTER TABLE {where} RENAME TO …",
                     )
@@ -326,7 +322,8 @@ class SqlTarget:
                 if not self._postgres and other.get("primary_key") and "INT" in str(other["type"]).upper():
                     continue  # SQLite's row id
                 raise self._refusal(
-                    f"column `{name}` of table `{self._name}` is NOT NULL without a default, and the sink does not write it",
+                    f"column `{name}` of table `{self._name}` is NOT NULL without a default, "
+                    "and the sink does not write it",
                     f"give `{name}` a default, or let it be null",
                 )
         self._check_key(connection, inspector)
@@ -346,7 +343,8 @@ class SqlTarget:
                 self._create_key_index(connection)
         elif found != list(self._key) and (not self._postgres or set(found) != key):
             raise self._refusal(
-                f"table `{self._name}` was made for the key ({', '.join(found)}), the sink's key is ({', '.join(self._key)})",
+                f"table `{self._name}` was made for the key ({', '.join(found)}), "
+                f"the sink's key is ({', '.join(self._key)})",
                 f"write to another table, or drop the index `{self._key_index_name}` and have no duplicates",
             )
 
@@ -359,21 +357,16 @@ class SqlTarget:
                 " JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum"
                 " WHERE i.indrelid = to_regclass(:table) AND c.relname = :index ORDER BY k.place"
             )
-            names = connection.scalars(
-                query, {"table": self._quoted_table(), "index": self._key_index_name}
-            ).all()
+            names = connection.scalars(query, {"table": self._quoted_table(), "index": self._key_index_name}).all()
             return list(names) or None
         made = connection.scalar(
-            sa.text(
-                "SELECT sql FROM sqlite_master WHERE type = 'index' AND name = :index AND tbl_name = :table"
-            ),
+            sa.text("SELECT sql FROM sqlite_master WHERE type = 'index' AND name = :index AND tbl_name = :table"),
             {"index": self._key_index_name, "table": self._name},
         )
         if made is None:
             return None
-        # `… ON t (coalesce("a", x''), coalesce(b, x''))`
-        parts = made[made.index("(coalesce(") + 1 : -1].split("coalesce(")[1:]
-        return [_unquoted(part.strip().rstrip(",").removesuffix(", x'')")) for part in parts]
+        names = re.findall(r'coalesce\("((?:[^"]|"")*)", x\'\'\)', made)
+        return [name.replace('""', '"') for name in names]
 
     def _sql_type(self, core: CoreType) -> sa.types.TypeEngine[Any]:
         match core.kind:
@@ -416,22 +409,14 @@ class SqlTarget:
             case "int" | "duration":
                 return isinstance(found, sa.BigInteger) or _holds(found, 19, 0)
             case "float":
-                return isinstance(found, sa.Double) or (
-                    isinstance(found, sa.Float) and (found.precision or 0) > 24
-                )
+                return isinstance(found, sa.Double) or (isinstance(found, sa.Float) and (found.precision or 0) > 24)
             case "decimal":
                 return _holds(found, core.precision, core.scale)
             case "timestamp":
                 precision = getattr(found, "precision", None)
-                return (
-                    isinstance(found, sa.TIMESTAMP)
-                    and found.timezone
-                    and (precision is None or precision >= 3)
-                )
+                return isinstance(found, sa.TIMESTAMP) and found.timezone and (precision is None or precision >= 3)
             case _:
-                return (
-                    isinstance(found, sa.String) and found.length is None and not isinstance(found, sa.Enum)
-                )
+                return isinstance(found, sa.String) and found.length is None and not isinstance(found, sa.Enum)
 
     # Errors.
 
@@ -465,20 +450,14 @@ class SqlTarget:
         if isinstance(error, IdentifierError):
             return self._refusal(str(error), "Postgres names have at most 63 bytes")
         if isinstance(error, SQLAlchemyError) and not isinstance(error, DBAPIError):
-            return (
-                TransientError(f"{self._server}: {error}")
-                if isinstance(error, sa.exc.TimeoutError)
-                else error
-            )
+            return TransientError(f"{self._server}: {error}") if isinstance(error, sa.exc.TimeoutError) else error
         return error
 
     def _translated_sqlite(self, error: sqlite3.Error, connecting: bool) -> Exception:
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_FULL")):
             return TransientError(f"{self._server}: {error}")
-        hint = (
-            "does its directory exist, and may you write there?" if connecting or "CANTOPEN" in name else None
-        )
+        hint = "does its directory exist, and may you write there?" if connecting or "CANTOPEN" in name else None
         return self._refusal(f"{self._server}: {error}", hint)
 
     def _translated_postgres(self, error: Any, connecting: bool) -> Exception:
@@ -495,7 +474,8 @@ class SqlTarget:
             )
         if _postgres_link_lost(error):
             return _LinkLostError(f"lost {self._server}: {text}")
-        # Serialisation, deadlock, lock timeout; resources; shutdown; a primary that became a standby; internal I/O.
+        # Serialisation, deadlock, lock timeout; resources; shutdown; a primary that became a standby;
+        # internal I/O.
         if state is None or state[:2] in ("40", "53", "55", "57", "58") or state == "25006":
             return TransientError(f"{self._server}: {text}")
         if state.startswith("28"):
@@ -512,7 +492,8 @@ class _LinkLostError(TransientError):
 
 
 class _SqliteText(sa.types.UserDefinedType[str]):
-    """Text under a name of its own, so that the table's schema says what it means; the word TEXT gives it text affinity."""
+    """Text under a name of its own, so that the table's schema says what it means; the word TEXT gives it
+    text affinity."""
 
     cache_ok = True
 
@@ -555,13 +536,9 @@ def _sqlite_engine(url: sa.URL) -> sa.Engine:
 
     @sa.event.listens_for(engine, "connect")
     def _(connection: Any, _record: Any) -> None:
-        connection.isolation_level = (
-            None  # the driver begins too late, and commits before DDL; we begin ourselves
-        )
+        connection.isolation_level = None  # the driver begins too late, and commits before DDL; we begin ourselves
         connection.execute("PRAGMA journal_mode = WAL")  # people may read while we write
-        connection.execute(
-            "PRAGMA synchronous = FULL"
-        )  # a stored position must outlive a power cut: the log forgets
+        connection.execute("PRAGMA synchronous = FULL")  # a stored position must outlive a power cut: the log forgets
 
     @sa.event.listens_for(engine, "begin")
     def _(connection: sa.Connection) -> None:
@@ -618,7 +595,3 @@ def _without_nul(column: list[Any]) -> list[Any]:
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
-
-
-def _unquoted(name: str) -> str:
-    return name[1:-1].replace('""', '"')

@@ -346,7 +346,14 @@ impl Layout {
     }
 
     /// How the column's value compares with the one held.
-    fn compare_value(&self, acc: &Accumulator, held: &[u8], column: &Column, i: usize, vars: &Vars) -> std::cmp::Ordering {
+    fn compare_value(
+        &self,
+        acc: &Accumulator,
+        held: &[u8],
+        column: &Column,
+        i: usize,
+        vars: &Vars,
+    ) -> std::cmp::Ordering {
         match (&column.data, acc.slot) {
             (Data::I64(v), _) => v[i].cmp(&get_i64(held, 0)),
             (Data::F64(v), _) => v[i].total_cmp(&get_f64(held, 0)),
@@ -487,7 +494,7 @@ impl Layout {
             Kind::Python(function) => {
                 let handle = get_u32(row, at);
                 let state = (handle != 0).then(|| vars.get(handle));
-                out.push_value(&foreign.fold_result(function, state));
+                out.push_value(&foreign.fold_result(function, state, &acc.output));
             }
         }
     }
@@ -709,8 +716,7 @@ mod tests {
                     DataType::Decimal { .. } => &decimals,
                     _ => &ints,
                 };
-                let mut scope =
-                    VarScope { vars: &mut group.vars, taken: &mut taken, given_up: &mut given };
+                let mut scope = VarScope { vars: &mut group.vars, taken: &mut taken, given_up: &mut given };
                 layout.add(index, &mut group.row, Some(column), sign, &input, &mut scope).unwrap();
             }
         }
@@ -733,9 +739,8 @@ mod tests {
     }
 
     fn items() -> impl Strategy<Value = Vec<Item>> {
-        prop::collection::vec((prop::option::of(-1000i64..1000), "[a-c]{0,3}", 0i64..5), 0..12).prop_map(|v| {
-            v.into_iter().enumerate().map(|(p, (i, t, ts))| (i, t, ts, p as u64)).collect()
-        })
+        prop::collection::vec((prop::option::of(-1000i64..1000), "[a-c]{0,3}", 0i64..5), 0..12)
+            .prop_map(|v| v.into_iter().enumerate().map(|(p, (i, t, ts))| (i, t, ts, p as u64)).collect())
     }
 
     proptest! {

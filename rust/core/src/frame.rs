@@ -86,7 +86,10 @@ pub fn open(frame: &[u8]) -> Result<(Header, &[u8]), Fatal> {
     }
     let mut r = Reader::new(content);
     if r.u8() != Some(VERSION) {
-        return Err(Fatal::new("newer_frame", "a frame was written by a newer version of adstream: upgrade this worker"));
+        return Err(Fatal::new(
+            "newer_frame",
+            "a frame was written by a newer version of adstream: upgrade this worker",
+        ));
     }
     let mut header = || {
         Some(Header {

@@ -554,14 +554,12 @@ impl Task {
         let mut outputs: Vec<(String, u32, RawBatch)> =
             outputs.into_iter().map(|((t, p), b)| (self.plan.topics[t].clone(), p, b)).collect();
         if stateful && (self.touched || !outputs.is_empty() || !log.batch.is_empty()) {
-            let header =
-                Header { kind: Kind::Meta, lane: 0, sequence: 0, clock: 0, schema: self.plan.hash, count: 1 };
+            let header = Header { kind: Kind::Meta, lane: 0, sequence: 0, clock: 0, schema: self.plan.hash, count: 1 };
             log.push(&header, &mark.meta);
             outputs.push((self.plan.changelog_topic(self.subtopology), self.partition, log.batch));
         }
         self.touched = false;
-        let positions =
-            self.inputs.iter().filter_map(|i| i.position.map(|p| (i.topic.to_string(), p))).collect();
+        let positions = self.inputs.iter().filter_map(|i| i.position.map(|p| (i.topic.to_string(), p))).collect();
         self.marks.push_back(mark);
         Ok(Generation { outputs, positions })
     }
@@ -616,13 +614,12 @@ impl Task {
                     format!("the changelog holds state of an operation that this topology does not have (offset {}): an operation was renamed or removed; restore its name, or start under a new application name", batch.offsets[row]),
                 )
             };
-            let node = self
-                .nodes
-                .iter_mut()
-                .find(|n| n.state_id == header.schema)
-                .ok_or_else(unknown)?;
+            let node = self.nodes.iter_mut().find(|n| n.state_id == header.schema).ok_or_else(unknown)?;
             node.operator.restore(header.kind, header.count, body).ok_or_else(|| {
-                Fatal::new("corrupt_state", format!("state of `{}` at offset {} cannot be read", node.name, batch.offsets[row]))
+                Fatal::new(
+                    "corrupt_state",
+                    format!("state of `{}` at offset {} cannot be read", node.name, batch.offsets[row]),
+                )
             })?;
         }
         Ok(())

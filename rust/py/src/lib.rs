@@ -1,6 +1,11 @@
 //! `adstream._core`: bindings only, one file per subject. See `python/adstream/_core.pyi`.
 
+mod convert;
+mod error;
+mod foreign;
+mod kafka;
 mod raw;
+mod task;
 
 use pyo3::prelude::*;
 
@@ -12,7 +17,15 @@ fn murmur2(data: &[u8]) -> u32 {
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    m.add("CoreError", m.py().get_type::<error::CoreError>())?;
     m.add_function(wrap_pyfunction!(murmur2, m)?)?;
+    m.add_function(wrap_pyfunction!(task::infer, m)?)?;
+    m.add_function(wrap_pyfunction!(task::bench_decode, m)?)?;
     m.add_class::<raw::PyRawBatch>()?;
+    m.add_class::<kafka::PyNativeReader>()?;
+    m.add_class::<task::PyPlan>()?;
+    m.add_class::<task::PyTask>()?;
+    m.add_class::<task::PyGeneration>()?;
+    m.add_class::<task::PySinkBuffer>()?;
     Ok(())
 }

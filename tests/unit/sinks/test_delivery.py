@@ -1,4 +1,5 @@
-"""The state machine of a sink, step by step: a fake target, a fake reader, a clock and a thread that the test holds."""
+"""The state machine of a sink, step by step: a fake target, a fake reader, a clock and a thread that the test
+holds."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future

@@ -2,9 +2,10 @@
 
 mod json_decode;
 mod json_encode;
+mod scan;
 pub mod text;
 
-pub use json_decode::{JsonDecoder, JsonField, TimeUnit};
+pub use json_decode::{JsonDecoder, JsonField, TimeUnit, TIME_MS_END, TIME_MS_MIN};
 pub use json_encode::JsonEncoder;
 
 use crate::column::Column;

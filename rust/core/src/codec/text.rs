@@ -298,7 +298,8 @@ fn parse_datetime_any(b: &[u8]) -> Option<(i64, Option<i64>)> {
 
 /// `+09:00` in milliseconds.
 pub fn parse_offset(b: &[u8]) -> Option<i64> {
-    let &[sign @ (b'+' | b'-'), h1 @ b'0'..=b'2', h2 @ b'0'..=b'9', b':', m1 @ b'0'..=b'5', m2 @ b'0'..=b'9'] = b else {
+    let &[sign @ (b'+' | b'-'), h1 @ b'0'..=b'2', h2 @ b'0'..=b'9', b':', m1 @ b'0'..=b'5', m2 @ b'0'..=b'9'] = b
+    else {
         return None;
     };
     let hours = ((h1 - b'0') * 10 + (h2 - b'0')) as i64;
@@ -552,7 +553,7 @@ mod tests {
         /// The plain path and the general one agree wherever the plain one answers.
         #[test]
         fn decimal_paths_agree(text in "-?[0-9]{1,9}(\\.[0-9]{0,6})?(e-?[0-9])?", p in 1u8..=38, s in 0u8..=38) {
-            prop_assume!(s <= p);
+            let s = s.min(p);
             let digits = text.trim_start_matches('-').as_bytes();
             if let Some(m) = parse_plain(digits, s) {
                 prop_assert_eq!((m < POW10[p as usize]).then_some(m), parse_any(digits, p, s));

@@ -8,8 +8,10 @@
 //! - **Arithmetic**: `int` is checked 64-bit, `int / int` a float. Decimals have 38 digits; add, sub and mod have the
 //!   larger scale, mul the sum of both, div `max(6, both)` rounded half to even, floordiv 0. Floor and modulo as
 //!   Python's. By zero is null.
-//! - **Nulls and errors**: the first error among the arguments, else null if any is null; the exceptions (`and`, `or`,
-//!   `when`, `coalesce`, `is_null`) stand in `eval_logic.rs`.
+//! - **Rounding**: decimals half to even (the result has the lower scale), floats half away from zero on their shortest
+//!   text, casts to `int` cut off.
+//! - **Nulls and errors**: the first error among the arguments, else null if any is null (so too in `min_horizontal`);
+//!   the exceptions (`and`, `or`, `when`, `coalesce`, `is_null`) stand in `eval_logic.rs`.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
@@ -118,8 +120,14 @@ fn text_op(kernel: Kernel, args: Vec<Typed>, dtype: DataType) -> Typed {
     let columns: Vec<usize> = (0..args.len()).filter(|&i| scalar(&args[i].node).is_none()).collect();
     let [at] = columns[..] else { return op(kernel, args, dtype) };
     let Some(DataType::Enum(values)) = args[at].dtype.clone() else { return op(kernel, args, dtype) };
-    let placeholder = Operand { column: Arc::new(null_of(&DataType::Str)), scalar: true };
+    let mut member = ColumnBuilder::new(DataType::Str);
+    member.push_str(b"");
+    let placeholder = Operand { column: Arc::new(member.finish()), scalar: true };
     let operands: Vec<Operand> = args.iter().map(|a| scalar(&a.node).unwrap_or_else(|| placeholder.clone())).collect();
+    if operands.iter().any(|o| o.column.state.is_some()) {
+        // A null or an error among the literals competes with the row's own state.
+        return op(kernel, args, dtype);
+    }
     let kernel = by_member(&kernel, &operands, at, &values, &dtype);
     let column = args.into_iter().nth(at).into_iter().collect();
     op(kernel, column, dtype)

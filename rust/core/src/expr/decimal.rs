@@ -15,6 +15,16 @@ pub const fn pow10(e: u32) -> i128 {
     10i128.pow(e)
 }
 
+const POWERS: [u128; 39] = {
+    let mut powers = [1; 39];
+    let mut e = 1;
+    while e < 39 {
+        powers[e] = powers[e - 1] * 10;
+        e += 1;
+    }
+    powers
+};
+
 /// The largest unscaled value of a precision.
 pub fn max_of(precision: u8) -> i128 {
     pow10(precision as u32) - 1
@@ -114,10 +124,9 @@ impl Wide {
 
 /// `a * 10^e` as 256 bits, `e` up to 76.
 fn shifted(a: u128, e: u32) -> Option<Wide> {
-    match a.checked_mul(10u128.pow(e.min(38))) {
-        Some(low) if e <= 38 => Some(Wide { high: 0, low }),
-        _ if e <= 38 => Some(wide_mul(a, 10u128.pow(e))),
-        _ => wide_mul(a, 10u128.pow(38)).times(10u128.pow(e - 38)),
+    match e.checked_sub(38) {
+        None | Some(0) => Some(wide_mul(a, POWERS[e as usize])),
+        Some(more) => wide_mul(a, POWERS[38]).times(POWERS[more as usize]),
     }
 }
 
@@ -145,6 +154,13 @@ pub fn div(a: i128, b: i128, e: u32) -> (i128, u8) {
         return (0, NULL);
     }
     let by = b.unsigned_abs();
+    // The usual case: all in 64 bits.
+    if let (Ok(n), Ok(small), 0..=18) = (u64::try_from(a.unsigned_abs()), u64::try_from(by), e) {
+        if let Some(n) = n.checked_mul(POWERS[e as usize] as u64) {
+            let quotient = half_even((n / small) as u128, (n % small) as u128, by);
+            return signed((a < 0) != (b < 0), quotient);
+        }
+    }
     // A dividend beyond 256 bits over a divisor below 2^127 is beyond 38 digits too.
     match shifted(a.unsigned_abs(), e).and_then(|n| n.div_rem(by)) {
         Some((quotient, rest)) if quotient <= MAX as u128 => signed((a < 0) != (b < 0), half_even(quotient, rest, by)),

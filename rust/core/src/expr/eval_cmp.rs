@@ -63,17 +63,10 @@ pub fn code_is(code: u32, want: bool) -> Kernel {
 pub fn texts(op: Cmp) -> Kernel {
     fn with(test: impl Fn(&[u8], &[u8]) -> bool + Send + Sync + 'static) -> Kernel {
         kernel(move |args, rows| {
-            let data = match (args[0].text(), args[1].text()) {
-                (Text::Rows(a), Text::One(b)) => {
-                    let mut start = 0;
-                    let one = a.ends[..rows].iter().map(|&end| {
-                        let value = &a.bytes[start..end as usize];
-                        start = end as usize;
-                        test(value, b) as u8
-                    });
-                    one.collect()
-                }
-                (a, b) => (0..rows).map(|row| test(a.at(row), b.at(row)) as u8).collect(),
+            let (a, b) = (args[0].text(), args[1].text());
+            let data = match b {
+                Text::One(b) => a.map(rows, |_, a| test(a, b) as u8),
+                b => a.map(rows, |row, a| test(a, b.at(row)) as u8),
             };
             Out::New(Data::Bool(data), merge_states(args, rows))
         })
@@ -116,8 +109,7 @@ fn membership<T: Element>(test: impl Fn(T) -> bool + Send + Sync + 'static, null
 
 pub fn is_in_texts(set: HashSet<Vec<u8>>, null_listed: bool) -> Kernel {
     kernel(move |args, rows| {
-        let text = args[0].text();
-        let found = (0..rows).map(|row| set.contains(text.at(row)) as u8).collect();
+        let found = args[0].text().map(rows, |_, text| set.contains(text) as u8);
         missing(found, merge_states(&args[..1], rows), null_listed)
     })
 }

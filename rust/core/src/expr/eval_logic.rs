@@ -16,37 +16,37 @@ fn code(value: u8, state: u8) -> u8 {
     }
 }
 
-fn codes(arg: &Operand) -> View<'_, u8> {
-    arg.view::<u8>()
+/// A byte per row; a scalar becomes a stream of its own in `own`.
+fn stream<'a>(view: View<'a, u8>, rows: usize, own: &'a mut Vec<u8>) -> &'a [u8] {
+    match view {
+        View::Rows(v) => &v[..rows],
+        View::One(x) => {
+            own.resize(rows, x);
+            own
+        }
+    }
 }
 
-fn junction(both: fn(u8, u8) -> u8, combine: impl Fn(u8, u8) -> u8 + Copy + Send + Sync + 'static) -> Kernel {
+fn junction(
+    both: impl Fn(u8, u8) -> u8 + Copy + Send + Sync + 'static,
+    combine: impl Fn(u8, u8) -> u8 + Copy + Send + Sync + 'static,
+) -> Kernel {
     kernel(move |args, rows| {
-        let (a, b) = (codes(&args[0]), codes(&args[1]));
+        let (a, b) = (args[0].view::<u8>(), args[1].view::<u8>());
         let (sa, sb) = (args[0].states(), args[1].states());
         if let (View::One(VALID), View::One(VALID)) = (sa, sb) {
             return Out::New(Data::Bool(map2(a, b, rows, both)), None);
         }
-        let (mut data, mut state) = (vec![0u8; rows], vec![0u8; rows]);
-        // Four byte streams in, two out; a scalar becomes a stream of its own.
-        fn stream<'a>(view: View<'a, u8>, rows: usize, own: &'a mut Vec<u8>) -> &'a [u8] {
-            match view {
-                View::Rows(v) => &v[..rows],
-                View::One(x) => {
-                    *own = vec![x; rows];
-                    own
-                }
-            }
-        }
+        // Four byte streams in, two out, no branch: the loop is vectorised.
         let (mut o1, mut o2, mut o3, mut o4) = (vec![], vec![], vec![], vec![]);
         let (a, b) = (stream(a, rows, &mut o1), stream(b, rows, &mut o2));
         let (sa, sb) = (stream(sa, rows, &mut o3), stream(sb, rows, &mut o4));
-        for ((((d, s), (&a, &sa)), &b), &sb) in
-            data.iter_mut().zip(state.iter_mut()).zip(a.iter().zip(sa)).zip(b).zip(sb)
-        {
-            let c = combine(code(a, sa), code(b, sb));
-            *d = c & 1;
-            *s = if c < 2 { VALID } else { c - 1 };
+        let (mut data, mut state) = (vec![0u8; rows], vec![0u8; rows]);
+        let (d, s) = (&mut data[..rows], &mut state[..rows]);
+        for i in 0..rows {
+            let c = combine(code(a[i], sa[i]), code(b[i], sb[i]));
+            d[i] = c & 1;
+            s[i] = if c < 2 { VALID } else { c - 1 };
         }
         Out::New(Data::Bool(data), tidy(state))
     })
@@ -177,8 +177,9 @@ pub fn when<T: Element>() -> Kernel {
             }
             if state.is_some() || !matches!((cs, vs), (View::One(VALID), View::One(VALID))) {
                 let state = state.get_or_insert_with(|| vec![VALID; rows]);
-                for (row, (s, &t)) in state.iter_mut().zip(&taken).enumerate() {
-                    let (c, v) = (cs.at(row), vs.at(row));
+                let (mut o1, mut o2) = (vec![], vec![]);
+                let (cs, vs) = (stream(cs, rows, &mut o1), stream(vs, rows, &mut o2));
+                for (((s, &t), &c), &v) in state.iter_mut().zip(&taken).zip(cs).zip(vs) {
                     let chosen = if t != 0 { v } else { *s };
                     *s = if c >= ERROR_MIN { c } else { chosen };
                 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::kernel::{kernel, merge_states, text_to, utf8, write_text, Kernel, Out};
+use super::kernel::{kernel, merge_states, text_to, utf8, write_text, Kernel, Out, Text};
 use crate::column::{Data, VALID};
 
 fn rewrite(write: impl Fn(&[u8], &mut Vec<u8>) + Send + Sync + 'static) -> Kernel {
@@ -72,7 +72,10 @@ pub fn slice(offset: i64, length: Option<u64>) -> Kernel {
 fn test2(test: impl Fn(&[u8], &[u8]) -> bool + Send + Sync + 'static) -> Kernel {
     kernel(move |args, rows| {
         let (a, b) = (args[0].text(), args[1].text());
-        let data = (0..rows).map(|row| test(a.at(row), b.at(row)) as u8).collect();
+        let data = match b {
+            Text::One(b) => a.map(rows, |_, a| test(a, b) as u8),
+            b => a.map(rows, |row, a| test(a, b.at(row)) as u8),
+        };
         Out::New(Data::Bool(data), merge_states(args, rows))
     })
 }

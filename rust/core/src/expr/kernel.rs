@@ -64,6 +64,26 @@ impl<'a> Text<'a> {
     }
 }
 
+impl Text<'_> {
+    /// All rows in order; faster than asking for each.
+    #[inline]
+    pub fn map<T>(&self, rows: usize, mut f: impl FnMut(usize, &[u8]) -> T) -> Vec<T> {
+        match *self {
+            Text::Rows(b) => {
+                let mut start = 0;
+                let ends = b.ends[..rows].iter().enumerate();
+                ends.map(|(row, &end)| {
+                    let value = &b.bytes[start..end as usize];
+                    start = end as usize;
+                    f(row, value)
+                })
+                .collect()
+            }
+            text => (0..rows).map(|row| f(row, text.at(row))).collect(),
+        }
+    }
+}
+
 /// A physical element type and its place in [`Data`].
 pub trait Element: Copy + Default + Send + Sync + 'static {
     fn slice(data: &Data) -> &[Self];
@@ -238,20 +258,22 @@ pub fn checked2<A: Element, B: Element, T: Element>(f: impl Fn(A, B) -> (T, u8) 
 /// A text argument to an element; `f` gives a value and its state.
 pub fn text_to<T: Element>(f: impl Fn(&str) -> (T, u8) + Send + Sync + 'static) -> Kernel {
     kernel(move |args, rows| {
-        let text = args[0].text();
-        let mut state = merge_states(args, rows);
-        let mut values = Vec::with_capacity(rows);
-        for row in 0..rows {
-            let mut value = T::default();
-            if state.as_ref().is_none_or(|s| s[row] == VALID) {
-                let (v, s) = f(utf8(text.at(row)));
-                value = v;
-                if s != VALID {
-                    state.get_or_insert_with(|| vec![VALID; rows])[row] = s;
-                }
+        let merged = merge_states(args, rows);
+        let mut bad: State = None;
+        let values = args[0].text().map(rows, |row, text| {
+            if merged.as_ref().is_some_and(|s| s[row] != VALID) {
+                return T::default();
             }
-            values.push(value);
-        }
+            let (value, state) = f(utf8(text));
+            if state != VALID {
+                bad.get_or_insert_with(|| vec![VALID; rows])[row] = state;
+            }
+            value
+        });
+        let state = match (merged, bad) {
+            (Some(m), Some(b)) => Some(m.iter().zip(b).map(|(&m, b)| m.max(b)).collect()),
+            (m, b) => m.or(b),
+        };
         Out::New(T::wrap(values), state)
     })
 }

@@ -15,6 +15,8 @@ mod eval_time;
 mod kernel;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_naive;
 mod text;
 
 pub use compile::{compile, Compiled};
@@ -81,9 +83,13 @@ pub trait Foreign: Send + Sync {
     /// `ERR_CALLABLE` in its first column.
     fn map(&self, function: usize, batch: &Batch, schema: &crate::types::Schema) -> Vec<Column>;
     /// A user-defined aggregate's next state: `add(state, row)`; `None` is a group that saw nothing yet.
-    fn fold(&self, function: usize, state: Option<&[u8]>, batch: &Batch, row: usize) -> Result<Vec<u8>, String>;
-    /// A user-defined aggregate's result.
-    fn fold_result(&self, function: usize, state: Option<&[u8]>) -> crate::column::Value;
+    fn fold(&self, _function: usize, _state: Option<&[u8]>, _batch: &Batch, _row: usize) -> Result<Vec<u8>, String> {
+        unreachable!("the plan has no user-defined aggregates")
+    }
+    /// A user-defined aggregate's result, of type `result`.
+    fn fold_result(&self, _function: usize, _state: Option<&[u8]>, _result: &DataType) -> crate::column::Value {
+        unreachable!("the plan has no user-defined aggregates")
+    }
 }
 
 /// For plans without callables.
@@ -94,12 +100,6 @@ impl Foreign for NoForeign {
         unreachable!("the plan has no callables")
     }
     fn map(&self, _: usize, _: &Batch, _: &crate::types::Schema) -> Vec<Column> {
-        unreachable!("the plan has no callables")
-    }
-    fn fold(&self, _: usize, _: Option<&[u8]>, _: &Batch, _: usize) -> Result<Vec<u8>, String> {
-        unreachable!("the plan has no callables")
-    }
-    fn fold_result(&self, _: usize, _: Option<&[u8]>) -> crate::column::Value {
         unreachable!("the plan has no callables")
     }
 }

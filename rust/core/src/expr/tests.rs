@@ -490,3 +490,57 @@ fn literals_fold_and_fill_the_batch() {
     assert_eq!(run_on(&empty, call("add", &[col("a"), lit(json!(1))])).1, []);
     assert_eq!(run_on(&empty, lit(json!("x"))).1, []);
 }
+
+/// Not a test: nanoseconds per row of a few expressions. `cargo test --release -p adstream-core -- --ignored speed
+/// --nocapture`
+#[test]
+#[ignore]
+fn speed() {
+    let rows = 8192;
+    let v = |f: &dyn Fn(i64) -> Value| (0..rows).map(f).collect::<Vec<_>>();
+    let holes = |x: Value, i: i64| if i % 7 == 0 { N } else { x };
+    let color = r#"enum["red","blue","green"]"#;
+    let b = batch(&[
+        ("k", color, v(&|i| s(["red", "blue", "green"][i as usize % 3]))),
+        ("i", "int", v(&|i| I(i * 7 % 1000))),
+        ("j", "int", v(&|i| holes(I(i % 13), i))),
+        ("d", "decimal(10,2)", v(&|i| D(i as i128 * 31, 2))),
+        ("f", "float", v(&|i| F(i as f64 / 8.0))),
+        ("s", "str", v(&|i| s(&format!("campaign-{}", i % 100)))),
+        ("p", "bool", v(&|i| B(i % 3 == 0))),
+        ("q", "bool", v(&|i| holes(B(i % 2 == 0), i))),
+        ("t", "timestamp", v(&|i| T(1_700_000_000_000 + i * 977))),
+    ]);
+    for (name, e) in [
+        ("enum == lit", call("eq", &[col("k"), lit(json!("blue"))])),
+        ("int > lit", call("gt", &[col("i"), lit(json!(500))])),
+        ("and", call("and", &[col("p"), col("p")])),
+        ("and with nulls", call("and", &[col("p"), col("q")])),
+        ("int + int", call("add", &[col("i"), lit(json!(1))])),
+        ("int + nulls", call("add", &[col("i"), col("j")])),
+        ("int / int", call("div", &[col("i"), lit(json!(7))])),
+        ("fill_null", call("fill_null", &[col("j"), lit(json!(0))])),
+        ("when", call("when", &[col("p"), col("i"), col("j")])),
+        ("float * float", call("mul", &[col("f"), col("f")])),
+        ("decimal + lit", call("add", &[col("d"), typed("decimal(4,2)", json!("1.50"))])),
+        ("decimal * int", call("mul", &[col("d"), col("i")])),
+        ("decimal / int lit", call("div", &[col("d"), lit(json!(1000))])),
+        ("decimal > lit", call("gt", &[col("d"), typed("decimal(4,2)", json!("1.50"))])),
+        ("str == lit", call("eq", &[col("s"), lit(json!("campaign-7"))])),
+        ("str starts", call("str_starts_with", &[col("s"), lit(json!("campaign-7"))])),
+        ("str upper", call("str_upper", &[col("s")])),
+        ("enum upper", call("str_upper", &[col("k")])),
+        ("is_in enum", call("is_in", &[col("k"), lit(json!("red")), lit(json!("blue"))])),
+        ("dt_hour", call("dt_hour", &[col("t")])),
+        ("dt_year", call("dt_year", &[col("t")])),
+        ("dt_truncate", with(call("dt_truncate", &[col("t")]), "every_ms", json!(60_000))),
+    ] {
+        let compiled = compile(&expr(e), &b.schema).unwrap();
+        let best = (0..200).map(|_| {
+            let start = std::time::Instant::now();
+            std::hint::black_box(compiled.eval(&b, &NoForeign));
+            start.elapsed().as_nanos()
+        });
+        println!("{name:20} {:6.2} ns/row", best.min().unwrap_or(0) as f64 / rows as f64);
+    }
+}

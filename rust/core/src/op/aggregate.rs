@@ -67,9 +67,9 @@ impl Fold {
         let errs = |c: &Column| c.state.as_ref().is_some_and(|s| s.iter().any(|&s| s > crate::column::NULL));
         let keys: Vec<&Column> = self.keys.iter().map(|&k| &*batch.columns[k]).collect();
         let may_err = keys.iter().any(|c| errs(c))
-            || arguments.iter().any(|a| {
-                a.arg.as_ref().is_some_and(|c| errs(c)) || a.condition.as_ref().is_some_and(|c| errs(c))
-            });
+            || arguments
+                .iter()
+                .any(|a| a.arg.as_ref().is_some_and(|c| errs(c)) || a.condition.as_ref().is_some_and(|c| errs(c)));
         Prepared { batch, keys, arguments, may_err }
     }
 
@@ -88,9 +88,8 @@ impl Fold {
     ) -> Verdict {
         let batch = prepared.batch;
         if prepared.may_err {
-            let error = key::error_at(&prepared.keys, row)
-                .map(|s| (s, None))
-                .or_else(|| error_of(&prepared.arguments, row));
+            let error =
+                key::error_at(&prepared.keys, row).map(|s| (s, None)).or_else(|| error_of(&prepared.arguments, row));
             if let Some((state, message)) = error {
                 ctx.dead(batch, row, reason(state), message.as_deref());
                 return Verdict::Dropped;
@@ -115,8 +114,7 @@ impl Fold {
             }
         };
         let sign = batch.sign.as_ref().map_or(1, |s| s[row] as i64);
-        let input =
-            Input { batch, row, place: Place { ts, lane: batch.lane, position }, foreign: ctx.foreign };
+        let input = Input { batch, row, place: Place { ts, lane: batch.lane, position }, foreign: ctx.foreign };
         let failed = store.update(start, scratch, hash(scratch), ts, |layout, cells, vars| {
             let mut failed = None;
             for (index, a) in prepared.arguments.iter().enumerate() {
@@ -286,8 +284,11 @@ impl Aggregate {
         }
         Err(Fatal::new(
             "lanes_changed",
-            format!("rows of upstream partition {lane} came, but this job was started with {} upstream partitions: the \
-                 number of input partitions was changed; start under a new application name or reset this one", self.positions.len()),
+            format!(
+                "rows of upstream partition {lane} came, but this job was started with {} upstream partitions: the \
+                 number of input partitions was changed; start under a new application name or reset this one",
+                self.positions.len()
+            ),
         ))
     }
 

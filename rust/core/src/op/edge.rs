@@ -64,8 +64,7 @@ impl EdgeOut {
 
     fn send(&mut self, partition: u32, kind: Kind, clock: i64, count: u32, body: &[u8], ctx: &mut Ctx<'_>) {
         let p = partition as usize;
-        let header =
-            Header { kind, lane: self.lane, sequence: self.sequences[p], clock, schema: self.schema, count };
+        let header = Header { kind, lane: self.lane, sequence: self.sequences[p], clock, schema: self.schema, count };
         self.sequences[p] += 1;
         self.told[p] = self.told[p].max(clock);
         ctx.outgoing.push(Outgoing {
@@ -112,7 +111,14 @@ impl EdgeOut {
     }
 
     /// Sends rows of a batch by key, each partition's as one frame.
-    fn rows(&mut self, kind: Kind, batch: &Batch, stamps: Option<&[i64]>, by_partition: &[Vec<u32>], ctx: &mut Ctx<'_>) {
+    fn rows(
+        &mut self,
+        kind: Kind,
+        batch: &Batch,
+        stamps: Option<&[i64]>,
+        by_partition: &[Vec<u32>],
+        ctx: &mut Ctx<'_>,
+    ) {
         let columns: Vec<&Column> = batch.columns.iter().map(|c| &**c).collect();
         let clock = if kind == Kind::Late { self.settled } else { self.clock };
         for (partition, rows) in by_partition.iter().enumerate() {
@@ -230,18 +236,11 @@ impl Operator for Combine {
         let mut folded = 0;
         for row in batch.live_rows() {
             let clock = &mut self.out.clock;
-            let verdict = self.fold.row(
-                &prepared,
-                row,
-                &mut self.store,
-                self.position,
-                &mut self.scratch,
-                ctx,
-                &mut |to| {
+            let verdict =
+                self.fold.row(&prepared, row, &mut self.store, self.position, &mut self.scratch, ctx, &mut |to| {
                     *clock = (*clock).max(to);
                     *clock
-                },
-            );
+                });
             match verdict {
                 Verdict::Folded => {
                     folded += 1;

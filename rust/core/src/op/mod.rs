@@ -38,7 +38,10 @@ pub enum Message {
     /// Partial aggregates of one lane (a frame's header and body).
     Partials(Header, Arc<Vec<u8>>),
     /// A lane's clock, without rows.
-    Clock { lane: u32, clock: i64 },
+    Clock {
+        lane: u32,
+        clock: i64,
+    },
 }
 
 /// A record on its way out.

@@ -233,7 +233,8 @@ pub fn column(schema: &Schema, name: &str) -> Result<usize, PlanError> {
 
 impl Plan {
     pub fn parse(text: &str) -> Result<Plan, PlanError> {
-        let document: Document = serde_json::from_str(text).map_err(|e| bad_plan(format!("the plan is not one: {e}")))?;
+        let document: Document =
+            serde_json::from_str(text).map_err(|e| bad_plan(format!("the plan is not one: {e}")))?;
         let mut plan = Plan {
             app: document.app,
             facts: vec![],
@@ -400,7 +401,10 @@ impl Plan {
                             Some(t) => {
                                 return Err(PlanError::new(
                                     "type_mismatch",
-                                    format!("`{}` is `{}` in one stream and `{t}` in the other", field.name, field.dtype),
+                                    format!(
+                                        "`{}` is `{}` in one stream and `{t}` in the other",
+                                        field.name, field.dtype
+                                    ),
                                 )
                                 .hint("cast one of them"))
                             }
@@ -426,9 +430,10 @@ impl Plan {
                     .fields
                     .iter()
                     .map(|f| {
-                        let same = node.inputs.iter().all(|&i| {
-                            self.port_schema(i).is_ok_and(|s| s.dtype(&f.name) == Some(&f.dtype))
-                        });
+                        let same = node
+                            .inputs
+                            .iter()
+                            .all(|&i| self.port_schema(i).is_ok_and(|s| s.dtype(&f.name) == Some(&f.dtype)));
                         Field { name: f.name.clone(), dtype: if same { f.dtype.clone() } else { f.dtype.widened() } }
                     })
                     .collect();
@@ -471,9 +476,14 @@ impl Plan {
                     if let Some(i) = layout.not_retractable() {
                         return Err(PlanError::new(
                             "not_retractable",
-                            format!("`{}` ({}) over a table cannot take an old value back", aggregates[i].name, aggregates[i].function),
+                            format!(
+                                "`{}` ({}) over a table cannot take an old value back",
+                                aggregates[i].name, aggregates[i].function
+                            ),
                         )
-                        .hint("over a table use count, sum or mean (of exact numbers), or aggregate the stream itself"));
+                        .hint(
+                            "over a table use count, sum or mean (of exact numbers), or aggregate the stream itself",
+                        ));
                     }
                     if window.is_some() {
                         return Err(PlanError::new("window_on_table", "a table cannot be windowed again")
@@ -482,7 +492,10 @@ impl Plan {
                 }
                 for (spec, acc) in aggregates.iter().zip(&layout.accumulators) {
                     if schema.index(&spec.name).is_some() {
-                        return Err(PlanError::new("duplicate_column", format!("two columns are called `{}`", spec.name)));
+                        return Err(PlanError::new(
+                            "duplicate_column",
+                            format!("two columns are called `{}`", spec.name),
+                        ));
                     }
                     schema.fields.push(Field { name: spec.name.clone(), dtype: acc.output.clone() });
                 }
@@ -686,9 +699,8 @@ impl Plan {
             .iter()
             .map(|&r| {
                 let nodes: Vec<usize> = (0..n).filter(|&i| roots[i] == r).collect();
-                let feeds: Vec<usize> = (0..n)
-                    .filter(|&i| self.facts[i].shuffled && nodes.contains(&self.nodes[i].inputs[0].0))
-                    .collect();
+                let feeds: Vec<usize> =
+                    (0..n).filter(|&i| self.facts[i].shuffled && nodes.contains(&self.nodes[i].inputs[0].0)).collect();
                 // An edge has sequence numbers and a clock: state too.
                 let stateful = !feeds.is_empty()
                     || nodes.iter().any(|&i| {
@@ -732,7 +744,8 @@ impl Plan {
                 Op::Sink { kind, key, columns, options } => {
                     let (from, port) = node.inputs[0];
                     let input = self.facts[from].ports[port].clone();
-                    let fields = columns.iter().filter_map(|c| input.index(c).map(|i| input.fields[i].clone())).collect();
+                    let fields =
+                        columns.iter().filter_map(|c| input.index(c).map(|i| input.fields[i].clone())).collect();
                     let schema = Arc::new(Schema { fields });
                     let topic = format!("{}-{}-sink", self.app, node.name);
                     add(topic.clone());
@@ -792,10 +805,7 @@ pub fn boolean(expr: &Expr, schema: &Schema) -> Result<Compiled, PlanError> {
 pub type ArgumentPair = (Option<Compiled>, Option<Compiled>);
 
 /// The accumulators of an aggregate and their compiled arguments.
-pub fn aggregate_parts(
-    specs: &[AggregateSpec],
-    schema: &Schema,
-) -> Result<(Layout, Vec<ArgumentPair>), PlanError> {
+pub fn aggregate_parts(specs: &[AggregateSpec], schema: &Schema) -> Result<(Layout, Vec<ArgumentPair>), PlanError> {
     let mut parts = vec![];
     let mut arguments = vec![];
     for spec in specs {
@@ -817,7 +827,9 @@ pub fn aggregate_parts(
 
 pub fn tumbling(spec: &WindowSpec) -> Result<Tumbling, PlanError> {
     if spec.kind != "tumbling" {
-        return Err(PlanError::new("unknown_window", format!("there is no window `{}` yet", spec.kind)).hint("tumbling"));
+        return Err(
+            PlanError::new("unknown_window", format!("there is no window `{}` yet", spec.kind)).hint("tumbling")
+        );
     }
     Ok(Tumbling { size_ms: spec.size_ms, grace_ms: spec.grace_ms, retention_ms: spec.retention_ms })
 }

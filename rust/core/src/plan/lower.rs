@@ -48,7 +48,11 @@ fn edge_hash(plan: &Plan, aggregate: usize, schema: &Schema) -> u64 {
         }
         _ => String::new(),
     };
-    schema_hash(&format!("{spec} {} {}", plan.facts[aggregate].combined, serde_json::to_string(schema).unwrap_or_default()))
+    schema_hash(&format!(
+        "{spec} {} {}",
+        plan.facts[aggregate].combined,
+        serde_json::to_string(schema).unwrap_or_default()
+    ))
 }
 
 /// Builds the operators of one task. `partitions`: of each topic of the plan, by index.
@@ -115,7 +119,9 @@ pub fn lower(
             let decoder = JsonDecoder::new(used.map(|f| f.decoder_field()).collect::<Result<_, _>>()?)?;
             let timestamp = timestamp.as_ref().map(|t| column(&schema, t)).transpose()?;
             let routes = route(id).pop().unwrap_or_default();
-            lowered.sources.insert(topic.clone(), SourceKind::User { decoder, schema, timestamp, routes, name: name.clone() });
+            lowered
+                .sources
+                .insert(topic.clone(), SourceKind::User { decoder, schema, timestamp, routes, name: name.clone() });
         }
         if plan.facts[id].shuffled {
             let (from, port) = node.inputs[0];

@@ -523,8 +523,7 @@ mod tests {
             origin_rows: None,
         };
         let place = crate::aggregate::Place { ts: 0, lane: 0, position: 0 };
-        let input =
-            crate::aggregate::Input { batch: &batch, row: 0, place, foreign: &crate::expr::NoForeign };
+        let input = crate::aggregate::Input { batch: &batch, row: 0, place, foreign: &crate::expr::NoForeign };
         store.update(window, key, hash(key), window, |layout, row, scope| {
             layout.add(0, row, None, 1, &input, scope).unwrap();
             layout.add(1, row, Some(&column), 1, &input, scope).unwrap();
@@ -631,10 +630,7 @@ mod tests {
         });
         assert_eq!(
             seen,
-            vec![
-                (b"a".to_vec(), Some(Value::Int(1)), Value::Int(2)),
-                (b"b".to_vec(), None, Value::Int(2)),
-            ]
+            vec![(b"a".to_vec(), Some(Value::Int(1)), Value::Int(2)), (b"b".to_vec(), None, Value::Int(2)),]
         );
     }
 
@@ -685,9 +681,14 @@ mod tests {
     fn a_group_costs_less_than_two_hundred_bytes() {
         let spec = |f: &str, t| Spec { function: f.into(), input: Some(t), callable: None, output: None };
         let d = || DataType::decimal(2);
-        let layout =
-            Layout::new(&[spec("count", DataType::Int), spec("count", DataType::Int), spec("count", DataType::Int), spec("sum", d()), spec("sum", d())])
-                .unwrap();
+        let layout = Layout::new(&[
+            spec("count", DataType::Int),
+            spec("count", DataType::Int),
+            spec("count", DataType::Int),
+            spec("sum", d()),
+            spec("sum", d()),
+        ])
+        .unwrap();
         let mut store = Store::new(layout);
         store.begin_restore();
         for i in 0..200_000u32 {

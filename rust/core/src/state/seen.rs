@@ -124,7 +124,11 @@ impl Seen {
 
     /// What the current generation remembered anew, in order: (id, time).
     pub fn changes(&self) -> impl Iterator<Item = (u128, i64)> + '_ {
-        self.generations.back().into_iter().flatten().filter_map(|c| self.find(c.id).ok().map(|at| (c.id, self.slots[at].ts)))
+        self.generations
+            .back()
+            .into_iter()
+            .flatten()
+            .filter_map(|c| self.find(c.id).ok().map(|at| (c.id, self.slots[at].ts)))
     }
 
     /// Everything alive at `clock`: (id, time).

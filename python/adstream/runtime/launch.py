@@ -1,0 +1,119 @@
+"""Puts a worker together: tasks and topics, sinks with their targets, metrics; and runs it until it stops.
+
+Everything else in the runtime is given its parts. Here they are made.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from types import FrameType
+from typing import Any
+
+from adstream._core import Plan, SinkBuffer
+from adstream.interfaces import Log, Target
+from adstream.runtime.assignment import Assignment, prepare
+from adstream.runtime.metrics import MetricsServer, WorkerCollector
+from adstream.runtime.ports import Hooks, Sink
+from adstream.runtime.settings import Settings
+from adstream.runtime.worker import Worker
+from adstream.sinks import make_target
+from adstream.sinks.delivery import FlushPolicy, SinkRunner, open_target
+
+log = logging.getLogger(__name__)
+
+Targets = Callable[[str, dict[str, Any]], Target]
+"""(kind, options) -> a target, not yet opened."""
+
+
+def clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def run(
+    plan: Plan,
+    settings: Settings,
+    log_: Log,
+    *,
+    targets: Targets | None = None,
+    hooks: Hooks | None = None,
+    stop_at_end: bool = False,
+    on_start: Callable[[Worker], None] = lambda worker: None,
+) -> Worker:
+    """Runs one worker until it stops, and returns it. SIGTERM and SIGINT drain it (in the main thread).
+
+    Args:
+        targets: makes the sinks' targets; None: by `settings.connections`.
+        on_start: is handed the worker before it begins, for a view or a test that wants to watch or stop it.
+
+    Raises:
+        ConfigError: before anything is processed: a topic, a connection, a setting.
+        FatalError: the run cannot go on.
+    """
+    make = targets or partial(_target, settings)
+    assignment = prepare(
+        log_,
+        plan,
+        edge_partitions=settings.edge_partitions or None,
+        create_topics=settings.create_topics,
+    )
+    with ExitStack() as parts:
+        sinks = open_sinks(plan, assignment, settings, log_, make, parts)
+        worker = Worker(plan, assignment, settings, log_, clock_ms, sinks, hooks or Hooks(), stop_at_end=stop_at_end)
+        if settings.metrics_port:
+            ends = partial(log_.end_offsets, committed=True)
+            collector = WorkerCollector(assignment.app, lambda: worker.status, ends)
+            server = MetricsServer(collector, lambda: worker.status, clock_ms, settings.metrics_port)
+            parts.callback(server.close)
+        _stop_on_signals(worker, parts)
+        on_start(worker)
+        worker.run()
+    return worker
+
+
+def open_sinks(
+    plan: Plan, assignment: Assignment, settings: Settings, log_: Log, make: Targets, parts: ExitStack
+) -> dict[str, Sink]:
+    """A runner for each sink, with a reader and a thread of its own, its target open; `parts` closes them."""
+    sinks: dict[str, Sink] = {}
+    for sink in assignment.sinks:
+        name, target = sink["name"], make(sink["kind"], dict(sink["options"]))
+        parts.callback(target.close)
+        open_target(target, assignment.app, name, sink["columns"], sink["key"], sleep=time.sleep, random=random.random)
+        reader = log_.reader()
+        parts.callback(reader.close)
+        executor = ThreadPoolExecutor(1, thread_name_prefix=f"adstream-sink-{name}")
+        parts.callback(executor.shutdown, wait=False, cancel_futures=True)
+        sinks[name] = SinkRunner(
+            name,
+            sink["topic"],
+            target,
+            reader,
+            partial(SinkBuffer, plan, name),
+            executor=executor,
+            random=random.random,
+            policy=FlushPolicy(every_ms=settings.flush_every_ms),
+        )
+    return sinks
+
+
+def _target(settings: Settings, kind: str, options: dict[str, Any]) -> Target:
+    return make_target(kind, options, settings.connections)
+
+
+def _stop_on_signals(worker: Worker, parts: ExitStack) -> None:
+    if threading.current_thread() is not threading.main_thread():
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        worker.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        parts.callback(signal.signal, number, signal.signal(number, stop))

@@ -1,0 +1,200 @@
+"""What can be watched: Prometheus metrics, health and readiness over HTTP.
+
+Everything comes from `Worker.status`, which the worker's own thread replaces about once a second: a scrape never
+touches a task, and never waits for one.
+
+    /metrics    counters of tasks and sinks, lag, commit times, restore progress, who holds time back
+    /healthz    200 while the worker's thread moves (its status is younger than a minute) and it has not failed
+    /readyz     200 when every task of this worker is running: none is being restored, none is set aside
+
+A number in `Task.stats()` becomes `adstream_task_<name>{task}`; a table of them `adstream_task_<name>{task,
+reason}`; a text, `adstream_task_<name>_info{task, value} 1`. So whatever the core counts is seen, and no drop has
+no counter.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from numbers import Real
+from typing import Any
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from adstream.interfaces import TopicPartition
+from adstream.runtime.status import COMMIT_BOUNDS_S, Status, TaskStatus
+
+log = logging.getLogger(__name__)
+
+STALE_MS = 60_000
+ENDS_EVERY_S = 5.0
+
+Ends = Callable[[Sequence[TopicPartition]], Mapping[TopicPartition, int]]
+
+
+class WorkerCollector(Collector):
+    """Metrics of one worker.
+
+    Args:
+        status: the latest, from any thread.
+        ends: committed ends of partitions, for lag; asked at most every five seconds, left out when it fails.
+    """
+
+    def __init__(self, app: str, status: Callable[[], Status], ends: Ends | None = None) -> None:
+        self._app, self._status, self._ends = app, status, ends
+        self._known_ends: Mapping[TopicPartition, int] = {}
+        self._asked_s = float("-inf")
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        status = self._status()
+        yield self._family(
+            GaugeMetricFamily, "adstream_worker_state", "1 for the state it is in", ["state"], [([status.state], 1)]
+        )
+        yield self._family(
+            CounterMetricFamily, "adstream_rows", "Input records processed and committed", [], [([], status.rows)]
+        )
+        commits = [([outcome], n) for outcome, n in status.commits.items()]
+        yield self._family(CounterMetricFamily, "adstream_commits", "Commits by outcome", ["outcome"], commits)
+        yield self._commit_times(status)
+        yield from self._tasks(status.tasks)
+        yield self._lag(status)
+        yield from self._sinks(status)
+
+    def _tasks(self, tasks: Sequence[TaskStatus]) -> Iterator[Metric]:
+        states = [([t.name, t.state], 1) for t in tasks]
+        yield self._family(
+            GaugeMetricFamily, "adstream_task_state", "1 for the state it is in", ["task", "state"], states
+        )
+        restored = [([t.name], t.restored) for t in tasks]
+        yield self._family(
+            GaugeMetricFamily, "adstream_task_restored", "Share of its state restored", ["task"], restored
+        )
+        buffered = [([t.name], t.buffered) for t in tasks]
+        yield self._family(
+            GaugeMetricFamily, "adstream_task_buffered", "Records read, not processed", ["task"], buffered
+        )
+        for name in sorted({name for t in tasks for name in t.stats}):
+            yield from self._stat(name, [(t.name, t.stats[name]) for t in tasks if name in t.stats])
+
+    def _stat(self, name: str, values: Sequence[tuple[str, Any]]) -> Iterator[Metric]:
+        metric = "adstream_task_" + "".join(c if c.isalnum() else "_" for c in name)
+        plain = [([task], v) for task, v in values if isinstance(v, Real)]
+        tables = [([task, str(k)], n) for task, v in values if isinstance(v, Mapping) for k, n in v.items()]
+        texts = [([task, v], 1) for task, v in values if isinstance(v, str)]
+        if plain:
+            yield self._family(GaugeMetricFamily, metric, name, ["task"], plain)
+        numbers = [(labels, n) for labels, n in tables if isinstance(n, Real)]
+        if numbers:
+            yield self._family(GaugeMetricFamily, metric + "_by", name, ["task", "reason"], numbers)
+        if texts:
+            yield self._family(GaugeMetricFamily, metric + "_info", name, ["task", "value"], texts)
+
+    def _lag(self, status: Status) -> Metric:
+        at = {tp: position for t in status.tasks for tp, position in t.positions.items()}
+        at |= {tp: position for s in status.sinks for tp, position in s.positions.items()}
+        if self._ends is not None and at and time.monotonic() - self._asked_s >= ENDS_EVERY_S:
+            self._asked_s = time.monotonic()
+            try:
+                self._known_ends = self._ends(list(at))
+            except Exception as error:
+                self._known_ends = {}
+                log.debug("no lag this time: %s", error)
+        lags = [
+            ([topic, str(p)], max(0, self._known_ends[topic, p] - position))
+            for (topic, p), position in at.items()
+            if (topic, p) in self._known_ends
+        ]
+        return self._family(GaugeMetricFamily, "adstream_lag", "Records behind the end", ["topic", "partition"], lags)
+
+    def _sinks(self, status: Status) -> Iterator[Metric]:
+        healthy = [([s.name], int(s.healthy)) for s in status.sinks]
+        yield self._family(GaugeMetricFamily, "adstream_sink_healthy", "1 while its target works", ["sink"], healthy)
+        for name in sorted({name for s in status.sinks for name in s.counters}):
+            values = [([s.name], s.counters[name]) for s in status.sinks if name in s.counters]
+            yield self._family(CounterMetricFamily, f"adstream_sink_{name}", name, ["sink"], values)
+
+    def _commit_times(self, status: Status) -> Metric:
+        buckets, total = [], 0
+        for bound, count in zip((*map(str, COMMIT_BOUNDS_S), "+Inf"), status.commit_seconds, strict=True):
+            total += count
+            buckets.append((bound, float(total)))
+        family = HistogramMetricFamily("adstream_commit_seconds", "From closing to settled", labels=["app"])
+        family.add_metric([self._app], buckets, status.commit_seconds_sum)
+        return family
+
+    def _family(
+        self, kind: Any, name: str, text: str, labels: list[str], samples: Sequence[tuple[list[str], Any]]
+    ) -> Metric:
+        family: Metric = kind(name, text, labels=["app", *labels])
+        for values, number in samples:
+            family.add_metric([self._app, *values], float(number))  # type: ignore[attr-defined]
+        return family
+
+
+class MetricsServer:
+    """A thread that answers /metrics, /healthz and /readyz. `port` 0 takes any free one; `self.port` says which."""
+
+    def __init__(
+        self,
+        collector: Collector,
+        status: Callable[[], Status],
+        clock: Callable[[], int],
+        port: int,
+        host: str = "",
+    ) -> None:
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(collector)
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                now = status()
+                fresh = clock() - now.at_ms < STALE_MS
+                match self.path.partition("?")[0]:
+                    case "/metrics":
+                        self._answer(200, generate_latest(registry), CONTENT_TYPE_LATEST)
+                    case "/healthz":
+                        good = fresh and now.state != "failed"
+                        self._answer(200 if good else 503, f"{now.state}\n".encode())
+                    case "/readyz":
+                        self._answer(200 if fresh and now.ready else 503, _unready(now).encode())
+                    case _:
+                        self._answer(404, b"/metrics, /healthz, /readyz\n")
+
+            def _answer(self, code: int, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
+                self.send_response(code)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                log.debug(format, *args)
+
+        self._server = ThreadingHTTPServer((host, port), Handler)
+        self._server.daemon_threads = True
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, name="adstream-metrics", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def _unready(status: Status) -> str:
+    waiting = [f"task {t.name}: {t.error or t.state}\n" for t in status.tasks if t.state != "running"]
+    return "".join([f"{status.state}\n", *waiting])

@@ -1,0 +1,46 @@
+"""What a worker is given: the makers of tasks, the runners of sinks, and the places where tests put their hands
+on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from adstream.runtime.commit import Committer, ThreadCommitter
+from adstream.runtime.task import Core
+
+
+class Tasks(Protocol):
+    """What is asked of `adstream._core.Plan`."""
+
+    def task(self, subtopology: int, partition: int, partitions: Mapping[str, int], options: str = ...) -> Core: ...
+
+
+class Sink(Protocol):
+    """What is asked of `adstream.sinks.delivery.SinkRunner`; nothing of it may wait."""
+
+    last_error: str | None
+    stopped: bool
+
+    @property
+    def idle(self) -> bool: ...
+    @property
+    def stored(self) -> Mapping[int, int]: ...
+    def assign(self, partitions: Iterable[int]) -> None: ...
+    def release(self, partitions: Iterable[int]) -> None: ...
+    def flush(self) -> None: ...
+    def step(self, now_ms: int) -> int: ...
+
+
+def no_step(name: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    step: Callable[[str], None] = no_step
+    """Called at each step of a commit (`commit.py` lists them), in whichever thread takes it."""
+    committer: Callable[[], Committer] = ThreadCommitter
+    sleep: Callable[[float], None] = time.sleep
+    """Only `Worker.run` sleeps."""

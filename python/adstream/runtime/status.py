@@ -1,0 +1,102 @@
+"""What a worker says about itself: plain values, made by its own thread about once a second and replaced whole, so
+that any other thread may read the latest one without a lock."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from adstream.interfaces import TopicPartition
+from adstream.runtime.ports import Sink
+from adstream.runtime.task import State, StreamTask
+
+COMMIT_BOUNDS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStatus:
+    name: str
+    state: str
+    positions: Mapping[TopicPartition, int] = field(default_factory=dict)
+    """Of the last commit."""
+    buffered: int = 0
+    restored: float = 1.0
+    """0 to 1."""
+    error: str | None = None
+    stats: Mapping[str, Any] = field(default_factory=dict)
+    """`Task.stats()`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SinkStatus:
+    name: str
+    healthy: bool
+    error: str | None
+    positions: Mapping[TopicPartition, int]
+    counters: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One look at a worker."""
+
+    state: str
+    at_ms: int
+    """When it was taken; an old one means that the worker's thread stands still."""
+    tasks: tuple[TaskStatus, ...] = ()
+    sinks: tuple[SinkStatus, ...] = ()
+    commits: Mapping[str, int] = field(default_factory=dict)
+    """By outcome."""
+    commit_seconds: tuple[int, ...] = (0,) * (len(COMMIT_BOUNDS_S) + 1)
+    """Commits whose time lies within each of `COMMIT_BOUNDS_S`, and beyond; not cumulative."""
+    commit_seconds_sum: float = 0.0
+    rows: int = 0
+    """Input records processed and committed."""
+    trouble: str | None = None
+    """What the worker is waiting out (a broker that is away)."""
+
+    @property
+    def ready(self) -> bool:
+        """Running, and nothing is being restored or set aside."""
+        return self.state == "running" and all(task.state == "running" for task in self.tasks)
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the worker counts while it goes."""
+
+    commits: dict[str, int] = field(default_factory=dict)
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(COMMIT_BOUNDS_S) + 1))
+    seconds: float = 0.0
+    rows: int = 0
+
+    def commit(self, outcome: str, rows: int, took_ms: int) -> None:
+        self.commits[outcome] = self.commits.get(outcome, 0) + 1
+        self.buckets[bisect.bisect_left(COMMIT_BOUNDS_S, took_ms / 1000)] += 1
+        self.seconds += took_ms / 1000
+        self.rows += rows
+
+
+def task_status(task: StreamTask, error: str | None) -> TaskStatus:
+    return TaskStatus(
+        name=task.spec.name,
+        state=task.state.value,
+        positions=dict(task.settled),
+        buffered=task.buffered,
+        restored=task.restore.fraction if task.restore else float(task.state is not State.RESTORING),
+        error=error,
+        stats={} if task.core is None else task.core.stats(),
+    )
+
+
+def sink_status(name: str, topic: str, sink: Sink) -> SinkStatus:
+    counters = getattr(sink, "counters", None)
+    return SinkStatus(
+        name=name,
+        healthy=sink.last_error is None,
+        error=sink.last_error,
+        positions={(topic, p): position for p, position in sink.stored.items()},
+        counters={counter: getattr(counters, counter) for counter in getattr(counters, "__slots__", ())},
+    )

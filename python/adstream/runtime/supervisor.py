@@ -1,0 +1,127 @@
+"""Several workers on one machine: a process each, started again when one dies.
+
+    exit code of a worker      what is done
+    0  it is finished          not started again; when all are, so is the supervisor (0)
+    2  a setting is wrong      starting again would not help: the others are stopped, 2
+    anything else              started again after 1, 2, 4 … 60 s; a minute of good health sets that back to 1 s
+
+SIGTERM and SIGINT are passed on; workers have `drain_timeout_s` to commit what they have, then they are killed
+(nothing is lost: what was not committed is done again). Each worker knows itself by ADSTREAM_SLOT: the slot is part
+of its transactional id, so a worker that is started again fences its former self and settles what that left open.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+log = logging.getLogger(__name__)
+
+EXIT_CONFIG = 2
+BACKOFF_FIRST_S, BACKOFF_MAX_S, HEALTHY_S = 1.0, 60.0, 60.0
+POLL_S = 0.05
+
+
+@dataclass(slots=True)
+class _Child:
+    slot: int
+    process: subprocess.Popen[bytes] | None = None
+    started_s: float = 0.0
+    start_at_s: float = 0.0
+    backoff_s: float = BACKOFF_FIRST_S
+    finished: bool = False
+
+
+class Supervisor:
+    """Runs `command` `workers` times.
+
+    Args:
+        command: of one worker; gets `ADSTREAM_SLOT` and `ADSTREAM_WORKERS=1` in its environment.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        workers: int,
+        *,
+        drain_timeout_s: float,
+        environ: Mapping[str, str] = os.environ,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._command, self._environ = list(command), dict(environ)
+        self._drain_timeout_s, self._clock, self._sleep = drain_timeout_s, clock, sleep
+        self._children = [_Child(slot) for slot in range(workers)]
+        self._signal: int | None = None
+        self._code = 0
+
+    def run(self) -> int:
+        """Until all workers have ended; returns the exit code."""
+        before = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            while self._signal is None and not all(child.finished for child in self._children):
+                for child in self._children:
+                    self._look_after(child)
+                self._sleep(POLL_S)
+            self._stop()
+        finally:
+            self._kill()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return self._code
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signal = number
+
+    def _look_after(self, child: _Child) -> None:
+        now = self._clock()
+        if child.finished:
+            return
+        if child.process is None:
+            if now >= child.start_at_s:
+                environ = {**self._environ, "ADSTREAM_SLOT": str(child.slot), "ADSTREAM_WORKERS": "1"}
+                child.process = subprocess.Popen(self._command, env=environ)
+                child.started_s = now
+            return
+        code = child.process.poll()
+        if code is None:
+            return
+        child.process = None
+        if code == 0:
+            child.finished = True
+        elif code == EXIT_CONFIG:
+            log.error("worker %d: a setting is wrong; stopping", child.slot)
+            child.finished = True
+            self._signal, self._code = signal.SIGTERM, EXIT_CONFIG
+        else:
+            if now - child.started_s >= HEALTHY_S:
+                child.backoff_s = BACKOFF_FIRST_S
+            log.error("worker %d ended with %d; starting it again in %.0f s", child.slot, code, child.backoff_s)
+            child.start_at_s = now + child.backoff_s
+            child.backoff_s = min(child.backoff_s * 2, BACKOFF_MAX_S)
+
+    def _stop(self) -> None:
+        alive = [child.process for child in self._children if child.process is not None]
+        for process in alive:
+            process.terminate()
+        until = self._clock() + self._drain_timeout_s
+        while self._clock() < until and any(process.poll() is None for process in alive):
+            self._sleep(POLL_S)
+        for process in alive:
+            code = process.poll()
+            if code is None:
+                log.error("worker %d did not stop in %.0f s; killed", process.pid, self._drain_timeout_s)
+            if code not in (0, -signal.SIGTERM):
+                self._code = self._code or 1
+
+    def _kill(self) -> None:
+        for child in self._children:
+            if child.process is not None and child.process.poll() is None:
+                child.process.kill()
+                child.process.wait()

@@ -1,0 +1,603 @@
+"""The worker: owns some tasks, moves records through them, commits.
+
+It is a *step machine*: `step()` does what can be done now and says whether that was anything; there are no threads
+in here, time is handed in, and a whole cluster of workers can be stepped by one test. Beside it run only the
+committer (`commit.py`) and what the log and the sinks start for themselves.
+
+    STARTING ──log answers──> RUNNING ──stop(), or end of input──> DRAINING ──committed, or timeout──> STOPPED
+                                 └────────a setting is wrong, the run cannot be finished─────────────> FAILED
+
+    one step:   leases     granted: restore. revoked: close, commit, then `released`. lost: drop, never commit
+                settle     the commit under way ended. COMMITTED: tasks drop their undo logs. ABORTED: they roll back
+                           and read again. FATAL: everything is dropped, a new writer opened, every task restored
+                repair     tasks that failed are rolled back; failed twice in a row: quarantined, the others go on
+                restore    a slice for each task that is being restored
+                process    read where a buffer has room, process in turns
+                sinks      a slice for each; they read committed records and are no part of the transaction
+                commit     due by time or by size: every running task ends its generation, all go into one transaction
+
+While generation n commits, n + 1 is processed; n + 1 is closed only when n has settled, and processing waits when
+it grows too large. The fencing token is taken *before* the last look at lease changes and the generations are
+closed after it: a token of a later membership could bless the commit of a task that somebody else owned in between.
+
+Whose fault an error is: `CoreError` and `FatalError` while working on a task are the task's. A commit that raised
+is FATAL. `DEFECTS` are ours, and end the worker. Anything else is the log's (a broker that is away): the worker
+backs off, keeps what it has and tries again, for ever.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from adstream._core import CoreError
+from adstream.errors import ConfigError, FatalError
+from adstream.interfaces import Leases, Log, Outcome, Reader, TopicPartition, Writer
+from adstream.runtime.assignment import Assignment
+from adstream.runtime.commit import Commit, Result, write
+from adstream.runtime.end import EndOfInput
+from adstream.runtime.ports import Hooks, Sink, Tasks
+from adstream.runtime.settings import Settings
+from adstream.runtime.status import Counters, Status, sink_status, task_status
+from adstream.runtime.task import FAILURES_MAX, Core, State, StreamTask
+
+if TYPE_CHECKING:
+    from adstream._core import Output
+
+log = logging.getLogger(__name__)
+
+IDLE_MS = 50
+BACKOFF_FIRST_MS, BACKOFF_MAX_MS = 100, 2_000
+ABORTS_MAX = 3
+"""In a row; then tasks commit one by one until it shows whose output it is that cannot be written."""
+SUSPICIONS_MAX = 3
+STATUS_EVERY_MS = 1_000
+END_CHECK_EVERY_MS = 200
+DEFECTS = (AssertionError, AttributeError, LookupError, NameError, TypeError)
+
+
+class WorkerState(enum.Enum):
+    STARTING = "starting"
+    RUNNING = "running"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A generation that is being committed, and of which life of its task."""
+
+    task: StreamTask
+    core: Core
+    positions: Mapping[TopicPartition, int]
+    rows: int
+    draining: bool
+
+
+@dataclass(slots=True)
+class Underway:
+    """The commit that has not settled."""
+
+    closed: list[Closed] = field(default_factory=list)
+    since_ms: int = 0
+
+
+class Worker:
+    """One worker of an application.
+
+    Args:
+        plan: makes the tasks.
+        assignment: from `assignment.prepare`.
+        log: where everything is read and written.
+        clock: UTC milliseconds.
+        sinks: a runner for each sink of the plan, its target open.
+        stop_at_end: whether it stops when the inputs, as they stand at the start, are worked through (`end.py`).
+    """
+
+    def __init__(
+        self,
+        plan: Tasks,
+        assignment: Assignment,
+        settings: Settings,
+        log: Log,
+        clock: Callable[[], int],
+        sinks: Mapping[str, Sink],
+        hooks: Hooks = Hooks(),  # noqa: B008 (frozen)
+        *,
+        stop_at_end: bool = False,
+    ) -> None:
+        self.state = WorkerState.STARTING
+        self.status = Status("starting", clock())
+        self.tasks: dict[int, StreamTask] = {}
+        """Owned stream tasks by number."""
+        self.quarantined: dict[str, str] = {}
+        """Task name -> its error."""
+        self._plan, self._assignment, self._settings = plan, assignment, settings
+        self._log, self._clock, self._sinks, self._hooks = log, clock, sinks, hooks
+        self._group = assignment.app
+        self._topics = {sink["name"]: sink["topic"] for sink in assignment.sinks}
+        self._reader: Reader | None = None
+        self._writer: Writer | None = None
+        self._leases: Leases | None = None
+        self._committer = hooks.committer()
+        self._underway: Underway | None = None
+        self._end: EndOfInput | None = None
+        self._stop_at_end = stop_at_end
+        self._turns: deque[int] = deque()
+        self._revoked: set[int] = set()
+        self._stop_wanted = False
+        self._drain_timeout_ms = settings.drain_timeout_ms
+        self._drain_until_ms = 0
+        self._closed_ms = clock()
+        self._purged_ms = clock()
+        self._resume_ms = 0
+        self._failures = 0
+        self._aborts = 0
+        self._solo = 0
+        self._trouble: str | None = None
+        self._end_checked_ms = 0
+        self._counters = Counters()
+
+    # The outside
+
+    def run(self) -> None:
+        """Steps until it has stopped. Raises what made it fail."""
+        fruitless = 0
+        while self.state not in (WorkerState.STOPPED, WorkerState.FAILED):
+            fruitless = 0 if self.step() else fruitless + 1
+            if fruitless and self._reader is not None and self._clock() >= self._resume_ms:
+                self._reader.wait(self._idle_s())
+            if fruitless > 1:  # records are there and nobody may take them yet, or the log is away
+                self._hooks.sleep(0.002)
+
+    def stop(self, timeout_ms: int | None = None) -> None:
+        """Asks it to drain at its next step; safe in a signal handler."""
+        if timeout_ms is not None:
+            self._drain_timeout_ms = timeout_ms
+        self._stop_wanted = True
+
+    def drain(self, timeout_ms: int) -> None:
+        """Stops it: what was processed is committed, the leases are given back; at most `timeout_ms`."""
+        self.stop(timeout_ms)
+        self.run()
+
+    def step(self) -> bool:
+        """Does what can be done now; returns whether that was anything. Raises ConfigError, FatalError and defects."""
+        now = self._clock()
+        if self.state is WorkerState.DRAINING and now >= self._drain_until_ms:
+            log.warning("drain timed out; what was not committed will be done again")
+            self._close()
+            return True
+        if self._stop_wanted and self.state is WorkerState.STARTING:
+            self._close()
+        if self._stop_wanted and self.state is WorkerState.RUNNING:
+            self._begin_drain(now)
+        if now < self._resume_ms or self.state in (WorkerState.STOPPED, WorkerState.FAILED):
+            return False
+        try:
+            did = self._turn(now)
+        except (ConfigError, FatalError, *DEFECTS):
+            self._close(WorkerState.FAILED)
+            raise
+        except Exception as error:
+            self._back_off(error, now)
+            return False
+        if self._trouble is not None:
+            log.info("the log answers again")
+        self._failures, self._trouble = 0, None
+        if now - self.status.at_ms >= STATUS_EVERY_MS or self.state.value != self.status.state:
+            self._publish(now)
+        return did
+
+    def _turn(self, now: int) -> bool:
+        if self._writer is None or self._leases is None:
+            self._open()
+        did = self._follow_leases()
+        did |= self._settle(now)
+        did |= self._repair()
+        did |= self._restore(now)
+        did |= self._process()
+        did |= sum(sink.step(now) for sink in self._sinks.values()) > 0
+        did |= self._commit(now)
+        if self.state is WorkerState.DRAINING:
+            did |= self._finish_drain()
+        elif self._end is not None and not did:
+            self._stop_if_at_end(self._end, now)
+        return did
+
+    # Start and trouble
+
+    def _open(self) -> None:
+        """Opens what is not open; what of it succeeded is kept when the rest has to be tried again."""
+        if self._reader is None:
+            self._reader = self._log.reader()
+        if self._stop_at_end and self._end is None:
+            self._end = EndOfInput(self._log, self._assignment)
+        if self._writer is None:
+            slot = f"{self._group}-{self._settings.slot}"
+            self._writer = self._log.writer(slot, exactly_once=self._settings.exactly_once)
+        if self._leases is None:
+            leases = self._log.leases(self._group, self._assignment.lease_topic)
+            leases.start()
+            self._leases = leases
+        if self.state is WorkerState.STARTING:
+            self.state = WorkerState.RUNNING
+
+    def _back_off(self, error: Exception, now: int) -> None:
+        self._failures += 1
+        wait_ms = min(BACKOFF_FIRST_MS << min(self._failures - 1, 20), BACKOFF_MAX_MS)
+        self._resume_ms = now + wait_ms
+        text = f"{type(error).__name__}: {error}"
+        if text != self._trouble:
+            log.warning("the log is in trouble, trying again: %s", text, exc_info=error)
+        self._trouble = text
+
+    # Leases
+
+    def _follow_leases(self) -> bool:
+        assert self._leases is not None
+        did = False
+        while (change := self._leases.poll()) is not None:
+            did = True
+            for index in change.lost:
+                self._revoked.discard(index)
+                self._let_go(index)
+            for index in change.revoked:
+                self._revoked.add(index)
+                task = self.tasks.get(index)
+                if task is not None and task.state is State.RUNNING:
+                    task.state = State.DRAINING
+                elif task is None or task.state is not State.DRAINING:
+                    self._let_go(index)
+            for index in change.granted:
+                self._take(index)
+        return did
+
+    def _take(self, index: int) -> None:
+        if self.state is not WorkerState.RUNNING:
+            return  # draining: given back with the rest
+        spec = self._assignment.tasks[index]
+        log.info("task %s: granted", spec.name)
+        if spec.kind == "sink":
+            self._sinks[spec.sink].assign([spec.partition])
+        else:
+            assert index not in self.tasks
+            self.tasks[index] = StreamTask(spec)
+            self._turns.append(index)
+
+    def _let_go(self, index: int) -> None:
+        """Drops a task with its memory, and answers the revocation if there was one."""
+        assert self._leases is not None
+        assert self._reader is not None
+        spec = self._assignment.tasks[index]
+        if spec.kind == "sink":
+            self._sinks[spec.sink].release([spec.partition])
+        elif (task := self.tasks.pop(index, None)) is not None:
+            task.drop(self._reader)
+            self._turns.remove(index)
+            self.quarantined.pop(spec.name, None)
+        log.info("task %s: let go", spec.name)
+        if index in self._revoked:
+            self._revoked.discard(index)
+            self._leases.released([index])
+
+    # Settle and repair
+
+    def _settle(self, now: int) -> bool:
+        result = self._committer.take()
+        if result is None:
+            return False
+        assert self._underway is not None
+        underway, self._underway = self._underway, None
+        self._hooks.step("settled")
+        mine = [c for c in underway.closed if c.task.core is c.core]  # else dropped since, perhaps granted anew
+        rows = sum(c.rows for c in mine) if result.outcome is Outcome.COMMITTED else 0
+        self._counters.commit(result.outcome.value, rows, now - underway.since_ms)
+        if result.outcome is Outcome.COMMITTED:
+            self._aborts = 0 if len(underway.closed) > 1 else max(0, self._aborts - 1)
+            for c in mine:
+                try:
+                    c.task.committed(c.positions, c.rows, now)
+                except CoreError as error:
+                    self._quarantine(c.task, error)
+        elif result.outcome is Outcome.ABORTED:
+            self._aborts += 1
+            log.info("commit aborted; %d tasks go back to their last commit", len(mine))
+            for c in mine:
+                self._roll_back(c.task)
+            if self._aborts > ABORTS_MAX and len(mine) == 1:
+                self._suspect(mine[0].task)
+        else:
+            self._start_over(result)
+        for c in mine:
+            if c.draining and c.task.state is State.DRAINING:
+                self._let_go(c.task.spec.index)
+        return True
+
+    def _suspect(self, task: StreamTask) -> None:
+        """A commit of this task alone was aborted. That speaks against it only where others got through meanwhile."""
+        committed = self._counters.commits.get("committed", 0)
+        if committed > task.suspected_at:
+            task.suspicions, task.suspected_at = task.suspicions + 1, committed
+        if task.suspicions >= SUSPICIONS_MAX:
+            task.failure = FatalError("its output cannot be committed, while that of other tasks can")
+            task.failures = FAILURES_MAX
+
+    def _start_over(self, result: Result) -> None:
+        """The writer is fenced or the outcome unknown: only the log knows what is true."""
+        assert self._reader is not None
+        assert self._writer is not None
+        log.warning("commit fatal (%s): restoring every task from the log", result.error or "fenced")
+        writer, self._writer = self._writer, None
+        for index, task in list(self.tasks.items()):
+            if task.state is State.DRAINING:
+                self._let_go(index)
+            elif task.state is not State.QUARANTINED:
+                task.drop(self._reader)
+        try:
+            writer.close()
+        except Exception as error:
+            log.debug("closing a dead writer: %s", error)
+        self._open()
+
+    def _repair(self) -> bool:
+        failed = [task for task in self.tasks.values() if task.failure is not None]
+        if not failed or self._underway is not None:
+            return False
+        for task in failed:
+            error, task.failures = task.failure, task.failures + 1
+            assert error is not None
+            if task.state is State.DRAINING:
+                self._let_go(task.spec.index)
+            elif task.failures >= FAILURES_MAX:
+                self._quarantine(task, error)
+            else:
+                log.warning("task %s failed, once more from its last commit: %s", task.spec.name, error)
+                self._roll_back(task)
+        return True
+
+    def _roll_back(self, task: StreamTask) -> None:
+        assert self._reader is not None
+        try:
+            task.rollback(self._reader)
+        except CoreError as error:
+            self._quarantine(task, error)
+
+    def _quarantine(self, task: StreamTask, error: Exception) -> None:
+        assert self._reader is not None
+        log.error("task %s is set aside, the others go on: %s", task.spec.name, error, exc_info=error)
+        task.drop(self._reader)
+        task.state = State.QUARANTINED
+        self.quarantined[task.spec.name] = f"{type(error).__name__}: {error}"
+
+    # Restore and process
+
+    def _restore(self, now: int) -> bool:
+        assert self._reader is not None
+        did = False
+        for task in [task for task in self.tasks.values() if task.state is State.RESTORING]:
+            if self._underway is not None and any(c.task.spec == task.spec for c in self._underway.closed):
+                continue  # a commit of its former life is under way: what is stable is not known yet
+            try:
+                if task.restore is None:
+                    task.begin(self._make(task), self._log, self._reader, self._group)
+                    did = True
+                assert task.restore is not None
+                did |= task.restore.advance(self._settings.restore_rows_max)
+                if task.restore.done:
+                    task.run(self._reader, now, self._end.limits if self._end else {})
+                    log.info("task %s: running", task.spec.name)
+                    did = True
+            except FatalError as error:
+                self._quarantine(task, error)
+            except CoreError as error:
+                task.drop(self._reader)
+                task.failures += 1
+                if task.failures >= FAILURES_MAX:
+                    self._quarantine(task, error)
+        return did
+
+    def _make(self, task: StreamTask) -> Core:
+        options = json.dumps({"exactly_once": self._settings.exactly_once, "clock_ms": None})
+        return self._plan.task(task.spec.subtopology, task.spec.partition, self._assignment.partitions, options)
+
+    def _process(self) -> bool:
+        assert self._reader is not None
+        did = False
+        for _ in range(len(self._turns)):
+            if self._full and self._underway is not None:
+                break
+            task = self.tasks[self._turns[0]]
+            self._turns.rotate(-1)
+            if task.state is not State.RUNNING or task.failure is not None:
+                continue
+            try:
+                did |= task.fill(self._reader, self._settings.buffer_rows_max)
+                did |= task.process(self._settings.batch_rows_max) > 0
+            except (CoreError, FatalError) as error:
+                task.failure = error
+            if self._underway is None and self._due(self._clock()):
+                break
+        return did
+
+    @property
+    def _full(self) -> bool:
+        tasks, settings = self.tasks.values(), self._settings
+        return (
+            sum(task.rows for task in tasks) >= settings.generation_rows_max
+            or sum(task.output_bytes for task in tasks) >= settings.generation_bytes_max
+        )
+
+    # Commit
+
+    def _due(self, now: int) -> bool:
+        return (
+            now - self._closed_ms >= self._settings.commit_interval_ms
+            or self._full
+            or any(task.state is State.DRAINING for task in self.tasks.values())
+        )
+
+    def _commit(self, now: int) -> bool:
+        if self._underway is not None or self._writer is None or not self._due(now):
+            return False
+        assert self._leases is not None
+        fence = self._leases.fence()
+        if self._follow_leases():
+            return True  # who owns what has changed: look again before anything is closed
+        self._hooks.step("close")
+        closed: list[Closed] = []
+        outputs: list[Output] = []
+        for task in self._to_close():
+            rows, core, draining = task.rows, task.core, task.state is State.DRAINING
+            assert core is not None
+            try:
+                generation = task.close()
+                positions = generation.positions
+                forget_due = now - task.settled_ms >= self._settings.recommit_every_ms
+                if generation.empty and positions == task.settled and not forget_due:
+                    core.committed()
+                    if draining:
+                        self._let_go(task.spec.index)
+                    continue
+                outputs += generation.outputs
+            except CoreError as error:
+                task.failure = error
+                continue
+            closed.append(Closed(task, core, positions, rows, draining))
+            if self._one_by_one:
+                break
+        self._closed_ms = now
+        if not closed:
+            return False
+        offsets = {tp: position for c in closed for tp, position in c.positions.items()}
+        commit = Commit(outputs, offsets, self._group, fence)
+        self._underway = Underway(closed, now)
+        writer, step, forget = self._writer, self._hooks.step, self._forgettable(offsets, now)
+        self._committer.submit(lambda: self._write(writer, commit, step, forget))
+        return True
+
+    def _to_close(self) -> list[StreamTask]:
+        """Whose generation may end now; when commits go one by one, beginning behind the last one's turn."""
+        fit = [
+            task
+            for task in self.tasks.values()
+            if task.state in (State.RUNNING, State.DRAINING) and task.failure is None
+        ]
+        if self._one_by_one and fit:
+            self._solo += 1
+            cut = self._solo % len(fit)
+            fit = fit[cut:] + fit[:cut]
+        return fit
+
+    @property
+    def _one_by_one(self) -> bool:
+        return self._aborts >= ABORTS_MAX
+
+    def _forgettable(self, offsets: Mapping[TopicPartition, int], now: int) -> dict[TopicPartition, int]:
+        """What internal topics need not keep once this commit is through."""
+        every = self._settings.purge_every_ms
+        if not every or now - self._purged_ms < every:
+            return {}
+        self._purged_ms = now
+        edges = self._assignment.edges
+        done = {tp: position for tp, position in offsets.items() if tp[0] in edges}
+        for name, sink in self._sinks.items():
+            if self._topics[name] in edges:
+                done |= {(self._topics[name], p): position for p, position in sink.stored.items()}
+        return done
+
+    def _write(
+        self, writer: Writer, commit: Commit, step: Callable[[str], None], forget: dict[TopicPartition, int]
+    ) -> Result:
+        """Runs on the committer."""
+        result = write(writer, commit, step)
+        if forget and result.outcome is Outcome.COMMITTED:
+            try:
+                self._log.delete_records(forget)
+            except Exception as error:
+                log.warning("processed records could not be deleted, later then: %s", error)
+        return result
+
+    # Stop
+
+    def _stop_if_at_end(self, end: EndOfInput, now: int) -> None:
+        if self.quarantined or any(sink.stopped for sink in self._sinks.values()):
+            errors = [*self.quarantined.values(), *(s.last_error for s in self._sinks.values() if s.stopped)]
+            raise FatalError(f"the end cannot be reached: {'; '.join(map(str, errors))}")
+        quiet = all(task.quiet and not task.buffered for task in self.tasks.values())
+        if not quiet or self._underway is not None or now - self._end_checked_ms < END_CHECK_EVERY_MS:
+            return
+        self._end_checked_ms = now
+        if not end.streams_reached(self._group):
+            return
+        for name, sink in self._sinks.items():
+            sink.flush()
+            if not (sink.idle and end.sink_reached(self._topics[name], sink.stored)):
+                return
+        log.info("the end of the inputs is reached")
+        self._begin_drain(now)
+
+    def _begin_drain(self, now: int) -> None:
+        self.state = WorkerState.DRAINING
+        self._drain_until_ms = now + self._drain_timeout_ms
+        for index, task in list(self.tasks.items()):
+            if task.state is State.RUNNING:
+                task.state = State.DRAINING
+            elif task.state is not State.DRAINING:
+                self._let_go(index)
+
+    def _finish_drain(self) -> bool:
+        if self.tasks or self._underway is not None:
+            return False
+        for sink in self._sinks.values():
+            sink.flush()
+        if not all(sink.idle or sink.stopped or sink.last_error for sink in self._sinks.values()):
+            return False
+        self._close()
+        return True
+
+    def _close(self, state: WorkerState = WorkerState.STOPPED) -> None:
+        """Gives everything back, at once. A commit under way ends by itself, fenced by the leases that are gone."""
+        self.state = state
+        self._publish(self._clock())
+        for task in self.tasks.values():
+            if self._reader is not None:
+                task.drop(self._reader)
+        self.tasks.clear()
+        self._turns.clear()
+        for name, sink in self._sinks.items():
+            sink.release(range(self._assignment.partitions[self._topics[name]]))
+        writer = self._writer if self._underway is None else None
+        for part in (self._committer, writer, self._leases, self._reader):
+            try:
+                if part is not None:
+                    part.close()
+            except Exception as error:
+                log.warning("closing %s: %s", type(part).__name__, error)
+
+    # What it says about itself
+
+    def _idle_s(self) -> float:
+        if self._underway is not None:
+            return 0.005
+        return max(1, min(IDLE_MS, self._closed_ms + self._settings.commit_interval_ms - self._clock())) / 1000
+
+    def _publish(self, now: int) -> None:
+        counters = self._counters
+        self.status = Status(
+            state=self.state.value,
+            at_ms=now,
+            tasks=tuple(task_status(t, self.quarantined.get(t.spec.name)) for t in self.tasks.values()),
+            sinks=tuple(sink_status(name, self._topics[name], s) for name, s in self._sinks.items()),
+            commits=dict(counters.commits),
+            commit_seconds=tuple(counters.buckets),
+            commit_seconds_sum=counters.seconds,
+            rows=counters.rows,
+            trouble=self._trouble,
+        )

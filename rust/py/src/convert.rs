@@ -1,0 +1,117 @@
+//! Values across the border: exact both ways (decimals as `Decimal`, times as aware `datetime`).
+
+use adstream_core::codec::text::{format_decimal, parse_decimal};
+use adstream_core::column::{Column, Value};
+use adstream_core::types::{DataType, DECIMAL_PRECISION_MAX};
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
+
+struct Classes {
+    decimal: Py<PyAny>,
+    timedelta: Py<PyAny>,
+    datetime: Py<PyAny>,
+    epoch: Py<PyAny>,
+    millisecond: Py<PyAny>,
+}
+
+static CLASSES: PyOnceLock<Classes> = PyOnceLock::new();
+
+fn classes(py: Python<'_>) -> PyResult<&Classes> {
+    CLASSES.get_or_try_init(py, || {
+        let datetime = py.import("datetime")?;
+        let timedelta = datetime.getattr("timedelta")?;
+        let utc = datetime.getattr("timezone")?.getattr("utc")?;
+        let kwargs = PyDict::new(py);
+        kwargs.set_item("milliseconds", 1)?;
+        let class = datetime.getattr("datetime")?;
+        let epoch = class.call1((1970, 1, 1, 0, 0, 0, 0, utc))?;
+        Ok(Classes {
+            decimal: py.import("decimal")?.getattr("Decimal")?.unbind(),
+            millisecond: timedelta.call((), Some(&kwargs))?.unbind(),
+            timedelta: timedelta.unbind(),
+            datetime: class.unbind(),
+            epoch: epoch.unbind(),
+        })
+    })
+}
+
+/// One value of a column; null and errors are None.
+pub fn to_python<'py>(py: Python<'py>, column: &Column, row: usize) -> PyResult<Bound<'py, PyAny>> {
+    value_to_python(py, column.value_at(row))
+}
+
+pub fn value_to_python(py: Python<'_>, value: Value) -> PyResult<Bound<'_, PyAny>> {
+    Ok(match value {
+        Value::Null | Value::Error(_) => py.None().into_bound(py),
+        Value::Bool(b) => PyBool::new(py, b).to_owned().into_any(),
+        Value::Int(i) => i.into_pyobject(py)?.into_any(),
+        Value::Float(x) => PyFloat::new(py, x).into_any(),
+        Value::Str(s) => PyString::new(py, &s).into_any(),
+        Value::Decimal(unscaled, scale) => {
+            let mut text = vec![];
+            format_decimal(unscaled, scale, &mut text);
+            let text = String::from_utf8(text).unwrap_or_default();
+            classes(py)?.decimal.bind(py).call1((text,))?
+        }
+        Value::Duration(ms) => classes(py)?.millisecond.bind(py).mul(ms)?,
+        Value::Timestamp(ms) => {
+            let c = classes(py)?;
+            c.epoch.bind(py).add(c.millisecond.bind(py).mul(ms)?)?
+        }
+    })
+}
+
+/// A Python value as one of `dtype`; the error says what came instead.
+pub fn from_python(value: &Bound<'_, PyAny>, dtype: &DataType) -> PyResult<Value> {
+    let py = value.py();
+    if value.is_none() {
+        return Ok(Value::Null);
+    }
+    let wrong = || {
+        let kind = value.get_type().name().map(|n| n.to_string()).unwrap_or_default();
+        PyTypeError::new_err(format!("a value of type {kind} where `{dtype}` was promised"))
+    };
+    Ok(match dtype {
+        DataType::Bool => Value::Bool(value.cast::<PyBool>().map_err(|_| wrong())?.is_true()),
+        DataType::Int if value.is_instance_of::<PyInt>() && !value.is_instance_of::<PyBool>() => {
+            Value::Int(value.extract()?)
+        }
+        DataType::Float if value.is_instance_of::<PyFloat>() || value.is_instance_of::<PyInt>() => {
+            Value::Float(value.extract()?)
+        }
+        DataType::Str | DataType::Enum(_) => {
+            Value::Str(value.cast::<PyString>().map_err(|_| wrong())?.to_string_lossy().into_owned())
+        }
+        DataType::Decimal { scale, .. } => {
+            let exact = value.is_instance(classes(py)?.decimal.bind(py))? || value.is_instance_of::<PyInt>();
+            if !exact {
+                return Err(wrong());
+            }
+            let text = value.str()?.to_string_lossy().into_owned();
+            parse_decimal(text.as_bytes(), DECIMAL_PRECISION_MAX, *scale)
+                .map(|u| Value::Decimal(u, *scale))
+                .ok_or_else(|| PyTypeError::new_err(format!("{text} does not fit `{dtype}`: round it first")))?
+        }
+        DataType::Timestamp => {
+            let c = classes(py)?;
+            if !value.is_instance(c.datetime.bind(py))? {
+                return Err(wrong());
+            }
+            if value.getattr("tzinfo")?.is_none() {
+                return Err(PyTypeError::new_err("a datetime without a zone: give it one (`tzinfo=timezone.utc`)"));
+            }
+            let since = value.sub(c.epoch.bind(py))?;
+            Value::Timestamp(since.floor_div(c.millisecond.bind(py))?.extract()?)
+        }
+        DataType::Duration => {
+            let c = classes(py)?;
+            if !value.is_instance(c.timedelta.bind(py))? {
+                return Err(wrong());
+            }
+            Value::Duration(value.floor_div(c.millisecond.bind(py))?.extract()?)
+        }
+        _ => return Err(wrong()),
+    })
+}

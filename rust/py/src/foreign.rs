@@ -1,0 +1,136 @@
+//! Callables of the user: the one node kind that takes Python's lock, for its rows, and gives it back.
+//!
+//! An exception is a value of its row (`callable_raised`, with its text), never the task's. State of a user-defined
+//! aggregate is bytes (pickle): nothing mutable is shared with the undo log.
+
+use std::sync::Arc;
+
+use adstream_core::batch::Batch;
+use adstream_core::column::{Column, ColumnBuilder, Value, ERR_CALLABLE};
+use adstream_core::expr::Foreign;
+use adstream_core::types::{DataType, Schema};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyMapping, PyTuple};
+
+use crate::convert::{from_python, to_python};
+
+pub struct Callables(pub Vec<Py<PyAny>>);
+
+fn text(py: Python<'_>, e: &PyErr) -> String {
+    let kind = e.get_type(py).name().map(|n| n.to_string()).unwrap_or_default();
+    format!("{kind}: {}", e.value(py))
+}
+
+fn row_dict<'py>(py: Python<'py>, batch: &Batch, row: usize) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    for (field, column) in batch.schema.fields.iter().zip(&batch.columns) {
+        if !field.name.starts_with('$') {
+            dict.set_item(&field.name, to_python(py, column, row)?)?;
+        }
+    }
+    Ok(dict)
+}
+
+fn finish(builder: ColumnBuilder, messages: Vec<(u32, String)>) -> Column {
+    let mut column = builder.finish();
+    column.messages = (!messages.is_empty()).then(|| Arc::new(messages));
+    column
+}
+
+impl Foreign for Callables {
+    fn call(&self, function: usize, batch: &Batch, args: &[Arc<Column>], result: &DataType) -> Column {
+        let mut out = ColumnBuilder::new(result.clone());
+        let mut messages = vec![];
+        Python::attach(|py| {
+            let f = self.0[function].bind(py);
+            let mut live = batch.live_rows().peekable();
+            for row in 0..batch.rows {
+                if live.peek() != Some(&row) {
+                    out.push_null();
+                    continue;
+                }
+                live.next();
+                let value = || -> PyResult<Value> {
+                    let values: Vec<_> = args.iter().map(|a| to_python(py, a, row)).collect::<PyResult<_>>()?;
+                    from_python(&f.call1(PyTuple::new(py, values)?)?, result)
+                };
+                match value() {
+                    Ok(v) => out.push_value(&v),
+                    Err(e) => {
+                        messages.push((row as u32, text(py, &e)));
+                        out.push_state(ERR_CALLABLE);
+                    }
+                }
+            }
+        });
+        finish(out, messages)
+    }
+
+    fn map(&self, function: usize, batch: &Batch, schema: &Schema) -> Vec<Column> {
+        let mut out: Vec<ColumnBuilder> = schema.fields.iter().map(|f| ColumnBuilder::new(f.dtype.clone())).collect();
+        let mut messages = vec![];
+        Python::attach(|py| {
+            let f = self.0[function].bind(py);
+            for row in batch.live_rows() {
+                let values = || -> PyResult<Vec<Value>> {
+                    let made = f.call1((row_dict(py, batch, row)?,))?;
+                    schema
+                        .fields
+                        .iter()
+                        .map(|field| {
+                            let value = match made.cast::<PyMapping>() {
+                                Ok(mapping) => mapping.get_item(&field.name)?,
+                                Err(_) => made.getattr(field.name.as_str())?,
+                            };
+                            from_python(&value, &field.dtype)
+                        })
+                        .collect()
+                };
+                match values() {
+                    Ok(values) => values.iter().zip(&mut out).for_each(|(v, b)| b.push_value(v)),
+                    Err(e) => {
+                        messages.push((out[0].len() as u32, text(py, &e)));
+                        out.iter_mut().for_each(|b| b.push_state(ERR_CALLABLE));
+                    }
+                }
+            }
+        });
+        let mut columns: Vec<Column> = out.into_iter().map(ColumnBuilder::finish).collect();
+        if let (Some(first), false) = (columns.first_mut(), messages.is_empty()) {
+            first.messages = Some(Arc::new(messages));
+        }
+        columns
+    }
+
+    fn fold(&self, function: usize, state: Option<&[u8]>, batch: &Batch, row: usize) -> Result<Vec<u8>, String> {
+        Python::attach(|py| {
+            let step = || -> PyResult<Vec<u8>> {
+                let pickle = py.import("pickle")?;
+                let fold = self.0[function].bind(py);
+                let held = match state {
+                    Some(bytes) => pickle.call_method1("loads", (PyBytes::new(py, bytes),))?,
+                    None => fold.getattr("init")?.call0()?,
+                };
+                let next = fold.getattr("add")?.call1((held, row_dict(py, batch, row)?))?;
+                pickle.call_method1("dumps", (next,))?.extract()
+            };
+            step().map_err(|e| text(py, &e))
+        })
+    }
+
+    fn fold_result(&self, function: usize, state: Option<&[u8]>, dtype: &DataType) -> Value {
+        Python::attach(|py| {
+            let value = || -> PyResult<Value> {
+                let fold = self.0[function].bind(py);
+                let held = match state {
+                    Some(bytes) => py.import("pickle")?.call_method1("loads", (PyBytes::new(py, bytes),))?,
+                    None => fold.getattr("init")?.call0()?,
+                };
+                let result = fold.getattr("result")?;
+                let value = if result.is_none() { held } else { result.call1((held,))? };
+                from_python(&value, dtype)
+            };
+            value().unwrap_or(Value::Error(ERR_CALLABLE))
+        })
+    }
+}

@@ -1,0 +1,279 @@
+//! `Plan`, `Task`, `Generation`, `SinkBuffer`: handles on the core. Work happens without Python's lock.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use adstream_core::batch::Batch;
+use adstream_core::expr::{compile, Expr};
+use adstream_core::frame;
+use adstream_core::plan::{Plan, SinkInfo};
+use adstream_core::task::{Generation, Task};
+use adstream_core::types::Schema;
+use pyo3::exceptions::{PyKeyError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+use crate::convert::to_python;
+use crate::error::{fatal_error, plan_error};
+use crate::foreign::Callables;
+use crate::raw::PyRawBatch;
+
+#[pyfunction]
+pub fn infer(schema: &str, expr: &str) -> PyResult<String> {
+    let bad = |e: serde_json::Error| PyValueError::new_err(e.to_string());
+    let schema: Schema = serde_json::from_str(schema).map_err(bad)?;
+    let expr: Expr = serde_json::from_str(expr).map_err(bad)?;
+    Ok(compile(&expr, &schema).map_err(plan_error)?.dtype.to_string())
+}
+
+#[pyclass(frozen, name = "Plan", module = "adstream._core")]
+pub struct PyPlan {
+    plan: Arc<Plan>,
+    callables: Arc<Callables>,
+}
+
+#[pymethods]
+impl PyPlan {
+    #[new]
+    #[pyo3(signature = (plan, callables=Vec::new()))]
+    fn new(plan: &str, callables: Vec<Py<PyAny>>) -> PyResult<Self> {
+        let plan = Plan::parse(plan).map_err(plan_error)?;
+        Ok(PyPlan { plan: Arc::new(plan), callables: Arc::new(Callables(callables)) })
+    }
+
+    fn describe(&self) -> String {
+        self.plan.describe().to_string()
+    }
+
+    #[pyo3(signature = (subtopology, partition, partitions, options="{}"))]
+    fn task(
+        &self,
+        subtopology: usize,
+        partition: u32,
+        partitions: BTreeMap<String, u32>,
+        options: &str,
+    ) -> PyResult<PyTask> {
+        let options: serde_json::Value =
+            serde_json::from_str(options).map_err(|e| PyValueError::new_err(e.to_string()))?;
+        let exactly_once = options.get("exactly_once").and_then(serde_json::Value::as_bool).unwrap_or(true);
+        let task =
+            Task::new(self.plan.clone(), subtopology, partition, &partitions, self.callables.clone(), exactly_once)
+                .map_err(plan_error)?;
+        Ok(PyTask { task: Mutex::new(task), partition })
+    }
+}
+
+#[pyclass(frozen, name = "Generation", module = "adstream._core")]
+pub struct PyGeneration {
+    outputs: Vec<(String, u32, Py<PyRawBatch>)>,
+    positions: Vec<(String, i64)>,
+    partition: u32,
+}
+
+#[pymethods]
+impl PyGeneration {
+    #[getter]
+    fn outputs(&self, py: Python<'_>) -> Vec<(String, u32, Py<PyRawBatch>)> {
+        self.outputs.iter().map(|(t, p, b)| (t.clone(), *p, b.clone_ref(py))).collect()
+    }
+    #[getter]
+    fn positions(&self) -> HashMap<(String, u32), i64> {
+        self.positions.iter().map(|(t, o)| ((t.clone(), self.partition), *o)).collect()
+    }
+    #[getter]
+    fn empty(&self) -> bool {
+        self.outputs.is_empty()
+    }
+}
+
+#[pyclass(frozen, name = "Task", module = "adstream._core")]
+pub struct PyTask {
+    task: Mutex<Task>,
+    partition: u32,
+}
+
+impl PyTask {
+    fn lock(&self) -> MutexGuard<'_, Task> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn at(&self, positions: Vec<(String, i64)>) -> HashMap<(String, u32), i64> {
+        positions.into_iter().map(|(t, o)| ((t, self.partition), o)).collect()
+    }
+    fn check(&self, partition: u32) -> PyResult<()> {
+        if partition == self.partition {
+            return Ok(());
+        }
+        Err(PyKeyError::new_err(format!("this task reads partition {}, not {partition}", self.partition)))
+    }
+}
+
+#[pymethods]
+impl PyTask {
+    fn feed(&self, topic: &str, partition: u32, batch: &PyRawBatch) -> PyResult<()> {
+        self.check(partition)?;
+        self.lock().feed(topic, batch.0.clone()).map_err(fatal_error)
+    }
+
+    fn buffered(&self, topic: &str, partition: u32) -> PyResult<usize> {
+        self.check(partition)?;
+        Ok(self.lock().buffered(topic))
+    }
+
+    fn caught_up(&self, topic: &str, partition: u32, value: bool) -> PyResult<()> {
+        self.check(partition)?;
+        self.lock().caught_up(topic, value).map_err(fatal_error)
+    }
+
+    fn process(&self, py: Python<'_>, max_rows: usize) -> PyResult<usize> {
+        py.detach(|| self.lock().process(max_rows)).map_err(fatal_error)
+    }
+
+    fn close_generation(&self, py: Python<'_>) -> PyResult<PyGeneration> {
+        let Generation { outputs, positions } = py.detach(|| self.lock().close_generation()).map_err(fatal_error)?;
+        let outputs = outputs
+            .into_iter()
+            .map(|(t, p, b)| Ok((t, p, Py::new(py, PyRawBatch::from(b))?)))
+            .collect::<PyResult<_>>()?;
+        Ok(PyGeneration { outputs, positions, partition: self.partition })
+    }
+
+    fn committed(&self, py: Python<'_>) {
+        py.detach(|| self.lock().committed());
+    }
+
+    fn rollback(&self, py: Python<'_>) -> PyResult<HashMap<(String, u32), i64>> {
+        let positions = py.detach(|| self.lock().rollback()).map_err(fatal_error)?;
+        Ok(self.at(positions))
+    }
+
+    fn restore(&self, py: Python<'_>, batch: &PyRawBatch) -> PyResult<()> {
+        py.detach(|| self.lock().restore(&batch.0)).map_err(fatal_error)
+    }
+
+    fn positions(&self) -> HashMap<(String, u32), i64> {
+        self.at(self.lock().positions())
+    }
+
+    /// Bytes that wait to be written when the generation closes.
+    #[getter]
+    fn output_bytes(&self) -> usize {
+        self.lock().output_bytes()
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let text = self.lock().stats().to_string();
+        py.import("json")?.call_method1("loads", (text,))
+    }
+}
+
+/// Rows of a sink topic: batches as they came, and where each key's newest row lies.
+struct Buffered {
+    batches: Vec<Batch>,
+    newest: HashMap<Vec<u8>, (u64, u32, u32)>,
+    order: u64,
+}
+
+#[pyclass(frozen, name = "SinkBuffer", module = "adstream._core")]
+pub struct PySinkBuffer {
+    info: SinkInfo,
+    keys: Vec<usize>,
+    state: Mutex<Buffered>,
+}
+
+impl PySinkBuffer {
+    fn lock(&self) -> MutexGuard<'_, Buffered> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl PySinkBuffer {
+    #[new]
+    fn new(plan: &PyPlan, sink: &str) -> PyResult<Self> {
+        let info = plan.plan.sinks.iter().find(|s| s.name == sink).cloned();
+        let info = info.ok_or_else(|| PyKeyError::new_err(format!("there is no sink `{sink}`")))?;
+        let keys = info
+            .key
+            .iter()
+            .map(|k| info.schema.index(k).ok_or_else(|| PyKeyError::new_err(format!("no column `{k}`"))))
+            .collect::<PyResult<_>>()?;
+        let state = Mutex::new(Buffered { batches: vec![], newest: HashMap::new(), order: 0 });
+        Ok(PySinkBuffer { info, keys, state })
+    }
+
+    fn add(&self, py: Python<'_>, batch: &PyRawBatch) -> PyResult<usize> {
+        py.detach(|| {
+            let mut state = self.lock();
+            let mut rows = 0;
+            for row in 0..batch.0.len() {
+                let Some(value) = batch.0.values.get(row) else { continue };
+                let (header, body) = frame::open(value)?;
+                if header.schema != self.info.schema_hash {
+                    return Err(adstream_core::error::Fatal::new(
+                        "plan_changed",
+                        format!(
+                            "rows for sink `{}` were written with other columns: let the old version drain first",
+                            self.info.name
+                        ),
+                    ));
+                }
+                let decoded = frame::read_rows(&self.info.schema, &header, body)?;
+                let columns: Vec<_> = self.keys.iter().map(|&k| decoded.columns[k].clone()).collect();
+                let columns: Vec<_> = columns.iter().map(|c| &**c).collect();
+                let index = state.batches.len() as u32;
+                for r in 0..decoded.rows {
+                    let mut key = vec![];
+                    adstream_core::key::encode_row(&columns, r, &mut key);
+                    state.order += 1;
+                    let order = state.order;
+                    state.newest.insert(key, (order, index, r as u32));
+                }
+                rows += decoded.rows;
+                state.batches.push(decoded);
+            }
+            Ok(rows)
+        })
+        .map_err(fatal_error)
+    }
+
+    fn __len__(&self) -> usize {
+        self.lock().newest.len()
+    }
+
+    fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let (batches, mut rows) = {
+            let mut state = self.lock();
+            let batches = std::mem::take(&mut state.batches);
+            let newest = std::mem::take(&mut state.newest);
+            state.order = 0;
+            (batches, newest.into_values().collect::<Vec<_>>())
+        };
+        rows.sort_unstable();
+        let out = PyDict::new(py);
+        for (c, field) in self.info.schema.fields.iter().enumerate() {
+            let list = PyList::empty(py);
+            for &(_, batch, row) in &rows {
+                list.append(to_python(py, &batches[batch as usize].columns[c], row as usize)?)?;
+            }
+            out.set_item(&field.name, list)?;
+        }
+        Ok(out)
+    }
+}
+
+/// Decodes a batch as the plan's first source does; the good rows.
+#[pyfunction]
+pub fn bench_decode(py: Python<'_>, plan: &PyPlan, batch: &PyRawBatch) -> PyResult<usize> {
+    use adstream_core::codec::JsonDecoder;
+    use adstream_core::plan::logical::Op;
+    let source = plan.plan.nodes.iter().find_map(|n| match &n.op {
+        Op::Source { fields, .. } => Some((n.id, fields)),
+        _ => None,
+    });
+    let (id, fields) = source.ok_or_else(|| PyValueError::new_err("the plan has no source"))?;
+    let schema = plan.plan.working_schema(id, 0);
+    let used = fields.iter().filter(|f| schema.index(&f.name).is_some());
+    let fields = used.map(|f| f.decoder_field()).collect::<Result<_, _>>().map_err(plan_error)?;
+    let mut decoder = JsonDecoder::new(fields).map_err(plan_error)?;
+    Ok(py.detach(|| batch.0.len() - decoder.decode(&batch.0.values).bad.len()))
+}

@@ -1,0 +1,374 @@
+import inspect
+from decimal import Decimal
+from typing import Annotated, Any
+
+import pytest
+
+import adstream as ads
+from adstream import col
+from adstream.dsl.expr import CallRow
+from adstream.dsl.stream import MapRow
+from tests.unit.dsl.support import Event, events, nodes, refused
+
+
+def windowed(**aggregates: Any) -> ads.Table:
+    grouped = events().group_by("user").windowed_by(ads.tumbling("5m", grace="10s"))
+    return grouped.aggregate(**(aggregates or {"n": ads.count()}))
+
+
+def plain() -> ads.Table:
+    return events().group_by("user").aggregate(n=ads.count(), total=ads.sum("price"))
+
+
+# --- rows ---------------------------------------------------------------------------------------
+
+
+def test_every_operation_is_a_new_node_with_the_users_line():
+    source = events()
+    line = inspect.currentframe().f_lineno + 1  # type: ignore[union-attr]
+    kept = source.filter(col("price") > 0, reason="free")
+    assert kept is not source
+    assert nodes(kept)[-1] == {
+        "id": 1,
+        "op": "filter",
+        "name": "filter-1",
+        "inputs": [[0, 0]],
+        "line": f"test_stream.py:{line}",
+        "expr": {"op": "gt", "args": [{"op": "col", "name": "price"}, {"op": "lit", "type": "int", "value": 0}]},
+        "reason": "free",
+    }
+
+
+def test_a_stream_forks():
+    source = events()
+    a, b = source.filter(col("price") > 0), source.filter(col("price") <= 0)
+    assert [n["inputs"] for n in nodes(a)] == [[], [[0, 0]], [[0, 0]]]
+    assert [n["name"] for n in nodes(b)] == ["events", "filter-1", "filter-2"]
+
+
+def test_filter_not_keeps_null():
+    text = repr(nodes(events().filter_not(col("price") > 0))[-1]["expr"])
+    assert text.startswith("{'op': 'not', 'args': [{'op': 'fill_null'")
+
+
+def test_require():
+    node = nodes(events().require(bad_price=col("price") >= 0, no_user=col("user").is_not_null()))[-1]
+    assert node["op"] == "require"
+    assert [reason for reason, _ in node["rules"]] == ["bad_price", "no_user"]
+    with refused("not_a_condition", "the rule `bad` is int", operation="require"):
+        events().require(bad=col("count"))
+    with refused("bad_argument", "names no rule"):
+        events().require()
+
+
+def test_projections_know_their_types():
+    stream = events().with_columns(double=col("price") * 2, name=ads.lit("x"), copy="user")
+    assert list(stream.schema.items())[-3:] == [("double", "decimal(38,2)"), ("name", "str"), ("copy", "str")]
+    chosen = stream.select("user", col("double").alias("twice"), half=col("count") / 2)
+    assert chosen.schema == {"user": "str", "twice": "decimal(38,2)", "half": "float"}
+    assert "price" not in events().drop_columns("price", "count").schema
+    with refused("unnamed_expression", '`col("count") / 2` has no name', 'name=col("count") / 2', "select"):
+        events().select(col("count") / 2)
+    with refused("duplicate_column", "`user` is there twice"):
+        events().select("user", user=col("kind"))
+    with refused("reserved_name", "`$x`"):
+        events().with_columns(**{"$x": col("user")})
+
+
+def test_conditions_are_conditions():
+    with refused("not_a_condition", "the condition is int, not bool", 'compare it: `col("count") == …`', "filter"):
+        events().filter(col("count"))
+    with refused("bad_argument", "not a condition: 'price > 0'", operation="filter"):
+        events().filter("price > 0")  # type: ignore[arg-type]
+
+
+def test_unknown_columns_have_a_nearest_name():
+    with refused("unknown_column", "no column `pricee`", "did you mean `price`?", "filter"):
+        events().filter(col("pricee") > 0)
+    with refused("unknown_column", "no column `CLICK`", 'for the text itself write `lit("CLICK")`', "with_columns"):
+        events().with_columns(x=ads.when(col("count") > 0).then("CLICK").otherwise("user"))
+    with refused("unknown_column", "no column `usr`", "did you mean `user`?", "group_by"):
+        events().group_by("usr")
+    with refused("unknown_column", "no column `evnt_id`", "`event_id`", "deduplicate"):
+        events().deduplicate("evnt_id", within="1h")
+    with refused("unknown_column", "no column `usr`", "`user`", "to"):
+        events().to("out", key="usr")
+    with refused("unknown_column", "no column `usr`", "`user`", "sink"):
+        plain().sink(ads.sinks.Sql("t", key=["usr"]))
+
+
+def test_types_that_do_not_fit_are_the_cores_to_refuse():
+    with pytest.raises(ads.TopologyError) as raised:
+        events().filter(col("price") > col("weight"))
+    assert (raised.value.code, raised.value.operation) == ("type_mismatch", "filter")
+    assert str(raised.value.line).startswith("test_stream.py:")
+    assert "cast" in str(raised.value.hint)
+    with pytest.raises(ads.TopologyError) as raised:
+        events().filter(col("kind") == "CLIK")
+    assert "`CLICK`" in str(raised.value.hint)
+
+
+def test_deduplicate():
+    node = nodes(events().deduplicate("event_id", within="1h"))[-1]
+    assert (node["columns"], node["within_ms"]) == (["event_id"], 3_600_000)
+    with refused("bad_argument", "by which columns?"):
+        events().deduplicate(within="1h")
+    with refused("duplicate_column", "`user` is there twice"):
+        events().deduplicate("user", "user", within="1h")
+
+
+# --- callables ----------------------------------------------------------------------------------
+
+
+def test_callables_stand_wherever_expressions_do():
+    def twice(row: dict[str, Any]) -> Annotated[Decimal, ads.decimal(12, 2)]:
+        return row["price"] * 2
+
+    stream = events().filter(lambda row: row["price"] > 0).with_columns(twice=twice)
+    assert stream.schema["twice"] == "decimal(12,2)"
+    _, kept, added = nodes(stream)
+    assert (kept["expr"]["op"], kept["expr"]["type"], kept["expr"]["function"]) == ("call", "bool", 0)
+    assert [arg["name"] for arg in kept["expr"]["args"]] == list(Event.__adstream_schema__.types)
+    assert added["exprs"][0][1]["function"] == 1
+    assert all(isinstance(fn, CallRow) for fn in stream._graph.callables)
+    with refused("untyped_callable", "`x`: what does `<lambda>` return?", "x=ads.udf(<lambda>, type=…)"):
+        events().with_columns(x=lambda row: 1)
+
+
+def test_map():
+    class Out(ads.Record):
+        user: str
+        n: int | None
+
+    stream = events(key="user").map(lambda row: Out(user=row["user"]), schema=Out)
+    assert stream.schema == {"user": "str", "n": "int"}
+    node = nodes(stream)[-1]
+    assert (node["op"], node["function"]) == ("map", 0)
+    assert node["schema"] == [{"name": "user", "type": "str"}, {"name": "n", "type": "int"}]
+    (fn,) = stream._graph.callables
+    assert isinstance(fn, MapRow)
+    assert fn({"user": "u"}) == {"user": "u", "n": None}
+    with refused("bad_argument", "not a function", ".with_columns(…)"):
+        events().map(col("user"), schema=Out)  # type: ignore[arg-type]
+
+
+# --- forks and joints ---------------------------------------------------------------------------
+
+
+def test_branch():
+    clicks, views, rest = events().branch(col("kind") == "CLICK", col("kind") == "VIEW")
+    assert [s._port for s in (clicks, views, rest)] == [(1, 0), (1, 1), (1, 2)]
+    named = events().split(click=col("kind") == "CLICK")
+    assert list(named) == ["click", "rest"]
+    with refused("bad_argument", "all named or none"):
+        events().branch(col("count") > 0, more=col("count") > 1)  # type: ignore[call-overload]
+    with refused("bad_argument", "`rest` is the name"):
+        events().branch(rest=col("count") > 0)
+
+
+def test_merge():
+    a, b, _ = events(key="user").branch(col("kind") == "CLICK", col("kind") == "VIEW")
+    both = a.merge(b)
+    assert nodes(both)[-1]["inputs"] == [[1, 0], [1, 1]]
+    assert [part.name for part in both._key] == ["user"]
+    with refused("schema_mismatch", "the other has no `price`", ".select(…)", "merge"):
+        a.merge(b.drop_columns("price"))
+    with refused("schema_mismatch", "`count` is int here and float in the other"):
+        a.merge(b.with_columns(count=col("weight")))
+    with refused("other_app", "two apps"):
+        a.merge(events())
+
+
+# --- names --------------------------------------------------------------------------------------
+
+
+def test_names():
+    stream = events().filter(col("count") > 0).named("positive")
+    assert nodes(stream)[-1]["name"] == "positive"
+    assert repr(stream).startswith("<Stream positive: event_id: str, ")
+    with refused("duplicate_name", "`positive` is the name of a filter at test_stream.py:"):
+        stream.select("user").named("positive")
+    with refused("bad_name", "`a b` cannot be a name"):
+        stream.select("user").named("a b")
+    with refused("renamed", "it is called `positive` already"):
+        stream.named("other")
+
+
+# --- groups and windows -------------------------------------------------------------------------
+
+
+def test_group_by_expressions():
+    table = events().group_by("user", day=col("at").dt.truncate("1d")).count()
+    assert table.schema == {"user": "str", "day": "timestamp", "count": "int"}
+    assert [n["op"] for n in nodes(table)] == ["source", "with_columns", "aggregate"]
+    assert nodes(table)[-1]["keys"] == ["user", "day"]
+
+
+def test_windows_need_groups():
+    with refused("window_without_key", "a window needs groups", ".group_by(…)", "windowed_by"):
+        events().windowed_by(ads.tumbling("5m", grace="0s"))
+    with refused("aggregate_without_group", "needs groups", ".group_by(…)"):
+        events().aggregate(n=ads.count())
+    with refused("bad_argument", "not a window: '5m'", "ads.tumbling"):
+        events().group_by("user").windowed_by("5m")  # type: ignore[arg-type]
+    with refused("not_windowed", "`window_start()` needs a window", ".windowed_by"):
+        events().with_columns(w=ads.window_start())
+    with refused("not_windowed", "`window_end()` needs a window"):
+        plain().with_columns(w=ads.window_end())
+
+
+def test_a_windowed_aggregate_in_the_plan():
+    node = nodes(windowed())[-1]
+    assert node["window"] == {"kind": "tumbling", "size_ms": 300_000, "grace_ms": 10_000, "retention_ms": 310_000}
+    assert (node["keys"], node["combine"], node["ttl_ms"]) == (["user"], True, None)
+    assert list(windowed().schema) == ["user", "$window_start", "$window_end", "n"]
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def test_views_are_put_on_the_final_port_too():
+    rows = windowed().with_columns(start=ads.window_start()).select("user", "start", "n")
+    rows.to_stream()
+    final = rows.final()
+    assert rows.final() is final
+    plan = nodes(final)
+    assert [(n["name"], n["inputs"]) for n in plan[1:]] == [
+        ("aggregate-1", [[0, 0]]),
+        ("with_columns-1", [[1, 0]]),
+        ("select-1", [[2, 0]]),
+        ("to_stream-1", [[3, 0]]),
+        ("with_columns-1-final", [[1, 1]]),
+        ("select-1-final", [[5, 0]]),
+    ]
+    assert plan[2]["exprs"] == plan[5]["exprs"]
+    assert final.schema == rows.schema
+    assert list(final.schema) == ["$window_start", "$window_end", "user", "start", "n"]
+
+
+def test_late_rows_are_the_input():
+    table = windowed()
+    late = table.with_columns(x=col("n") + 1).late
+    assert late._port == (1, 2)
+    assert list(late.schema) == [*events().schema, "$window_start", "$window_end", "$reason"]
+    late.to("late")
+    assert nodes(table)[-1]["key"] == ["user"]
+    assert "$reason" not in nodes(table)[-1]["columns"]
+
+
+def test_only_windows_close():
+    with refused("not_windowed", "never final", "`.to_stream()`", "final"):
+        plain().final()
+    with refused("not_windowed", "nothing is late without windows", operation="late"):
+        _ = plain().late
+
+
+def test_a_table_keeps_its_key():
+    with refused("key_dropped", "nothing holds `user` any more", 'add `"user"`', "select"):
+        plain().select("n")
+    with refused("key_dropped", "`user`", operation="with_columns"):
+        plain().with_columns(user=col("user").str.to_lowercase())
+    renamed = plain().select("n", customer="user")
+    renamed.sink(ads.sinks.Sql("t", key=["customer"]))
+    assert nodes(renamed)[-1]["key"] == ["customer"]
+
+
+def test_a_table_of_a_table():
+    table = windowed(n=ads.count(), total=ads.sum("price")).group_by("user").aggregate(total=ads.sum("total"))
+    assert nodes(table)[-1]["inputs"] == [[1, 0]]
+    assert nodes(table)[-1]["window"] is None
+    assert table.schema == {"user": "str", "total": "decimal(38,2)"}
+    assert plain().group_by("user").count().schema == {"user": "str", "count": "int"}
+
+
+@pytest.mark.parametrize("aggregate", [ads.min("n"), ads.max("n"), ads.first("n"), ads.last("n")])
+def test_what_cannot_take_values_back_over_a_table(aggregate):
+    with refused("not_retractable", "cannot take back the old value", ".to_stream().group_by(…)", "aggregate"):
+        plain().group_by("user").aggregate(x=aggregate)
+
+
+def test_floats_cannot_be_taken_back_exactly():
+    table = events().group_by("user").aggregate(w=ads.sum("weight"))
+    with refused("not_retractable", "cannot take floats back", "cast to a decimal", "aggregate"):
+        table.group_by("user").aggregate(w=ads.sum("w"))
+
+
+def test_enums_are_text_after_a_group():
+    assert events().group_by("kind").count().schema == {"kind": "str", "count": "int"}
+
+
+def test_what_tables_do_not_do():
+    with refused("window_over_table", "states, not events", ".to_stream()"):
+        plain().group_by("user").windowed_by(ads.tumbling("5m", grace="0s"))
+    with refused("not_on_table", "cannot be filtered yet", ".to_stream().filter"):
+        plain().filter(col("n") > 1)
+
+
+# --- ends ---------------------------------------------------------------------------------------
+
+
+def test_to_writes_what_is_the_users():
+    rows = windowed().with_columns(start=ads.window_start())
+    rows.to("out")
+    assert nodes(rows)[-1] == {
+        "id": 4,
+        "op": "to_topic",
+        "name": "to-out",
+        "inputs": [[3, 0]],
+        "line": nodes(rows)[-1]["line"],
+        "topic": "out",
+        "key": ["user"],
+        "columns": ["user", "n", "start"],
+        "format": "json",
+    }
+    rows.to("out", key=("user", "start"), columns=["n"]).named("second")
+    assert nodes(rows)[-1]["key"] == ["user", "start"]
+    assert nodes(rows)[-1]["columns"] == ["n"]
+    assert nodes(rows)[-1]["name"] == "second"
+    assert nodes(rows)[-1]["inputs"] == [[3, 0]]  # one stream of changes
+
+
+def test_the_default_key_is_the_streams():
+    stream = events(key="user")
+    stream.to("a")
+    stream.drop_columns("user").to("b")
+    events_ = nodes(stream)
+    assert [n["key"] for n in events_ if n["op"] == "to_topic"] == [["user"], None]
+
+
+def test_sinks_in_the_plan():
+    table = plain()
+    table.sink(ads.sinks.RedisHash("m:{user}"))
+    stream, sink = nodes(table)[-2:]
+    assert stream["op"] == "to_stream"
+    assert {k: sink[k] for k in ("op", "name", "kind", "key", "columns", "options")} == {
+        "op": "sink",
+        "name": "redis-hash-m",
+        "kind": "redis_hash",
+        "key": ["user"],
+        "columns": ["user", "n", "total"],
+        "options": {"template": "m:{user}", "connection": "redis"},
+    }
+    with refused("bad_argument", "not a sink: 'postgresql://x'", "ads.sinks.Sql"):
+        table.sink("postgresql://x")  # type: ignore[arg-type]
+
+
+def test_a_sinks_key_contains_the_streams_key():
+    with refused("sink_key_incomplete", "`user` is missing", "add `user` to the key", "sink"):
+        plain().sink(ads.sinks.Sql("t", key=["n"]))
+    with refused("sink_key_incomplete", "dropped or replaced", "keep the column `user`"):
+        plain().to_stream().drop_columns("user").sink(ads.sinks.Sql("t", key=["n"]))
+    with refused("sink_key_incomplete", "`user` is missing"):
+        events(key="user").sink(ads.sinks.Sql("t", key=["event_id"]))
+    events(key="user").sink(ads.sinks.Sql("t", key=["event_id", "user"]))
+    events().sink(ads.sinks.Sql("t", key=["event_id"]))
+
+
+def test_a_windowed_table_needs_its_window_in_the_sinks_key():
+    with refused("sink_key_without_window", "one row for all windows", "metric_time=ads.window_start()", "sink"):
+        windowed().sink(ads.sinks.Sql("t", key=["user"]))
+    rows = windowed().with_columns(metric_time=ads.window_start())
+    with refused("sink_key_without_window", "has no window", "add `metric_time` to the key"):
+        rows.sink(ads.sinks.Sql("t", key=["user"]))
+    rows.sink(ads.sinks.Sql("t", key=["user", "metric_time"]))
+    rows.final().sink(ads.sinks.RedisHash("m:{user}:{metric_time}"))

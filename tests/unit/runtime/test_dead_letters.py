@@ -1,0 +1,76 @@
+"""Dead letters: listed with their reasons, replayed once."""
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from adstream._core import RawBatch
+from adstream.errors import ConfigError
+from adstream.interfaces import Outcome, TopicSpec
+from adstream.logs.embedded import EmbeddedLog
+from adstream.runtime.dead_letters import Replayed, list_dead, replay
+
+if TYPE_CHECKING:
+    from adstream._core import Record
+
+
+def letter(n: int, origin: int | None = 0) -> "Record":
+    headers: list[tuple[str, bytes | None]] = [
+        ("own", b"1"),
+        ("adstream.reason", b"bad_price"),
+        ("adstream.operator", b"x"),
+    ]
+    if origin is not None:
+        headers += [("adstream.topic", b"in"), ("adstream.partition", b"%d" % origin), ("adstream.offset", b"7")]
+    return (n, 1_000 + n, b"k", b"v%d" % n, headers)
+
+
+@pytest.fixture
+def log() -> EmbeddedLog:
+    log = EmbeddedLog()
+    log.create_topics([TopicSpec("in", 2), TopicSpec("in-dlq", 1)])
+    add(log, *(letter(n, n % 2) for n in range(5)), letter(5, None))
+    return log
+
+
+def add(log: EmbeddedLog, *records: "Record") -> None:
+    outputs = [("in-dlq", 0, RawBatch(list(records)))]
+    assert log.writer("w").commit(outputs, {}, "g", None) is Outcome.COMMITTED
+
+
+def ends(log: EmbeddedLog) -> list[int]:
+    return list(log.end_offsets([("in", 0), ("in", 1)], committed=True).values())
+
+
+def test_the_newest_are_listed(log: EmbeddedLog) -> None:
+    letters = list_dead(log, "in", 3)
+    assert [x.value for x in letters] == [b"v3", b"v4", b"v5"]
+    assert letters[0].reason == "bad_price"
+    assert letters[0].origin == ("in", 1)
+    assert letters[0].headers == (("own", b"1"),)
+    assert letters[2].origin is None
+
+
+def test_each_is_replayed_once_to_where_it_came_from(log: EmbeddedLog) -> None:
+    assert replay(log, "in", app="a") == Replayed(sent=5, kept=1)
+    assert ends(log) == [3, 2]
+    reader = log.reader()
+    reader.add("in", 1, 0)
+    read = reader.read("in", 1, 10)
+    assert read is not None
+    assert read.records()[0] == (0, 1_001, b"k", b"v1", [("own", b"1")])
+    assert replay(log, "in", app="a") == Replayed(sent=0, kept=0)
+    add(log, letter(6))
+    assert replay(log, "in", app="a") == Replayed(sent=1, kept=0)
+    assert ends(log) == [4, 2]
+
+
+def test_a_limit_leaves_the_rest_for_later(log: EmbeddedLog) -> None:
+    assert replay(log, "in", app="a", limit=2) == Replayed(sent=2, kept=0)
+    assert ends(log) == [1, 1]
+    assert replay(log, "in", app="a", limit=10) == Replayed(sent=3, kept=1)
+
+
+def test_no_such_topic() -> None:
+    with pytest.raises(ConfigError, match="no dead-letter topic `x-dlq`"):
+        list_dead(EmbeddedLog(), "x")

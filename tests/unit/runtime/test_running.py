@@ -1,0 +1,162 @@
+"""The parts that have threads, processes or sockets: small, real, and bounded in time."""
+
+import signal
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from adstream.interfaces import Outcome
+from adstream.runtime.assignment import prepare
+from adstream.runtime.commit import Result, ThreadCommitter
+from adstream.runtime.metrics import MetricsServer, WorkerCollector
+from adstream.runtime.settings import Settings
+from adstream.runtime.supervisor import Supervisor
+from adstream.runtime.worker import Worker
+from tests.unit.runtime.cluster import Cluster
+from tests.unit.runtime.echo_task import APP, EchoPlan
+
+
+def test_two_workers_in_threads_of_their_own() -> None:
+    cluster = Cluster()
+
+    def clock() -> int:
+        return time.monotonic_ns() // 1_000_000
+
+    cluster.send_random(300)
+    workers = [
+        Worker(cluster.plan, prepare(cluster.log, cluster.plan), Settings(app=APP, slot=slot), cluster.log, clock, {})
+        for slot in range(2)
+    ]
+    threads = [threading.Thread(target=worker.run) for worker in workers]
+    for thread in threads:
+        thread.start()
+    for part in range(20):
+        cluster.send_random(100, part)
+        time.sleep(0.01)
+    until = time.monotonic() + 30
+    while sum(map(len, cluster.counted().values())) < sum(cluster.sent.values()) and time.monotonic() < until:
+        time.sleep(0.02)
+    for worker in workers:
+        worker.stop()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    cluster.check()
+
+
+def test_a_thread_commits_beside() -> None:
+    committer = ThreadCommitter()
+    go = threading.Event()
+
+    def work() -> Result:
+        go.wait(30)
+        return Result(Outcome.COMMITTED)
+
+    committer.submit(work)
+    assert committer.busy
+    assert committer.take() is None
+    go.set()
+    assert committer.take(30) == Result(Outcome.COMMITTED)
+    assert not committer.busy
+
+    def fail() -> Result:
+        raise KeyError("x")
+
+    committer.submit(fail)
+    with pytest.raises(KeyError):
+        committer.take(30)
+    committer.close()
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_metrics_health_and_readiness() -> None:
+    cluster = Cluster(EchoPlan(sink=True, poison=b"poison"))
+    worker = cluster.worker()
+    collector = WorkerCollector(APP, lambda: worker.status, lambda tps: cluster.log.end_offsets(tps, committed=True))
+    server = MetricsServer(collector, lambda: worker.status, lambda: cluster.now, 0, "127.0.0.1")
+    try:
+        assert get(server.port, "/readyz")[0] == 503
+        cluster.send_random(100)
+        cluster.settle()
+        cluster.turns(110)
+        assert get(server.port, "/readyz") == (200, "running\n")
+        text = get(server.port, "/metrics")[1]
+        for line in (
+            'adstream_rows_total{app="echo"} 200.0',
+            'adstream_task_state{app="echo",state="running",task="0_1"} 1.0',
+            'adstream_lag{app="echo",partition="0",topic="echo-rows-sink"} 0.0',
+            'adstream_task_dropped_by{app="echo",reason="late",task="1_0"} 0.0',
+            'adstream_commit_seconds_bucket{app="echo",le="+Inf"}',
+            'adstream_sink_healthy{app="echo",sink="rows"} 1.0',
+        ):
+            assert line in text
+        cluster.send(["k1"], b"poison")
+        cluster.turns(150)
+        code, text = get(server.port, "/readyz")
+        assert code == 503
+        assert "a poisoned record" in text
+        assert get(server.port, "/healthz")[0] == 200
+        cluster.now += 100_000
+        assert get(server.port, "/healthz")[0] == 503
+        assert get(server.port, "/else")[0] == 404
+    finally:
+        server.close()
+
+
+CHILD = """
+import os, pathlib, signal, sys, time
+place = pathlib.Path(sys.argv[1])
+slot = os.environ["ADSTREAM_SLOT"]
+starts = len(list(place.glob(slot + "-*")))
+(place / f"{slot}-{starts}").touch()
+"""
+
+
+def supervise(tmp_path: Path, body: str, workers: int = 2, drain_timeout_s: float = 30) -> Supervisor:
+    # Backing off is not waited for: a second passes in a hundredth.
+    return Supervisor(
+        [sys.executable, "-c", CHILD + body, str(tmp_path)],
+        workers,
+        drain_timeout_s=drain_timeout_s,
+        sleep=lambda s: time.sleep(s / 5),
+        clock=lambda: time.monotonic() * 20,
+    )
+
+
+def test_dead_workers_are_started_again_until_all_are_finished(tmp_path: Path) -> None:
+    assert supervise(tmp_path, "sys.exit(0 if starts == 1 or slot == '1' else 9)").run() == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0-0", "0-1", "1-0"]
+
+
+def test_a_wrong_setting_stops_all(tmp_path: Path) -> None:
+    assert supervise(tmp_path, "time.sleep(60) if slot == '1' else sys.exit(2)").run() == 2
+
+
+@pytest.mark.parametrize(("drains", "code"), [(True, 0), (False, 1)])
+def test_sigterm_is_passed_on_and_the_drain_is_bounded(tmp_path: Path, drains: bool, code: int) -> None:
+    handler = "lambda *_: sys.exit(0)" if drains else "signal.SIG_IGN"
+    body = f"signal.signal(signal.SIGTERM, {handler})\n(place / f'ready-{{slot}}').touch()\ntime.sleep(60)"
+    supervisor = supervise(tmp_path, body, drain_timeout_s=30 if drains else 10)
+
+    def interrupt() -> None:
+        while len(list(tmp_path.glob("ready-*"))) < 2:
+            time.sleep(0.01)
+        signal.raise_signal(signal.SIGTERM)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert supervisor.run() == code
+    thread.join()

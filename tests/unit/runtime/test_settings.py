@@ -1,0 +1,70 @@
+"""Settings: where a value comes from, and what is said about a wrong one."""
+
+from pathlib import Path
+
+import pytest
+
+from adstream.errors import ConfigError
+from adstream.runtime.settings import Settings, duration_ms, load
+
+
+def test_flags_before_environment_before_toml(tmp_path: Path) -> None:
+    toml = tmp_path / "adstream.toml"
+    toml.write_text(
+        'app = "a"\ncommit_interval = "1s"\nworkers = 4\nbatch_rows_max = 5\n[kafka]\n"sasl.username" = "u"\n'
+    )
+    environ = {
+        "ADSTREAM_COMMIT_INTERVAL": "2s",
+        "ADSTREAM_WORKERS": "3",
+        "ADSTREAM_KAFKA_SASL_PASSWORD": "p",
+        "ADSTREAM_SQL": "postgresql://u:pw@h/d",
+        "ADSTREAM_SOMETHING_ELSE": "is not ours",
+        "HOME": "/",
+    }
+    settings = load({"commit_interval": "3s", "workers": None, "create_topics": True}, environ, toml)
+    assert settings.app == "a"
+    assert settings.commit_interval_ms == 3_000
+    assert settings.workers == 3
+    assert settings.batch_rows_max == 5
+    assert settings.create_topics is True
+    assert settings.kafka == {"sasl.username": "u", "sasl.password": "p"}
+    assert settings.connections == {"sql": "postgresql://u:pw@h/d"}
+
+
+def test_defaults() -> None:
+    assert load({}, {}) == Settings()
+    assert Settings().exactly_once
+
+
+def test_secrets_are_not_shown() -> None:
+    settings = Settings(
+        connections={"sql": "postgresql://user:secret@h:5432/d", "ledger": "redis://:secret@h"},
+        kafka={"sasl.password": "secret", "client.id": "x", "ssl.key.password": "secret"},
+    )
+    assert "secret" not in repr(settings)
+    assert "postgresql://user:***@h:5432/d" in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('commit_intervall = "1s"', "did you mean `commit_interval`"),
+        ("commit_interval = 100", "`100` is not a duration"),
+        ('commit_interval = "5 minutes"', "is not a duration"),
+        ('guarantee = "maybe"', "--guarantee: `maybe` is not one of exactly_once"),
+        ('workers = "many"', "is not a whole number"),
+        ("batch_rows_max = 0", "--batch-rows-max: 0 is less than 1"),
+        ("kafka = 3", "a table of texts is expected"),
+        ("a = ", "is not TOML"),
+    ],
+)
+def test_wrong_ones_are_named(tmp_path: Path, text: str, message: str) -> None:
+    toml = tmp_path / "adstream.toml"
+    toml.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load({}, {}, toml)
+
+
+@pytest.mark.parametrize(("text", "ms"), [("100ms", 100), ("1h30m", 5_400_000), ("2d", 172_800_000), ("0s", 0)])
+def test_durations(text: str, ms: int) -> None:
+    assert duration_ms(text, "--x") == ms

@@ -1,0 +1,414 @@
+"""The worker with the echo task: exactly once, whatever happens between two steps."""
+
+import pytest
+
+from adstream.errors import FatalError
+from adstream.interfaces import Outcome, TopicSpec
+from adstream.logs.embedded import EmbeddedLog
+from adstream.runtime.assignment import prepare
+from adstream.runtime.end import EndOfInput
+from adstream.runtime.task import State
+from adstream.runtime.worker import Worker, WorkerState
+from tests.unit.runtime.cluster import PARTITIONS, Cluster, Crash
+from tests.unit.runtime.echo_task import APP, CHANGELOG_0, EDGE, EchoPlan, batch, partition_of
+
+STEPS = ("close", "begin", "produce", "offsets", "commit", "committed", "settled")
+
+
+@pytest.mark.parametrize("lag", [0, 1, 3])
+@pytest.mark.parametrize("rows", [1, 2, 7, 10_000])
+def test_counts_once_whatever_the_batch(lag: int, rows: int) -> None:
+    cluster = Cluster(EchoPlan(sink=True), lag=lag)
+    cluster.worker(batch_rows_max=rows, buffer_rows_max=2 * rows)
+    for part in range(5):
+        cluster.send_random(60, part)
+        cluster.turns(7)
+    cluster.settle()
+    cluster.check()
+
+
+class CrashAt:
+    def __init__(self, name: str, number: int) -> None:
+        self.name, self.left = name, number
+
+    def __call__(self, name: str) -> None:
+        if name == self.name:
+            self.left -= 1
+            if self.left == 0:
+                raise Crash
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 5])
+@pytest.mark.parametrize("lag", [0, 2])
+@pytest.mark.parametrize("name", STEPS)
+def test_crash_at_each_step(name: str, lag: int, number: int) -> None:
+    cluster = Cluster(EchoPlan(sink=True), lag=lag)
+    crashing = cluster.worker(slot=0, step=CrashAt(name, number), batch_rows_max=20)
+
+    def go_on() -> None:
+        for part in range(20):
+            cluster.send_random(40, part)
+            cluster.turns(9)
+
+    with pytest.raises(Crash):
+        go_on()
+    cluster.workers.remove(crashing)
+    expel(cluster, crashing)
+    cluster.worker(slot=0)
+    cluster.send_random(40, 99)
+    cluster.settle()
+    cluster.check()
+
+
+def expel(cluster: Cluster, worker: Worker) -> None:
+    """The session of a dead worker ends."""
+    assert isinstance(cluster.log, EmbeddedLog)
+    cluster.log.expel(worker._leases)  # type: ignore[arg-type]
+
+
+def test_an_abort_is_an_ordinary_thing() -> None:
+    cluster = Cluster()
+    worker = cluster.worker(batch_rows_max=5)
+    for part in range(30):
+        cluster.send_random(20, part)
+        cluster.turns(30)
+        if part % 3 == 0:
+            abort_next(worker, 1 + part % 2)
+    cluster.settle()
+    cluster.check()
+    assert worker._counters.commits["aborted"] == 15
+    assert not worker.quarantined
+
+
+def abort_next(worker: Worker, times: int = 1) -> None:
+    """The next commits of this worker's writer are aborted."""
+    writer = worker._writer
+    assert writer is not None
+    real, left = writer.commit, [times]
+
+    def commit(*args, **kwargs):  # type: ignore[no-untyped-def]
+        left[0] -= 1
+        if left[0] == 0:
+            writer.commit = real  # type: ignore[method-assign]
+        return Outcome.ABORTED
+
+    writer.commit = commit  # type: ignore[method-assign]
+
+
+def test_fatal_restores_from_the_log() -> None:
+    cluster = Cluster(EchoPlan(sink=True))
+    worker = cluster.worker()
+    cluster.send_random(100)
+    cluster.settle()
+    cluster.log.writer(f"{APP}-0")  # somebody opens the slot: the worker's writer is fenced
+    cluster.send_random(100, 1)
+    cluster.settle()
+    cluster.check()
+    assert worker._counters.commits["fatal"] == 1
+
+
+def test_leases_move_and_nothing_is_lost() -> None:
+    cluster = Cluster(EchoPlan(sink=True))
+    first = cluster.worker(batch_rows_max=10)
+    cluster.send_random(200)
+    cluster.turns(5)
+    second = cluster.worker(batch_rows_max=10)
+    cluster.send_random(200, 1)
+    cluster.turns(60)
+    assert len(first.tasks) > 0
+    assert len(second.tasks) > 0
+    assert not first.tasks.keys() & second.tasks.keys()
+    cluster.send_random(50, 2)
+    first.stop()
+    cluster.settle()
+    cluster.check()
+    assert first.state is WorkerState.STOPPED
+    assert len(second.tasks) == 2 * PARTITIONS
+
+
+def test_a_zombie_cannot_commit() -> None:
+    cluster = Cluster()
+    zombie = cluster.worker()
+    cluster.send_random(100)
+    cluster.turns(4)  # it has processed, and not committed
+    expel(cluster, zombie)
+    cluster.workers.remove(zombie)
+    cluster.worker(slot=9)
+    cluster.settle()
+    cluster.workers.append(zombie)  # and wakes up
+    cluster.send_random(100, 1)
+    cluster.settle()
+    cluster.check()
+    assert len(cluster.workers[0].tasks) == len(zombie.tasks) == PARTITIONS
+
+
+def test_a_zombie_cannot_finish_its_commit() -> None:
+    cluster = Cluster(lag=4)
+    zombie = cluster.worker()
+    cluster.send_random(100)
+    cluster.until(lambda: zombie._underway is not None)
+    expel(cluster, zombie)  # between closing and committing
+    cluster.workers.remove(zombie)
+    cluster.worker(slot=9)
+    cluster.settle()
+    assert zombie._underway is not None
+    cluster.workers.append(zombie)
+    cluster.send_random(100, 1)
+    cluster.settle()
+    cluster.check()
+    assert zombie._counters.commits["aborted"] == 1
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_storm(seed: int) -> None:
+    """Workers come, go, die, freeze and are fenced at random; then peace, and everything has been counted once."""
+    import random
+
+    rng = random.Random(seed)
+    cluster = Cluster(EchoPlan(sink=True), lag=rng.randrange(4))
+    frozen: list[Worker] = []
+    slot = 0
+    for turn in range(60):
+        cluster.send_random(rng.randrange(30), turn)
+        event = rng.randrange(12)
+        if not cluster.workers or (event == 0 and len(cluster.workers) < 4):
+            cluster.worker(slot := slot + 1, batch_rows_max=rng.choice([1, 3, 50]), generation_rows_max=40)
+        worker = rng.choice(cluster.workers)
+        if event == 1:
+            cluster.workers.remove(worker)
+            expel(cluster, worker) if worker._leases else None
+        elif event == 2:
+            worker.stop()
+        elif event == 3:
+            cluster.log.writer(f"{APP}-{worker._settings.slot}")
+        elif event == 4:
+            cluster.workers.remove(worker)
+            frozen.append(worker)
+            expel(cluster, worker) if worker._leases else None
+        elif event == 5 and frozen:
+            cluster.workers.append(frozen.pop())
+        elif event == 6 and worker._writer is not None:
+            abort_next(worker, rng.randrange(1, 3))
+        cluster.turns(rng.randrange(1, 12))
+    cluster.workers += frozen
+    cluster.worker(slot + 1)
+    cluster.settle()
+    cluster.check()
+
+
+def test_a_failure_is_tried_again() -> None:
+    cluster = Cluster(EchoPlan(poison=b"poison", poison_times=1))
+    worker = cluster.worker()
+    cluster.send_random(50)
+    cluster.send(["k1"], b"poison")
+    cluster.send_random(50, 1)
+    cluster.settle()
+    cluster.check()
+    assert not worker.quarantined
+
+
+@pytest.mark.parametrize("lag", [0, 3, 8])
+def test_a_failure_waits_for_the_commit_under_way(lag: int) -> None:
+    cluster = Cluster(EchoPlan(poison=b"poison"), lag=lag)
+    worker = cluster.worker(batch_rows_max=5)
+    for part in range(30):
+        cluster.send_random(40, part)
+        cluster.plan.poison_times = 1
+        cluster.send(["k1", "k2"], b"poison")
+        cluster.turns(60 + part % 11)
+    cluster.settle()
+    cluster.check()
+    assert not worker.quarantined
+
+
+def test_defects_are_not_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster()
+    worker = cluster.worker()
+    cluster.turns(3)
+    monkeypatch.setattr(worker, "_settle", None)
+    with pytest.raises(TypeError):
+        cluster.turns(1)
+    assert worker.state is WorkerState.FAILED
+
+
+def test_failed_twice_is_quarantined_and_the_others_go_on() -> None:
+    cluster = Cluster(EchoPlan(poison=b"poison"))
+    worker = cluster.worker()
+    cluster.send(["k1"], b"poison")
+    cluster.turns(40)
+    (name,) = worker.quarantined
+    assert "a poisoned record" in worker.quarantined[name]
+    cluster.send(f"k{i}" for i in range(20))
+    cluster.turns(80)
+    assert len(cluster.counted()) > 10
+    assert [t.state for t in worker.tasks.values()].count(State.QUARANTINED) == 1
+    assert not worker.status.ready
+
+
+def test_output_that_cannot_be_committed_is_found_out() -> None:
+    cluster = Cluster()
+    worker = cluster.worker()
+    cluster.turns(2)
+    writer = worker._writer
+    assert writer is not None
+    real = writer.commit
+
+    def commit(outputs, *rest):  # type: ignore[no-untyped-def]
+        unwanted = any(key == b"k1" for topic, _, b in outputs if topic == EDGE for _, _, key, _, _ in b.records())
+        return Outcome.ABORTED if unwanted else real(outputs, *rest)
+
+    writer.commit = commit  # type: ignore[method-assign]
+    for part in range(100):
+        cluster.send_random(20, part)
+        cluster.turns(12)
+    assert len(worker.quarantined) == 1
+    assert "cannot be committed" in next(iter(worker.quarantined.values()))
+    assert worker._counters.commits["committed"] > 30
+
+
+def test_the_log_may_be_away_for_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster()
+    worker = cluster.worker()
+    cluster.send_random(100)
+    cluster.turns(20)
+    away = True
+
+    def commit(*args: object) -> Outcome:
+        if away:
+            raise OSError("nobody there")
+        return real(*args)  # type: ignore[arg-type]
+
+    def writer(*args: object, **kwargs: object) -> object:
+        if away:
+            raise OSError("nobody there")
+        return open_writer(*args, **kwargs)  # type: ignore[arg-type]
+
+    real, open_writer = cluster.log._commit, cluster.log.writer  # type: ignore[attr-defined]
+    monkeypatch.setattr(cluster.log, "_commit", commit)
+    monkeypatch.setattr(cluster.log, "writer", writer)
+    parts = batch((b"k1", b"x"))
+    real("producer", 1, [("in", 0, parts)], {}, "producer", None)
+    key = b"k1"
+    cluster.sent[key] += 1
+    cluster.turns(20_000)
+    assert worker.state is WorkerState.RUNNING
+    assert worker._trouble is not None
+    away = False
+    cluster.settle()
+    cluster.turns(100)
+    assert worker.status.trouble is None
+    assert sum(map(len, cluster.counted().values())) == sum(cluster.sent.values())
+
+
+def test_drain_commits_what_was_processed() -> None:
+    cluster = Cluster()
+    worker = cluster.worker(commit_interval_ms=1_000_000)
+    cluster.send_random(100)
+    cluster.turns(5)
+    assert cluster.counted() == {}
+    worker.stop(5_000)
+    cluster.until(cluster.stopped)
+    assert len(cluster.records(EDGE)) == 100
+
+
+def test_drain_is_bounded() -> None:
+    cluster = Cluster(lag=1 << 30)  # the commit never ends
+    worker = cluster.worker()
+    cluster.send_random(100)
+    cluster.turns(20)
+    worker.stop(5_000)
+    cluster.turns(499)
+    assert worker.state is WorkerState.DRAINING
+    cluster.turns(2)
+    assert worker.state is WorkerState.STOPPED
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_stop_at_end(workers: int) -> None:
+    cluster = Cluster(EchoPlan(sink=True))
+    cluster.send_random(500)
+    for _ in range(workers):
+        cluster.worker(stop_at_end=True, batch_rows_max=10, buffer_rows_max=10)
+    cluster.turns(2)
+    at_start = dict(cluster.sent)
+    cluster.send_random(500, 1)  # behind the end: not read
+    cluster.until(cluster.stopped)
+    cluster.sent = at_start
+    cluster.check()
+
+
+def test_the_end_is_said_by_the_log_level_by_level() -> None:
+    cluster = Cluster()
+    cluster.send(["k1"])
+    end = EndOfInput(cluster.log, prepare(cluster.log, cluster.plan))
+    place = partition_of(b"k1", PARTITIONS)
+    assert not end.streams_reached(APP)
+    cluster.producer.commit([(EDGE, place, batch((b"k1", b"x")))], {("in", place): 1}, APP, None)
+    assert not end.streams_reached(APP)
+    cluster.producer.commit([], {(EDGE, place): 1}, APP, None)
+    assert end.streams_reached(APP)
+    cluster.send(["k1"])  # behind the end
+    assert end.streams_reached(APP)
+
+
+def test_stop_at_end_of_nothing() -> None:
+    cluster = Cluster()
+    cluster.worker(stop_at_end=True)
+    cluster.until(cluster.stopped)
+
+
+def test_stop_at_end_fails_when_it_cannot_be_reached() -> None:
+    cluster = Cluster(EchoPlan(poison=b"poison"))
+    worker = cluster.worker(stop_at_end=True)
+    cluster.send(["k1"], b"poison")
+    with pytest.raises(FatalError, match="a poisoned record"):
+        cluster.until(cluster.stopped)
+    assert worker.state is WorkerState.FAILED
+
+
+def test_state_without_position_is_an_error() -> None:
+    cluster = Cluster()
+    cluster.log.create_topics([TopicSpec(CHANGELOG_0, PARTITIONS)])
+    cluster.producer.commit([(CHANGELOG_0, 1, batch((b"k", b"5")))], {}, APP, None)
+    worker = cluster.worker()
+    cluster.turns(20)
+    assert list(worker.quarantined) == ["0_1"]
+    assert "no committed position of `in` [1]" in worker.quarantined["0_1"]
+
+
+def test_positions_are_committed_again_in_time() -> None:
+    cluster = Cluster()
+    worker = cluster.worker(recommit_every_ms=10_000, commit_interval_ms=1_000)
+    cluster.send_random(100)
+    cluster.settle()
+    cluster.turns(200)
+    before = worker._counters.commits["committed"]
+    cluster.turns(1_300)
+    assert before < worker._counters.commits["committed"] <= before + 3
+
+
+def test_processed_records_of_edges_are_forgotten() -> None:
+    cluster = Cluster(EchoPlan(sink=True))
+    cluster.worker(purge_every_ms=100)
+    for part in range(10):
+        cluster.send_random(50, part)
+        cluster.turns(30)
+    cluster.settle()
+    starts = cluster.log.start_offsets([(EDGE, p) for p in range(PARTITIONS)])
+    assert sum(starts.values()) > 300
+    cluster.check()
+
+
+def test_processing_waits_while_a_commit_takes_long() -> None:
+    cluster = Cluster(lag=1_000)
+    worker = cluster.worker(generation_rows_max=30, batch_rows_max=10, buffer_rows_max=20)
+    cluster.send_random(2_000)
+    cluster.turns(300)
+    assert sum(task.rows for task in worker.tasks.values()) <= 40
+
+
+def test_a_changed_partition_count_is_refused() -> None:
+    log = EmbeddedLog()
+    log.create_topics([TopicSpec("in", 2), TopicSpec("out", 1), TopicSpec("echo-tasks", 7)])
+    with pytest.raises(Exception, match="`echo-tasks` has 7 partitions, 4 are needed now"):
+        prepare(log, EchoPlan())

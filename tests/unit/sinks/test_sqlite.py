@@ -1,0 +1,81 @@
+"""`SqlTarget` on SQLite files in trouble. (What it shares with Postgres is in `tests/integration/sinks`.)"""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from adstream.errors import ConfigError
+from adstream.sinks.delivery import TransientError, Verdict, classify
+from adstream.sinks.sql import SqlTarget
+
+SCHEMA = {"id": "str", "amount": "decimal(38,2)"}
+
+
+def opened(path: Path) -> SqlTarget:
+    target = SqlTarget(f"sqlite:///{path}", "t")
+    target.open("app", "sink", SCHEMA, ["id"])
+    return target
+
+
+def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unable to open") as caught:
+        opened(tmp_path / "nosuch" / "rows.db")
+    assert caught.value.option == "--sql"
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("shopping list\n" * 100)
+    with pytest.raises(ConfigError, match="not a database"):
+        opened(path)
+
+
+def test_somebody_elses_long_transaction_is_waited_out(tmp_path: Path) -> None:
+    path = tmp_path / "rows.db"
+    target = opened(path)
+    with target._engine.connect() as connection:  # the next write waits 0.01 s instead of 10
+        connection.exec_driver_sql("PRAGMA busy_timeout = 10")
+        connection.rollback()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(TransientError, match="locked"):
+        target.write(0, 0, 1, {"id": ["a"], "amount": [None]})
+    other.execute("ROLLBACK")
+    other.close()
+    assert target.write(0, 0, 1, {"id": ["a"], "amount": [None]})
+    target.close()
+
+
+def test_readers_are_not_in_the_way(tmp_path: Path) -> None:
+    path = tmp_path / "rows.db"
+    target = opened(path)
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM t").fetchone() == (0,)
+    assert target.write(0, 0, 1, {"id": ["a"], "amount": [None]})
+    assert reader.execute("SELECT count(*) FROM t").fetchone() == (0,)
+    reader.close()
+    target.close()
+
+
+def test_a_table_dropped_under_way_waits_for_somebody(tmp_path: Path) -> None:
+    path = tmp_path / "rows.db"
+    target = opened(path)
+    other = sqlite3.connect(path)
+    other.execute("DROP TABLE t")
+    other.close()
+    with pytest.raises(ConfigError, match="no such table") as caught:
+        target.write(0, 0, 1, {"id": ["a"], "amount": [None]})
+    assert classify(caught.value) is Verdict.CONFIG
+    assert target.positions([0]) == {}
+    target.close()
+
+
+@pytest.mark.parametrize(
+    ("schema", "key", "message"),
+    [(SCHEMA, [], "no key"), (SCHEMA, ["nosuch"], "no column `nosuch`"), ({"id": "map"}, ["id"], "unknown type `map`")],
+)
+def test_schemas_that_make_no_table(tmp_path: Path, schema: dict[str, str], key: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SqlTarget(f"sqlite:///{tmp_path}/rows.db", "t").open("app", "sink", schema, key)
