@@ -32,6 +32,7 @@ How fields are read, where JSON leaves a choice:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -234,7 +235,7 @@ FIELDS = {
     "actual_price": money,
     "revenue_amount": money,
 }
-REQUIRED = {"event_id", "event_type", "timestamp"}
+REQUIRED = {"event_type", "timestamp"}
 
 
 def not_json(constant: str) -> None:
@@ -259,6 +260,9 @@ def read(value: bytes | None) -> Event:
     for name, parse in FIELDS.items():
         raw = document.get(name)
         if raw is None:
+            if name == "event_id":  # an event without an id is identified by its bytes
+                event[name] = "sha256:" + hashlib.sha256(value or b"").hexdigest()
+                continue
             if name in REQUIRED:
                 raise Refused(f"missing_field:{name}")
             event[name] = None

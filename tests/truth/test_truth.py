@@ -196,8 +196,7 @@ def test_rows_without_product_are_a_group() -> None:
         (b'{"placement":"\xff"}', "malformed_json"),
         (impression("10:00:00.000").decode().encode("utf-16"), "malformed_json"),
         (b"[" * 100_000, "malformed_json"),
-        (b"{}", "missing_field:event_id"),
-        (impression("10:00:00.000", event_id=None), "missing_field:event_id"),
+        (b"{}", "missing_field:event_type"),
         (impression("10:00:00.000", event_id=5), "bad_field:event_id"),
         (impression("10:00:00.000", event_type=...), "missing_field:event_type"),
         (event("VIEW", "10:00:00.000"), "bad_field:event_type"),
@@ -336,7 +335,7 @@ def test_every_fault_and_damage_is_fatal() -> None:
     assert truth.total.dead == truth.total.read
     expected = {"malformed_json", "bad_price", "bad_revenue"}
     expected |= {f"bad_field:{fault.field}" for fault in FAULTS}
-    expected |= {f"missing_field:{name}" for name in ("event_id", "event_type", "timestamp")}
+    expected |= {f"missing_field:{name}" for name in ("event_type", "timestamp")}
     assert set(truth.reasons) == expected
     each = traffic.events / (len(FAULTS) + len(DAMAGES))
     assert truth.reasons["malformed_json"] == pytest.approx(each * len(DAMAGES), rel=0.1)

@@ -195,7 +195,7 @@ _NO_TEXT: tuple[Any, ...] = (7, True, [], {})
 _NO_TIME = (1705312800, "yesterday", "2024-01-15", "2024-13-15T10:00:00Z", _without_zone)
 
 FAULTS: tuple[Fault, ...] = (
-    *(Fault("event_id", value) for value in (None, _ABSENT, *_NO_TEXT)),
+    *(Fault("event_id", value) for value in _NO_TEXT),
     *(Fault("event_type", value) for value in (None, _ABSENT, *_NO_TEXT, "VIEW", "click", "")),
     *(Fault("timestamp", value) for value in (None, _ABSENT, *_NO_TIME)),
     *(Fault("device_id", value) for value in _NO_TEXT),
