@@ -1,0 +1,29 @@
+"""One Kafka and one `KafkaLog` of each kind for these tests; topics and groups are their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from adstream.logs.kafka import KafkaLog
+from tests.servers import Kafka
+
+SESSION_MS = 1500
+MakeLog = Callable[..., KafkaLog]
+
+
+@pytest.fixture(scope="session", params=[True, False], ids=["native", "portable"])
+def log(request: pytest.FixtureRequest, kafka: Kafka) -> Iterator[KafkaLog]:
+    """Both readers, one after the other."""
+    made = KafkaLog(kafka.bootstrap, native=request.param, session_ms=SESSION_MS)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def one_log(kafka: Kafka) -> Iterator[KafkaLog]:
+    """For what does not depend on the reader."""
+    made = KafkaLog(kafka.bootstrap, session_ms=SESSION_MS)
+    yield made
+    made.close()
