@@ -222,7 +222,9 @@ impl Task {
             self.touched = true;
             input.queue.pop_front();
         }
-        let SourceKind::User { decoder, schema, timestamp, .. } = &mut input.source else { return Ok(()) };
+        let SourceKind::User { decoder, schema, timestamp, max_ahead_ms, .. } = &mut input.source else {
+            return Ok(());
+        };
         let Some((raw, cursor)) = input.queue.front_mut() else { return Ok(()) };
         let n = rows.min(raw.len() - *cursor);
         let whole = n == raw.len();
@@ -247,7 +249,10 @@ impl Task {
                         _ => None,
                     },
                 };
+                let bound = max_ahead_ms.map_or(i64::MAX, |m| raw.timestamps[row].saturating_add(m));
                 match time {
+                    // A clock that runs ahead would make everybody else late.
+                    Some(t) if t > bound => dead.push((row as u32, "ahead_of_clock".to_string())),
                     Some(t) if t >= 0 => {
                         ts[row] = t;
                         clock = clock.max(t);

@@ -9,6 +9,10 @@ mod task;
 
 use pyo3::prelude::*;
 
+/// Batches are allocated and freed by the thousand; the system allocator gives their pages back to the kernel each time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[pyfunction]
 fn murmur2(data: &[u8]) -> u32 {
     adstream_core::partitioner::murmur2(data)

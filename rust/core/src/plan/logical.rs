@@ -94,6 +94,8 @@ pub enum Op {
         timestamp: Option<String>,
         #[serde(default)]
         key: Option<Vec<String>>,
+        #[serde(default)]
+        max_ahead_ms: Option<i64>,
     },
     Filter {
         expr: Expr,

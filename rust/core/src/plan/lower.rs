@@ -29,7 +29,14 @@ pub struct Physical {
 
 pub enum SourceKind {
     /// A user topic: records are decoded and enter at `node`.
-    User { decoder: JsonDecoder, schema: Arc<Schema>, timestamp: Option<usize>, routes: Vec<Route>, name: Arc<str> },
+    User {
+        decoder: JsonDecoder,
+        schema: Arc<Schema>,
+        timestamp: Option<usize>,
+        max_ahead_ms: Option<i64>,
+        routes: Vec<Route>,
+        name: Arc<str>,
+    },
     /// An edge: frames are opened by the source and its messages enter at `node`.
     Edge { source: EdgeSource, routes: Vec<Route>, name: Arc<str> },
 }
@@ -113,15 +120,23 @@ pub fn lower(
     for &id in &sub.nodes {
         let node = &plan.nodes[id];
         let name: Arc<str> = Arc::from(node.name.as_str());
-        if let Op::Source { topic, fields, timestamp, .. } = &node.op {
+        if let Op::Source { topic, fields, timestamp, max_ahead_ms, .. } = &node.op {
             let schema = plan.working_schema(id, 0);
             let used = fields.iter().filter(|f| schema.index(&f.name).is_some());
             let decoder = JsonDecoder::new(used.map(|f| f.decoder_field()).collect::<Result<_, _>>()?)?;
             let timestamp = timestamp.as_ref().map(|t| column(&schema, t)).transpose()?;
             let routes = route(id).pop().unwrap_or_default();
-            lowered
-                .sources
-                .insert(topic.clone(), SourceKind::User { decoder, schema, timestamp, routes, name: name.clone() });
+            lowered.sources.insert(
+                topic.clone(),
+                SourceKind::User {
+                    decoder,
+                    schema,
+                    timestamp,
+                    max_ahead_ms: *max_ahead_ms,
+                    routes,
+                    name: name.clone(),
+                },
+            );
         }
         if plan.facts[id].shuffled {
             let (from, port) = node.inputs[0];
