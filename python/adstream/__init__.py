@@ -1,50 +1,47 @@
-"""Kafka Streams and Flink CEP semantics for Python: `import adstream as ads`."""
+"""Kafka Streams and Flink CEP semantics for Python: `import adstream as ads`.
 
-import sys
-import types
+Names are imported at first use, so that `adstream version` need not load the language. To add one: import it below
+for the type checkers, and name it in `__all__` and in `_HOMES` or `_MODULES` (a test compares them).
+"""
 
-from adstream.dsl import sinks
-from adstream.dsl.aggregates import Aggregate, count, first, last, max, mean, min, sum, udaf
-from adstream.dsl.app import App
-from adstream.dsl.expr import (
-    Expr,
-    coalesce,
-    col,
-    concat_str,
-    duration,
-    lit,
-    max_horizontal,
-    min_horizontal,
-    offset,
-    partition,
-    timestamp,
-    udf,
-    when,
-    window_end,
-    window_start,
-)
-from adstream.dsl.schema import Record, content_id, field
-from adstream.dsl.stream import (
-    GroupedStream,
-    GroupedTable,
-    Stream,
-    Table,
-    Terminal,
-    WindowedStream,
-)
-from adstream.dsl.topology import Built, Topology, topology
-from adstream.dsl.typing_ import decimal, epoch, rfc3339
-from adstream.dsl.windows import tumbling
-from adstream.errors import AdstreamError, ConfigError, FatalError, TopologyError
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from adstream.dsl import sinks
+    from adstream.dsl.aggregates import Aggregate, count, first, last, max, mean, min, sum, udaf
+    from adstream.dsl.app import App
+    from adstream.dsl.expr import (
+        Expr,
+        coalesce,
+        col,
+        concat_str,
+        duration,
+        lit,
+        max_horizontal,
+        min_horizontal,
+        offset,
+        partition,
+        timestamp,
+        udf,
+        when,
+        window_end,
+        window_start,
+    )
+    from adstream.dsl.schema import Record, content_id, field
+    from adstream.dsl.stream import (
+        GroupedStream,
+        GroupedTable,
+        Stream,
+        Table,
+        Terminal,
+        WindowedStream,
+    )
+    from adstream.dsl.topology import Built, Topology, topology
+    from adstream.dsl.typing_ import decimal, epoch, rfc3339
+    from adstream.dsl.windows import tumbling
+    from adstream.errors import AdstreamError, ConfigError, FatalError, TopologyError
 
-class _Facade(types.ModuleType):
-    # Importing the writers, the package `adstream.sinks`, would rebind this name, which is the declarations'.
-    sinks = property(lambda _: sinks, lambda _, __: None)
-
-
-sys.modules[__name__].__class__ = _Facade
-
+__version__ = "0.1.0"
 __all__ = [
     "AdstreamError",
     "Aggregate",
@@ -93,3 +90,37 @@ __all__ = [
     "window_end",
     "window_start",
 ]
+
+_MODULES = {"sinks": "adstream.dsl.sinks"}
+_HOMES = {
+    "adstream.dsl.aggregates": "Aggregate count first last max mean min sum udaf",
+    "adstream.dsl.app": "App",
+    "adstream.dsl.expr": (
+        "Expr coalesce col concat_str duration lit max_horizontal min_horizontal offset partition timestamp udf when"
+        " window_end window_start"
+    ),
+    "adstream.dsl.schema": "Record content_id field",
+    "adstream.dsl.stream": "GroupedStream GroupedTable Stream Table Terminal WindowedStream",
+    "adstream.dsl.topology": "Built Topology topology",
+    "adstream.dsl.typing_": "decimal epoch rfc3339",
+    "adstream.dsl.windows": "tumbling",
+    "adstream.errors": "AdstreamError ConfigError FatalError TopologyError",
+}
+
+if not TYPE_CHECKING:  # a type checker would take it for a promise that every name exists
+
+    def __getattr__(name):
+        import importlib
+
+        if name in _MODULES:
+            value = importlib.import_module(_MODULES[name])
+        else:
+            home = next((home for home, names in _HOMES.items() if name in names.split()), None)
+            if home is None:
+                raise AttributeError(f"module 'adstream' has no attribute '{name}'")
+            value = getattr(importlib.import_module(home), name)
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

@@ -76,7 +76,7 @@ class Plan:
     def describe(self) -> str:
         """JSON: `{"app", "subtopologies": [{"id", "sources": [{"topic", "kind": "user"|"edge"}], "nodes": [...], "outputs":
         [{"topic", "kind": "user"|"edge"|"sink"|"changelog", …}], "stateful": bool}], "sinks": [{"name", "kind", "topic", "key",
-        "columns", "options"}]}`. Names of internal topics are whole: `<app>-<node>-edge`, `<app>-<node>-sink`, `<app>-<subtopology>-changelog`."""
+        "columns", "options"}]}`. Names of internal topics are whole: `<app>-<node>-repartition`, `<app>-<node>-sink`, `<app>-<subtopology>-changelog`."""
     def task(self, subtopology: int, partition: int, partitions: Mapping[str, int], options: str = ...) -> Task:
         """A task, empty. `partitions`: the partition count of every topic of the plan. `options` JSON: `{"exactly_once": true,
         "clock_ms": null}`."""
@@ -119,6 +119,9 @@ class Task:
     def restore(self, batch: RawBatch) -> None:
         """Applies records of the changelog, in order, before the first `feed`."""
     def positions(self) -> dict[tuple[str, int], int]: ...
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of output that wait for the generation to be closed."""
     def stats(self) -> dict[str, Any]:
         """Counters by reason, state keys and bytes, lane clocks, `held_by`; plain numbers and strings."""
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from adstream._core import Output, RawBatch
+if TYPE_CHECKING:
+    from adstream._core import Output, RawBatch
 
 TopicPartition = tuple[str, int]
 

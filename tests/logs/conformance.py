@@ -1,20 +1,28 @@
-"""What any `Log` must do, as functions that take one: Kafka, the embedded log and the simulator's run the same.
+"""What any `Log` must do, as functions that take one: Kafka, the embedded log and the simulator's run the
+same.
 
-Each takes topics and groups of its own, so one log serves all. Waiting goes through `pause`, which a simulated log replaces by its
-own clock; loops are bounded by their number of turns, not by a wall clock.
+Each takes topics and groups of its own, so one log serves all. Waiting goes through `pause`, which a
+simulated log replaces by its own clock; loops are bounded by their number of turns, not by a wall clock.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import time
 import uuid
 from collections.abc import Callable, Sequence
+
+import pytest
 
 from adstream._core import Output, RawBatch, Record
 from adstream.errors import ConfigError
 from adstream.interfaces import LeaseChange, Leases, Log, Outcome, Reader, TopicSpec
 
 Pause = Callable[[float], None]
+# The records here are of 1970, and a broker deletes by the records' own time: half a minute after its start,
+# it would.
+KEPT = {"retention.ms": "-1"}
 TURNS = 2_000
 TURN_S = 0.01
 
@@ -40,7 +48,7 @@ def unique(what: str) -> str:
 
 def make_topic(log: Log, partitions: int = 1) -> str:
     name = unique("conformance")
-    log.create_topics([TopicSpec(name, partitions)])
+    log.create_topics([TopicSpec(name, partitions, KEPT)])
     return name
 
 
@@ -75,15 +83,15 @@ def read_on(reader: Reader, topic: str, partition: int = 0, *, rows: int = 1000)
         assert batch.next_offset >= position, "positions go forward"
         assert all(row[0] >= position for row in got)
         position = batch.next_offset
-        assert all(a[0] < b[0] for a, b in zip(got, got[1:], strict=False)), "offsets ascend"
+        assert all(a[0] < b[0] for a, b in itertools.pairwise(got)), "offsets ascend"
         assert not got or got[-1][0] < position
         out += got
     raise AssertionError(f"no end of {topic}-{partition} after {len(out)} records")
 
 
 def wait_until_settled(log: Log, topic: str, partition: int = 0) -> int:
-    """A commit is final when its call returns, but a log may show it some milliseconds later (Kafka's coordinator writes the
-    markers into the partitions afterwards). Returns the end."""
+    """A commit is final when its call returns, but a log may show it some milliseconds later (Kafka's
+    coordinator writes the markers into the partitions afterwards). Returns the end."""
     where = (topic, partition)
     for _ in range(TURNS):
         end = log.end_offsets([where], committed=False)[where]
@@ -122,12 +130,8 @@ def check_topics_are_created_once_and_never_with_another_partition_count(log: Lo
     assert log.create_topics([TopicSpec(name, 3)]) == [name]
     assert log.create_topics([TopicSpec(name, 3)]) == []
     assert log.partitions([name, unique("absent")]) == {name: 3}
-    try:
+    with pytest.raises(ConfigError, match=name):
         log.create_topics([TopicSpec(name, 4)])
-    except ConfigError as error:
-        assert name in str(error)
-    else:
-        raise AssertionError("another partition count was accepted")
 
 
 # Records.
@@ -151,7 +155,10 @@ def check_order_is_that_of_the_commits_per_partition(log: Log) -> None:
     topic = make_topic(log, 2)
     writer = log.writer(unique("slot"))
     for start in range(0, 300, 100):
-        parts = [output(topic, range(start, start + 100)), output(topic, range(start + 1000, start + 1010), 1)]
+        parts = [
+            output(topic, range(start, start + 100)),
+            output(topic, range(start + 1000, start + 1010), 1),
+        ]
         assert writer.commit(parts, {}, "g", None) is Outcome.COMMITTED
     writer.close()
     assert values(read_all(log, topic)) == expected(range(300))
@@ -255,7 +262,9 @@ def check_what_a_crashed_commit_wrote_is_invisible(log: Log, pause: Pause = time
     assert writer.commit([output(sink, range(2))], {(source, 0): 2}, group, None) is Outcome.COMMITTED
     for name in ("begin", "produce", "offsets", "commit"):
         try:
-            writer.commit([output(sink, range(100, 105))], {(source, 0): 7}, group, None, crash_at(name, pause))
+            writer.commit(
+                [output(sink, range(100, 105))], {(source, 0): 7}, group, None, crash_at(name, pause)
+            )
         except Crash:
             pass
         else:
@@ -271,10 +280,8 @@ def check_what_a_crashed_commit_wrote_is_invisible(log: Log, pause: Pause = time
 def check_a_crash_after_the_commit_keeps_it(log: Log, pause: Pause = time.sleep) -> None:
     sink, group, slot = make_topic(log), unique("group"), unique("slot")
     writer = log.writer(slot)
-    try:
+    with contextlib.suppress(Crash):
         writer.commit([output(sink, range(2))], {(sink, 0): 0}, group, None, crash_at("committed", pause))
-    except Crash:
-        pass
     log.writer(slot).close()
     assert values(read_all(log, sink)) == expected(range(2))
     assert log.committed(group, [(sink, 0)]) == {(sink, 0): 0}
@@ -326,10 +333,8 @@ def check_ends(log: Log, pause: Pause = time.sleep) -> None:
     append(log, topic, range(10))
     closed = wait_until_settled(log, topic)
     assert closed >= 10
-    try:
+    with contextlib.suppress(Crash):
         log.writer(slot).commit([output(topic, range(5))], {}, "g", None, crash_at("commit", pause))
-    except Crash:
-        pass
     assert log.end_offsets(where, committed=True)[topic, 0] == closed
     assert log.end_offsets(where, committed=False)[topic, 0] >= closed
     assert values(read_all(log, topic, settled=False)) == expected(range(10))

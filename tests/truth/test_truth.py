@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from adstream.jobs.ads.traffic import DAMAGES, FAULTS, Traffic, as_log, records
-from tests.truth.performance import Counts, Key, Product, Record, Row, Truth, compute
+from adstream.jobs.ads.truth import Counts, Key, Product, Record, Row, Truth, compute
 
 ids = iter(range(10**9))
 

@@ -28,7 +28,6 @@ class App:
         timestamp: str | None = None,
         key: str | Sequence[str] | None = None,
         max_ahead: Duration | None = None,
-        idle: Duration | None = None,
     ) -> Stream:
         """The records of a topic, as rows.
 
@@ -41,7 +40,6 @@ class App:
             timestamp: the field that is the event time; by default the Kafka record's own.
             key: the fields that the topic is keyed by; grouping by them moves no rows.
             max_ahead: how far the event time may run ahead of the Kafka record's; what does is a dead letter.
-            idle: after how long without records a partition stops holding time back; by default never.
 
         In Kafka Streams: `StreamsBuilder.stream` with `Consumed`.
 
@@ -84,11 +82,10 @@ class App:
         }
         about = f"topic {topic}, {declared.name}, time from {timestamp or 'the record'}"
         about += f", key {', '.join(keys)}" if keys else ""
-        for name, value in (("max_ahead", max_ahead), ("idle", idle)):
-            if value is not None:
-                ms = duration_ms(value, name, operation="stream", zero=False)
-                parameters[f"{name}_ms"] = ms
-                about += f", {name} {format_ms(ms)}"
+        if max_ahead is not None:
+            ms = duration_ms(max_ahead, "max_ahead", operation="stream", zero=False)
+            parameters["max_ahead_ms"] = ms
+            about += f", max_ahead {format_ms(ms)}"
         self._sources[topic] = line
         node = self._graph.add("source", (), line, parameters, about=about, name=topic)
         parts = tuple(KeyPart(name, frozenset({name})) for name in keys or ())

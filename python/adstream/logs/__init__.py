@@ -6,7 +6,8 @@ from adstream.errors import AdstreamError
 
 
 class LogUnavailableError(AdstreamError):
-    """The log did not answer, or not as it should, for longer than is bearable. Nothing is known to be lost."""
+    """The log did not answer, or not as it should, for longer than is bearable. Nothing is known to be
+    lost."""
 
 
 class RecordTooLargeError(AdstreamError):

@@ -1,15 +1,17 @@
 """Kafka as a `Log`: topics and offsets here, the rest in `kafka_reader`, `kafka_writer` and `kafka_leases`.
 
 Two things about offsets that are not obvious:
-* The end that a restore must reach is the high watermark (`read_uncommitted`): the committed end (last stable offset) may lie
-  before the last commit while some transaction is open, and reading to it loses state.
-* A dead worker's open transaction blocks its successor. Committed offsets are then unstable under `read_committed`, and silently
-  *old* under `read_uncommitted`. So each commit notes its transactional id and member id in the offset's metadata, and
-  `committed` opens the ids of members that are gone, which fences them and aborts what they left (0.6 s instead of 15).
+* The end that a restore must reach is the high watermark (`read_uncommitted`): the committed end (last
+  stable offset) may lie before the last commit while some transaction is open, and reading to it loses state.
+* A dead worker's open transaction blocks its successor. Committed offsets are then unstable under
+  `read_committed`, and silently *old* under `read_uncommitted`. So each commit notes its transactional id
+  and member id in the offset's metadata, and `committed` opens the ids of members that are gone, which
+  fences them and aborts what they left (0.6 s instead of 15).
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -23,7 +25,7 @@ from confluent_kafka import (
     KafkaException,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
 
 from adstream.errors import ConfigError
 from adstream.interfaces import Leases, Log, Reader, TopicSpec, Writer
@@ -51,6 +53,8 @@ PASSING = frozenset(
         KafkaError._TIMED_OUT,
         KafkaError._TRANSPORT,
         KafkaError._ALL_BROKERS_DOWN,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
         KafkaError.NOT_COORDINATOR,
@@ -59,10 +63,19 @@ PASSING = frozenset(
         KafkaError.UNKNOWN_TOPIC_OR_PART,
     }
 )
+LEADER_MOVED = frozenset(
+    {
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+    }
+)
 
 
 class KafkaLog(Log):
-    """Raises ConfigError for a broker that cannot be reached, LogUnavailableError when one stops answering later."""
+    """Raises ConfigError for a broker that cannot be reached, LogUnavailableError when one stops answering
+    later."""
 
     def __init__(
         self,
@@ -78,8 +91,8 @@ class KafkaLog(Log):
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`settings`: client settings of librdkafka, with or without `kafka.` in front. `headers`: whether readers deliver them
-        (0.1 µs a record)."""
+        """`settings`: client settings of librdkafka, with or without `kafka.` in front. `headers`: whether
+        readers deliver them (0.1 µs a record)."""
         self._settings = {"bootstrap.servers": bootstrap, "client.id": "adstream", **plain(settings or {})}
         self._native = native
         self._headers = headers
@@ -140,7 +153,7 @@ class KafkaLog(Log):
                 raise ConfigError(
                     f"the topic has {usable[spec.name]} partitions where {spec.partitions} are needed",
                     option=f"topic {spec.name}",
-                    hint="its records are spread by the old number: start under another application name, or delete the topic",
+                    hint="its records are spread by the old number: start under another name, or delete it",
                 )
         return made
 
@@ -177,11 +190,11 @@ class KafkaLog(Log):
     # Offsets.
 
     def start_offsets(self, partitions: Sequence[Where]) -> dict[Where, int]:
-        return self._list_offsets(partitions, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED)
+        return self._list_offsets(partitions, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED)  # type: ignore[no-untyped-call]
 
     def end_offsets(self, partitions: Sequence[Where], *, committed: bool) -> dict[Where, int]:
         level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
-        return self._list_offsets(partitions, OffsetSpec.latest(), level)
+        return self._list_offsets(partitions, OffsetSpec.latest(), level)  # type: ignore[no-untyped-call]
 
     def _list_offsets(
         self, partitions: Sequence[Where], spec: OffsetSpec, level: IsolationLevel
@@ -223,7 +236,8 @@ class KafkaLog(Log):
         return out
 
     def _settle(self, group: str, tried: set[str]) -> None:
-        """Fences whoever committed in this group and is no longer its member; ourselves and the living never."""
+        """Fences whoever committed in this group and is no longer its member; ourselves and the living
+        never."""
         notes = {noted(part.metadata) for part in self._group_offsets(group, None, stable=False)}
         own = {writer.slot for writer in self._writers}
         found = {note for note in notes if note is not None and note[0] not in own and note[0] not in tried}
@@ -276,6 +290,9 @@ class KafkaLog(Log):
                 if (error.code() not in PASSING and not error.retriable()) or self._clock() > deadline:
                     raise LogUnavailableError(f"cannot {what}: {error.name()}: {error.str()}") from problem
                 self._sleep(PAUSE_S)
+                if error.code() in LEADER_MOVED:
+                    with contextlib.suppress(KafkaException):
+                        self._admin.list_topics(timeout=CALL_TIMEOUT_S)  # what it remembers is of before
 
     # The rest.
 

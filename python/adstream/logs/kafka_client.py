@@ -1,7 +1,8 @@
 """What the Kafka clients share: settings, the library, and what an error means.
 
-Users' settings pass through to all clients (TLS, SASL, sizes …), except those on which the guarantees rest: changing
-`isolation.level` or `enable.auto.commit` would break exactly-once in silence, so it is refused by name.
+Users' settings pass through to all clients (TLS, SASL, sizes …), except those on which the guarantees rest:
+changing `isolation.level` or `enable.auto.commit` would break exactly-once in silence, so it is refused by
+name.
 """
 
 from __future__ import annotations
@@ -63,9 +64,11 @@ PRODUCER_ONLY = frozenset(
 PRODUCER_PREFIXES = ("batch.", "compression.", "queue.buffering.")
 
 READER = {
-    # 1 s by default: a reader slower than the fetcher then falls to a sixth of its rate. 1 to 5 is flat, 0 spins.
+    # 1 s by default: a reader slower than the fetcher then falls to a sixth of its rate. 1 to 5 is flat, 0
+    # spins.
     "fetch.queue.backoff.ms": "2",
-    # 500 by default: the one fetch in flight per broker waits that long for caught-up partitions while busy ones starve.
+    # 500 by default: the one fetch in flight per broker waits that long for caught-up partitions while busy
+    # ones starve.
     "fetch.wait.max.ms": "20",
     # Per partition where each has its own queue; the default of 64 MiB reached 287 MB with four.
     "queued.max.messages.kbytes": "4096",
@@ -79,7 +82,8 @@ READER = {
 
 
 def plain(settings: Mapping[str, str]) -> dict[str, str]:
-    """The user's settings without the `kafka.` in front; raises ConfigError for one that may not be changed."""
+    """The user's settings without the `kafka.` in front; raises ConfigError for one that may not be
+    changed."""
     out: dict[str, str] = {}
     for name, value in settings.items():
         key = name.removeprefix("kafka.")
@@ -132,7 +136,7 @@ def library() -> str:
     raise ConfigError(
         "the installed confluent-kafka has no librdkafka of its own",
         option="kafka",
-        hint="install its wheel (`pip install --only-binary=:all: confluent-kafka`), or read without the native reader",
+        hint="install its wheel: `pip install --only-binary=:all: confluent-kafka`",
     )
 
 

@@ -5,20 +5,25 @@
                             (waits, bounded)      <----
                         ... on_lost   -> lost
 
-Partition k of the topic is task k. The group is joined by this consumer alone, on a thread of its own, cooperatively: tasks that
-do not move go on through a rebalance. Offsets of the input topics, to which nobody subscribes, are committed with this
-consumer's metadata, so a worker whose session ended cannot commit (UNKNOWN_MEMBER_ID).
+Partition k of the topic is task k. The group is joined by this consumer alone, on a thread of its own,
+cooperatively: tasks that do not move go on through a rebalance. Offsets of the input topics, to which nobody
+subscribes, are committed with this consumer's metadata, so a worker whose session ended cannot commit
+(UNKNOWN_MEMBER_ID).
 
 Traps, all tried on a broker:
-* A healthy member's generation is out of date for some milliseconds around a rebalance; reading the metadata, waiting 10 ms and
-  reading it again cut ILLEGAL_GENERATION from 22 to 1-5 in 12 rebalances.
-* The broker fences members, not partitions: a member that lost a task but stays in the group could still commit for it with fresh
-  metadata. While a loss has not been picked up by `poll`, `fence` therefore keeps returning the metadata from before it.
-* Metadata of a consumer that has joined nothing is accepted without any fencing, and a member that was thrown out has just that:
-  `fence` raises before the first grant, and afterwards answers with the last membership there was, never with none.
-* With confluent-kafka 2.16.1, `consumer_group_metadata()` hangs for ever while another thread is inside `poll()`: everything that
-  touches the consumer happens on the lease thread; others get its last reading, or hand it a call.
-* The thread that polls says nothing about the worker: `beat` does, and without it the member leaves the group.
+* A healthy member's generation is out of date for some milliseconds around a rebalance; reading the
+  metadata, waiting 10 ms and reading it again cut ILLEGAL_GENERATION from 22 to 1-5 in 12 rebalances.
+* The broker fences members, not partitions: a member that lost a task but stays in the group could still
+  commit for it with fresh metadata. While a loss has not been picked up by `poll`, `fence` therefore keeps
+  returning the metadata from before it.
+* Metadata of a consumer that has joined nothing is accepted without any fencing, and a member that was
+  thrown out has just that: `fence` raises before the first grant, and afterwards answers with the last
+  membership there was, never with none.
+* With confluent-kafka 2.16.1, `consumer_group_metadata()` hangs for ever while another thread is inside
+  `poll()`: everything that touches the consumer happens on the lease thread; others get its last reading, or
+  hand it a call.
+* The thread that polls says nothing about the worker: `beat` does, and without it the member leaves the
+  group.
 """
 
 from __future__ import annotations
@@ -176,7 +181,8 @@ class KafkaLeases(Leases):
                         "the worker has made no progress for %.0f s: its tasks are given up", self._watchdog_s
                     )
                     self._give_up()
-                    consumer.unsubscribe()  # leaves the group now; waiting for its time-out would only take longer
+                    # leaves the group now; waiting for its time-out would only take longer
+                    consumer.unsubscribe()
                 elif away and not late:
                     self._subscribe(consumer)
                 away = late

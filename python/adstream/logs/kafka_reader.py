@@ -1,9 +1,9 @@
 """Readers of committed records: the native one, and its portable twin over the Python client.
 
-Both promise the same: per partition its own bounded buffer, records in offset order, an end that is known from the
-partition-EOF event, a position that moves past the markers of transactions, and an error, never a jump, where an offset is
-gone. The twin needs no extension over librdkafka's own interface; it is the oracle of the native one in tests and costs about
-four times as much per record.
+Both promise the same: per partition its own bounded buffer, records in offset order, an end that is known
+from the partition-EOF event, a position that moves past the markers of transactions, and an error, never a
+jump, where an offset is gone. The twin needs no extension over librdkafka's own interface; it is the oracle
+of the native one in tests and costs about four times as much per record.
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from adstream._core import NativeReader as CoreReader
-from adstream._core import RawBatch, Record
+from adstream._core import RawBatch
 from adstream.interfaces import Reader
 from adstream.logs import LogUnavailableError
 from adstream.logs.kafka_client import READER, library, logger, quiet
+
+if TYPE_CHECKING:
+    from adstream._core import Record
 
 GROUP = "adstream-readers"  # never joined and never committed to: the client insists on a name
 TWIN_ROWS = 10_000
@@ -75,7 +79,8 @@ class _Partition:
 
 
 class PortableReader(Reader):
-    """A consumer's one queue, dealt out to a deque per partition; a partition whose deque is full is paused."""
+    """A consumer's one queue, dealt out to a deque per partition; a partition whose deque is full is
+    paused."""
 
     def __init__(self, settings: Mapping[str, str], *, headers: bool, rows: int = TWIN_ROWS) -> None:
         self._consumer = Consumer(quiet({"group.id": GROUP, **READER, **settings}))

@@ -3,19 +3,22 @@
     begin -> produce -> offsets -> commit -> COMMITTED
               |          |          |
               +----------+----------+-- abortable: flush, abort -> ABORTED
-                                    +-- retriable: the same call again, never abort (the commit may have happened)
-                                    +-- fatal, fenced, unknown -> FATAL
+                                    +-- retriable: the same call again, never abort (the commit may have
+                                    happened) +-- fatal, fenced, unknown -> FATAL
 
 Traps, all tried on a broker:
-* **Flush before abort.** With 2,000 records queued, aborting without a flush made 5 of 12 producers fatal within 40 aborts.
-* **Retriable means again.** A broker killed in mid-commit gives `_TIMED_OUT` five times and then success; aborting instead may
-  undo what the broker has committed already.
+* **Flush before abort.** With 2,000 records queued, aborting without a flush made 5 of 12 producers fatal
+  within 40 aborts.
+* **Retriable means again.** A broker killed in mid-commit gives `_TIMED_OUT` five times and then success;
+  aborting instead may undo what the broker has committed already.
 * An aborted commit is normal: a healthy member meets ILLEGAL_GENERATION at nearly every rebalance.
 * `retry.backoff.ms` is 100 by default, which is what sending offsets then takes: 5 here.
-* librdkafka 2.16 asks for the group's coordinator three times, `retry.backoff.ms` apart. If there is none by then (a new cluster is
-  still making its offsets topic, or a broker has just died), `send_offsets_to_transaction` never returns, whatever its time-out.
-  So the coordinator is waited for before a group's first commit, and the call is made on a thread that can be given up: FATAL.
-* librdkafka takes timestamp 0 for "now": a record of 1970-01-01T00:00:00.000 is written as one millisecond later.
+* librdkafka 2.16 asks for the group's coordinator three times, `retry.backoff.ms` apart. If there is none by
+  then (a new cluster is still making its offsets topic, or a broker has just died),
+  `send_offsets_to_transaction` never returns, whatever its time-out. So the coordinator is waited for before
+  a group's first commit, and the call is made on a thread that can be given up: FATAL.
+* librdkafka takes timestamp 0 for "now": a record of 1970-01-01T00:00:00.000 is written as one millisecond
+  later.
 """
 
 from __future__ import annotations
@@ -24,16 +27,18 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from adstream._core import Output
 from adstream.interfaces import Outcome, Writer
 from adstream.interfaces import TopicPartition as Where
 from adstream.logs import LogUnavailableError, RecordTooLargeError
 from adstream.logs.kafka_client import Meaning, error_of, logger, meaning, of_consumer, quiet
 from adstream.logs.kafka_leases import Fence
+
+if TYPE_CHECKING:
+    from adstream._core import Output
 
 TRANSACTION_TIMEOUT_MS = 15_000
 CALL_TIMEOUT_S = 5.0
@@ -65,7 +70,8 @@ PRODUCER: Mapping[str, Any] = {
 
 
 def note(slot: str, member: str) -> str:
-    """What is kept with a committed offset: who to fence if a transaction holds the offset back, and whether it lives."""
+    """What is kept with a committed offset: who to fence if a transaction holds the offset back, and whether
+    it lives."""
     return f"{_MARK}\t{slot}\t{member}"
 
 
@@ -108,8 +114,8 @@ class KafkaWriter(Writer):
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`unfenced` commits offsets of a group without members (at-least-once only); `coordinated` returns when the group has a
-        coordinator."""
+        """`unfenced` commits offsets of a group without members (at-least-once only); `coordinated` returns
+        when the group has a coordinator."""
         self._settings = settings
         self.slot = slot
         self._exactly_once = exactly_once
@@ -147,7 +153,8 @@ class KafkaWriter(Writer):
         text = note(self.slot, member)
         parts = [TopicPartition(t, p, offset, text) for (t, p), offset in offsets.items()]
         self._failed, self._too_large = 0, None
-        # An exception from `step` is a crash under test: whatever was begun stays open, and this writer is dead.
+        # An exception from `step` is a crash under test: whatever was begun stays open, and this writer is
+        # dead.
         self._dead = True
         try:
             if self._exactly_once:
@@ -311,8 +318,8 @@ class KafkaWriter(Writer):
             logger.info("a record for %s was not delivered: %s", message.topic(), error)
 
     def _no_member(self, group: str) -> Any:
-        """Metadata of a consumer that joined nothing: accepted by the broker without any fencing. Only where the caller asked
-        for none."""
+        """Metadata of a consumer that joined nothing: accepted by the broker without any fencing. Only where
+        the caller asked for none."""
         if group not in self._groups:
             consumer = Consumer(quiet({**of_consumer(self._settings), "group.id": group}))
             self._groups[group] = consumer.consumer_group_metadata()

@@ -24,8 +24,8 @@ from adstream.runtime.metrics import MetricsServer, WorkerCollector
 from adstream.runtime.ports import Hooks, Sink
 from adstream.runtime.settings import Settings
 from adstream.runtime.worker import Worker
-from adstream.sinks import make_target
-from adstream.sinks.delivery import FlushPolicy, SinkRunner, open_target
+from adstream.targets import make_target
+from adstream.targets.delivery import FlushPolicy, SinkRunner, open_target
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ class Tasks(Protocol):
 
 
 class Sink(Protocol):
-    """What is asked of `adstream.sinks.delivery.SinkRunner`; nothing of it may wait."""
+    """What is asked of `adstream.targets.delivery.SinkRunner`; nothing of it may wait."""
 
     last_error: str | None
     stopped: bool

@@ -167,7 +167,6 @@ def _merge(given: dict[str, Any], found: Mapping[str, object], where: Any) -> No
 
 def _value(name: str, kind: str, value: object, option: str) -> object:
     if name.endswith("_ms"):
-        # A flag or a caller may pass milliseconds under the setting's full name only as text, too: one way to say it.
         return duration_ms(value, option)
     if kind == "bool":
         text = str(value).lower()

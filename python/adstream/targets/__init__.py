@@ -43,10 +43,10 @@ def make_target(kind: str, options: Mapping[str, Any], connections: Mapping[str,
         )
     try:
         if kind == "sql":
-            from adstream.sinks.sql import SqlTarget
+            from adstream.targets.sql import SqlTarget
 
             return SqlTarget(url, _required(kind, options, "table"), option=option)
-        from adstream.sinks.redis import RedisHashTarget
+        from adstream.targets.redis import RedisHashTarget
 
         return RedisHashTarget(url, _required(kind, options, "template"), option=option)
     except ModuleNotFoundError as error:

@@ -35,8 +35,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from adstream.errors import ConfigError
-from adstream.sinks.delivery import TransientError, UnreachableError
-from adstream.sinks.values import CoreType, decimal_text, milliseconds, timestamp_text
+from adstream.targets.delivery import TransientError, UnreachableError
+from adstream.targets.values import CoreType, decimal_text, milliseconds, timestamp_text
 
 VALUES_PER_SCRIPT = 10_000
 """A script of this size stops the server for a few milliseconds."""

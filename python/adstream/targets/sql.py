@@ -48,8 +48,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IdentifierError, SQLAlchem
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from adstream.errors import AdstreamError, ConfigError
-from adstream.sinks.delivery import TransientError, UnreachableError
-from adstream.sinks.values import CoreType, decimal_text, milliseconds, present, timestamp_text
+from adstream.targets.delivery import TransientError, UnreachableError
+from adstream.targets.values import CoreType, decimal_text, milliseconds, present, timestamp_text
 
 log = logging.getLogger(__name__)
 

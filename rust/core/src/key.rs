@@ -52,6 +52,10 @@ fn encode_text(text: &[u8], out: &mut Vec<u8>) {
 
 /// Reads one value of `dtype`; returns the rest.
 pub fn decode<'a>(dtype: &DataType, bytes: &'a [u8], out: &mut ColumnBuilder) -> Option<&'a [u8]> {
+    if let (DataType::Str, Some((text, rest))) = (dtype, plain_text(dtype, bytes)) {
+        out.push_str(text);
+        return Some(rest);
+    }
     let (value, rest) = decode_value(dtype, bytes)?;
     out.push_value(&value);
     Some(rest)
@@ -124,15 +128,33 @@ pub fn to_user_key(types: &[DataType], key: &[u8], out: &mut Vec<u8>) -> bool {
     let mut rest = key;
     out.push(b'[');
     for (i, dtype) in types.iter().enumerate() {
-        let Some((value, tail)) = decode_value(dtype, rest) else { return false };
-        rest = tail;
         if i > 0 {
             out.push(b',');
         }
+        if let Some((text, tail)) = plain_text(dtype, rest) {
+            rest = tail;
+            out.push(b'"');
+            out.extend_from_slice(text);
+            out.push(b'"');
+            continue;
+        }
+        let Some((value, tail)) = decode_value(dtype, rest) else { return false };
+        rest = tail;
         json_value(&value, out);
     }
     out.push(b']');
     true
+}
+
+/// The next element, if it is text that stands in JSON as it is (nearly all text does).
+#[inline]
+fn plain_text<'a>(dtype: &DataType, bytes: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+    if !dtype.is_text() || bytes.first() != Some(&TAG_VALUE) {
+        return None;
+    }
+    let rest = &bytes[1..];
+    let end = rest.iter().position(|&b| b < 0x20 || b == b'"' || b == b'\\')?;
+    (rest[end] == 0 && rest.get(end + 1) == Some(&0)).then(|| (&rest[..end], &rest[end + 2..]))
 }
 
 /// The user-topic key of some columns of a row.

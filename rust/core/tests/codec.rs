@@ -430,6 +430,8 @@ fn batch(columns: Vec<(&str, Column)>) -> Batch {
         ts: Arc::new(vec![0; rows]),
         key: None,
         sign: None,
+        lane: 0,
+        stamp: None,
         origins: Arc::new(vec![]),
         origin_rows: None,
     }

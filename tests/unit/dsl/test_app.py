@@ -3,10 +3,10 @@ from tests.unit.dsl.support import Event, events, nodes, refused
 
 
 def test_a_source_in_the_plan():
-    (source,) = nodes(events(key="user", max_ahead="10m", idle="30s"))
+    (source,) = nodes(events(key="user", max_ahead="10m"))
     assert (source["op"], source["name"], source["topic"], source["inputs"]) == ("source", "events", "events", [])
     assert (source["format"], source["timestamp"], source["key"]) == ("json", "at", ["user"])
-    assert (source["extra"], source["max_ahead_ms"], source["idle_ms"]) == ("drop", 600_000, 30_000)
+    assert (source["extra"], source["max_ahead_ms"]) == ("drop", 600_000)
     assert [f["name"] for f in source["fields"]] == ["event_id", "kind", "at", "user", "price", "count", "weight"]
     assert source["line"].startswith("support.py:")
 
@@ -14,7 +14,7 @@ def test_a_source_in_the_plan():
 def test_a_source_may_say_nothing():
     (source,) = nodes(ads.App("x").stream("events", Event))
     assert (source["timestamp"], source["key"]) == (None, None)
-    assert "idle_ms" not in source
+    assert "max_ahead_ms" not in source
 
 
 def test_what_is_wrong_with_a_source():
@@ -28,7 +28,7 @@ def test_what_is_wrong_with_a_source():
         app.stream("more", Event, timestamp="timestamp")
     with refused("type_mismatch", "`user` is str, and event time must be a timestamp", "ads.epoch"):
         app.stream("more", Event, timestamp="user")
-    with refused("bad_duration", "`idle` must be a duration: 30 has no unit", '"30s"'):
-        app.stream("more", Event, idle=30)  # type: ignore[arg-type]
+    with refused("bad_duration", "`max_ahead` must be a duration: 30 has no unit", '"30s"'):
+        app.stream("more", Event, max_ahead=30)  # type: ignore[arg-type]
     with refused("not_a_schema", "does not describe a record"):
         app.stream("more", {"id": str})

@@ -1,4 +1,4 @@
-"""The job `ads.performance` as a plan; what it computes is tested against `tests/truth`."""
+"""The job `ads.performance` as a plan; what it computes is tested against `adstream.jobs.ads.truth`."""
 
 from adstream.jobs.ads.performance import AdEvent, performance
 

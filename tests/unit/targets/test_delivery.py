@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from adstream.errors import ConfigError
-from adstream.sinks.delivery import (
+from adstream.targets.delivery import (
     Backoff,
     FlushPolicy,
     SinkRunner,

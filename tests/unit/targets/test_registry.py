@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from adstream.errors import ConfigError
-from adstream.sinks import make_target
-from adstream.sinks.redis import RedisHashTarget
-from adstream.sinks.sql import SqlTarget
+from adstream.targets import make_target
+from adstream.targets.redis import RedisHashTarget
+from adstream.targets.sql import SqlTarget
 
 CONNECTIONS = {
     "sql": "postgresql://me:s3cret@nowhere/db",

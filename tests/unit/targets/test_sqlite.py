@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from adstream.errors import ConfigError
-from adstream.sinks.delivery import TransientError, Verdict, classify
-from adstream.sinks.sql import SqlTarget
+from adstream.targets.delivery import TransientError, Verdict, classify
+from adstream.targets.sql import SqlTarget
 
 SCHEMA = {"id": "str", "amount": "decimal(38,2)"}
 

@@ -25,7 +25,7 @@ What this file promises
   window's end E, with grace g, its events carry the times E-1, E, E+1 (ms) and later, when the window closes,
   E+g-1, E-1 (the last that still counts), E+g, E-1 (the first that is late).
 
-The truth about such traffic is computed elsewhere, by code that does not know this file (`tests/truth`).
+The truth about such traffic is computed elsewhere, by code that does not know this file (`truth.py`).
 """
 
 from __future__ import annotations

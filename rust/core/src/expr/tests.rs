@@ -34,6 +34,8 @@ fn batch(columns: &[(&str, &str, Vec<Value>)]) -> Batch {
         ts: Arc::new((0..rows as i64).map(|i| i * 1000).collect()),
         key: None,
         sign: None,
+        lane: 0,
+        stamp: None,
         origins: Arc::new(vec![]),
         origin_rows: None,
     }

@@ -756,6 +756,8 @@ impl Draw<'_> {
             ts: Arc::new((0..rows as i64).map(|i| i * 1000).collect()),
             key: None,
             sign: None,
+            lane: 0,
+            stamp: None,
             origins: Arc::new(vec![]),
             origin_rows: None,
         }

@@ -365,8 +365,8 @@ impl Aggregate {
         self.boundary = self.store.next_window(self.next_close).map_or(i64::MAX, |w| window.close_at(w));
     }
 
-    fn entries<'a>(&'a self, each: &mut dyn FnMut(&dyn Fn(&mut Writer))) {
-        self.store.changes(|c, vars| {
+    fn entries(&self, each: &mut dyn FnMut(&dyn Fn(&mut Writer))) {
+        self.store.touched(|c, vars| {
             each(&|w: &mut Writer| write_entry(w, &self.store.layout, c.window, c.key, c.max_ts, c.new, vars))
         });
     }

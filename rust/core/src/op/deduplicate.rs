@@ -9,7 +9,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Changelog, Ctx, Message, Operator, Stats};
-use crate::column::{reason, Column, Data, VALID};
+use crate::column::{reason, Column, Data};
 use crate::error::Fatal;
 use crate::frame::Kind;
 use crate::key;
@@ -21,11 +21,13 @@ pub struct Deduplicate {
     columns: Vec<usize>,
     seen: Seen,
     clock: i64,
+    /// Hashes of the batch at hand, so that look-ups can be prefetched.
+    ids: Vec<(u128, u32)>,
 }
 
 impl Deduplicate {
     pub fn new(columns: Vec<usize>, within_ms: i64) -> Self {
-        Deduplicate { columns, seen: Seen::new(within_ms), clock: NO_TIME }
+        Deduplicate { columns, seen: Seen::new(within_ms), clock: NO_TIME, ids: vec![] }
     }
 }
 
@@ -39,25 +41,42 @@ impl Operator for Deduplicate {
         let mut live = Vec::with_capacity(batch.live_len());
         let mut repeated = 0;
         let mut bytes = Vec::with_capacity(64);
+        let may_err = columns.iter().any(|c| c.state.is_some());
+        let plain = match columns.as_slice() {
+            [Column { data: Data::Str(text), state: None, .. }] => Some(text),
+            _ => None,
+        };
+        self.ids.clear();
         for row in batch.live_rows() {
-            if let Some(state) = key::error_at(&columns, row) {
-                ctx.dead(&batch, row, reason(state), None);
-                continue;
-            }
-            let ts = batch.ts[row];
-            self.clock = self.clock.max(ts);
-            let id = match (columns.as_slice(), columns.first().map(|c| &c.data)) {
-                ([one], Some(Data::Str(text))) if one.state_at(row) == VALID => xxh3_128(text.get(row)),
-                _ => {
-                    bytes.clear();
-                    key::encode_row(&columns, row, &mut bytes);
-                    xxh3_128(&bytes)
+            if may_err {
+                if let Some(state) = key::error_at(&columns, row) {
+                    ctx.dead(&batch, row, reason(state), None);
+                    continue;
                 }
+            }
+            let id = match plain {
+                Some(text) => xxh3_128(text.get(row)),
+                None => match columns.as_slice() {
+                    [one] if one.dtype.is_text() && one.is_valid(row) => xxh3_128(one.text_at(row)),
+                    _ => {
+                        bytes.clear();
+                        key::encode_row(&columns, row, &mut bytes);
+                        xxh3_128(&bytes)
+                    }
+                },
             };
+            self.ids.push((id, row as u32));
+        }
+        for (i, &(id, row)) in self.ids.iter().enumerate() {
+            if let Some(&(ahead, _)) = self.ids.get(i + 12) {
+                self.seen.prefetch(ahead);
+            }
+            let ts = batch.ts[row as usize];
+            self.clock = self.clock.max(ts);
             if self.seen.repeated(id, ts, self.clock) {
                 repeated += 1;
             } else {
-                live.push(row as u32);
+                live.push(row);
             }
         }
         ctx.count("repeated", repeated);

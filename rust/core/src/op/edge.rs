@@ -198,7 +198,7 @@ impl Combine {
         let mut full: Vec<(u32, u32, Vec<u8>)> = vec![];
         let mut user = vec![];
         let (store, key_types) = (&self.store, &self.key_types);
-        store.changes(|c, vars| {
+        store.touched(|c, vars| {
             // Rows with a null key never came this far.
             key::to_user_key(key_types, c.key, &mut user);
             let p = partitioner::partition(&user, partitions as u32) as usize;

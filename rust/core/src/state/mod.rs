@@ -19,7 +19,7 @@ mod seen;
 
 pub use seen::Seen;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -160,10 +160,74 @@ impl Pane {
             }
         }
     }
+    /// Empty, with its slots: for a pane that is filled and shipped over and over.
+    fn reset(&mut self) {
+        self.slots.fill(0);
+        self.count = 0;
+        self.rows.clear();
+        self.keys.clear();
+    }
     fn bytes(&self) -> usize {
         self.slots.capacity() * 8
             + self.rows.iter().map(Vec::capacity).sum::<usize>()
             + self.keys.iter().map(Vec::capacity).sum::<usize>()
+    }
+}
+
+/// Panes by window start, ascending. Nearly every row falls into the pane of the row before it.
+#[derive(Default)]
+struct Panes {
+    list: Vec<(i64, Pane)>,
+    last: usize,
+    /// Emptied panes of a combiner, kept for their memory.
+    spare: Vec<Pane>,
+}
+
+impl Panes {
+    #[inline]
+    fn index(&self, window: i64) -> Result<usize, usize> {
+        if self.list.get(self.last).is_some_and(|p| p.0 == window) {
+            return Ok(self.last);
+        }
+        self.list.binary_search_by_key(&window, |p| p.0)
+    }
+    #[inline]
+    fn get(&self, window: i64) -> Option<&Pane> {
+        self.index(window).ok().map(|i| &self.list[i].1)
+    }
+    #[inline]
+    fn get_mut(&mut self, window: i64) -> Option<&mut Pane> {
+        self.index(window).ok().map(|i| &mut self.list[i].1)
+    }
+    #[inline]
+    fn get_or_create(&mut self, window: i64, row_size: usize) -> &mut Pane {
+        let at = match self.index(window) {
+            Ok(at) => at,
+            Err(at) => {
+                let pane = self.spare.pop().unwrap_or_else(|| Pane::new(row_size));
+                self.list.insert(at, (window, pane));
+                at
+            }
+        };
+        self.last = at;
+        &mut self.list[at].1
+    }
+    fn insert(&mut self, window: i64, pane: Pane) {
+        match self.index(window) {
+            Ok(at) => self.list[at].1 = pane,
+            Err(at) => self.list.insert(at, (window, pane)),
+        }
+    }
+    fn remove(&mut self, window: i64) -> Option<Pane> {
+        self.index(window).ok().map(|at| self.list.remove(at).1)
+    }
+    /// Empties every pane and keeps their memory for the next ones.
+    fn recycle(&mut self) {
+        while let Some((_, mut pane)) = self.list.pop() {
+            pane.reset();
+            self.spare.push(pane);
+        }
+        self.last = 0;
     }
 }
 
@@ -199,7 +263,7 @@ pub struct Change<'a> {
 pub struct Store {
     pub layout: Layout,
     pub vars: Vars,
-    panes: BTreeMap<i64, Pane>,
+    panes: Panes,
     generations: VecDeque<Generation>,
     epoch: u32,
     updates: u32,
@@ -212,7 +276,7 @@ impl Store {
         Store {
             layout,
             vars: Vars::default(),
-            panes: BTreeMap::new(),
+            panes: Panes::default(),
             generations: VecDeque::from([Generation::default()]),
             epoch: 1,
             updates: 0,
@@ -236,7 +300,7 @@ impl Store {
         change: impl FnOnce(&Layout, &mut [u8], &mut VarScope<'_>) -> R,
     ) -> R {
         let row_size = self.row_size();
-        let pane = self.panes.entry(window).or_insert_with(|| Pane::new(row_size));
+        let pane = self.panes.get_or_create(window, row_size);
         let generation = self.generations.back_mut().expect("there is always a current generation");
         let (row, created) = match pane.find(key, hash) {
             Ok(row) => (row, false),
@@ -262,18 +326,28 @@ impl Store {
     }
 
     /// The rows touched in the current generation, in order of each one's latest update.
-    pub fn changes(&self, mut see: impl FnMut(Change<'_>, &Vars)) {
+    pub fn changes(&self, see: impl FnMut(Change<'_>, &Vars)) {
         let generation = self.generations.back().expect("there is always a current generation");
         let mut order: Vec<(u32, u32)> = generation
             .touched
             .iter()
             .enumerate()
-            .filter_map(|(i, t)| self.panes.get(&t.window).map(|p| (u32_at(p.row(t.row), 12), i as u32)))
+            .filter_map(|(i, t)| self.panes.get(t.window).map(|p| (u32_at(p.row(t.row), 12), i as u32)))
             .collect();
         order.sort_unstable();
-        for (_, i) in order {
-            let t = &generation.touched[i as usize];
-            let Some(pane) = self.panes.get(&t.window) else { continue };
+        self.tell(order.into_iter().map(|(_, i)| i as usize), see);
+    }
+
+    /// The same, in order of each one's first update: as they lie in memory.
+    pub fn touched(&self, see: impl FnMut(Change<'_>, &Vars)) {
+        self.tell(0..self.changed(), see);
+    }
+
+    fn tell(&self, order: impl Iterator<Item = usize>, mut see: impl FnMut(Change<'_>, &Vars)) {
+        let generation = self.generations.back().expect("there is always a current generation");
+        for i in order {
+            let t = &generation.touched[i];
+            let Some(pane) = self.panes.get(t.window) else { continue };
             let row = pane.row(t.row);
             let ts = |b: &[u8]| i64::from_le_bytes(b[16..24].try_into().expect("8 bytes"));
             let old = t.old.map(|at| &generation.old[at..at + row.len()]);
@@ -297,12 +371,13 @@ impl Store {
 
     /// The smallest window start at or after `from`.
     pub fn next_window(&self, from: i64) -> Option<i64> {
-        self.panes.range(from..).next().map(|(&w, _)| w)
+        let at = self.panes.list.partition_point(|p| p.0 < from);
+        self.panes.list.get(at).map(|p| p.0)
     }
 
     /// A window's groups, ordered by key.
     pub fn window(&self, window: i64, mut see: impl FnMut(&[u8], i64, &[u8], &Vars)) {
-        let Some(pane) = self.panes.get(&window) else { return };
+        let Some(pane) = self.panes.get(window) else { return };
         let mut rows: Vec<u32> = (0..pane.count).collect();
         rows.sort_unstable_by(|&a, &b| pane.key(a).cmp(pane.key(b)));
         for row in rows {
@@ -315,11 +390,11 @@ impl Store {
     /// Drops every pane for which `expired(window)`; ascending, stops at the first that is not. Only as the last act of a
     /// generation, when its changes have been told: what was updated and expired in one generation is not lost.
     pub fn expire(&mut self, expired: impl Fn(i64) -> bool) {
-        while let Some((&window, _)) = self.panes.iter().next() {
+        while let Some(window) = self.panes.list.first().map(|p| p.0) {
             if !expired(window) {
                 break;
             }
-            if let Some(pane) = self.panes.remove(&window) {
+            if let Some(pane) = self.panes.remove(window) {
                 if self.restoring {
                     self.release_pane(&pane);
                 } else if let Some(g) = self.generations.back_mut() {
@@ -345,7 +420,8 @@ impl Store {
         let mut left = limit;
         let (mut window, mut row) = self.rewrite_cursor;
         loop {
-            let Some((&at, pane)) = self.panes.range(window..).next() else {
+            let index = self.panes.list.partition_point(|p| p.0 < window);
+            let Some((at, pane)) = self.panes.list.get(index).map(|p| (p.0, &p.1)) else {
                 self.rewrite_cursor = (i64::MIN, 0);
                 return true;
             };
@@ -403,7 +479,7 @@ impl Store {
                 self.panes.insert(window, pane);
             }
             for t in generation.touched.iter().rev() {
-                let Some(pane) = self.panes.get_mut(&t.window) else { continue };
+                let Some(pane) = self.panes.get_mut(t.window) else { continue };
                 match t.old {
                     Some(at) => {
                         let size = pane.row_size;
@@ -422,9 +498,9 @@ impl Store {
             reindex.sort_unstable();
             reindex.dedup();
             for window in reindex {
-                if let Some(pane) = self.panes.get_mut(&window) {
+                if let Some(pane) = self.panes.get_mut(window) {
                     if pane.count == 0 {
-                        self.panes.remove(&window);
+                        self.panes.remove(window);
                     } else {
                         let size = pane.slots.len();
                         pane.reindex(size);
@@ -468,7 +544,7 @@ impl Store {
 
     /// Forgets everything at once, undo included (a combiner after its rows are shipped).
     pub fn clear(&mut self) {
-        self.panes.clear();
+        self.panes.recycle();
         self.vars = Vars::default();
         self.generations.clear();
         self.generations.push_back(Generation::default());
@@ -476,11 +552,11 @@ impl Store {
     }
 
     pub fn keys(&self) -> usize {
-        self.panes.values().map(|p| p.count as usize).sum()
+        self.panes.list.iter().map(|p| p.1.count as usize).sum()
     }
 
     pub fn bytes(&self) -> usize {
-        self.vars.bytes + self.panes.values().map(Pane::bytes).sum::<usize>()
+        self.vars.bytes + self.panes.list.iter().map(|p| p.1.bytes()).sum::<usize>()
     }
 }
 
@@ -532,7 +608,7 @@ mod tests {
 
     fn contents(store: &Store) -> Model<(i64, Vec<u8>), (i64, String)> {
         let mut out = Model::new();
-        let windows: Vec<i64> = store.panes.keys().copied().collect();
+        let windows: Vec<i64> = store.panes.list.iter().map(|p| p.0).collect();
         for window in windows {
             store.window(window, |key, _, row, vars| {
                 let Value::Int(n) = result_value(&store.layout, 0, row, vars) else { panic!() };

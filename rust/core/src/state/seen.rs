@@ -18,6 +18,7 @@ const EMPTY: u128 = 0;
 
 struct Change {
     id: u128,
+    ts: i64,
     /// The time held before; `None`: unknown.
     old: Option<i64>,
 }
@@ -79,12 +80,12 @@ impl Seen {
                     return true;
                 }
                 self.slots[at].ts = ts;
-                self.note(id, Some(held));
+                self.note(id, ts, Some(held));
             }
             Err(at) => {
                 self.slots[at] = Entry { id, ts };
                 self.used += 1;
-                self.note(id, None);
+                self.note(id, ts, None);
                 if self.used * 4 > self.slots.len() * 3 {
                     self.sweep();
                 }
@@ -93,9 +94,9 @@ impl Seen {
         false
     }
 
-    fn note(&mut self, id: u128, old: Option<i64>) {
+    fn note(&mut self, id: u128, ts: i64, old: Option<i64>) {
         if let Some(g) = self.generations.back_mut() {
-            g.push(Change { id, old });
+            g.push(Change { id, ts, old });
         }
     }
 
@@ -122,13 +123,22 @@ impl Seen {
         }
     }
 
+    /// Asks the processor to fetch an id's slot: at a million ids a look-up costs a cache miss, not instructions.
+    #[inline]
+    pub fn prefetch(&self, id: u128) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let at = id as usize & (self.slots.len() - 1);
+            // SAFETY: prefetching is a hint; the address lies inside the table.
+            unsafe { std::arch::x86_64::_mm_prefetch::<0>(self.slots.as_ptr().add(at).cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = id;
+    }
+
     /// What the current generation remembered anew, in order: (id, time).
     pub fn changes(&self) -> impl Iterator<Item = (u128, i64)> + '_ {
-        self.generations
-            .back()
-            .into_iter()
-            .flatten()
-            .filter_map(|c| self.find(c.id).ok().map(|at| (c.id, self.slots[at].ts)))
+        self.generations.back().into_iter().flatten().map(|c| (c.id, c.ts))
     }
 
     /// Everything alive at `clock`: (id, time).

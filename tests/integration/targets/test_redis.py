@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adstream.errors import ConfigError
-from adstream.sinks.delivery import TransientError, Verdict, classify
-from adstream.sinks.redis import RedisHashTarget
+from adstream.targets.delivery import TransientError, Verdict, classify
+from adstream.targets.redis import RedisHashTarget
 from tests.servers import Redis
 
 pytestmark = pytest.mark.servers

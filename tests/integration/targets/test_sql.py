@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adstream.errors import ConfigError
-from adstream.sinks.delivery import TransientError, Verdict, classify
-from adstream.sinks.sql import SqlTarget
+from adstream.targets.delivery import TransientError, Verdict, classify
+from adstream.targets.sql import SqlTarget
 from tests.servers import Postgres
 
 SCHEMA = {

@@ -1,0 +1,5 @@
+"""Testing topologies: the real engine on a log in memory, no broker."""
+
+from adstream.testing.driver import DeadLetter, Input, Output, RawRecord, Record, TopologyTestDriver
+
+__all__ = ["DeadLetter", "Input", "Output", "RawRecord", "Record", "TopologyTestDriver"]

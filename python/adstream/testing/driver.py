@@ -1,0 +1,798 @@
+"""The test driver: a whole application in one process, step by step, on a log in memory.
+
+    with ads.testing.TopologyTestDriver(performance, partitions=4) as driver:
+        driver.input("ad-events").pipe({...}, at="2024-01-15T10:00:00Z")
+        assert driver.output("ad-performance").read() == [...]
+
+What runs is the real engine: the tasks that a worker would run, with their state, shuffles, changelogs and commits.
+Only the log is the driver's own. Nothing happens by itself and nothing depends on a clock:
+
+- `pipe` writes records; whoever looks at a result (`read`, `table`, `counters` …) runs the application first.
+- A *round* gives each task one turn, upstream tasks first. In its turn a task processes what there is to read and
+  commits. So everything piped since the last look is one commit, unless `commit_every` says otherwise.
+- Commit points can be seen: a table tells its changes once per commit. Everything else, the final results above all,
+  is the same with any commit points, any `batch_rows`, any `seed`, through restarts and crashes; `tests/property`
+  holds the engine to that.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from adstream._core import CoreError, Plan, RawBatch, SinkBuffer, murmur2
+from adstream.dsl.topology import Built, Topology
+from adstream.errors import FatalError, TopologyError
+from adstream.interfaces import TopicPartition
+from adstream.runtime.assignment import TaskSpec, enumerate_tasks
+from adstream.testing.memory import MemoryLog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from adstream._core import Generation, Task
+
+Step = Literal["process", "close", "produce", "before-commit", "after-commit"]
+STEPS: tuple[Step, ...] = ("process", "close", "produce", "before-commit", "after-commit")
+
+Headers = tuple[tuple[str, bytes | None], ...]
+Moment = str | datetime | int
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MS = timedelta(milliseconds=1)
+_ROWS_MAX = 1 << 40
+_SEEN_BY_DRIVER = "test-driver-table"
+
+
+# --- Records ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record of an output topic, decoded.
+
+    Attributes:
+        key: text, number …, as the topology's `to(key=…)` says; a tuple for several columns; None for no key.
+        value: the JSON object.
+        timestamp: epoch milliseconds.
+    """
+
+    key: Any
+    value: dict[str, Any] | None
+    timestamp: int
+    headers: Headers = ()
+    partition: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RawRecord:
+    """A record as it lies in the log."""
+
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that was refused, as it came, and why.
+
+    Attributes:
+        reason: stable: `malformed_json`, `bad_field:price`, the name of a `require` rule.
+        operator: the operation that refused it.
+        offset: in the topic it came from, as `partition`; None for a row that existed only inside.
+        message: more about it, if there is more.
+    """
+
+    reason: str
+    operator: str
+    value: bytes | None
+    key: bytes | None
+    timestamp: int
+    partition: int | None
+    offset: int | None
+    message: str | None = None
+    headers: Headers = ()
+
+
+# --- Tasks ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Running:
+    """A task, what it was handed, and the generation that is being committed."""
+
+    spec: TaskSpec
+    core: Task
+    user: bool
+    """Reads a user topic: its rows count for `commit_every`."""
+    fed: dict[TopicPartition, int] = field(default_factory=dict)
+    in_flight: Generation | None = None
+    counted: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By earlier lives of a task without a changelog: nobody else remembers."""
+    committed_counters: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Armed:
+    step: Step
+    commits: int
+    restart: bool
+
+
+class _Crash(Exception):
+    def __init__(self, restart: bool) -> None:
+        self.restart = restart
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What the core raises, as adstream's exceptions."""
+    try:
+        yield
+    except CoreError as error:
+        kind, code, message, hint, _ = error.args
+        if kind == "plan":
+            raise TopologyError(message, code=code, hint=hint) from None
+        raise FatalError(f"{message} [{code}]") from None
+
+
+class TopologyTestDriver:
+    """Runs a topology on records that a test hands it.
+
+    Args:
+        topology: a topology (with `settings`), or what its `build` returned.
+        partitions: of every input topic, or of each by name.
+        batch_rows: the most rows a task processes at once; results never depend on it.
+        commit_every: a task that reads a user topic commits after so many of its rows; by default with what there is.
+            Tasks behind a shuffle commit once in every round.
+        pipelined: processes the rows of the next generation before the last one is committed, as a worker does.
+        seed: permutes the order in which tasks get their turns; by default they come in the order of their numbers.
+        settings: of the topology.
+
+    In Kafka Streams: `TopologyTestDriver`, which has one partition and commits after every record: write
+    `partitions=1, commit_every=1`.
+
+    Raises:
+        TopologyError: the topology is wrong.
+        ConfigError: a setting is unknown or missing.
+    """
+
+    def __init__(
+        self,
+        topology: Topology | Built,
+        *,
+        partitions: int | Mapping[str, int] = 4,
+        batch_rows: int | None = None,
+        commit_every: int | None = None,
+        pipelined: bool = False,
+        seed: int | None = None,
+        **settings: Any,
+    ) -> None:
+        if isinstance(topology, Built) and settings:
+            raise TypeError("a built topology takes no settings any more")
+        self.built = topology if isinstance(topology, Built) else topology.build(**settings)
+        self._options = _Options(
+            _positive("batch_rows", batch_rows), _positive("commit_every", commit_every), pipelined, seed
+        )
+        with _told():
+            self._plan = Plan(self.built.json, self.built.callables)
+        self._description: dict[str, Any] = json.loads(self._plan.describe())
+        self._inputs = {node["topic"]: Input(self, node) for node in self.built.plan["nodes"] if node["op"] == "source"}
+        counts = {
+            topic: partitions if isinstance(partitions, int) else partitions.get(topic, 1) for topic in self._inputs
+        }
+        assignment = enumerate_tasks(self._description, counts, create_topics=True)
+        self.partitions: Mapping[str, int] = assignment.partitions
+        self._specs = [spec for spec in assignment.tasks if spec.kind == "stream"]
+        order = {tp: level for level, tps in enumerate(assignment.levels) for tp in tps}
+        levels: dict[int, list[int]] = {}
+        for i, spec in enumerate(self._specs):
+            levels.setdefault(order[spec.inputs[0]], []).append(i)
+        self._levels = [levels[level] for level in sorted(levels)]
+        self._outputs: dict[str, Output] = {}
+        self._log = MemoryLog()
+        self._positions: dict[TopicPartition, int] = {}
+        self._armed: _Armed | None = None
+        self._random = random.Random(seed)
+        self._journal: list[tuple[TopicPartition, RawBatch] | None] = []
+        self._touched = False
+        self._closed = False
+        self._tasks = [self._start(spec) for spec in self._specs]
+
+    # --- Topics ---------------------------------------------------------------------------------------------------
+
+    def input(self, topic: str) -> Input:
+        """An input topic, to be written to."""
+        try:
+            return self._inputs[topic]
+        except KeyError:
+            raise KeyError(f"the topology does not read `{topic}`; it reads {', '.join(self._inputs)}") from None
+
+    def output(self, topic: str) -> Output:
+        """A topic, to be read from; the same reader each time."""
+        if topic not in self.partitions:
+            raise KeyError(f"the topology has no topic `{topic}`; it has {', '.join(sorted(self.partitions))}")
+        if topic not in self._outputs:
+            self._outputs[topic] = Output(self, topic)
+        return self._outputs[topic]
+
+    def dead_letters(self, topic: str) -> list[DeadLetter]:
+        """What was refused so far of an input topic, in the order of refusal. Reading takes nothing away."""
+        self.run()
+        self.input(topic)
+        found = self._written(f"{topic}-dlq", {})
+        return [_dead_letter(record) for _, _, record in found]
+
+    # --- Results --------------------------------------------------------------------------------------------------
+
+    def table(self, name: str) -> dict[Any, dict[str, Any]]:
+        """What a sink's target would hold, or what a table holds: its newest row by key.
+
+        Keys are values, or tuples where there are several (for a windowed table the window's start is the last);
+        times are aware datetimes, decimals `Decimal`. Rows come in order of their latest update.
+
+        Args:
+            name: of a sink, or of an aggregate: what `.named()` gave it, or `describe()` shows.
+        """
+        self.run()
+        for sink in self._description["sinks"]:
+            if sink["name"] == name:
+                return self._sink_rows(sink)
+        for node in self.built.plan["nodes"]:
+            if node["op"] == "aggregate" and node["name"] == name:
+                return self._observe(node)
+        names = [s["name"] for s in self._description["sinks"]]
+        names += [node["name"] for node in self.built.plan["nodes"] if node["op"] == "aggregate"]
+        raise KeyError(f"there is no sink and no table `{name}`; there are {', '.join(names)}")
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """What became of rows, by operation and reason, over all tasks: `counters()["gross"]["late"]`."""
+        self.run()
+        total: dict[str, dict[str, int]] = {}
+        for task in self._tasks:
+            for found in (task.counted, _counters(task.core)):
+                _add(total, found)
+        return total
+
+    @property
+    def late(self) -> int:
+        """How many rows came too late, over all windowed tables."""
+        return sum(reasons.get("late", 0) for reasons in self.counters().values())
+
+    # --- Running --------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Runs all tasks until nothing moves any more; then everything is committed."""
+        if self._closed:
+            raise RuntimeError("the driver is closed")
+        if self._touched:
+            self._journal.append(None)
+            self._touched = False
+        with _told():
+            while self._round():
+                pass
+
+    def commit(self) -> None:
+        """A commit point: what was piped before it is processed and committed, apart from what is piped after it."""
+        self.run()
+
+    def restart(self) -> None:
+        """All tasks are dropped and restored from their changelogs. Results do not change."""
+        self.run()
+        with _told():
+            self._recover(restart=True)
+
+    def crash_at(self, step: Step, *, commits: int = 0, restart: bool = True) -> None:
+        """The next commit, of whichever task, dies at this step, and all tasks go back to what is committed.
+
+        Args:
+            step: `process` (some rows processed), `close` (the generation closed), `produce` (half of it written),
+                `before-commit` (all of it written); in all these nothing of it remains. `after-commit`: it is
+                committed, but the task does not learn of it.
+            commits: how many commits succeed before.
+            restart: whether memory is lost, too; False: the commit is aborted, and tasks undo in memory what was in
+                vain.
+        """
+        if step not in STEPS:
+            raise ValueError(f"no step `{step}`; there are {', '.join(STEPS)}")
+        if step == "after-commit" and not restart:
+            raise ValueError("what is committed cannot be undone: leave out `restart=False`")
+        self._armed = _Armed(step, commits, restart)
+
+    @property
+    def crashed(self) -> bool:
+        """Whether the crash that was asked for has happened."""
+        return self._armed is None
+
+    def close(self) -> None:
+        self._closed = True
+        self._tasks = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<TopologyTestDriver {self.built.app}: {len(self._specs)} tasks>"
+
+    # --- Inside: turns --------------------------------------------------------------------------------------------
+
+    def _round(self) -> bool:
+        """One turn for each task, upstream first; whether anything moved. A crash does not take a task's turn away, so
+        that commits hold the same rows as without it."""
+        moved = False
+        for level in self._levels:
+            waiting = list(level)
+            while waiting:
+                order = self._random.sample(waiting, len(waiting)) if self._options.seed is not None else waiting
+                try:
+                    for i in list(order):
+                        moved |= self._turn(self._tasks[i])
+                        waiting.remove(i)
+                except _Crash as crash:
+                    self._recover(crash.restart)
+                    moved = True
+        return moved
+
+    def _turn(self, task: _Running) -> bool:
+        self._feed(task, {})
+        rows = self._process(task, self._options.commit_every if task.user else None)
+        if task.in_flight is not None:
+            self._commit(task)
+            if not rows:
+                return True
+        if not rows:
+            return False
+        self._close(task)
+        if not self._options.pipelined:
+            self._commit(task)
+        return True
+
+    def _feed(self, task: _Running, until: Mapping[TopicPartition, int]) -> None:
+        for tp in task.spec.inputs:
+            end = until.get(tp, self._log.end(tp))
+            if task.fed[tp] < end:
+                task.core.feed(*tp, self._log.read(tp, task.fed[tp], end))
+                task.fed[tp] = end
+            task.core.caught_up(*tp, True)
+
+    def _process(self, task: _Running, budget: int | None) -> int:
+        done = 0
+        while budget is None or done < budget:
+            step = self._options.batch_rows or _ROWS_MAX
+            rows = task.core.process(step if budget is None else min(step, budget - done))
+            if not rows:
+                break
+            done += rows
+            self._pass("process")
+        return done
+
+    def _close(self, task: _Running) -> None:
+        generation = task.core.close_generation()
+        self._pass("close")
+        task.in_flight = generation
+
+    def _commit(self, task: _Running) -> None:
+        assert task.in_flight is not None
+        outputs, positions = task.in_flight.outputs, task.in_flight.positions
+        self._pass("produce", lambda: self._log.abort(outputs[: (len(outputs) + 1) // 2]))
+        self._pass("before-commit", lambda: self._log.abort(outputs))
+        self._log.commit(outputs)
+        self._positions |= positions
+        task.in_flight = None
+        if task.spec.changelog is None:
+            task.committed_counters = _counters(task.core)
+        self._pass("after-commit")
+        task.core.committed()
+        if self._armed is not None:
+            self._armed.commits -= 1
+
+    def _pass(self, step: Step, before: Callable[[], None] = lambda: None) -> None:
+        """Passes a step, or dies there."""
+        armed = self._armed
+        if armed is not None and armed.step == step and armed.commits <= 0:
+            self._armed = None
+            before()
+            raise _Crash(armed.restart)
+
+    # --- Inside: lives --------------------------------------------------------------------------------------------
+
+    def _start(self, spec: TaskSpec) -> _Running:
+        """A task as its changelog and its committed positions say."""
+        with _told():
+            core = self._plan.task(spec.subtopology, spec.partition, dict(self.partitions))
+            if spec.changelog is not None and self._log.end(spec.changelog):
+                core.restore(self._log.read(spec.changelog, 0))
+            task = _Running(spec, core, user=any(topic in self._inputs for topic, _ in spec.inputs))
+            for tp in spec.inputs:
+                task.fed[tp] = self._positions.get(tp, 0)
+                core.feed(*tp, RawBatch([], task.fed[tp]))
+        return task
+
+    def _recover(self, restart: bool) -> None:
+        """All tasks go back to what is committed. What was in flight is made again, of the same rows."""
+        for i, task in enumerate(self._tasks):
+            lost, task.in_flight = task.in_flight, None
+            if restart:
+                counted = task.counted
+                if task.spec.changelog is None:
+                    _add(counted, task.committed_counters)
+                task = self._tasks[i] = self._start(task.spec)
+                task.counted = counted
+            else:
+                positions = task.core.rollback()
+                task.fed = {tp: positions[tp] for tp in task.spec.inputs}
+            if lost is not None:
+                self._feed(task, lost.positions)
+                self._process(task, None)
+                task.in_flight = task.core.close_generation()
+
+    # --- Inside: looking ------------------------------------------------------------------------------------------
+
+    def _pipe(self, tp: TopicPartition, batch: RawBatch) -> None:
+        if self._closed:
+            raise RuntimeError("the driver is closed")
+        self._log.append(tp, batch.records())
+        self._journal.append((tp, batch))
+        self._touched = True
+
+    def _written(self, topic: str, since: dict[int, int]) -> list[tuple[int, int, Any]]:
+        """(place in the log, partition, record) of a topic's records from these offsets on, as they were written."""
+        found = [
+            (place, p, record)
+            for p in range(self.partitions[topic])
+            for place, record in self._log.written((topic, p), since.get(p, 0))
+        ]
+        return sorted(found, key=lambda item: item[0])
+
+    def _sink_rows(self, sink: Mapping[str, Any]) -> dict[Any, dict[str, Any]]:
+        rows: dict[Any, dict[str, Any]] = {}
+        buffer = SinkBuffer(self._plan, sink["name"])
+        for p in range(self.partitions[sink["topic"]]):
+            buffer.add(self._log.read((sink["topic"], p), 0))
+        columns = buffer.drain()
+        for values in zip(*columns.values(), strict=True):
+            row = dict(zip(columns, values, strict=True))
+            key = tuple(row[name] for name in sink["key"])
+            rows[key[0] if len(key) == 1 else key] = row
+        return rows
+
+    def _observe(self, node: Mapping[str, Any]) -> dict[Any, dict[str, Any]]:
+        """A table that no sink keeps: the same records, at the same commit points, through the same topology with a
+        sink behind that table."""
+        key = [*node["keys"], *(["$window_start"] if node["window"] else [])]
+        bounds = ["$window_start", "$window_end"] if node["window"] else []
+        columns = [*node["keys"], *bounds, *(a["name"] for a in node["aggregates"])]
+        nodes = list(self.built.plan["nodes"])
+        stream = {"op": "to_stream", "name": f"{_SEEN_BY_DRIVER}-changes", "inputs": [[node["id"], 0]]}
+        sink = {
+            "op": "sink",
+            "name": _SEEN_BY_DRIVER,
+            "inputs": [[len(nodes), 0]],
+            "kind": "test",
+            "key": key,
+            "columns": columns,
+            "options": {},
+        }
+        nodes += [{"id": len(nodes), "line": None, **stream}, {"id": len(nodes) + 1, "line": None, **sink}]
+        built = Built(
+            self.built.app,
+            {**self.built.plan, "nodes": nodes},
+            self.built.callables,
+            self.built.settings,
+            self.built.nodes,
+        )
+        options = self._options
+        counts = {topic: self.partitions[topic] for topic in self._inputs}
+        with TopologyTestDriver(
+            built,
+            partitions=counts,
+            batch_rows=options.batch_rows,
+            commit_every=options.commit_every,
+            pipelined=options.pipelined,
+            seed=options.seed,
+        ) as twin:
+            for item in self._journal:
+                if item is None:
+                    twin.run()
+                else:
+                    twin._pipe(*item)
+            return twin.table(_SEEN_BY_DRIVER)
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    batch_rows: int | None
+    commit_every: int | None
+    pipelined: bool
+    seed: int | None
+
+
+# --- Ends -------------------------------------------------------------------------------------------------------------
+
+
+class Input:
+    """An input topic as a producer sees it. Made by `TopologyTestDriver.input`."""
+
+    def __init__(self, driver: TopologyTestDriver, source: Mapping[str, Any]) -> None:
+        self._driver = driver
+        self.topic: str = source["topic"]
+        fields = {f["name"]: f for f in source["fields"]}
+        self._time: Mapping[str, Any] | None = fields.get(source["timestamp"])
+        self._key = [fields[name] for name in source["key"] or ()]
+        self._timestamp = 0
+
+    def pipe(
+        self,
+        value: Mapping[str, Any] | bytes | str | None,
+        *,
+        key: Any = None,
+        partition: int | None = None,
+        at: Moment | None = None,
+        headers: Iterable[tuple[str, bytes | None]] = (),
+    ) -> None:
+        """Writes one record.
+
+        Args:
+            value: a mapping becomes JSON (decimals as text, aware datetimes as RFC 3339); text and bytes are written as
+                they are; None is a tombstone.
+            key: text, bytes, an int, or several values; by default made of the fields that the topic is keyed by.
+            partition: by default what Java's producer would choose for the key; 0 without one.
+            at: the record's timestamp, as RFC 3339 text, aware datetime or epoch milliseconds; also written into the
+                event-time field of a mapping that lacks it. By default that field's time, or the last record's.
+        """
+        given = None if at is None else _ms(at)
+        if isinstance(value, Mapping):
+            event = dict(value)
+            if given is not None and self._time is not None:
+                _fill(event, self._time, given)
+            if given is None and self._time is not None:
+                given = _time_of(event, self._time)
+            if key is None and self._key:
+                key = _key_of(event, self._key)
+            payload: bytes | None = json.dumps(
+                event, ensure_ascii=False, separators=(",", ":"), default=_plain, allow_nan=False
+            ).encode()
+        else:
+            payload = value.encode() if isinstance(value, str) else value
+        self._timestamp = self._timestamp if given is None else given
+        encoded = None if key is None else _encode_key(key)
+        count = self._driver.partitions[self.topic]
+        if partition is None:
+            partition = 0 if encoded is None else (murmur2(encoded) & 0x7FFFFFFF) % count
+        if not 0 <= partition < count:
+            raise ValueError(f"`{self.topic}` has {count} partitions, there is no {partition}")
+        record = (0, self._timestamp, encoded, payload, list(headers))
+        self._driver._pipe((self.topic, partition), RawBatch([record]))
+
+    def pipe_many(
+        self,
+        values: Iterable[Mapping[str, Any] | bytes | str | None],
+        *,
+        key: Any = None,
+        partition: int | None = None,
+        at: Moment | None = None,
+        every: timedelta | None = None,
+    ) -> None:
+        """Writes several records; `every` moves `at` on from one to the next."""
+        moment = None if at is None else _ms(at)
+        if every is not None and moment is None:
+            raise ValueError("`every` needs `at`: from when on?")
+        for value in values:
+            self.pipe(value, key=key, partition=partition, at=moment)
+            if every is not None and moment is not None:
+                moment += every // _MS
+
+    def __repr__(self) -> str:
+        return f"<Input {self.topic}>"
+
+
+class Output:
+    """A topic as a consumer sees it: each record is read once. Made by `TopologyTestDriver.output`."""
+
+    def __init__(self, driver: TopologyTestDriver, topic: str) -> None:
+        self._driver = driver
+        self.topic = topic
+        self._read: dict[int, int] = {}
+        self._types = _key_types(driver._description, driver.built.plan, topic)
+
+    def read(self) -> list[Record]:
+        """Runs the application, and returns what came since the last read, in the order it was written."""
+        return [
+            Record(
+                None if raw.key is None else _decode_key(raw.key, self._types),
+                None if raw.value is None else json.loads(raw.value),
+                raw.timestamp,
+                raw.headers,
+                raw.partition,
+            )
+            for raw in self.read_raw()
+        ]
+
+    def read_raw(self) -> list[RawRecord]:
+        """As `read`, the bytes as they are."""
+        self._driver.run()
+        found = self._driver._written(self.topic, self._read)
+        for _, p, record in found:
+            self._read[p] = record[0] + 1
+        return [
+            RawRecord(p, offset, timestamp, key, value, tuple(headers))
+            for _, p, (offset, timestamp, key, value, headers) in found
+        ]
+
+    def __repr__(self) -> str:
+        return f"<Output {self.topic}>"
+
+
+# --- Encoding ---------------------------------------------------------------------------------------------------------
+
+
+def _positive(name: str, value: int | None) -> int | None:
+    if value is not None and value < 1:
+        raise ValueError(f"`{name}` is {value}; it must be at least 1")
+    return value
+
+
+def _ms(moment: Moment) -> int:
+    if isinstance(moment, int):
+        return moment
+    when = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    if when.tzinfo is None:
+        raise ValueError(f"{moment!r} has no time zone: write `2024-01-15T10:00:00Z`, or an aware datetime")
+    return (when - _EPOCH) // _MS
+
+
+def _rfc3339(when: datetime) -> str:
+    return when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+_PER_MS = {"s": (1, 1000), "ms": (1, 1), "us": (1000, 1)}
+
+
+def _fill(event: dict[str, Any], time: Mapping[str, Any], ms: int) -> None:
+    """Writes the event time where it is not."""
+    *parents, name = time.get("path") or [time["name"]]
+    place = event
+    for parent in parents:
+        inner = place.get(parent)
+        if inner is not None and not isinstance(inner, Mapping):
+            return
+        place[parent] = dict(inner or {})
+        place = place[parent]
+    if place.get(name) is None:
+        unit = time.get("unit")
+        if unit in _PER_MS:
+            times, per = _PER_MS[unit]
+            place[name] = ms * times // per
+        else:
+            place[name] = _rfc3339(_EPOCH + ms * _MS)
+
+
+def _time_of(event: Mapping[str, Any], time: Mapping[str, Any]) -> int | None:
+    value: Any = event
+    for name in time.get("path") or [time["name"]]:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    unit = time.get("unit")
+    try:
+        if unit in _PER_MS and isinstance(value, int):
+            times, per = _PER_MS[unit]
+            return value * per // times
+        return _ms(value) if isinstance(value, str | datetime) else None
+    except ValueError:
+        return None
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError(f"{value!r} has no time zone")
+        return _rfc3339(value)
+    raise TypeError(f"{value!r} has no form in JSON")
+
+
+def _key_of(event: Mapping[str, Any], fields: Sequence[Mapping[str, Any]]) -> Any:
+    values = []
+    for f in fields:
+        value: Any = event
+        for name in f.get("path") or [f["name"]]:
+            value = value.get(name) if isinstance(value, Mapping) else None
+        values.append(value)
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def _encode_key(key: Any) -> bytes:
+    """As Java's serialisers, or a compact JSON array."""
+    match key:
+        case bytes():
+            return key
+        case str():
+            return key.encode()
+        case bool():
+            return bytes([key])
+        case int():
+            return struct.pack(">q", key)
+        case float():
+            return struct.pack(">d", key)
+        case tuple() | list():
+            return json.dumps(key, ensure_ascii=False, separators=(",", ":"), default=_plain).encode()
+    return str(key).encode()
+
+
+def _key_types(description: Mapping[str, Any], plan: Mapping[str, Any], topic: str) -> list[str] | None:
+    """The types of a written topic's key columns; None: unknown, or nodes that write different ones."""
+    columns = {node["id"]: node["columns"] for sub in description["subtopologies"] for node in sub["nodes"]}
+    found = []
+    for node in plan["nodes"]:
+        if node["op"] == "to_topic" and node["topic"] == topic:
+            (source, port), *_ = node["inputs"]
+            types = dict(text.split(": ", 1) for text in columns[source][port])
+            found.append([types[name] for name in node["key"] or ()])
+    return found[0] if found and all(types == found[0] for types in found) else None
+
+
+def _decode_key(key: bytes, types: list[str] | None) -> Any:
+    if not types:
+        return key
+    if len(types) > 1:
+        return tuple(json.loads(key))
+    match types[0]:
+        case "int" | "timestamp" | "duration":
+            return struct.unpack(">q", key)[0]
+        case "float":
+            return struct.unpack(">d", key)[0]
+        case "bool":
+            return key != b"\0"
+        case text if text.startswith("decimal"):
+            return Decimal(json.loads(key))
+    return key.decode()
+
+
+def _dead_letter(record: Any) -> DeadLetter:
+    _, timestamp, key, value, headers = record
+    about = {name.removeprefix("adstream."): (text or b"").decode() for name, text in headers if _ours(name)}
+    partition, offset = about.get("partition"), about.get("offset")
+    return DeadLetter(
+        about["reason"],
+        about["operator"],
+        value,
+        key,
+        timestamp,
+        None if partition is None else int(partition),
+        None if offset is None else int(offset),
+        about.get("message"),
+        tuple(header for header in headers if not _ours(header[0])),
+    )
+
+
+def _ours(header: str) -> bool:
+    return header.startswith("adstream.")
+
+
+def _counters(core: Task) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = core.stats()["counters"]
+    return found
+
+
+def _add(total: dict[str, dict[str, int]], more: Mapping[str, Mapping[str, int]]) -> None:
+    for node, reasons in more.items():
+        into = total.setdefault(node, {})
+        for reason, n in reasons.items():
+            into[reason] = into.get(reason, 0) + n
