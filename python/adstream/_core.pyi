@@ -120,6 +120,12 @@ class Task:
         """Applies records of the changelog, in order, before the first `feed`."""
     def positions(self) -> dict[tuple[str, int], int]: ...
     @property
+    def generation(self) -> int:
+        """Number of the open generation: what it will write lies behind everything written so far."""
+    @property
+    def needed_from(self) -> int | None:
+        """The oldest generation whose changelog records a restore would need; None: all there are."""
+    @property
     def output_bytes(self) -> int:
         """Bytes of output that wait for the generation to be closed."""
     def stats(self) -> dict[str, Any]:

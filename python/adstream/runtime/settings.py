@@ -18,7 +18,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -110,15 +110,21 @@ def load(
     flags: Mapping[str, object] | None = None,
     environ: Mapping[str, str] = os.environ,
     toml: Path | None = None,
+    *,
+    beside: Collection[str] = (),
 ) -> Settings:
     """Settings from flags (None values are absent), the environment and a TOML file, in that order.
+
+    Args:
+        beside: keys of the file that are not settings but the caller's.
 
     Raises:
         ConfigError: an unknown key (with the nearest one), or a value that its setting cannot have.
     """
     given: dict[str, Any] = {"connections": {}, "kafka": {}}
     if toml is not None:
-        _merge(given, _read_toml(toml), lambda key: f"`{key}` in {toml}")
+        found = {key: value for key, value in _read_toml(toml).items() if key not in beside}
+        _merge(given, found, lambda key: f"`{key}` in {toml}")
     _merge(given, _from_environ(environ), lambda key: PREFIX + key.upper())
     present = {key: value for key, value in (flags or {}).items() if value is not None}
     _merge(given, present, option_name)

@@ -31,6 +31,7 @@ from adstream._core import RawBatch
 from adstream.interfaces import Log, Reader, TopicPartition
 from adstream.runtime.assignment import TaskSpec
 from adstream.runtime.restore import Restore
+from adstream.runtime.trim import ChangelogTrim
 
 if TYPE_CHECKING:
     from adstream._core import Generation
@@ -59,6 +60,10 @@ class Core(Protocol):
     def restore(self, batch: RawBatch) -> None: ...
     def positions(self) -> dict[TopicPartition, int]: ...
     def stats(self) -> dict[str, Any]: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def needed_from(self) -> int | None: ...
 
 
 class StreamTask:
@@ -69,6 +74,7 @@ class StreamTask:
         self.state = State.RESTORING
         self.core: Core | None = None
         self.restore: Restore | None = None
+        self.trim = ChangelogTrim()
         self.failure: Exception | None = None
         """Set: stands still until it can be rolled back."""
         self.failures = 0
@@ -94,6 +100,7 @@ class StreamTask:
         """Asks the log where the task stood. Safe to repeat after an error."""
         self.restore = Restore(log, reader, self.spec, core, group)
         self.core = core
+        self.trim = ChangelogTrim()
 
     def run(self, reader: Reader, now_ms: int, limits: Mapping[TopicPartition, int]) -> None:
         """The restore is done: reads the inputs on from the committed positions, up to `limits` where there is

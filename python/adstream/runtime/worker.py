@@ -446,6 +446,9 @@ class Worker:
     def _commit(self, now: int) -> bool:
         if self._underway is not None or self._writer is None or not self._due(now):
             return False
+        if not self.tasks:  # before the first lease there is no fence to be had
+            self._closed_ms = now
+            return False
         assert self._leases is not None
         fence = self._leases.fence()
         if self._follow_leases():
@@ -478,8 +481,9 @@ class Worker:
         offsets = {tp: position for c in closed for tp, position in c.positions.items()}
         commit = Commit(outputs, offsets, self._group, fence)
         self._underway = Underway(closed, now)
-        writer, step, forget = self._writer, self._hooks.step, self._forgettable(offsets, now)
-        self._committer.submit(lambda: self._write(writer, commit, step, forget))
+        writer, step = self._writer, self._hooks.step
+        forget, marks = self._forgettable(offsets, [c.task for c in closed], now)
+        self._committer.submit(lambda: self._write(writer, commit, step, forget, marks))
         return True
 
     def _to_close(self) -> list[StreamTask]:
@@ -499,23 +503,46 @@ class Worker:
     def _one_by_one(self) -> bool:
         return self._aborts >= ABORTS_MAX
 
-    def _forgettable(self, offsets: Mapping[TopicPartition, int], now: int) -> dict[TopicPartition, int]:
-        """What internal topics need not keep once this commit is through."""
+    def _forgettable(
+        self, offsets: Mapping[TopicPartition, int], tasks: list[StreamTask], now: int
+    ) -> tuple[dict[TopicPartition, int], list[tuple[StreamTask, int]]]:
+        """What internal topics need not keep once this commit is through, and the tasks whose changelogs get a mark
+        (see `trim.py`), with their open generations."""
         every = self._settings.purge_every_ms
         if not every or now - self._purged_ms < every:
-            return {}
+            return {}, []
         self._purged_ms = now
         edges = self._assignment.edges
         done = {tp: position for tp, position in offsets.items() if tp[0] in edges}
         for name, sink in self._sinks.items():
             if self._topics[name] in edges:
                 done |= {(self._topics[name], p): position for p, position in sink.stored.items()}
-        return done
+        marks: list[tuple[StreamTask, int]] = []
+        for task in tasks:
+            if task.core is not None and task.spec.changelog is not None:
+                before = task.trim.forgettable(task.core.needed_from)
+                if before is not None:
+                    done[task.spec.changelog] = before
+                marks.append((task, task.core.generation))
+        return done, marks
 
     def _write(
-        self, writer: Writer, commit: Commit, step: Callable[[str], None], forget: dict[TopicPartition, int]
+        self,
+        writer: Writer,
+        commit: Commit,
+        step: Callable[[str], None],
+        forget: dict[TopicPartition, int],
+        marks: list[tuple[StreamTask, int]],
     ) -> Result:
         """Runs on the committer."""
+        try:
+            logs = [task.spec.changelog for task, _ in marks if task.spec.changelog is not None]
+            ends = self._log.end_offsets(logs, committed=False) if logs else {}
+            for task, generation in marks:
+                if task.spec.changelog in ends:
+                    task.trim.mark(generation, ends[task.spec.changelog])
+        except Exception as error:
+            log.warning("changelogs could not be marked, later then: %s", error)
         result = write(writer, commit, step)
         if forget and result.outcome is Outcome.COMMITTED:
             try:

@@ -24,7 +24,7 @@ use crate::batch::{Batch, Origin};
 use crate::error::{Fatal, PlanError};
 use crate::expr::Foreign;
 use crate::frame::{open, seal, Header, Kind};
-use crate::op::{Changelog, Counters, Ctx, DeadLetters, Message, Outgoing};
+use crate::op::{Changelog, Counters, Ctx, DeadLetters, Message, Needs, Outgoing};
 use crate::plan::{lower, Lowered, Plan, Route, SourceKind};
 use crate::raw::RawBatch;
 use crate::window::NO_TIME;
@@ -66,6 +66,8 @@ pub struct Generation {
 struct Mark {
     meta: Vec<u8>,
     positions: Vec<Option<i64>>,
+    /// Where the last full round of rewriting began (a generation's number).
+    rewritten_from: Option<u64>,
 }
 
 pub struct Task {
@@ -85,7 +87,26 @@ pub struct Task {
     touched: bool,
     restoring: Option<Option<Vec<u8>>>,
     decode_rows: usize,
+    /// Number of the open generation.
+    number: u64,
+    round: Round,
+    /// Entries of keyed state that the last generation changed.
+    changed: usize,
 }
+
+/// Clean state is written again, a little with each generation, so that the changelog can forget its beginning: once a
+/// round has gone through everything, nothing from before the round is needed.
+#[derive(Clone, Copy, Default)]
+struct Round {
+    from: u64,
+    node: usize,
+    /// Where the last full round began.
+    done: Option<u64>,
+}
+
+/// Clean entries written again with a generation: at least this many, and half as many as the one before
+/// changed.
+const REWRITE_MIN: usize = 16;
 
 impl Task {
     /// `partitions`: the partition count of every topic of the plan, by name.
@@ -138,6 +159,9 @@ impl Task {
             touched: false,
             restoring: None,
             decode_rows: DECODE_ROWS,
+            number: 0,
+            round: Round::default(),
+            changed: 0,
             plan,
         };
         let mark = task.mark();
@@ -513,7 +537,11 @@ impl Task {
             w.blob(reason.as_bytes());
             w.varint(*n);
         }
-        Mark { meta: w.bytes, positions: self.inputs.iter().map(|i| i.position).collect() }
+        Mark {
+            meta: w.bytes,
+            positions: self.inputs.iter().map(|i| i.position).collect(),
+            rewritten_from: self.round.done,
+        }
     }
 
     fn load(&mut self, meta: &[u8]) -> Option<()> {
@@ -549,11 +577,17 @@ impl Task {
         // What was flushed may have moved on to nodes behind that had flushed already: none, the order is topological.
         debug_assert!(self.inboxes.iter().all(Vec::is_empty));
         let stateful = self.plan.subtopologies[self.subtopology].stateful;
-        let mut log = ChangelogWriter { batch: RawBatch::default(), node: 0 };
+        let mut log = ChangelogWriter { batch: RawBatch::default(), node: 0, entries: 0 };
+        if stateful && self.touched {
+            self.rewrite(&mut log);
+        }
+        let rewritten = log.entries;
         for node in &mut self.nodes {
             log.node = node.state_id;
-            node.operator.close_generation(&mut log);
+            node.operator.close_generation(&mut log, self.number);
         }
+        self.changed = log.entries - rewritten;
+        self.number += 1;
         let mark = self.mark();
         let outputs = std::mem::take(&mut self.outputs);
         let mut outputs: Vec<(String, u32, RawBatch)> =
@@ -567,6 +601,40 @@ impl Task {
         let positions = self.inputs.iter().filter_map(|i| i.position.map(|p| (i.topic.to_string(), p))).collect();
         self.marks.push_back(mark);
         Ok(Generation { outputs, positions })
+    }
+
+    /// Writes some clean state again (see [`Round`]). Rows that this generation changed are skipped: their delta follows.
+    fn rewrite(&mut self, log: &mut ChangelogWriter) {
+        let mut left = REWRITE_MIN.max(self.changed / 2);
+        while self.round.node < self.nodes.len() {
+            let node = &mut self.nodes[self.round.node];
+            log.node = node.state_id;
+            let (written, ended) = node.operator.rewrite(left, log);
+            left -= written.min(left);
+            if !ended {
+                return;
+            }
+            self.round.node += 1;
+        }
+        self.round = Round { from: self.number + 1, node: 0, done: Some(self.round.from) };
+    }
+
+    /// The number of the generation that is open: what it will write lies behind everything written so far.
+    pub fn generation(&self) -> u64 {
+        self.number
+    }
+
+    /// The oldest generation whose changelog records a restore would need; None: all there are.
+    pub fn needed_from(&self) -> Option<u64> {
+        let mut from = self.marks.front()?.rewritten_from?;
+        for node in &self.nodes {
+            match node.operator.needs() {
+                Needs::Everything => return None,
+                Needs::From(number) => from = from.min(number),
+                Needs::Nothing => {}
+            }
+        }
+        Some(from)
     }
 
     /// The oldest closed generation was committed.
@@ -583,6 +651,7 @@ impl Task {
             node.operator.rollback();
         }
         self.marks.truncate(1);
+        self.round = Round { from: self.number, node: 0, done: self.marks[0].rewritten_from };
         let meta = self.marks[0].meta.clone();
         self.load(&meta).ok_or_else(|| Fatal::new("corrupt_meta", "the task's own mark does not load"))?;
         let positions = self.marks[0].positions.clone();
@@ -678,6 +747,7 @@ impl Task {
 struct ChangelogWriter {
     batch: RawBatch,
     node: u64,
+    entries: usize,
 }
 
 impl ChangelogWriter {
@@ -689,6 +759,7 @@ impl ChangelogWriter {
 
 impl Changelog for ChangelogWriter {
     fn delta(&mut self, kind: Kind, count: u32, body: &[u8]) {
+        self.entries += count as usize;
         let header = Header { kind, lane: 0, sequence: 0, clock: 0, schema: self.node, count };
         self.push(&header, body);
     }

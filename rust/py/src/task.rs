@@ -154,6 +154,16 @@ impl PyTask {
         self.at(self.lock().positions())
     }
 
+    #[getter]
+    fn generation(&self) -> u64 {
+        self.lock().generation()
+    }
+
+    #[getter]
+    fn needed_from(&self) -> Option<u64> {
+        self.lock().needed_from()
+    }
+
     /// Bytes that wait to be written when the generation closes.
     #[getter]
     fn output_bytes(&self) -> usize {

@@ -172,5 +172,13 @@ class EchoTask:
         assert self.position is not None
         return {self.source: self.position}
 
+    @property
+    def generation(self) -> int:
+        return 0
+
+    @property
+    def needed_from(self) -> int | None:
+        return None
+
     def stats(self) -> dict[str, Any]:
         return {"state_keys": len(self.counts), "dropped": {"late": 0}}

@@ -496,7 +496,21 @@ impl Operator for Aggregate {
         Some(())
     }
 
-    fn close_generation(&mut self, changelog: &mut dyn Changelog) {
+    fn rewrite(&mut self, limit: usize, changelog: &mut dyn Changelog) -> (usize, bool) {
+        let mut w = Writer::default();
+        let mut count = 0;
+        let layout = self.store.layout.clone();
+        let ended = self.store.rewrite(limit, |window, key, ts, cells, vars| {
+            write_entry(&mut w, &layout, window, key, ts, cells, vars);
+            count += 1;
+        });
+        if count > 0 {
+            changelog.delta(Kind::State, count, &w.bytes);
+        }
+        (count as usize, ended)
+    }
+
+    fn close_generation(&mut self, changelog: &mut dyn Changelog, _: u64) {
         let mut w = Writer::default();
         let mut count = 0;
         self.entries(&mut |write| {

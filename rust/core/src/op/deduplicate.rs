@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{Changelog, Ctx, Message, Operator, Stats};
+use super::{Changelog, Ctx, Message, Needs, Operator, Stats};
 use crate::column::{reason, Column, Data};
 use crate::error::Fatal;
 use crate::frame::Kind;
@@ -96,7 +96,7 @@ impl Operator for Deduplicate {
         Some(())
     }
 
-    fn close_generation(&mut self, changelog: &mut dyn Changelog) {
+    fn close_generation(&mut self, changelog: &mut dyn Changelog, number: u64) {
         let mut w = Writer::default();
         let mut count = 0;
         for (id, ts) in self.seen.changes() {
@@ -107,7 +107,11 @@ impl Operator for Deduplicate {
         if count > 0 {
             changelog.delta(Kind::Seen, count, &w.bytes);
         }
-        self.seen.close_generation();
+        self.seen.close_generation(number);
+    }
+
+    fn needs(&self) -> Needs {
+        self.seen.needs()
     }
 
     fn committed(&mut self) {

@@ -181,6 +181,14 @@ pub trait Changelog {
     fn delta(&mut self, kind: crate::frame::Kind, count: u32, body: &[u8]);
 }
 
+/// Which part of its changelog an operator still needs, apart from what it writes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Needs {
+    Everything,
+    From(u64),
+    Nothing,
+}
+
 /// Numbers for metrics, by name.
 pub type Stats = Vec<(String, i64)>;
 
@@ -204,8 +212,17 @@ pub trait Operator: Send {
         Some(())
     }
 
-    /// Keyed state: tells the delta of the current generation and begins the next.
-    fn close_generation(&mut self, _changelog: &mut dyn Changelog) {}
+    /// Keyed state: tells the delta of the current generation, the `number`-th, and begins the next.
+    fn close_generation(&mut self, _changelog: &mut dyn Changelog, _number: u64) {}
+    /// Keyed state that does not age writes up to `limit` clean entries again, going round and round; returns how many,
+    /// and whether a round ended. Called before `close_generation`.
+    fn rewrite(&mut self, _limit: usize, _changelog: &mut dyn Changelog) -> (usize, bool) {
+        (0, true)
+    }
+    /// Keyed state that ages instead: the oldest generation whose entries may still matter.
+    fn needs(&self) -> Needs {
+        Needs::Nothing
+    }
     fn committed(&mut self) {}
     fn rollback(&mut self) {}
 

@@ -511,6 +511,7 @@ impl Store {
         self.generations.push_back(Generation::default());
         self.epoch = self.epoch.wrapping_add(1).max(1);
         self.updates = 0;
+        self.rewrite_cursor = (i64::MIN, 0);
     }
 
     /// Puts a stored row in place (see [`Layout::write`]); between `begin_restore` and `end_restore`.

@@ -7,6 +7,8 @@
 
 use std::collections::VecDeque;
 
+use crate::op::Needs;
+
 #[derive(Clone, Copy)]
 struct Entry {
     id: u128,
@@ -32,6 +34,11 @@ pub struct Seen {
     starts: VecDeque<i64>,
     clock: i64,
     swept_at: i64,
+    /// Per generation that remembered something: its number and the largest time in it. What all is dead need not be
+    /// restored, so the changelog may forget it.
+    births: VecDeque<(u64, i64)>,
+    /// The largest time among restored ids.
+    restored_ts: i64,
 }
 
 impl Seen {
@@ -44,6 +51,8 @@ impl Seen {
             starts: VecDeque::from([i64::MIN]),
             clock: i64::MIN,
             swept_at: i64::MIN,
+            births: VecDeque::new(),
+            restored_ts: i64::MIN,
         }
     }
 
@@ -146,14 +155,27 @@ impl Seen {
         self.slots.iter().filter(move |e| e.id != EMPTY && self.alive(e.ts, clock)).map(|e| (e.id, e.ts))
     }
 
-    pub fn close_generation(&mut self) {
+    pub fn close_generation(&mut self, number: u64) {
         let safe = self.safe_clock();
+        let newest = self.generations.back().into_iter().flatten().map(|c| c.ts).max();
+        self.births.extend(newest.map(|ts| (number, ts)));
+        while self.births.front().is_some_and(|&(_, ts)| !self.alive(ts, safe)) {
+            self.births.pop_front();
+        }
         if safe.saturating_sub(self.swept_at) > self.within_ms / 4 {
             self.sweep();
             self.swept_at = safe;
         }
         self.generations.push_back(vec![]);
         self.starts.push_back(self.clock);
+    }
+
+    /// The part of the changelog that holds ids which may be alive.
+    pub fn needs(&self) -> Needs {
+        if self.restored_ts != i64::MIN && self.alive(self.restored_ts, self.safe_clock()) {
+            return Needs::Everything;
+        }
+        self.births.front().map_or(Needs::Nothing, |&(number, _)| Needs::From(number))
     }
 
     pub fn committed(&mut self) {
@@ -206,6 +228,7 @@ impl Seen {
 
     /// Puts back an entry from the changelog (a later one wins).
     pub fn restore(&mut self, id: u128, ts: i64) {
+        self.restored_ts = self.restored_ts.max(ts);
         match self.find(id) {
             Ok(at) => self.slots[at].ts = ts,
             Err(at) => {
@@ -247,12 +270,12 @@ mod tests {
         for i in 1..=10_000u128 {
             s.repeated(i, 0, 0);
         }
-        s.close_generation();
+        s.close_generation(0);
         s.committed();
         assert!(s.bytes() > 200_000);
         s.repeated(1, 1000, 1000);
         for _ in 0..2 {
-            s.close_generation();
+            s.close_generation(0);
             s.committed();
         }
         assert_eq!(s.keys(), 1);
@@ -285,7 +308,7 @@ mod tests {
                         prop_assert_eq!(s.repeated(i as u128 + 5, now.1, now.1), expected);
                     }
                     Step::Close if starts.len() < 2 => {
-                        s.close_generation();
+                        s.close_generation(0);
                         starts.push(now.clone());
                     }
                     Step::Committed if starts.len() > 1 => { s.committed(); starts.remove(0); }

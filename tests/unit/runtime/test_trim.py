@@ -1,0 +1,64 @@
+"""A changelog forgets, and what is left restores."""
+
+import json
+from pathlib import Path
+
+import adstream as ads
+from adstream._core import Plan, RawBatch
+from adstream.logs.embedded import EmbeddedLog
+from adstream.runtime import launch
+from adstream.runtime.settings import Settings
+
+
+class Event(ads.Record):
+    id: str
+    user: str
+    value: int
+
+
+@ads.topology(name="trimmed")
+def trimmed(app: ads.App) -> None:
+    totals = (
+        app.stream("events", Event, key="user")
+        .deduplicate("id", within="10s")
+        .group_by("user")
+        .aggregate(total=ads.sum("value"))
+    )
+    totals.to_stream().to("totals", key="user")
+
+
+def records(first: int, count: int, users: int = 40) -> RawBatch:
+    def value(i: int) -> bytes:
+        return json.dumps({"id": f"e{i}", "user": f"u{i % users}", "value": 1}).encode()
+
+    return RawBatch([(i, 1_000_000_000_000 + i * 100, f"u{i % users}".encode(), value(i), []) for i in range(first, first + count)])
+
+
+def test_the_changelog_forgets_and_what_is_left_restores(tmp_path: Path) -> None:
+    built = trimmed.build()
+    plan = Plan(json.dumps(built.plan), list(built.callables))
+    settings = Settings(app=built.app, commit_interval_ms=1, purge_every_ms=1, create_topics=True, batch_rows_max=50)
+    changelog = ("trimmed-0-changelog", 0)
+    rounds, per_round = 30, 400
+    starts = []
+    with_log = EmbeddedLog(tmp_path)
+    with_log.create_topics([])
+    from adstream.interfaces import TopicSpec
+
+    with_log.create_topics([TopicSpec("events", 1)])
+    writer = with_log.writer("test-producer")
+    for r in range(rounds):
+        writer.commit([("events", 0, records(r * per_round, per_round))], {}, "none", None)
+        launch.run(plan, settings, with_log, stop_at_end=True)  # each run restores from what is left
+        starts.append(with_log.start_offsets([changelog])[changelog])
+    end = with_log.end_offsets([changelog], committed=True)[changelog]
+    assert starts[-1] > 0, "nothing was forgotten"
+    assert end - starts[-1] < end / 2, (starts, end)
+    reader = with_log.reader()
+    reader.add("totals", 0, 0)
+    newest: dict[str, int] = {}
+    while (batch := reader.read("totals", 0, 1000)) is not None:
+        for _, _, _, value, _ in batch.records():
+            row = json.loads(value or b"")
+            newest[row["user"]] = row["total"]
+    assert newest == {f"u{u}": rounds * per_round // 40 for u in range(40)}
