@@ -707,8 +707,8 @@ mod tests {
     fn fold(layout: &Layout, items: &[Item], sign: i64, group: &mut Group) {
         let (batch, ints, decimals, texts) = batch_of(items);
         let (mut taken, mut given) = (vec![], vec![]);
-        for row in 0..items.len() {
-            let place = Place { ts: items[row].2, lane: 0, position: items[row].3 };
+        for (row, item) in items.iter().enumerate() {
+            let place = Place { ts: item.2, lane: 0, position: item.3 };
             let input = Input { batch: &batch, row, place, foreign: &NoForeign };
             for (index, acc) in layout.accumulators.iter().enumerate() {
                 let column = match acc.input {

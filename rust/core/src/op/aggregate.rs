@@ -54,6 +54,13 @@ pub struct Prepared<'a> {
     may_err: bool,
 }
 
+/// Where a row is folded: the groups, the row's position in its lane, and a buffer for its key.
+pub struct Destination<'a> {
+    pub store: &'a mut Store,
+    pub position: u64,
+    pub scratch: &'a mut Vec<u8>,
+}
+
 impl Fold {
     pub fn prepare<'a>(&self, batch: &'a Batch, foreign: &dyn Foreign) -> Prepared<'a> {
         let arguments: Vec<Arguments> = self
@@ -80,12 +87,11 @@ impl Fold {
         &self,
         prepared: &Prepared<'_>,
         row: usize,
-        store: &mut Store,
-        position: u64,
-        scratch: &mut Vec<u8>,
+        into: Destination<'_>,
         ctx: &mut Ctx<'_>,
         advance: &mut dyn FnMut(i64) -> i64,
     ) -> Verdict {
+        let Destination { store, position, scratch } = into;
         let batch = prepared.batch;
         if prepared.may_err {
             let error =
@@ -249,9 +255,8 @@ impl Aggregate {
         for row in batch.live_rows() {
             let position = self.positions[lane];
             let lanes = &mut self.lanes;
-            let verdict = fold.row(&prepared, row, &mut self.store, position, &mut scratch, ctx, &mut |to| {
-                lanes.advance(lane as u32, to)
-            });
+            let into = Destination { store: &mut self.store, position, scratch: &mut scratch };
+            let verdict = fold.row(&prepared, row, into, ctx, &mut |to| lanes.advance(lane as u32, to));
             match verdict {
                 Verdict::Folded => {
                     folded += 1;
@@ -363,12 +368,6 @@ impl Aggregate {
             self.next_close = start + 1;
         }
         self.boundary = self.store.next_window(self.next_close).map_or(i64::MAX, |w| window.close_at(w));
-    }
-
-    fn entries(&self, each: &mut dyn FnMut(&dyn Fn(&mut Writer))) {
-        self.store.touched(|c, vars| {
-            each(&|w: &mut Writer| write_entry(w, &self.store.layout, c.window, c.key, c.max_ts, c.new, vars))
-        });
     }
 }
 
@@ -513,8 +512,9 @@ impl Operator for Aggregate {
     fn close_generation(&mut self, changelog: &mut dyn Changelog, _: u64) {
         let mut w = Writer::default();
         let mut count = 0;
-        self.entries(&mut |write| {
-            write(&mut w);
+        let store = &self.store;
+        store.touched(|c, vars| {
+            write_entry(&mut w, &store.layout, c.window, c.key, c.max_ts, c.new, vars);
             count += 1;
             if w.bytes.len() > BLOCK_BYTES {
                 changelog.delta(Kind::State, count, &w.bytes);

@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use super::aggregate::{write_entry, Fold, Verdict};
+use super::aggregate::{write_entry, Destination, Fold, Verdict};
 use super::{Ctx, Message, Operator, Outgoing};
 use crate::batch::Batch;
 use crate::column::{reason, Column};
@@ -27,6 +27,9 @@ use crate::window::{Tumbling, NO_TIME};
 use crate::wire::{Reader, Writer};
 
 const FRAME_BYTES: usize = 512 * 1024;
+
+/// Groups a combiner holds before it ships in mid-generation: bounds its memory whatever the commit interval.
+const GROUPS_MAX: usize = 500_000;
 
 /// The sending end: frame numbers and the clock.
 pub struct EdgeOut {
@@ -192,7 +195,9 @@ impl Combine {
         Combine { out, fold, key_types, late_wanted, store, position: 0, scratch: vec![] }
     }
 
-    fn ship(&mut self, ctx: &mut Ctx<'_>) {
+    /// Sends what is held. `clock`: what the last frame of each partition tells; in mid-generation the settled one, since
+    /// rows of windows that the new clock would close may still come.
+    fn ship(&mut self, clock: i64, ctx: &mut Ctx<'_>) {
         let partitions = self.out.partitions() as usize;
         let mut bodies: Vec<(Writer, u32)> = (0..partitions).map(|_| (Writer::default(), 0)).collect();
         let mut full: Vec<(u32, u32, Vec<u8>)> = vec![];
@@ -215,13 +220,33 @@ impl Combine {
         for (p, count, body) in full {
             self.out.send(p, Kind::Partials, settled, count, &body, ctx);
         }
-        let clock = self.out.clock;
         for (p, (w, count)) in bodies.iter().enumerate() {
             if *count > 0 {
                 self.out.send(p as u32, Kind::Partials, clock, *count, &w.bytes, ctx);
             }
         }
         self.store.clear();
+    }
+}
+
+impl Combine {
+    /// Late rows travel as they are, so that `.late` stays one place.
+    fn send_late(&mut self, batch: &Batch, late: &[u32], ctx: &mut Ctx<'_>) {
+        if late.is_empty() {
+            return;
+        }
+        if !self.late_wanted {
+            ctx.count("late", late.len() as u64);
+            return;
+        }
+        let keys: Vec<&Column> = self.fold.keys.iter().map(|&k| &*batch.columns[k]).collect();
+        let mut by_partition: Vec<Vec<u32>> = vec![vec![]; self.out.partitions() as usize];
+        let mut bytes = vec![];
+        for &row in late {
+            key::user_key(&keys, row as usize, &mut bytes);
+            by_partition[partitioner::partition(&bytes, self.out.partitions()) as usize].push(row);
+        }
+        self.out.rows(Kind::Late, batch, None, &by_partition, ctx);
     }
 }
 
@@ -236,11 +261,11 @@ impl Operator for Combine {
         let mut folded = 0;
         for row in batch.live_rows() {
             let clock = &mut self.out.clock;
-            let verdict =
-                self.fold.row(&prepared, row, &mut self.store, self.position, &mut self.scratch, ctx, &mut |to| {
-                    *clock = (*clock).max(to);
-                    *clock
-                });
+            let into = Destination { store: &mut self.store, position: self.position, scratch: &mut self.scratch };
+            let verdict = self.fold.row(&prepared, row, into, ctx, &mut |to| {
+                *clock = (*clock).max(to);
+                *clock
+            });
             match verdict {
                 Verdict::Folded => {
                     folded += 1;
@@ -251,27 +276,16 @@ impl Operator for Combine {
             }
         }
         ctx.count("counted", folded);
-        if late.is_empty() {
-            return Ok(());
-        }
-        if !self.late_wanted {
-            ctx.count("late", late.len() as u64);
-            return Ok(());
-        }
-        let keys: Vec<&Column> = self.fold.keys.iter().map(|&k| &*batch.columns[k]).collect();
-        let mut by_partition: Vec<Vec<u32>> = vec![vec![]; self.out.partitions() as usize];
-        let mut bytes = vec![];
-        for row in late {
-            key::user_key(&keys, row as usize, &mut bytes);
-            by_partition[partitioner::partition(&bytes, self.out.partitions()) as usize].push(row);
-        }
         drop(prepared);
-        self.out.rows(Kind::Late, &batch, None, &by_partition, ctx);
+        if self.store.changed() > GROUPS_MAX {
+            self.ship(self.out.settled, ctx);
+        }
+        self.send_late(&batch, &late, ctx);
         Ok(())
     }
 
     fn flush(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
-        self.ship(ctx);
+        self.ship(self.out.clock, ctx);
         self.out.heartbeats(ctx);
         Ok(())
     }
