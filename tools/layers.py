@@ -22,7 +22,7 @@ FACADE = "adstream"  # the package itself, python/adstream/__init__.py
 LAYERS = [
     ["errors"],
     ["interfaces"],
-    ["dsl", "logs", "sinks"],
+    ["dsl", "logs", "targets"],
     ["runtime"],
     ["testing"],
     [FACADE],
@@ -100,9 +100,7 @@ def check_python(package: Path) -> tuple[int, int, list[str]]:
         for line, imported in imports(ast.parse(path.read_text(), path), module, is_package, units):
             judged += 1
             if imported not in RANK and imported not in (EXTENSION, JOBS):
-                found.append(
-                    f"{path}:{line}: `{imported}` has no layer\nhint: give it one in tools/layers.py"
-                )
+                found.append(f"{path}:{line}: `{imported}` has no layer\nhint: give it one in tools/layers.py")
             elif not allowed(importer, imported):
                 found.append(f"{path}:{line}: `{importer}` must not import `{imported}`")
     return len(files), judged, found
@@ -138,7 +136,7 @@ def check(root: Path) -> int:
 # What the checker must name, by file and source; and what it must let pass.
 VIOLATIONS = {
     "python/adstream/dsl/up.py": "from adstream.runtime import worker",
-    "python/adstream/dsl/aside.py": "from adstream import sinks",
+    "python/adstream/dsl/aside.py": "from adstream import targets",
     "python/adstream/logs/relative.py": "from ..testing.driver import Driver",
     "python/adstream/runtime/hidden.py": "def f():\n    import adstream.cli.main",
     "python/adstream/runtime/public.py": "from adstream import App",
@@ -169,9 +167,7 @@ def canary() -> int:
             for name, source in (CLEAN | ({planted: VIOLATIONS[planted]} if planted else {})).items():
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 (root / name).write_text(source)
-            found = (
-                check_python(root / "python" / "adstream")[2] + check_core(root / "rust" / "core" / "src")[1]
-            )
+            found = check_python(root / "python" / "adstream")[2] + check_core(root / "rust" / "core" / "src")[1]
             wanted = [str(root / planted)] if planted else []
             if [violation.split(":")[0] for violation in found] != wanted:
                 print(f"layers: with {planted or 'nothing'} planted, the checker found {found}")
@@ -181,9 +177,7 @@ def canary() -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--canary", action="store_true", help="check the checker")
     return canary() if parser.parse_args().canary else check(Path(__file__).parents[1])
 

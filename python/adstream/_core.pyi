@@ -74,9 +74,13 @@ class Plan:
     def __init__(self, plan: str, callables: Sequence[Callable[..., Any]] = ...) -> None:
         """Raises CoreError (kind `plan`)."""
     def describe(self) -> str:
-        """JSON: `{"app", "subtopologies": [{"id", "sources": [{"topic", "kind": "user"|"edge"}], "nodes": [...], "outputs":
-        [{"topic", "kind": "user"|"edge"|"sink"|"changelog", …}], "stateful": bool}], "sinks": [{"name", "kind", "topic", "key",
-        "columns", "options"}]}`. Names of internal topics are whole: `<app>-<node>-repartition`, `<app>-<node>-sink`, `<app>-<subtopology>-changelog`."""
+        """JSON: `{"app", "topics", "subtopologies", "sinks"}`.
+
+        A sub-topology is `{"id", "sources": [{"topic", "kind": "user"|"edge", "node"}], "nodes": [...], "outputs": [{"topic",
+        "kind": "user"|"edge"|"sink"|"dead_letters"|"changelog", ...}], "stateful", "changelog"}`, a sink `{"name", "kind",
+        "topic", "key", "columns", "options", "subtopology"}`. Names of internal topics are whole:
+        `<app>-<node>-repartition`, `<app>-<node>-sink`, `<app>-<subtopology>-changelog`.
+        """
     def task(self, subtopology: int, partition: int, partitions: Mapping[str, int], options: str = ...) -> Task:
         """A task, empty. `partitions`: the partition count of every topic of the plan. `options` JSON: `{"exactly_once": true,
         "clock_ms": null}`."""

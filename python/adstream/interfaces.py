@@ -88,6 +88,9 @@ class Leases(Protocol):
     def released(self, tasks: Sequence[int]) -> None:
         """Answers a revocation: the tasks' last generation is committed or given up."""
 
+    def beat(self) -> None:
+        """The worker is alive: without it for long, the member gives its tasks up (a hung worker must not keep them)."""
+
     def fence(self) -> object:
         """What `Writer.commit` needs so that a worker which lost its lease cannot commit."""
 

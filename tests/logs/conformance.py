@@ -12,12 +12,16 @@ import itertools
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import pytest
 
-from adstream._core import Output, RawBatch, Record
+from adstream._core import RawBatch
 from adstream.errors import ConfigError
 from adstream.interfaces import LeaseChange, Leases, Log, Outcome, Reader, TopicSpec
+
+if TYPE_CHECKING:
+    from adstream._core import Output, Record
 
 Pause = Callable[[float], None]
 # The records here are of 1970, and a broker deletes by the records' own time: half a minute after its start,
@@ -101,9 +105,7 @@ def wait_until_settled(log: Log, topic: str, partition: int = 0) -> int:
     raise AssertionError(f"a transaction stays open on {topic}-{partition}")
 
 
-def read_all(
-    log: Log, topic: str, partition: int = 0, position: int = 0, *, settled: bool = True
-) -> list[Record]:
+def read_all(log: Log, topic: str, partition: int = 0, position: int = 0, *, settled: bool = True) -> list[Record]:
     if settled:
         wait_until_settled(log, topic, partition)
     reader = log.reader()
@@ -262,9 +264,7 @@ def check_what_a_crashed_commit_wrote_is_invisible(log: Log, pause: Pause = time
     assert writer.commit([output(sink, range(2))], {(source, 0): 2}, group, None) is Outcome.COMMITTED
     for name in ("begin", "produce", "offsets", "commit"):
         try:
-            writer.commit(
-                [output(sink, range(100, 105))], {(source, 0): 7}, group, None, crash_at(name, pause)
-            )
+            writer.commit([output(sink, range(100, 105))], {(source, 0): 7}, group, None, crash_at(name, pause))
         except Crash:
             pass
         else:

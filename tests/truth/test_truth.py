@@ -283,9 +283,7 @@ def test_time_before_the_epoch_has_windows_too() -> None:
 # --- Generated traffic --------------------------------------------------------------------------------------
 
 
-CALM = Traffic(
-    share_disorder=0, share_copies=0, share_late=0, share_bad=0, share_no_campaign=0, share_no_device=0
-)
+CALM = Traffic(share_disorder=0, share_copies=0, share_late=0, share_bad=0, share_no_campaign=0, share_no_device=0)
 
 
 def log(traffic: Traffic) -> list[Record]:

@@ -182,7 +182,7 @@ def udaf(
     Args:
         init: makes an accumulator: `init()`.
         add: takes a row in and returns the accumulator: `add(acc, row)`, the row as a dict.
-        merge: joins two accumulators. With it, rows are combined before they are shuffled.
+        merge: joins two accumulators; not used yet (rows of such aggregates travel one by one).
         result: the value of an accumulator; by default the accumulator itself.
         type: what `result` returns.
 

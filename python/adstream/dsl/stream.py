@@ -471,7 +471,8 @@ class Stream(_Flow):
     # --- keys -------------------------------------------------------------------------------------
 
     def group_by(self, *columns: str, **exprs: Value) -> GroupedStream:
-        """Groups rows by columns, or by expressions under a name. Null is a value like others.
+        """Groups rows by columns, or by expressions under a name. A null among several key columns is a value like
+        others; a single null key is no key, and its row is dropped and counted (`dropped:null_key`).
 
         Rows move to the partition of their group unless the topic is keyed so. In Kafka Streams: `groupBy`,
         `groupByKey`.
@@ -909,7 +910,6 @@ def _aggregate(
         "window": window.to_plan() if window is not None else None,
         "aggregates": lowered,
         "combine": combine,
-        "ttl_ms": None,
     }
     about = f"by {', '.join(keys)}"
     if window is not None:

@@ -463,6 +463,8 @@ class EmbeddedLeases:
                 self._group.balance()
                 self._log._changed.notify_all()
 
+    def beat(self) -> None: ...
+
     def fence(self) -> object:
         return self._member
 

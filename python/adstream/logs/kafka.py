@@ -38,6 +38,8 @@ from adstream.logs.kafka_writer import KafkaWriter, fence_slot, noted
 
 CONNECT_TIMEOUT_S = 10.0
 CALL_TIMEOUT_S = 15.0
+GROUP_TIMEOUT_S = 3.0
+"""Of a call to a group's coordinator: short, see `_patiently`."""
 USABLE_TIMEOUT_S = 30.0
 STABLE_TIMEOUT_S = 60.0
 """More than a transaction's time-out and the broker's interval for looking at it."""
@@ -253,7 +255,7 @@ class KafkaLog(Log):
 
     def _members(self, group: str) -> set[str]:
         def ask() -> set[str]:
-            futures = self._admin.describe_consumer_groups([group], request_timeout=CALL_TIMEOUT_S)
+            futures = self._admin.describe_consumer_groups([group], request_timeout=GROUP_TIMEOUT_S)
             return {member.member_id for member in futures[group].result().members}
 
         return self._patiently(ask, f"describe the group {group}")
@@ -266,7 +268,7 @@ class KafkaLog(Log):
         def ask() -> list[TopicPartition]:
             wanted = [ConsumerGroupTopicPartitions(group, parts)]
             futures = self._admin.list_consumer_group_offsets(
-                wanted, require_stable=stable, request_timeout=CALL_TIMEOUT_S
+                wanted, require_stable=stable, request_timeout=GROUP_TIMEOUT_S
             )
             return list(futures[group].result().topic_partitions)
 
@@ -290,6 +292,10 @@ class KafkaLog(Log):
                 if (error.code() not in PASSING and not error.retriable()) or self._clock() > deadline:
                     raise LogUnavailableError(f"cannot {what}: {error.name()}: {error.str()}") from problem
                 self._sleep(PAUSE_S)
+                if error.code() == KafkaError._TIMED_OUT:
+                    # With librdkafka 2.16, calls to a group's coordinator time out for ever in a client that was
+                    # asked while the broker was away; a new one is answered at once.
+                    self._admin = AdminClient(quiet(of_admin(self._settings)))
                 if error.code() in LEADER_MOVED:
                     with contextlib.suppress(KafkaException):
                         self._admin.list_topics(timeout=CALL_TIMEOUT_S)  # what it remembers is of before

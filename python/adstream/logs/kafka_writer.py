@@ -196,11 +196,8 @@ class KafkaWriter(Writer):
             return self._leave(Meaning.ABORT)
         if parts:
             metadata = fence.metadata if fence is not None else self._no_member(group)
-            if group not in self._known_groups:
-                self._coordinated(group)
-                self._known_groups.add(group)
             send = lambda: producer.send_offsets_to_transaction(parts, metadata, CALL_TIMEOUT_S)  # noqa: E731
-            if (bad := self._call(lambda: _bounded(send), "offsets", step)) is not None:
+            if (bad := self._call(lambda: self._with_coordinator(group, send), "offsets", step)) is not None:
                 return self._leave(bad)
         if (
             bad := self._call(lambda: producer.commit_transaction(CALL_TIMEOUT_S), "commit", step)
@@ -208,6 +205,17 @@ class KafkaWriter(Writer):
             return self._leave(bad)
         step("committed")
         return Outcome.COMMITTED
+
+    def _with_coordinator(self, group: str, send: Callable[[], None]) -> None:
+        """What failed may have failed because the coordinator is gone; then it is waited for once more."""
+        if group not in self._known_groups:
+            self._coordinated(group)
+            self._known_groups.add(group)
+        try:
+            _bounded(send)
+        except BaseException:
+            self._known_groups.discard(group)
+            raise
 
     def _call(
         self, call: Callable[[], None], name: str, step: Callable[[str], None] | None

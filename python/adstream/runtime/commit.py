@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from adstream.interfaces import Outcome, TopicPartition, Writer
+from adstream.logs import RecordTooLargeError
 
 if TYPE_CHECKING:
     from adstream._core import Output
@@ -53,6 +54,10 @@ def write(writer: Writer, commit: Commit, step: Callable[[str], None]) -> Result
     try:
         outcome = writer.commit(commit.outputs, commit.offsets, commit.group, commit.fence, step)
         return Result(outcome)
+    except RecordTooLargeError as error:
+        # Aborted, and it will be again: the worker finds out whose record it is and sets that task aside.
+        log.warning("commit aborted: %s", error)
+        return Result(Outcome.ABORTED, error)
     except Exception as error:
         log.warning("commit failed with an unknown outcome: %s", error, exc_info=error)
         return Result(Outcome.FATAL, error)

@@ -7,9 +7,13 @@ touches a task, and never waits for one.
     /healthz    200 while the worker's thread moves (its status is younger than a minute) and it has not failed
     /readyz     200 when every task of this worker is running: none is being restored, none is set aside
 
-A number in `Task.stats()` becomes `adstream_task_<name>{task}`; a table of them `adstream_task_<name>{task,
-reason}`; a text, `adstream_task_<name>_info{task, value} 1`. So whatever the core counts is seen, and no drop has
-no counter.
+What the core counts is seen, so no drop has no counter:
+
+    adstream_records{task, node, reason}       every end of a row: read, filtered:…, repeated, dead:…, counted, late, out
+    adstream_state_keys, _bytes{task, node}    keyed state
+    adstream_slowest_clock{task, node}         the event time (ms) up to which windows can close, and
+    adstream_held_by_lane{task, node}          the upstream partition that holds it back
+    adstream_clock{task, topic}                the event time (ms) an input has come to
 """
 
 from __future__ import annotations
@@ -19,7 +23,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from numbers import Real
 from typing import Any
 
 from prometheus_client.core import (
@@ -86,21 +89,21 @@ class WorkerCollector(Collector):
         yield self._family(
             GaugeMetricFamily, "adstream_task_buffered", "Records read, not processed", ["task"], buffered
         )
-        for name in sorted({name for t in tasks for name in t.stats}):
-            yield from self._stat(name, [(t.name, t.stats[name]) for t in tasks if name in t.stats])
-
-    def _stat(self, name: str, values: Sequence[tuple[str, Any]]) -> Iterator[Metric]:
-        metric = "adstream_task_" + "".join(c if c.isalnum() else "_" for c in name)
-        plain = [([task], v) for task, v in values if isinstance(v, Real)]
-        tables = [([task, str(k)], n) for task, v in values if isinstance(v, Mapping) for k, n in v.items()]
-        texts = [([task, v], 1) for task, v in values if isinstance(v, str)]
-        if plain:
-            yield self._family(GaugeMetricFamily, metric, name, ["task"], plain)
-        numbers = [(labels, n) for labels, n in tables if isinstance(n, Real)]
-        if numbers:
-            yield self._family(GaugeMetricFamily, metric + "_by", name, ["task", "reason"], numbers)
-        if texts:
-            yield self._family(GaugeMetricFamily, metric + "_info", name, ["task", "value"], texts)
+        counted = [
+            ([t.name, node, reason], n)
+            for t in tasks
+            for node, reasons in t.stats.get("counters", {}).items()
+            for reason, n in reasons.items()
+        ]
+        yield self._family(
+            CounterMetricFamily, "adstream_records", "Rows by what became of them", ["task", "node", "reason"], counted
+        )
+        clocks = [([t.name, topic], ms) for t in tasks for topic, ms in t.stats.get("clocks", {}).items()]
+        yield self._family(GaugeMetricFamily, "adstream_clock", "Event time, ms", ["task", "topic"], clocks)
+        nodes = [(t.name, node, stats) for t in tasks for node, stats in t.stats.get("nodes", {}).items()]
+        for name in sorted({name for _, _, stats in nodes for name in stats}):
+            values = [([task, node], stats[name]) for task, node, stats in nodes if name in stats]
+            yield self._family(GaugeMetricFamily, f"adstream_{name}", name.replace("_", " "), ["task", "node"], values)
 
     def _lag(self, status: Status) -> Metric:
         at = {tp: position for t in status.tasks for tp, position in t.positions.items()}

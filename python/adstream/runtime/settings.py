@@ -68,9 +68,10 @@ class Settings:
     """How often processed records of internal topics are forgotten; 0: never."""
     recommit_every_ms: int = 12 * 3_600_000
     """How often unchanged positions are committed again: brokers forget offsets after seven days without a commit."""
+    state_dir: str = ""
+    """For local snapshots, which are not written yet: every restore is from the changelog."""
     drain_timeout_ms: int = 30_000
     """How long a stopping worker may take to commit what it has."""
-    state_dir: str = ""
     workers: int = 1
     slot: int = 0
     """Which of them this is: part of the transactional id, so that a restart fences its former self."""

@@ -178,7 +178,13 @@ class Worker:
             self._close()
         if self._stop_wanted and self.state is WorkerState.RUNNING:
             self._begin_drain(now)
-        if now < self._resume_ms or self.state in (WorkerState.STOPPED, WorkerState.FAILED):
+        if self.state in (WorkerState.STOPPED, WorkerState.FAILED):
+            return False
+        if self._leases is not None:
+            self._leases.beat()
+        if now - self.status.at_ms >= STATUS_EVERY_MS or self.state.value != self.status.state:
+            self._publish(now)  # also while the log is away: a worker that waits is healthy
+        if now < self._resume_ms:
             return False
         try:
             did = self._turn(now)
@@ -191,8 +197,6 @@ class Worker:
         if self._trouble is not None:
             log.info("the log answers again")
         self._failures, self._trouble = 0, None
-        if now - self.status.at_ms >= STATUS_EVERY_MS or self.state.value != self.status.state:
-            self._publish(now)
         return did
 
     def _turn(self, now: int) -> bool:

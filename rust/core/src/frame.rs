@@ -7,7 +7,7 @@
 //! `sequence` counts the frames of one lane to one partition without gaps, so that the reader audits its shuffle for free.
 //! `clock` is the lane's clock after the frame. `schema` is a hash of what the body means; a reader with another plan
 //! refuses. The checksum covers everything before it. State frames ([`Kind::State`], [`Kind::Seen`], [`Kind::Meta`]) go to
-//! the changelog in the same envelope, with the node's index as lane.
+//! the changelog in the same envelope, with a hash of the operation's name and meaning as schema.
 
 use std::sync::Arc;
 
@@ -105,8 +105,17 @@ pub fn open(frame: &[u8]) -> Result<(Header, &[u8]), Fatal> {
     Ok((header, r.rest))
 }
 
-/// The body of some rows of a batch: `columns` in order, then times, then stamps where `stamps` is given.
-pub fn write_rows(columns: &[&Column], ts: &[i64], stamps: Option<&[i64]>, rows: &[u32]) -> Vec<u8> {
+/// What stands beside the columns: times, and where they are given stamps and signs (see [`Batch`]).
+#[derive(Clone, Copy)]
+pub struct Beside<'a> {
+    pub ts: &'a [i64],
+    pub stamps: Option<&'a [i64]>,
+    pub signs: Option<&'a [i8]>,
+}
+
+/// The body of some rows of a batch: `columns` in order, then what stands beside them.
+pub fn write_rows(columns: &[&Column], beside: Beside<'_>, rows: &[u32]) -> Vec<u8> {
+    let Beside { ts, stamps, signs } = beside;
     let mut w = Writer::default();
     for column in columns {
         let states = column.state.as_ref().filter(|s| rows.iter().any(|&r| s[r as usize] != VALID));
@@ -135,6 +144,10 @@ pub fn write_rows(columns: &[&Column], ts: &[i64], stamps: Option<&[i64]>, rows:
         for &r in rows {
             w.varint(stamps[r as usize].wrapping_sub(ts[r as usize]) as u64);
         }
+    }
+    w.u8(signs.is_some() as u8);
+    if let Some(signs) = signs {
+        rows.iter().for_each(|&r| w.u8(signs[r as usize] as u8));
     }
     w.bytes
 }
@@ -194,6 +207,7 @@ fn parse_rows(schema: &Arc<Schema>, header: &Header, body: &[u8]) -> Option<Batc
     } else {
         None
     };
+    let sign = if r.u8()? != 0 { Some(Arc::new(r.raw(n)?.iter().map(|&b| b as i8).collect())) } else { None };
     Some(Batch {
         schema: schema.clone(),
         columns,
@@ -203,7 +217,7 @@ fn parse_rows(schema: &Arc<Schema>, header: &Header, body: &[u8]) -> Option<Batc
         path: None,
         ts: Arc::new(ts),
         key: None,
-        sign: None,
+        sign,
         lane: header.lane,
         stamp,
         origins: Arc::new(vec![]),
@@ -235,7 +249,9 @@ mod tests {
             let ts: Vec<i64> = items.iter().map(|i| i.2).collect();
             let stamps: Vec<i64> = items.iter().map(|i| i.2.wrapping_add(i.3)).collect();
             let rows: Vec<u32> = (0..items.len() as u32).collect();
-            let body = write_rows(&[&a, &b], &ts, Some(&stamps), &rows);
+            let signs: Vec<i8> = ts.iter().map(|t| if t % 2 == 0 { 1 } else { -1 }).collect();
+            let beside = Beside { ts: &ts, stamps: Some(&stamps), signs: Some(&signs) };
+            let body = write_rows(&[&a, &b], beside, &rows);
             let sealed = seal(&header(Kind::Rows, items.len() as u32), &body);
             let (h, opened) = open(&sealed).unwrap();
             prop_assert_eq!(&h, &header(Kind::Rows, items.len() as u32));
@@ -245,6 +261,7 @@ mod tests {
                 prop_assert_eq!(batch.columns[1].value_at(row), b.value_at(row));
             }
             prop_assert_eq!(&*batch.ts, &ts);
+            prop_assert_eq!(&**batch.sign.as_ref().unwrap(), &signs);
             prop_assert_eq!(&**batch.stamp.as_ref().unwrap(), &stamps);
         }
 

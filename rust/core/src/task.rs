@@ -685,7 +685,7 @@ impl Task {
             let unknown = || {
                 Fatal::new(
                     "unknown_state",
-                    format!("the changelog holds state of an operation that this topology does not have (offset {}): an operation was renamed or removed; restore its name, or start under a new application name", batch.offsets[row]),
+                    format!("the changelog holds state of an operation that this topology does not have (offset {}): an operation was renamed, removed or made to mean something else; put it back, or start under a new application name", batch.offsets[row]),
                 )
             };
             let node = self.nodes.iter_mut().find(|n| n.state_id == header.schema).ok_or_else(unknown)?;

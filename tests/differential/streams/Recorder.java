@@ -146,9 +146,14 @@ public final class Recorder {
                     : regroup(table.groupBy((key, state) -> member(read(state).get("g"), state), grouping()), type);
         } else {
             KTable<Windowed<String>, String> table = windowed(grouped, scenario, type);
-            results = scenario.get("regroup").isNull()
-                    ? table.toStream().map((key, state) -> result(key.key(), key.window().start(), state))
-                    : regroup(table.groupBy((key, state) -> started(key, state), grouping()), type);
+            if (!scenario.get("regroup").isNull()) {
+                results = regroup(table.groupBy((key, state) -> started(key, state), grouping()), type);
+            } else if (!scenario.get("then").isNull()) {
+                table = then(table.toStream().map((key, state) -> KeyValue.pair(key.key(), state)), scenario, type);
+                results = table.toStream().map((key, state) -> result(key.key(), key.window().start(), state));
+            } else {
+                results = table.toStream().map((key, state) -> result(key.key(), key.window().start(), state));
+            }
         }
         results.to("out", Produced.with(TEXT, TEXT));
     }
@@ -195,6 +200,17 @@ public final class Recorder {
                     windows.aggregate(() -> "{\"r\":null}", (key, event, state) -> add(fn, event, state), store),
                     emit);
         };
+    }
+
+    /** Sums what a table of windows has told, in windows of another size. */
+    private static KTable<Windowed<String>, String> then(
+            KStream<String, String> told, JsonNode scenario, Materialized.StoreType type) {
+        Duration size = Duration.ofMillis(scenario.get("then").asLong());
+        Duration grace = Duration.ofMillis(scenario.get("grace").asLong());
+        Materialized<String, String, WindowStore<Bytes, byte[]>> store = with(type);
+        return told.groupByKey(grouping())
+                .windowedBy(TimeWindows.ofSizeAndGrace(size, grace))
+                .aggregate(() -> "{\"r\":null}", (key, event, state) -> add("sum", event, state), store);
     }
 
     private static <V> KTable<Windowed<String>, V> closed(KTable<Windowed<String>, V> table, String emit) {
@@ -250,10 +266,11 @@ public final class Recorder {
             state.put("r", 0);
         }
         if (event.get("v").isNull()) {
+            state.set("v", state.get("r"));
             return write(state);
         }
         long value = event.get("v").asLong();
-        long time = event.get("t").asLong();
+        long time = event.path("t").asLong();
         boolean none = state.get("r").isNull();
         long old = none ? 0 : state.get("r").asLong();
         boolean takes = switch (fn) {
@@ -267,6 +284,7 @@ public final class Recorder {
         if (takes) {
             state.put("r", fn.equals("sum") ? old + value : value).put("t", time);
         }
+        state.set("v", state.get("r")); // where this result is an event of the next aggregate
         return write(state);
     }
 
@@ -286,6 +304,7 @@ public final class Recorder {
     private static String value(String event) {
         ObjectNode state = JSON.createObjectNode();
         state.set("r", read(event).get("v"));
+        state.set("v", read(event).get("v"));
         return write(state);
     }
 

@@ -90,6 +90,7 @@ def run(scenario: Scenario, *, combine: bool = True, records_per_commit: int = 1
         assert late_told == late, "`.late` and the counter tell different numbers"
         # The original counts what has no key where it aggregates, and does not where it repartitions.
         keyless = driver.count("table", "dropped:null_key") if scenario.by == "k" else 0
+        late += driver.count("second", "late")
         results = [_result(scenario, time, value) for _, time, _, value, _ in came.get("out", ()) if value is not None]
         steps.append(Step(late + keyless, results))
     assert not [topic for topic in came if topic.endswith("-dlq")]
@@ -118,10 +119,14 @@ def topology_of(scenario: Scenario, *, combine: bool) -> ads.Built:
             keys = ["g" if scenario.regroup == "group" else "start"]
             regrouped = table.group_by(*keys).aggregate(combine=combine, n=ads.count(), total=ads.sum("r"))
             regrouped.to("out", key=keys, columns=[*keys, "n", "total"])
-        elif scenario.emit == "update":
-            table.to("out", key=keys, columns=columns)
         else:
-            table.final().to("out", key=keys, columns=columns)
+            told = table.to_stream() if scenario.emit == "update" else table.final()
+            if scenario.then is not None:
+                second = ads.tumbling(_ms(scenario.then), grace=_ms(scenario.grace))
+                sums = told.select(*keys, "r").group_by(*keys).windowed_by(second)
+                table = sums.aggregate(combine=combine, r=ads.sum("r")).named("second")
+                told = table.with_columns(start=ads.window_start()).to_stream()
+            told.to("out", key=keys, columns=columns)
 
     return differential.build()
 

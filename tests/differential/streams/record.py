@@ -1,6 +1,6 @@
 """Asks the real Kafka Streams what it does: `python -m tests.differential.streams.record --seed N --count M`.
 
-Without `--print` what it did is written to `goldens/`, one file per family of scenarios, in place of what was there.
+What it did is written to `goldens/`, one file per family of scenarios, in place of what was there.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import os
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tests.differential.streams.scenarios import Scenario, Step, generate
 from tests.servers.kafka import JARS, QUICK_JVM, install
@@ -45,7 +46,7 @@ def record(scenarios: list[Scenario]) -> dict[str, list[Step]]:
     return {result["id"]: steps(result["steps"]) for result in results}
 
 
-def steps(plain: list[list]) -> list[Step]:
+def steps(plain: list[list[Any]]) -> list[Step]:
     """From `[[dropped, results], …]`."""
     return [Step(dropped, [tuple(r) for r in results]) for dropped, results in plain]
 
@@ -101,17 +102,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--count", type=int, required=True)
-    parser.add_argument("--print", action="store_true", help="write to the terminal, not to the goldens")
     arguments = parser.parse_args()
     scenarios = generate(arguments.seed, arguments.count)
-    recorded = record(scenarios)
-    if not arguments.print:
-        write_goldens(scenarios, recorded)
-        return
-    for scenario in scenarios:
-        print(scenario)
-        for event, step in zip(scenario.records, recorded[scenario.id], strict=True):
-            print("   ", event, "->", step)
+    write_goldens(scenarios, record(scenarios))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Scenarios: a topology of one of a few shapes, and the records it is given, one after the other.
 
 A scenario says what is asked of Kafka Streams and of adstream alike. The records sit where rules change their mind:
-at a window's start and end, at the end of its grace, at equal times, a millisecond to either side. The same seed gives
-the same scenarios.
+at a window's start and end, at the end of its grace, at equal times, a millisecond to either side. The same
+seed gives the same scenarios.
 """
 
 import random
@@ -28,13 +28,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Scenario:
-    """`None` for `size`: no windows; for `at_least`: no filter; for `retention`: the default."""
+    """`None` for `size`: no windows; for `at_least`: no filter; for `retention`: the default; for `then`: nothing."""
 
     id: str
     records: list[Event]
     fn: Literal["count", "sum", "min", "max", "first", "last", "reduce", "newest", "arrived"] = "count"
-    """`first` and `last` go by time, `reduce` by arrival. `newest` and `arrived` are tables of whole events, by time and
-    by arrival, to be regrouped."""
+    """`first` and `last` go by time, `reduce` by arrival. `newest` and `arrived` are tables of whole events, by time
+    and by arrival, to be regrouped."""
     by: Literal["k", "g", "kg"] = "k"
     size: int | None = None
     grace: int | None = None
@@ -44,6 +44,8 @@ class Scenario:
     topics: int = 1
     regroup: Literal["group", "window"] | None = None
     """The table is grouped anew, by the events' group or by its windows: how many rows, and the sum of their values."""
+    then: int | None = None
+    """What the table tells is summed, by key, in windows of this size and the same grace."""
     store: Literal["memory", "rocksdb"] = "memory"
     cache: bool = False
     """`store` and `cache` are Kafka Streams' own affair: nothing may depend on them."""
@@ -83,18 +85,18 @@ class _Maker:
             closed = (clock - grace) // size * size  # the end of the last window that is closed
             off = self.rng.choice((-1, 0, 0, 1))
             near = (
-                lambda: clock,
-                lambda: clock + self.rng.randint(0, size // 2 + 1),
-                lambda: start + size + off,  # noqa: B023
-                lambda: start + size + grace + off,  # noqa: B023
-                lambda: closed + off,  # noqa: B023
-                lambda: closed + off,  # noqa: B023
-                lambda: closed - size + off,  # noqa: B023
-                lambda: clock - self.rng.randint(0, size + grace + 1),
-                lambda: self.rng.choice(times),
-                lambda: clock + self.rng.randint(size, 10 * size),
+                (3, clock),
+                (5, clock + self.rng.randint(0, size // 2 + 1)),
+                (4, start + size + off),
+                (3, start + size + grace + off),
+                (6, closed + off),
+                (2, closed - size + off),
+                (3, clock - self.rng.randint(0, size + grace + 1)),
+                (2, self.rng.choice(times)),
+                (1, clock + self.rng.randint(size, 10 * size)),
             )
-            time = max(0, self.rng.choices(near, (3, 5, 4, 3, 3, 3, 2, 3, 2, 1))[0]())
+            weights, candidates = zip(*near, strict=True)
+            time = max(0, self.rng.choices(candidates, weights)[0])
             clock = max(clock, time)
             times.append(time)
         return times
@@ -160,6 +162,12 @@ class _Maker:
         by = self.rng.choice(("k", "k", "g"))
         return self.filled(self.fn() | self.window() | {"emit": emit, "by": by, "topics": self.rng.choice((2, 2, 3))})
 
+    def chain(self) -> dict[str, Any]:
+        emit = self.rng.choice(("update", "update", "close", "suppress"))
+        window = self.window()
+        then = self.rng.choice((1, max(1, window["size"] // 2), window["size"], window["size"] + 1, 5 * window["size"]))
+        return self.filled(self.fn() | window | {"emit": emit, "by": self.rng.choice("kkg"), "then": then})
+
     def regroup(self) -> dict[str, Any]:
         if self.rng.random() < 0.6:
             return self.filled(self.store() | {"fn": self.rng.choice(("newest", "arrived")), "regroup": "group"})
@@ -178,6 +186,7 @@ FAMILIES: dict[str, Callable[[_Maker], dict[str, Any]]] = {
     "filter": _Maker.filter,
     "rekey": _Maker.rekey,
     "merge": _Maker.merge,
+    "chain": _Maker.chain,
     "regroup": _Maker.regroup,
 }
 

@@ -98,7 +98,6 @@ def test_metrics_health_and_readiness() -> None:
             'adstream_rows_total{app="echo"} 200.0',
             'adstream_task_state{app="echo",state="running",task="0_1"} 1.0',
             'adstream_lag{app="echo",partition="0",topic="echo-rows-sink"} 0.0',
-            'adstream_task_dropped_by{app="echo",reason="late",task="1_0"} 0.0',
             'adstream_commit_seconds_bucket{app="echo",le="+Inf"}',
             'adstream_sink_healthy{app="echo",sink="rows"} 1.0',
         ):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import adstream as ads
 from adstream._core import Plan, RawBatch
+from adstream.interfaces import TopicSpec
 from adstream.logs.embedded import EmbeddedLog
 from adstream.runtime import launch
 from adstream.runtime.settings import Settings
@@ -31,7 +32,8 @@ def records(first: int, count: int, users: int = 40) -> RawBatch:
     def value(i: int) -> bytes:
         return json.dumps({"id": f"e{i}", "user": f"u{i % users}", "value": 1}).encode()
 
-    return RawBatch([(i, 1_000_000_000_000 + i * 100, f"u{i % users}".encode(), value(i), []) for i in range(first, first + count)])
+    numbers = range(first, first + count)
+    return RawBatch([(i, 1_000_000_000_000 + i * 100, f"u{i % users}".encode(), value(i), []) for i in numbers])
 
 
 def test_the_changelog_forgets_and_what_is_left_restores(tmp_path: Path) -> None:
@@ -42,9 +44,6 @@ def test_the_changelog_forgets_and_what_is_left_restores(tmp_path: Path) -> None
     rounds, per_round = 30, 400
     starts = []
     with_log = EmbeddedLog(tmp_path)
-    with_log.create_topics([])
-    from adstream.interfaces import TopicSpec
-
     with_log.create_topics([TopicSpec("events", 1)])
     writer = with_log.writer("test-producer")
     for r in range(rounds):

@@ -468,7 +468,8 @@ impl Operator for Aggregate {
             let old = self.wanted.old;
             self.store.changes(|c, vars| {
                 if let Some(cells) = c.old.filter(|_| old) {
-                    out.push(c.window, c.key, c.old_max_ts, cells, vars, layout, ctx.foreign, -1);
+                    // Taking an old value back is an update of now, as in Kafka Streams.
+                    out.push(c.window, c.key, c.max_ts, cells, vars, layout, ctx.foreign, -1);
                 }
                 out.push(c.window, c.key, c.max_ts, c.new, vars, layout, ctx.foreign, 1);
             });

@@ -18,7 +18,7 @@ use super::{Ctx, Message, Operator, Outgoing};
 use crate::batch::Batch;
 use crate::column::{reason, Column};
 use crate::error::Fatal;
-use crate::frame::{open, read_rows, seal, write_rows, Header, Kind};
+use crate::frame::{open, read_rows, seal, write_rows, Beside, Header, Kind};
 use crate::key;
 use crate::partitioner;
 use crate::state::Store;
@@ -126,7 +126,8 @@ impl EdgeOut {
         let clock = if kind == Kind::Late { self.settled } else { self.clock };
         for (partition, rows) in by_partition.iter().enumerate() {
             for chunk in rows.chunks(2048) {
-                let body = write_rows(&columns, &batch.ts, stamps, chunk);
+                let signs = batch.sign.as_ref().map(|s| s.as_slice());
+                let body = write_rows(&columns, Beside { ts: &batch.ts, stamps, signs }, chunk);
                 self.send(partition as u32, kind, clock, chunk.len() as u32, &body, ctx);
             }
         }

@@ -6,7 +6,8 @@
 //! `flush` is called once at the end of a generation, after all rows: what is told per commit (table changes, partial
 //! aggregates) leaves here. State comes in two sizes: small state (clocks, cursors, sequence numbers) is saved and loaded
 //! whole (`save`, `load`); keyed state undoes itself (`close_generation`, `committed`, `rollback`) and tells the changelog
-//! its delta. To add an operator, write a file beside these and name it in `plan/lower.rs`; nothing else knows operators.
+//! its delta. To add an operator, write a file beside these, say what it takes and gives in `plan/logical.rs`, and wire it in
+//! `plan/lower.rs`.
 
 mod aggregate;
 mod deduplicate;

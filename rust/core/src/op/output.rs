@@ -5,7 +5,7 @@ use crate::batch::Batch;
 use crate::codec::JsonEncoder;
 use crate::column::{reason, Column, NULL};
 use crate::error::Fatal;
-use crate::frame::{seal, write_rows, Header, Kind};
+use crate::frame::{seal, write_rows, Beside, Header, Kind};
 use crate::key;
 use crate::partitioner;
 use crate::wire::{Reader, Writer};
@@ -93,7 +93,7 @@ impl Operator for SinkRows {
         ctx.count("out", rows.len() as u64);
         let columns: Vec<&Column> = self.columns.iter().map(|&c| &*batch.columns[c]).collect();
         for chunk in rows.chunks(4096) {
-            let body = write_rows(&columns, &batch.ts, None, chunk);
+            let body = write_rows(&columns, Beside { ts: &batch.ts, stamps: None, signs: None }, chunk);
             let header = Header {
                 kind: Kind::Rows,
                 lane: ctx.task_partition,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::logical::{aggregate_parts, boolean, column, tumbling, Op, Plan};
 use crate::codec::{JsonDecoder, JsonEncoder};
 use crate::error::PlanError;
-use crate::expr::compile;
+use crate::expr::{compile, Expr};
 use crate::frame::schema_hash;
 use crate::op::{
     Aggregate, Branch, Combine, Deduplicate, EdgeOut, EdgeSource, Filter, Map, Merge, Operator, Project, Require, Ship,
@@ -46,15 +46,27 @@ pub struct Lowered {
     pub nodes: Vec<Physical>,
 }
 
+/// What a node's state means: another meaning under the same name is refused, not silently taken over.
+fn meaning(plan: &Plan, id: usize) -> String {
+    match &plan.nodes[id].op {
+        Op::Aggregate { keys, window, aggregates, .. } => {
+            let text = |e: &Option<Expr>| serde_json::to_string(e).unwrap_or_default();
+            let folds: Vec<_> = aggregates
+                .iter()
+                .map(|a| (&a.name, &a.function, &a.dtype, text(&a.arg), text(&a.condition)))
+                .collect();
+            // Grace and retention may change: they say how long state matters, not what it is.
+            let size = window.as_ref().map(|w| (&w.kind, w.size_ms));
+            format!("{keys:?} {size:?} {folds:?}")
+        }
+        Op::Deduplicate { columns, .. } => format!("{columns:?}"),
+        _ => String::new(),
+    }
+}
+
 /// What an edge's frames mean: the columns, and how they are folded.
 fn edge_hash(plan: &Plan, aggregate: usize, schema: &Schema) -> u64 {
-    let spec = match &plan.nodes[aggregate].op {
-        Op::Aggregate { keys, window, aggregates, .. } => {
-            let functions: Vec<_> = aggregates.iter().map(|a| (&a.name, &a.function, &a.dtype)).collect();
-            format!("{keys:?} {window:?} {functions:?}")
-        }
-        _ => String::new(),
-    };
+    let spec = meaning(plan, aggregate);
     schema_hash(&format!(
         "{spec} {} {}",
         plan.facts[aggregate].combined,
@@ -88,7 +100,7 @@ pub fn lower(
             false => operator(plan, id, partitions)?,
         };
         let index = lowered.nodes.len();
-        let state_id = schema_hash(&format!("{}{}", node.name, if feeds { ">" } else { "" }));
+        let state_id = schema_hash(&format!("{}{} {}", node.name, if feeds { ">" } else { "" }, meaning(plan, id)));
         lowered.nodes.push(Physical { name: Arc::from(node.name.as_str()), state_id, operator, routes: vec![] });
         if feeds { &mut sending } else { &mut physical }.insert(id, index);
     }

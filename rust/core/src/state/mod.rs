@@ -254,9 +254,8 @@ pub struct Change<'a> {
     /// Accumulators before this generation; `None`: the group is new.
     pub old: Option<&'a [u8]>,
     pub new: &'a [u8],
-    /// Largest event time folded in, now and before.
+    /// Largest event time folded in.
     pub max_ts: i64,
-    pub old_max_ts: i64,
 }
 
 /// The groups of one aggregate.
@@ -358,7 +357,6 @@ impl Store {
                     old: old.map(|o| &o[HEADER..]),
                     new: &row[HEADER..],
                     max_ts: ts(row),
-                    old_max_ts: old.map_or(i64::MIN, ts),
                 },
                 &self.vars,
             );

@@ -1,0 +1,194 @@
+"""What commands print, and what is wrong becomes one message and an exit code."""
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from adstream._core import RawBatch
+from adstream.jobs.ads.truth import compute
+from adstream.logs.embedded import EmbeddedLog
+from tests.unit.cli.support import invoke, project
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "ads.perfomance", "--log", "memory:"], "did you mean `ads.performance`?"),
+        (["run", "zzz", "--log", "memory:"], "there are `ads.performance`."),
+        (["run", "no_such_module:x", "--log", "memory:"], "there is no module `no_such_module`"),
+        (["run", "shop:orders"], "--log: which log?"),
+        (["run", "shop:order", "--log", "memory:"], "did you mean `orders`?"),
+        (["run", "shop:nothing", "--log", "memory:"], "something else than a topology"),
+        (["run", "shop:orders", "--log", "nowhere:"], "--log: `nowhere:` is not a log"),
+        (["run", "shop:orders", "--log", "memory:"], "there is no topic `orders`"),
+        (["run", "shop:orders", "--input", "orders=none.jsonl"], "--input: no file `none.jsonl`"),
+        (["run", "shop:orders", "--input", "orders=orders.jsonl"], "--sql: a sink of kind `sql` needs the connection"),
+        (["run", "shop:orders", "--input", "orders=orders.jsonl", "--sql", "mysql://x"], "--sql"),
+        (
+            ["run", "shop:orders", "--bootstrap", "b:1", "--input", "orders=orders.jsonl"],
+            "--input: files cannot stand in",
+        ),
+        (["run", "shop:orders", "--log", "memory:", "--workers", "2"], "--workers: only Kafka"),
+        (["run", "shop:orders", "--log", "memory:", "--workers", "0"], "--workers: 0 is less than 1"),
+        (["run", "shop:orders", "--log", "memory:", "--guarantee", "maybe"], "--guarantee: `maybe`"),
+        (
+            ["run", "shop:orders", "--log", "memory:", "--commit-interval", "5"],
+            "--commit-interval: `5` is not a duration",
+        ),
+        (["run", "shop:orders", "--log", "memory:", "--set", "leest=3"], "did you mean `least`?"),
+        (["run", "shop:orders", "--log", "memory:", "--set", "least=x"], "not a valid int"),
+        (["run", "shop:orders", "--log", "memory:", "--log-format", "xml"], "--log-format: `xml`"),
+        (["describe", "ads.performance", "--set", "grace=soon"], "soon"),
+        (["generate", "ads", "--rate", "0"], "rate must be at least 1"),
+        (["generate", "ads", "--out", "memory:"], "--out: memory would forget them"),
+        (["generate", "ads", "--out", "nowhere"], "--out: `nowhere` is no place for records"),
+        (["demo", "--dir", "."], "--dir: `.` is not empty"),
+    ],
+)
+def test_what_is_wrong_is_one_message(arguments, said):
+    result = invoke(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: ")
+    assert said in result.stderr
+    assert "Traceback" not in result.output
+    assert len(result.stderr.strip().splitlines()) <= 2
+
+
+def test_describe():
+    result = invoke("describe", "ads.performance", "--set", "grace=30s")
+    assert result.exit_code == 0
+    for part in (
+        "app ads-performance",
+        "grace 30s",
+        "sub-topology 2",
+        "sink redis-hash-product-metrics",
+        "[expression]",
+    ):
+        assert part in result.stdout
+
+
+def test_describe_as_json():
+    told = json.loads(invoke("describe", "ads.performance", "--json", "--app", "other").stdout)
+    assert told["app"] == "other"
+    assert told["settings"] == {"grace": "10s"}
+    assert [sub["id"] for sub in told["subtopologies"]] == [0, 1, 2]
+    assert told["subtopologies"][0]["nodes"][0]["rung"] == "expression"
+
+
+def test_replay_from_a_file():
+    once = ("replay", "shop:orders", "--log", "dir:log", "--input", "orders=orders.jsonl", "--sql", "sqlite:///o.db")
+    result = invoke(*once, "--set", "least=10")
+    assert result.exit_code == 0, result.output
+    assert "50 records" in result.stderr
+    assert rows("o.db") == 40
+    again = invoke(*once)
+    assert again.exit_code == 0
+    assert "0 records" in again.stderr
+
+
+def test_topics():
+    assert "there is no input topic `orders`" in invoke("topics", "check", "shop:orders", "--log", "dir:log").stderr
+    created = invoke("topics", "create", "shop:orders", "--log", "dir:log", "--inputs", "3")
+    assert created.exit_code == 0, created.output
+    assert created.stdout.count("created") == len(created.stdout.splitlines())
+    checked = invoke("topics", "check", "shop:orders", "--log", "dir:log")
+    assert checked.exit_code == 0
+    assert "3 partitions  there" in checked.stdout
+
+
+def test_topics_that_are_missing():
+    invoke("generate", "ads", "--events", "10", "--out", "dir:log")
+    checked = invoke("topics", "check", "ads.performance", "--log", "dir:log")
+    assert checked.exit_code == 2
+    assert "11 topics are missing" in checked.stderr
+
+
+def test_dead_letters_are_shown_and_sent_again():
+    with Path("orders.jsonl").open("a") as file:
+        file.write('{"order_id":"bad"}\n')
+    run = ("replay", "shop:orders", "--sql", "sqlite:///o.db", "--log", "dir:log")
+    # Dead letters of files cannot go back; so the records come from a topic.
+    invoke("topics", "create", "shop:orders", "--log", "dir:log", "--inputs", "1")
+    write("log", "orders", Path("orders.jsonl").read_bytes().splitlines())
+    assert invoke(*run).exit_code == 0
+    listed = invoke("dlq", "list", "shop:orders", "--log", "dir:log")
+    assert "missing_field:amount" in listed.stdout
+    told = json.loads(invoke("dlq", "list", "shop:orders", "--log", "dir:log", "--json").stdout)
+    assert (told["topic"], told["partition"], told["offset"]) == ("orders", "0", "50")
+    asked = invoke("dlq", "replay", "shop:orders", "--log", "dir:log")
+    assert "nothing was sent" in asked.stdout
+    sent = invoke("dlq", "replay", "shop:orders", "--log", "dir:log", "--yes")
+    assert "orders: 1 sent" in sent.stdout
+    assert "nothing to replay" in invoke("dlq", "replay", "shop:orders", "--log", "dir:log", "-y").stdout
+    assert "1 records" in invoke(*run).stderr
+
+
+def test_generate_is_deterministic_and_writes_its_truth():
+    first, again, other = (
+        invoke(
+            "generate",
+            "ads",
+            "--events",
+            "3000",
+            "--seed",
+            seed,
+            "--out",
+            f"dir:{name}",
+            "--rate",
+            "10",
+            "--share-bad",
+            "0.1",
+        )
+        for seed, name in (("5", "a"), ("5", "b"), ("6", "c"))
+    )
+    assert first.exit_code == 0, first.output
+    truths = [json.loads(Path(name, "truth.json").read_text()) for name in "abc"]
+    assert truths[0] == truths[1] != truths[2]
+    assert truths[0]["sha256"] in first.stdout
+    counts = truths[0]["counts"]
+    assert counts["read"] == 3000
+    assert 200 < counts["dead"] < 400
+    assert counts["read"] == sum(counts[end] for end in ("dead", "repeated", "filtered", "counted", "late"))
+    assert {row["final"] for row in truths[0]["rows"]} == {True, False}
+    assert truths[0]["traffic"]["share_bad"] == 0.1
+    assert again.stdout.splitlines()[1] == first.stdout.splitlines()[1] != other.stdout.splitlines()[1]
+    assert "has records already" in invoke("generate", "ads", "--events", "1", "--out", "dir:a").stderr
+
+
+def test_files_hold_what_their_truth_says():
+    made = invoke(
+        "generate", "ads", "--events", "3000", "--out", "jsonl:in", "--share-bad", "0.05", "--partitions", "2"
+    )
+    assert made.exit_code == 0, made.output
+    lines = [(p, Path(f"in/ad-events-00{p}.jsonl").read_bytes().splitlines()) for p in range(2)]
+    records = [(p, i, None, line, 0) for p, values in lines for i, line in enumerate(values)]
+    found, told = compute(records, 2), json.loads(Path("in/truth.json").read_text())
+    assert told["counts"] == vars(found.total)
+    assert told["counts"]["read"] == len(records) < 3000  # an empty record is no line
+    assert [(x["partition"], x["nth"]) for x in told["dead"]] == [(x.partition, x.offset) for x in found.dead]
+    assert len(told["rows"]) == len(found.table)
+
+
+# --- Help ---------------------------------------------------------------------------------------------------
+
+
+def rows(database: str) -> int:
+    with closing(sqlite3.connect(database)) as connection:
+        return connection.execute("select count(*) from orders").fetchone()[0]
+
+
+def write(directory: str, topic: str, values: list[bytes]) -> None:
+    log = EmbeddedLog(directory)
+    batch = RawBatch([(i, 1_000 + i, None, value, []) for i, value in enumerate(values)])
+    log.writer("test").commit([(topic, 0, batch)], {}, "test", None)
+    log.close()

@@ -1,0 +1,155 @@
+"""The command as a process: exit codes, signals, and what it costs to start."""
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.support import call, clean, project, start
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def stored(database: Path) -> int:
+    if not database.exists():
+        return 0
+    with closing(sqlite3.connect(database)) as connection:
+        try:
+            return connection.execute("select count(*) from orders").fetchone()[0]
+        except sqlite3.OperationalError:
+            return 0
+
+
+RUN = ("run", "shop:orders", "--input", "orders=orders.jsonl", "--sql", "sqlite:///o.db")
+
+
+def test_version(tmp_path: Path):
+    code, out, err = call("version", cwd=tmp_path)
+    assert (code, err) == (0, "")
+    assert [line.split()[0] for line in out.splitlines()] == ["adstream", "core", "librdkafka", "python"]
+    assert all(line.split()[1][0].isdigit() for line in out.splitlines())
+
+
+def test_version_loads_next_to_nothing():
+    code = "import sys; sys.argv = ['adstream', 'version']; import adstream.cli as c; c.main(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert "adstream._core" in loaded
+    assert not {"typer", "rich", "adstream.dsl", "confluent_kafka", "importlib.metadata", "pathlib"}.intersection(
+        loaded
+    )
+
+
+def test_describe_loads_no_drivers(tmp_path: Path):
+    code = (
+        "import sys; sys.argv = ['adstream', 'describe', 'ads.performance']; import adstream.cli as c\n"
+        "try: c.main()\nexcept SystemExit as e: print(e.code, *sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stderr.split()
+    assert done[0] == "0"
+    heavy = {
+        "rich",
+        "sqlalchemy",
+        "redis",
+        "confluent_kafka",
+        "pyarrow",
+        "prometheus_client",
+        "adstream.runtime.worker",
+    }
+    assert not heavy.intersection(done)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains(tmp_path: Path, number: signal.Signals):
+    project(tmp_path)
+    with start(*RUN, cwd=tmp_path) as process:
+        eventually(lambda: stored(tmp_path / "o.db") == 50)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+
+
+def test_a_second_interrupt_ends_at_once_but_a_supervisors_sigterm_does_not():
+    code = (
+        "import time; from adstream.cli.running import stop_on_signals\n"
+        "stop_on_signals(lambda: print('stopping', flush=True)); print('ready', flush=True)\n"
+        "for _ in range(600): time.sleep(0.1)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+            process.send_signal(number)
+            assert process.stdout.readline() == "stopping\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+
+
+def test_what_is_wrong(tmp_path: Path):
+    project(tmp_path)
+    code, out, err = call(*RUN, "--sql", "mysql://x", cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: --sql")
+    assert "Traceback" not in err
+    (tmp_path / "a.toml").write_text("comit_interval = '1s'")
+    code, _, err = call(*RUN, "--config", "a.toml", cwd=tmp_path)
+    assert (code, err) == (
+        2,
+        "error: `comit_interval` in a.toml: there is no such setting\nhint: did you mean `commit_interval`?\n",
+    )
+    code, _, err = call(*RUN, cwd=tmp_path, ADSTREAM_GUARANTEE="maybe")
+    assert code == 2
+    assert "maybe" in err
+
+
+def test_a_broker_that_is_not_there(tmp_path: Path):
+    code, _, err = call("run", "ads.performance", "--bootstrap", "127.0.0.1:1", cwd=tmp_path)
+    assert code == 2
+    assert err.startswith("error: --bootstrap: no Kafka broker answered at 127.0.0.1:1")
+
+
+def test_a_topology_that_cannot_be_built(tmp_path: Path):
+    (tmp_path / "bad.py").write_text(
+        "import adstream as ads\n"
+        "class R(ads.Record):\n    a: int\n"
+        "@ads.topology\n"
+        "def job(app: ads.App) -> None:\n"
+        "    app.stream('t', R).filter(ads.col('b') > 1)\n"
+    )
+    code, _, err = call("describe", "bad:job", cwd=tmp_path)
+    assert code == 2
+    assert err.startswith("error: filter at bad.py:6: ")
+    assert "Traceback" not in err
+
+
+def test_everything_by_environment_and_json_lines(tmp_path: Path):
+    project(tmp_path)
+    environ = {
+        "ADSTREAM_INPUT": "orders=orders.jsonl",
+        "ADSTREAM_SQL": "sqlite:///o.db",
+        "ADSTREAM_SET_LEAST": "45",
+        "ADSTREAM_STOP_AT_END": "true",
+        "ADSTREAM_LOG_FORMAT": "json",
+    }
+    code, _, err = call("run", "shop:orders", cwd=tmp_path, **environ)
+    assert code == 0, err
+    assert stored(tmp_path / "o.db") == 5
+    *lines, last = err.splitlines()
+    assert "50 records" in last
+    assert {json.loads(line)["level"] for line in lines} == {"info"}
+
+
+def test_our_environment_is_clean():
+    assert not any(name.startswith("ADSTREAM_") for name in clean())
