@@ -132,8 +132,9 @@ class _Armed:
 
 
 class _Crash(Exception):
-    def __init__(self, restart: bool) -> None:
-        self.restart = restart
+    def __init__(self, armed: _Armed) -> None:
+        self.restart = armed.restart
+        self.committed = armed.step == "after-commit"
 
 
 @contextmanager
@@ -341,13 +342,15 @@ class TopologyTestDriver:
             waiting = list(level)
             while waiting:
                 order = self._random.sample(waiting, len(waiting)) if self._options.seed is not None else waiting
-                try:
-                    for i in list(order):
+                for i in list(order):
+                    try:
                         moved |= self._turn(self._tasks[i])
-                        waiting.remove(i)
-                except _Crash as crash:
-                    self._recover(crash.restart)
-                    moved = True
+                    except _Crash as crash:
+                        self._recover(crash.restart)
+                        moved = True
+                        if self._options.pipelined or not crash.committed:
+                            break
+                    waiting.remove(i)
         return moved
 
     def _turn(self, task: _Running) -> bool:
@@ -409,7 +412,7 @@ class TopologyTestDriver:
         if armed is not None and armed.step == step and armed.commits <= 0:
             self._armed = None
             before()
-            raise _Crash(armed.restart)
+            raise _Crash(armed)
 
     # --- Inside: lives --------------------------------------------------------------------------------------------
 
@@ -426,7 +429,8 @@ class TopologyTestDriver:
         return task
 
     def _recover(self, restart: bool) -> None:
-        """All tasks go back to what is committed. What was in flight is made again, of the same rows."""
+        """All tasks go back to what is committed. What was in flight between two turns is made again, of the same
+        rows."""
         for i, task in enumerate(self._tasks):
             lost, task.in_flight = task.in_flight, None
             if restart:
@@ -438,7 +442,7 @@ class TopologyTestDriver:
             else:
                 positions = task.core.rollback()
                 task.fed = {tp: positions[tp] for tp in task.spec.inputs}
-            if lost is not None:
+            if lost is not None and self._options.pipelined:
                 self._feed(task, lost.positions)
                 self._process(task, None)
                 task.in_flight = task.core.close_generation()

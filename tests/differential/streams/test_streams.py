@@ -16,7 +16,6 @@ been dropped. Where the two differ on purpose:
   windows when time jumps (the recorder keeps them longer); a table made by `aggregate` without a cache gives the
   initializer's value as the first old one, which a regrouping then subtracts (such tables are recorded with a cache).
 
-What differs and should not is marked `xfail`, strictly: when it is mended, the mark has to go.
 """
 
 import random
@@ -55,13 +54,11 @@ def test_the_same_without_combining(scenario: Scenario, theirs: list[Step]) -> N
     check(scenario, adstream_side.run(scenario, combine=False), theirs)
 
 
-@pytest.mark.xfail(strict=True, reason="rows that are shuffled one by one lose their sign: old values are added")
 def test_the_same_of_regrouped_tables_without_combining() -> None:
     for scenario, theirs in REGROUPED:
         check(scenario, adstream_side.run(scenario, combine=False), theirs)
 
 
-@pytest.mark.xfail(strict=True, reason="a group that a row leaves gets the time of the old row, not of the update")
 def test_the_times_of_regrouped_tables() -> None:
     for scenario, theirs in REGROUPED:
         check(scenario, adstream_side.run(scenario), theirs, times=True)

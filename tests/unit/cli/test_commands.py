@@ -89,11 +89,11 @@ def test_replay_from_a_file():
     once = ("replay", "shop:orders", "--log", "dir:log", "--input", "orders=orders.jsonl", "--sql", "sqlite:///o.db")
     result = invoke(*once, "--set", "least=10")
     assert result.exit_code == 0, result.output
-    assert "50 records" in result.stderr
+    assert "50 offsets" in result.stderr
     assert rows("o.db") == 40
     again = invoke(*once)
     assert again.exit_code == 0
-    assert "0 records" in again.stderr
+    assert "0 offsets" in again.stderr
 
 
 def test_topics():
@@ -130,7 +130,7 @@ def test_dead_letters_are_shown_and_sent_again():
     sent = invoke("dlq", "replay", "shop:orders", "--log", "dir:log", "--yes")
     assert "orders: 1 sent" in sent.stdout
     assert "nothing to replay" in invoke("dlq", "replay", "shop:orders", "--log", "dir:log", "-y").stdout
-    assert "1 records" in invoke(*run).stderr
+    assert "1 offsets" in invoke(*run).stderr
 
 
 def test_generate_is_deterministic_and_writes_its_truth():

@@ -147,7 +147,7 @@ def test_everything_by_environment_and_json_lines(tmp_path: Path):
     assert code == 0, err
     assert stored(tmp_path / "o.db") == 5
     *lines, last = err.splitlines()
-    assert "50 records" in last
+    assert "50 offsets" in last
     assert {json.loads(line)["level"] for line in lines} == {"info"}
 
 

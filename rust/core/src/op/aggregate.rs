@@ -61,6 +61,21 @@ pub struct Destination<'a> {
     pub scratch: &'a mut Vec<u8>,
 }
 
+impl Prepared<'_> {
+    /// Sends the row to the dead letters if the aggregate would read an error in it.
+    #[inline]
+    pub fn dies(&self, row: usize, ctx: &mut Ctx<'_>) -> bool {
+        if !self.may_err {
+            return false;
+        }
+        let error = key::error_at(&self.keys, row).map(|s| (s, None)).or_else(|| error_of(&self.arguments, row));
+        if let Some((state, message)) = &error {
+            ctx.dead(self.batch, row, reason(*state), message.as_deref());
+        }
+        error.is_some()
+    }
+}
+
 impl Fold {
     pub fn prepare<'a>(&self, batch: &'a Batch, foreign: &dyn Foreign) -> Prepared<'a> {
         let arguments: Vec<Arguments> = self
@@ -93,13 +108,8 @@ impl Fold {
     ) -> Verdict {
         let Destination { store, position, scratch } = into;
         let batch = prepared.batch;
-        if prepared.may_err {
-            let error =
-                key::error_at(&prepared.keys, row).map(|s| (s, None)).or_else(|| error_of(&prepared.arguments, row));
-            if let Some((state, message)) = error {
-                ctx.dead(batch, row, reason(state), message.as_deref());
-                return Verdict::Dropped;
-            }
+        if prepared.dies(row, ctx) {
+            return Verdict::Dropped;
         }
         scratch.clear();
         key::encode_row(&prepared.keys, row, scratch);
@@ -269,7 +279,7 @@ impl Aggregate {
                 Verdict::Dropped => {}
             }
             if self.lanes.slowest() >= self.boundary {
-                self.close_windows(&fold, batch.seq[row], ctx);
+                self.close_windows(&fold, batch.seq[row], batch.path.as_ref().map(|p| p[row]), ctx);
             }
         }
         self.scratch = scratch;
@@ -344,13 +354,13 @@ impl Aggregate {
         self.lanes.advance(lane, clock);
         if self.lanes.slowest() >= self.boundary {
             let fold = std::mem::replace(&mut self.fold, Fold { keys: vec![], window: None, arguments: vec![] });
-            self.close_windows(&fold, ctx.seq_end, ctx);
+            self.close_windows(&fold, ctx.seq_end, None, ctx);
             self.fold = fold;
         }
     }
 
     /// Emits every window that the slowest clock has passed, by start, then key.
-    fn close_windows(&mut self, fold: &Fold, seq: u32, ctx: &mut Ctx<'_>) {
+    fn close_windows(&mut self, fold: &Fold, seq: u32, path: Option<u32>, ctx: &mut Ctx<'_>) {
         let Some(window) = fold.window else { return };
         let clock = self.lanes.slowest();
         while let Some(start) = self.store.next_window(self.next_close) {
@@ -362,7 +372,9 @@ impl Aggregate {
                 self.store.window(start, |key, ts, cells, vars| {
                     out.push(start, key, ts, cells, vars, &self.store.layout, ctx.foreign, 1)
                 });
-                let batch = out.finish(&self.schema, seq, false);
+                let mut batch = out.finish(&self.schema, seq, false);
+                // Where several branches meet again, these rows stand where the row that closed the window stands.
+                batch.path = path.map(|p| Arc::new(vec![p; batch.rows]));
                 ctx.emit(1, Message::Rows(batch));
             }
             self.next_close = start + 1;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::aggregate::{write_entry, Destination, Fold, Verdict};
 use super::{Ctx, Message, Operator, Outgoing};
 use crate::batch::Batch;
-use crate::column::{reason, Column};
+use crate::column::Column;
 use crate::error::Fatal;
 use crate::frame::{open, read_rows, seal, write_rows, Beside, Header, Kind};
 use crate::key;
@@ -123,12 +123,16 @@ impl EdgeOut {
         ctx: &mut Ctx<'_>,
     ) {
         let columns: Vec<&Column> = batch.columns.iter().map(|c| &**c).collect();
-        let clock = if kind == Kind::Late { self.settled } else { self.clock };
+        // Rows bring their own stamps, and where a frame ends must not show: what they do not tell, a heartbeat will.
+        let clock = if kind == Kind::Late { self.settled } else { NO_TIME };
         for (partition, rows) in by_partition.iter().enumerate() {
             for chunk in rows.chunks(2048) {
                 let signs = batch.sign.as_ref().map(|s| s.as_slice());
                 let body = write_rows(&columns, Beside { ts: &batch.ts, stamps, signs }, chunk);
                 self.send(partition as u32, kind, clock, chunk.len() as u32, &body, ctx);
+                if let (Some(stamps), Some(&last)) = (stamps, chunk.last()) {
+                    self.told[partition] = self.told[partition].max(stamps[last as usize]);
+                }
             }
         }
     }
@@ -137,7 +141,8 @@ impl EdgeOut {
 /// Sends rows one by one.
 pub struct Ship {
     pub out: EdgeOut,
-    pub keys: Vec<usize>,
+    /// What the other end will read: rows that would die there die here, where their origin is known.
+    pub fold: Fold,
 }
 
 impl Operator for Ship {
@@ -145,13 +150,13 @@ impl Operator for Ship {
         let Message::Rows(batch) = message else {
             return Err(Fatal::new("bad_plan", "a shuffle takes rows"));
         };
-        let keys: Vec<&Column> = self.keys.iter().map(|&k| &*batch.columns[k]).collect();
+        let keys: Vec<&Column> = self.fold.keys.iter().map(|&k| &*batch.columns[k]).collect();
+        let prepared = self.fold.prepare(&batch, ctx.foreign);
         let mut stamps = vec![0i64; batch.rows];
         let mut by_partition: Vec<Vec<u32>> = vec![vec![]; self.out.partitions() as usize];
         let mut bytes = vec![];
         for row in batch.live_rows() {
-            if let Some(state) = key::error_at(&keys, row) {
-                ctx.dead(&batch, row, reason(state), None);
+            if prepared.dies(row, ctx) {
                 continue;
             }
             if !key::user_key(&keys, row, &mut bytes) {
@@ -204,7 +209,7 @@ impl Combine {
         let mut full: Vec<(u32, u32, Vec<u8>)> = vec![];
         let mut user = vec![];
         let (store, key_types) = (&self.store, &self.key_types);
-        store.touched(|c, vars| {
+        store.changes(|c, vars| {
             // Rows with a null key never came this far.
             key::to_user_key(key_types, c.key, &mut user);
             let p = partitioner::partition(&user, partitions as u32) as usize;

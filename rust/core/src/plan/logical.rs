@@ -503,6 +503,21 @@ impl Plan {
                 }
                 facts.shuffled = facts.table || facts.partitioned_by.as_ref() != Some(keys);
                 facts.combined = facts.shuffled && *combine && layout.combines();
+                if facts.shuffled && !facts.combined {
+                    let mut read = BTreeSet::new();
+                    let exprs = aggregates.iter().flat_map(|a| a.arg.iter().chain(a.condition.iter()));
+                    exprs.for_each(|e| names(e, &mut read));
+                    if let Some(name) = read.iter().find(|n| matches!(n.as_str(), "$offset" | "$partition")) {
+                        let name = name.trim_start_matches('$');
+                        return Err(PlanError::new(
+                            "metadata_behind_shuffle",
+                            format!(
+                                "an aggregate behind a shuffle cannot read the record's {name}: its rows have moved"
+                            ),
+                        )
+                        .hint(format!("keep it as a column first: .with_columns({name}=ads.{name}())")));
+                    }
+                }
                 let schema = Arc::new(schema);
                 facts.table = true;
                 facts.partitioned_by = Some(keys.clone());

@@ -51,10 +51,8 @@ fn meaning(plan: &Plan, id: usize) -> String {
     match &plan.nodes[id].op {
         Op::Aggregate { keys, window, aggregates, .. } => {
             let text = |e: &Option<Expr>| serde_json::to_string(e).unwrap_or_default();
-            let folds: Vec<_> = aggregates
-                .iter()
-                .map(|a| (&a.name, &a.function, &a.dtype, text(&a.arg), text(&a.condition)))
-                .collect();
+            let folds: Vec<_> =
+                aggregates.iter().map(|a| (&a.name, &a.function, &a.dtype, text(&a.arg), text(&a.condition))).collect();
             // Grace and retention may change: they say how long state matters, not what it is.
             let size = window.as_ref().map(|w| (&w.kind, w.size_ms));
             format!("{keys:?} {size:?} {folds:?}")
@@ -202,7 +200,7 @@ fn sender(plan: &Plan, id: usize, partition: u32, partitions: &[u32]) -> Result<
     let out = EdgeOut::new(topic, partition, edge_hash(plan, id, &schema), fold.window, count);
     Ok(match plan.facts[id].combined {
         true => Box::new(Combine::new(out, fold, key_types, !plan.facts[id].readers[2].is_empty(), store)),
-        false => Box::new(Ship { out, keys: fold.keys }),
+        false => Box::new(Ship { out, fold }),
     })
 }
 

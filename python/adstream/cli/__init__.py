@@ -1,0 +1,26 @@
+"""The command line: `adstream run | replay | describe | topics | generate | dlq | demo | bench | version`.
+
+    commands    what there is: names, arguments and texts of every command, and which error is which exit code
+    options     the options that commands share; flags, environment and TOML become one `Chosen`
+    jobs        `ads.performance` or `module:attr` -> a topology
+    logs        a URL -> a log
+    everything else: one command each, imported when it is called
+
+Exit codes: 0 done (also after SIGTERM and Ctrl-C), 1 the run cannot go on, 2 something was asked or set wrongly.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """The entry point. `version` is answered without loading the command line (a third of the time)."""
+    if sys.argv[1:] in (["version"], ["--version"]):
+        from adstream.cli.version import versions
+
+        print(versions())
+        return
+    from adstream.cli.commands import app
+
+    app(prog_name="adstream")

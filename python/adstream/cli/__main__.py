@@ -1,0 +1,5 @@
+"""`python -m adstream.cli`."""
+
+from adstream.cli import main
+
+main()

@@ -1,0 +1,255 @@
+"""Names, arguments and texts of every command; what they do is imported when they are called."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from adstream.cli.options import JobOptions, RunOptions, takes
+from adstream.errors import AdstreamError, ConfigError, TopologyError
+
+EXIT_FAILED, EXIT_WRONG = 1, 2
+
+
+class Commands(TyperGroup):
+    """Turns our errors into one message and an exit code. Any other exception is a defect and keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AdstreamError as error:
+            _tell(str(error))
+            code = EXIT_WRONG if isinstance(error, ConfigError | TopologyError) else EXIT_FAILED
+        except Exception as error:
+            core = sys.modules.get("adstream._core")
+            if core is None or not isinstance(error, core.CoreError):
+                raise
+            kind, _, message, hint, _ = error.args
+            _tell(f"{message}\nhint: {hint}" if hint else message)
+            code = EXIT_WRONG if kind == "plan" else EXIT_FAILED
+        raise typer.Exit(code)
+
+
+def _tell(message: str) -> None:
+    typer.echo(f"error: {message}", err=True)
+
+
+def _group(help: str) -> typer.Typer:
+    return typer.Typer(help=help, no_args_is_help=True)
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Kafka Streams and Flink CEP semantics for Python, with a Rust core.",
+    epilog="Every option of `run` is also an environment variable, ADSTREAM_COMMIT_INTERVAL=200ms, and a TOML key.",
+)
+topics = _group("The topics of a job: what it needs, and whether it is there.")
+generate = _group("Makes traffic, and writes the truth about it beside it.")
+dlq = _group("Dead letters: records that could not be processed.")
+app.add_typer(topics, name="topics")
+app.add_typer(generate, name="generate")
+app.add_typer(dlq, name="dlq")
+
+Job = Annotated[str, typer.Argument(metavar="JOB", help="ads.performance, or module:attribute.", show_default=False)]
+Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Says more; -vv says all.")]
+LogFormat = Annotated[str, typer.Option("--log-format", metavar="text|json", envvar="ADSTREAM_LOG_FORMAT")]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
+Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same events.")]
+
+
+@app.command()
+@takes(RunOptions)
+def run(job: Job, verbose: Verbose = 0, log_format: LogFormat = "text", *, options: RunOptions) -> None:
+    """Runs a job until it is stopped: SIGTERM and Ctrl-C drain it, a second Ctrl-C ends it at once."""
+    from adstream.cli import running
+
+    running.start(job, options, verbose, log_format)
+
+
+@app.command()
+@takes(RunOptions)
+def replay(job: Job, verbose: Verbose = 0, log_format: LogFormat = "text", *, options: RunOptions) -> None:
+    """Runs a job to the end of its inputs, with progress bars, and stops (`run --stop-at-end`)."""
+    from adstream.cli import running
+
+    options.stop_at_end = True
+    running.start(job, options, verbose, log_format, bars=True)
+
+
+@app.command()
+@takes(JobOptions)
+def describe(job: Job, json: AsJson = False, *, options: JobOptions) -> None:
+    """Shows a job's topology: nodes, sub-topologies, topics, sinks. Needs no server."""
+    from adstream.cli import describing
+
+    describing.describe(job, options, as_json=json)
+
+
+@topics.command("check")
+@takes(JobOptions)
+def topics_check(job: Job, *, options: JobOptions) -> None:
+    """Says which topics a job needs and whether they fit; exit code 2 when something is missing."""
+    from adstream.cli import topics as command
+
+    command.check(job, options)
+
+
+@topics.command("create")
+@takes(JobOptions)
+def topics_create(
+    job: Job,
+    inputs: Annotated[
+        int, typer.Option("--inputs", metavar="PARTITIONS", help="Creates missing input topics, too.", min=0)
+    ] = 0,
+    *,
+    options: JobOptions,
+) -> None:
+    """Creates the topics that a job writes, and its internal ones."""
+    from adstream.cli import topics as command
+
+    command.create(job, options, inputs)
+
+
+@generate.command("ads")
+def generate_ads(
+    events: Annotated[int, typer.Option("--events", help="Records sent, copies included.")] = 100_000,
+    seed: Seed = 0,
+    out: Annotated[
+        str,
+        typer.Option("--out", metavar="URL", help="dir:PATH, kafka://HOST:PORT or jsonl:PATH (a file a partition)."),
+    ] = "dir:ad-traffic",
+    partitions: Annotated[int | None, typer.Option("--partitions", show_default="4")] = None,
+    rate: Annotated[
+        int | None, typer.Option("--rate", help="Records a second of event time.", show_default="1000")
+    ] = None,
+    campaigns: Annotated[int | None, typer.Option("--campaigns", show_default="200")] = None,
+    products: Annotated[int | None, typer.Option("--products", show_default="1000")] = None,
+    devices: Annotated[int | None, typer.Option("--devices", show_default="20000")] = None,
+    share_clicks: Annotated[float | None, typer.Option("--share-clicks", show_default="0.08")] = None,
+    share_conversions: Annotated[float | None, typer.Option("--share-conversions", show_default="0.02")] = None,
+    share_disorder: Annotated[float | None, typer.Option("--share-disorder", show_default="0.05")] = None,
+    share_copies: Annotated[float | None, typer.Option("--share-copies", show_default="0.01")] = None,
+    share_late: Annotated[float | None, typer.Option("--share-late", show_default="0.002")] = None,
+    share_bad: Annotated[float | None, typer.Option("--share-bad", show_default="0.001")] = None,
+    share_no_campaign: Annotated[float | None, typer.Option("--share-no-campaign", show_default="0.005")] = None,
+    share_no_device: Annotated[float | None, typer.Option("--share-no-device", show_default="0.002")] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option("--truth", metavar="FILE", help="Where the truth goes; beside the traffic.", show_default=False),
+    ] = None,
+    no_truth: Annotated[
+        bool, typer.Option("--no-truth", help="Writes none (it takes 40 µs and 0.5 kB a record).")
+    ] = False,
+    extra: Annotated[
+        list[str] | None, typer.Option("-X", metavar="kafka.KEY=VALUE", help="A setting of the Kafka client.")
+    ] = None,
+) -> None:
+    """Traffic for the topic `ad-events` (job ads.performance), with all that goes wrong in real life."""
+    given = dict(locals())
+    from adstream.cli import generating
+
+    names = ("partitions", "rate", "campaigns", "products", "devices")
+    chosen = {name: v for name, v in given.items() if v is not None and (name in names or name.startswith("share_"))}
+    generating.ads({"events": events, "seed": seed, **chosen}, out, truth, with_truth=not no_truth, extra=extra or [])
+
+
+@dlq.command("list")
+@takes(JobOptions)
+def dlq_list(
+    job: Job,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="The newest so many.")] = 20,
+    json: AsJson = False,
+    *,
+    options: JobOptions,
+) -> None:
+    """Shows dead letters: where each came from, why, and what it said."""
+    from adstream.cli import dead
+
+    dead.show(job, options, limit, as_json=json)
+
+
+@dlq.command("replay")
+@takes(JobOptions)
+def dlq_replay(
+    job: Job,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many.", show_default="all")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Does not ask.")] = False,
+    *,
+    options: JobOptions,
+) -> None:
+    """Sends dead letters that were not replayed yet to where they came from, once more."""
+    from adstream.cli import dead
+
+    dead.replay(job, options, limit, yes=yes)
+
+
+@app.command()
+def demo(
+    seed: Seed = 1,
+    events: Annotated[int, typer.Option("--events", min=1, help="How many events.")] = 200_000,
+    dir: Annotated[
+        Path | None,
+        typer.Option("--dir", help="Where log and results go; else the log is in memory.", show_default=False),
+    ] = None,
+    redis: Annotated[
+        str | None,
+        typer.Option("--redis", metavar="URL", help="Products go here; else to a second table.", show_default=False),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--seconds", min=0, help="How long the events take to arrive.", show_default="15; without a terminal 0"
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option(help="Compares the table with a truth computed apart, in plain Python.")
+    ] = True,
+) -> None:
+    """Runs ads.performance on generated traffic, here and now: no server, results in SQLite."""
+    from adstream.cli import demo as command
+
+    command.demo(seed, events, dir, redis, seconds, check=check)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench(context: typer.Context) -> None:
+    """Measures, next to a bare client in the same run. Needs the source tree."""
+    import subprocess
+
+    import adstream
+
+    root = Path(adstream.__file__).parents[2]
+    script = root / "benches" / "run.py"
+    if not script.exists():
+        raise ConfigError(
+            "the benchmarks are not part of the installed package",
+            option="bench",
+            hint="run `make bench` in a checkout of the source",
+        )
+    done = subprocess.run([sys.executable, str(script), *context.args], cwd=root, env=_with_path(root), check=False)
+    raise typer.Exit(done.returncode)
+
+
+def _with_path(root: Path) -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))}
+
+
+@app.command()
+def version() -> None:
+    """Shows the versions of adstream, its core, librdkafka and Python."""
+    from adstream.cli.version import versions
+
+    typer.echo(versions())
+
+
+__all__ = ["app"]

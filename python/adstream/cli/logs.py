@@ -1,0 +1,59 @@
+"""Opens the log that was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from adstream.errors import ConfigError
+from adstream.interfaces import Log
+from adstream.runtime.settings import Settings
+
+
+def open_log(settings: Settings, inputs: Mapping[str, Sequence[str]] | None = None) -> Log:
+    """Kafka when there is a `bootstrap`, else the embedded log in the directory `data`, else in memory.
+
+    Args:
+        inputs: topic -> JSONL files that stand in for it.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    if inputs and settings.bootstrap:
+        raise ConfigError(
+            "files cannot stand in for a topic of Kafka: it would not keep the positions in them",
+            option="--input",
+            hint="use `--log dir:PATH`",
+        )
+    log: Log
+    if settings.bootstrap:
+        try:
+            from adstream.logs.kafka import KafkaLog
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"`{error.name}` is not installed", option="--bootstrap", hint="pip install confluent-kafka"
+            ) from error
+        timeout = {"transaction.timeout.ms": str(settings.transaction_timeout_ms)}
+        log = KafkaLog(settings.bootstrap, timeout | dict(settings.kafka))
+    else:
+        from adstream.logs.embedded import EmbeddedLog
+
+        log = EmbeddedLog(_directory(settings.data) if settings.data else None)
+    if not inputs:
+        return log
+    from adstream.logs.files import FilesLog
+
+    try:
+        return FilesLog(log, inputs)
+    except BaseException:
+        log.close()
+        raise
+
+
+def _directory(path: str) -> Path:
+    directory = Path(path).expanduser()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"`{directory}` cannot be used: {error.strerror}", option="--log") from error
+    return directory

@@ -1,0 +1,263 @@
+"""The options that commands share, and how flags, environment and TOML become one `Chosen`.
+
+A command takes a dataclass of options as its last parameter; `takes` shows typer its fields instead. What is a
+setting goes through `runtime.settings`; what only the command line has is handled here, in the same order (flag,
+environment, TOML):
+
+    log            --log, --bootstrap    ADSTREAM_LOG, ADSTREAM_BOOTSTRAP      log = "dir:PATH"
+    inputs         --input TOPIC=FILE    ADSTREAM_INPUT="TOPIC=FILE …"         [input]  TOPIC = "FILE" or ["FILE", …]
+    job            --set KEY=VALUE       ADSTREAM_SET_KEY=VALUE                [set]  KEY = "VALUE"
+    stop_at_end    --stop-at-end         ADSTREAM_STOP_AT_END=true             stop_at_end = true
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from adstream.errors import ConfigError
+from adstream.runtime.settings import PREFIX, Settings, load
+
+BESIDE = ("log", "input", "set", "stop_at_end")
+"""Keys of a TOML file that are the command line's own."""
+
+_NAMED_URL = re.compile(r"(?:(?P<name>[A-Za-z_][\w-]*)=)?(?P<url>.+)", re.DOTALL)
+_WHERE, _HOW = "Where", "How"
+
+
+def _option(*names: str, metavar: str, help: str, panel: str = _HOW) -> Any:
+    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, show_default=False)
+
+
+def _switch(*names: str, help: str, panel: str = _HOW) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False)
+
+
+@dataclass(kw_only=True)
+class LogOptions:
+    """Which log, and how to talk to it."""
+
+    log: Annotated[
+        str | None,
+        _option("--log", metavar="URL", panel=_WHERE, help="kafka://HOST:PORT, dir:PATH or memory:"),
+    ] = None
+    bootstrap: Annotated[
+        str | None,
+        _option("--bootstrap", metavar="HOST:PORT", panel=_WHERE, help="Short for --log kafka://HOST:PORT."),
+    ] = None
+    extra: Annotated[
+        list[str] | None,
+        _option("-X", metavar="kafka.KEY=VALUE", help="A setting of the Kafka client (TLS, SASL, …)."),
+    ] = None
+    config: Annotated[Path | None, _option("--config", metavar="FILE.toml", help="Settings; flags win.")] = None
+
+
+@dataclass(kw_only=True)
+class JobOptions(LogOptions):
+    """A log and a job on it."""
+
+    set: Annotated[
+        list[str] | None, _option("--set", metavar="KEY=VALUE", help="A setting of the job, such as grace=30s.")
+    ] = None
+    app: Annotated[
+        str | None, _option("--app", metavar="ID", help="Application id, when it is not to be the job's own.")
+    ] = None
+
+
+@dataclass(kw_only=True)
+class RunOptions(JobOptions):
+    """What `run` and `replay` take."""
+
+    input: Annotated[
+        list[str] | None,
+        _option("--input", metavar="TOPIC=FILE.jsonl", panel=_WHERE, help="Reads a topic from files (or a glob)."),
+    ] = None
+    sql: Annotated[
+        list[str] | None,
+        _option("--sql", metavar="[NAME=]URL", panel=_WHERE, help="postgresql://USER@HOST/DB, sqlite:///FILE"),
+    ] = None
+    redis: Annotated[
+        list[str] | None,
+        _option("--redis", metavar="[NAME=]URL", panel=_WHERE, help="redis://HOST:PORT/DB"),
+    ] = None
+    guarantee: Annotated[
+        str | None, _option("--guarantee", metavar="NAME", help="exactly_once (default) or at_least_once.")
+    ] = None
+    commit_interval: Annotated[
+        str | None, _option("--commit-interval", metavar="TIME", help="Such as 100ms, the default.")
+    ] = None
+    workers: Annotated[int | None, _option("--workers", metavar="N", help="Processes on this machine.")] = None
+    state_dir: Annotated[
+        str | None, _option("--state-dir", metavar="PATH", help="Accepted; local snapshots are not written yet.")
+    ] = None
+    metrics_port: Annotated[
+        int | None, _option("--metrics-port", metavar="PORT", help="/metrics, /healthz, /readyz; worker k: PORT + k.")
+    ] = None
+    create_topics: Annotated[
+        bool | None, _switch("--create-topics", help="Creates output topics that are missing.")
+    ] = None
+    stop_at_end: Annotated[
+        bool | None, _switch("--stop-at-end", help="Ends when all that stood in the inputs at the start is worked off.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What all the options say."""
+
+    settings: Settings
+    log_named: bool
+    """Whether anybody said which log."""
+    inputs: Mapping[str, list[str]] = field(default_factory=dict)
+    job: Mapping[str, str] = field(default_factory=dict)
+    stop_at_end: bool = False
+
+
+def takes(options: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Shows the last parameter of a command, a dataclass of options, as these options."""
+    hints = get_type_hints(options, include_extras=True)
+    shown = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hints[f.name])
+        for f in fields(options)
+    ]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        *own, last = inspect.signature(command, eval_str=True).parameters.values()
+
+        @functools.wraps(command)
+        def wrapper(**given: Any) -> None:
+            common = options(**{p.name: given.pop(p.name) for p in shown})
+            command(**given, **{last.name: common})
+
+        wrapper.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + shown
+        )
+        wrapper.__annotations__ = {p.name: p.annotation for p in [*own, *shown]}
+        return wrapper
+
+    return decorate
+
+
+def choose(options: LogOptions, environ: Mapping[str, str] = os.environ) -> Chosen:
+    """Flags, environment and TOML as one. Raises ConfigError."""
+    flags: dict[str, object] = {
+        name: value
+        for name, value in vars(options).items()
+        if name not in ("log", "bootstrap", "extra", "config", "sql", "redis", "input", "set", "stop_at_end")
+    }
+    file = _toml(options.config)
+    flags["connections"] = _connections(options)
+    flags["kafka"] = dict(_client_setting(text) for text in options.extra or ())
+    place = _place(options, environ, file)
+    if place is not None:
+        flags["bootstrap"], flags["data"] = place
+    settings = load(flags, environ, options.config, beside=BESIDE)
+    job = {key: str(value) for key, value in _table(file, "set").items()}
+    job |= {
+        name.removeprefix(PREFIX + "SET_").lower(): value
+        for name, value in environ.items()
+        if name.startswith(PREFIX + "SET_")
+    }
+    job |= dict(_pair(text, "--set", "KEY=VALUE") for text in getattr(options, "set", None) or ())
+    stop = getattr(options, "stop_at_end", None)
+    if stop is None:
+        stop = environ.get(PREFIX + "STOP_AT_END", str(file.get("stop_at_end", False))).lower() in ("true", "1")
+    return Chosen(settings, place is not None, _inputs(options, environ, file), job, stop)
+
+
+def log_place(url: str, option: str = "--log") -> tuple[str, str]:
+    """(bootstrap, directory) of a log's URL; both empty for memory. Raises ConfigError."""
+    scheme, _, rest = url.partition(":")
+    match scheme:
+        case "kafka" if rest.startswith("//") and rest.strip("/"):
+            return rest.removeprefix("//").rstrip("/"), ""
+        case "dir" if rest:
+            return "", rest
+        case "memory" if not rest:
+            return "", ""
+    raise ConfigError(f"`{url}` is not a log", option=option, hint="write kafka://HOST:PORT, dir:PATH or memory:")
+
+
+def _place(options: LogOptions, environ: Mapping[str, str], file: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The first of flags, environment and file that says anything about the log says all."""
+    if options.log and options.bootstrap:
+        raise ConfigError("give one of --log and --bootstrap", option="--bootstrap")
+    env = {
+        key: environ[PREFIX + key.upper()] for key in ("log", "bootstrap", "data") if environ.get(PREFIX + key.upper())
+    }
+    flags = {key: value for key in ("log", "bootstrap") if (value := getattr(options, key))}
+    for said, option in ((flags, "--log"), (env, PREFIX + "LOG"), (file, f"`log` in {options.config}")):
+        if log := said.get("log"):
+            return log_place(str(log), option)
+        if said.get("bootstrap"):
+            return str(said["bootstrap"]), ""
+        if said.get("data"):
+            return "", str(said["data"])
+    return None
+
+
+def _connections(options: LogOptions) -> dict[str, str]:
+    """`URL` is the connection `sql` or `redis`; `ledger=URL` is `ledger`."""
+    found: dict[str, str] = {}
+    for kind in ("sql", "redis"):
+        for text in getattr(options, kind, None) or ():
+            match = _NAMED_URL.fullmatch(text)
+            if match is None or ":" not in match["url"]:
+                raise ConfigError("this is not a URL", option=f"--{kind}", hint=f"write --{kind} {_EXAMPLES[kind]}")
+            found[match["name"] or kind] = match["url"]
+    return found
+
+
+_EXAMPLES = {"sql": "postgresql://USER@HOST/DATABASE or sqlite:///FILE", "redis": "redis://HOST:6379/0"}
+
+
+def _client_setting(text: str) -> tuple[str, str]:
+    name, value = _pair(text, "-X", "kafka.KEY=VALUE")
+    if not name.startswith("kafka."):
+        raise ConfigError(
+            f"`{name}` is not one of the Kafka client's settings", option="-X", hint="begin with `kafka.`"
+        )
+    return name.removeprefix("kafka."), value
+
+
+def _inputs(options: LogOptions, environ: Mapping[str, str], file: Mapping[str, Any]) -> dict[str, list[str]]:
+    texts: Iterable[str] = getattr(options, "input", None) or environ.get(PREFIX + "INPUT", "").split()
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        topic, path = _pair(text, "--input", "TOPIC=FILE.jsonl")
+        found.setdefault(topic, []).append(path)
+    if not found:
+        for topic, paths in _table(file, "input").items():
+            found[topic] = [paths] if isinstance(paths, str) else list(paths)
+    return found
+
+
+def _pair(text: str, option: str, form: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise ConfigError(f"`{text}` is not {form}", option=option)
+    return name, value
+
+
+def _table(file: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    table = file.get(key, {})
+    if not isinstance(table, Mapping):
+        raise ConfigError("a table is expected", option=f"[{key}]")
+    return table
+
+
+def _toml(path: Path | None) -> Mapping[str, Any]:
+    """The file's keys; what is wrong with it, `settings.load` says."""
+    try:
+        return tomllib.loads(path.read_text()) if path is not None else {}
+    except (OSError, tomllib.TOMLDecodeError):
+        return {}

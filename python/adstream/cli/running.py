@@ -1,0 +1,122 @@
+"""`adstream run` and `adstream replay`: one worker here, or a supervisor over several processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from types import FrameType
+
+import typer
+
+from adstream import Built
+from adstream.cli import messages
+from adstream.cli.jobs import prepare
+from adstream.cli.logs import open_log
+from adstream.cli.options import Chosen, RunOptions
+from adstream.cli.progress import Progress
+from adstream.errors import ConfigError
+from adstream.runtime.settings import PREFIX, Settings
+from adstream.runtime.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+EXIT_AT_ONCE = 130
+_STOPPING_S = 5.0
+"""What a worker may need beyond its drain timeout to close what it has."""
+
+
+def start(job: str, options: RunOptions, verbose: int, log_format: str, *, bars: bool = False) -> None:
+    """Until it has stopped. Raises ConfigError, TopologyError, FatalError."""
+    chosen, built = prepare(job, options)
+    messages.configure(verbose, log_format)
+    if not chosen.log_named and not chosen.inputs:
+        raise ConfigError(
+            "which log?", option="--log", hint="give --bootstrap HOST:PORT, --log dir:PATH or --input TOPIC=FILE.jsonl"
+        )
+    settings, supervised = chosen.settings, PREFIX + "SLOT" in os.environ
+    if settings.workers > 1 and not supervised:
+        if not settings.bootstrap:
+            raise ConfigError("only Kafka can be shared by several processes", option="--workers")
+        command = [sys.executable, "-m", "adstream.cli", *sys.argv[1:]]
+        patience = settings.drain_timeout_ms / 1000 + _STOPPING_S
+        raise typer.Exit(Supervisor(command, settings.workers, drain_timeout_s=patience).run())
+    work(built, _fitted(settings), chosen, bars=bars)
+
+
+def work(built: Built, settings: Settings, chosen: Chosen, *, bars: bool) -> None:
+    """One worker, in this process."""
+    from adstream._core import Plan
+    from adstream.runtime import launch
+    from adstream.runtime.worker import Worker
+
+    plan = Plan(built.json, built.callables)
+    place = open_log(settings, chosen.inputs)
+    progress = Progress(place, built, bars=bars) if chosen.stop_at_end else None
+    began = time.monotonic()
+
+    def watch(worker: Worker) -> None:
+        stop_on_signals(worker.stop)
+        if progress is not None:
+            progress.watch(worker)
+
+    try:
+        worker = launch.run(plan, settings, place, stop_at_end=chosen.stop_at_end, on_start=watch)
+    finally:
+        with _ignoring_signals():
+            if progress is not None:
+                progress.close()
+            place.close()
+    if progress is not None:
+        took = time.monotonic() - began
+        commits = worker.status.commits.get("committed", 0)
+        typer.echo(f"{progress.read:,} offsets read in {took:.1f} s, {commits} commits", err=True)
+
+
+def stop_on_signals(stop: Callable[[], None]) -> None:
+    """SIGTERM and the first SIGINT drain; a second SIGINT ends the process at once: what was not committed is done
+    again by the next start. (A terminal's Ctrl-C reaches supervisor and workers, and the supervisor's SIGTERM
+    follows it: that one must not count.)"""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    interrupts = 0
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupts
+        interrupts += number == signal.SIGINT
+        if interrupts > 1:
+            os._exit(EXIT_AT_ONCE)
+        stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+
+
+@contextmanager
+def _ignoring_signals() -> Iterator[None]:
+    """It is over but for closing; an interrupt now would only spoil the exit code."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _fitted(settings: Settings) -> Settings:
+    """The embedded log makes output topics by itself; every worker has a metrics port of its own."""
+    port = settings.metrics_port
+    return replace(
+        settings,
+        create_topics=settings.create_topics or not settings.bootstrap,
+        metrics_port=port + settings.slot if port else 0,
+    )
