@@ -8,7 +8,7 @@ when either changes, the lease topic no longer fits and the start is refused, wi
 
     topic             partitions                                settings
     user sources      theirs (must exist)
-    user outputs      theirs, or the edges' count if created
+    user outputs      theirs, or the edges' count if created      kept for ever, if created
     edges, sinks      the most that a user source has           delete, unlimited: forgotten once processed
     changelogs        the tasks of their sub-topology           delete, unlimited: they are the state
     <source>-dlq      the source's
@@ -29,7 +29,9 @@ KEYED = ("aggregate", "deduplicate")
 """Operations whose inputs must be cut into partitions in the same way."""
 
 _KEEP = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
-_CONFIGS = {"edge": _KEEP, "sink": _KEEP, "changelog": _KEEP, "dead_letters": {"retention.ms": "-1"}}
+_FOREVER = {"retention.ms": "-1"}
+"""Brokers forget by the records' own time: replayed history would be gone before anybody read it."""
+_CONFIGS = {"edge": _KEEP, "sink": _KEEP, "changelog": _KEEP, "dead_letters": _FOREVER, "user": _FOREVER}
 
 
 class Describes(Protocol):

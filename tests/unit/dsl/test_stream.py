@@ -220,7 +220,7 @@ def test_windows_need_groups():
 def test_a_windowed_aggregate_in_the_plan():
     node = nodes(windowed())[-1]
     assert node["window"] == {"kind": "tumbling", "size_ms": 300_000, "grace_ms": 10_000, "retention_ms": 310_000}
-    assert (node["keys"], node["combine"], node["ttl_ms"]) == (["user"], True, None)
+    assert (node["keys"], node["combine"]) == (["user"], True)
     assert list(windowed().schema) == ["user", "$window_start", "$window_end", "n"]
 
 
