@@ -19,7 +19,7 @@ STUB  := python/adstream/_core.pyi
 ALLOW := tools/stubtest.allow
 
 .DEFAULT_GOAL := help
-.PHONY: help setup servers demo test check bench sim chaos mutants lock clean
+.PHONY: help setup servers demo test check bench sim chaos lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this
@@ -68,8 +68,6 @@ sim: setup ## simulate a cluster with faults: SEED=1 [N=seeds to run]
 chaos: setup servers ## kill workers and servers under load: ROUNDS=10
 	PYTHONPATH=. $(BIN)/python tests/chaos/run.py --rounds $(ROUNDS)
 
-mutants: setup ## break the code on purpose and see that a test notices
-	$(BIN)/python tools/mutants.py
 
 lock: $(VENV)/.locked ## write requirements-dev.lock anew from pyproject.toml, with the newest versions
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade --quiet \

@@ -66,9 +66,7 @@ def native(log: KafkaLog, topic: str, rows: int) -> int:
 
 def bare(bootstrap: str, topic: str, extra: dict[str, str]) -> int:
     settings = {"bootstrap.servers": bootstrap, "group.id": "bare", "enable.partition.eof": "true"}
-    consumer = Consumer(
-        {**settings, "isolation.level": "read_committed", "enable.auto.commit": "false", **extra}
-    )
+    consumer = Consumer({**settings, "isolation.level": "read_committed", "enable.auto.commit": "false", **extra})
     consumer.assign([TopicPartition(topic, p, 0) for p in range(PARTITIONS)])
     count = ended = 0
     while ended < PARTITIONS:

@@ -1,7 +1,7 @@
 """The Rust core. Bindings only: arguments in, batches out. Used by `adstream.dsl`, `adstream.logs`, `adstream.runtime`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, final
+from typing import Any, Self, final
 
 __version__: str
 
@@ -28,7 +28,7 @@ Record = tuple[int, int, bytes | None, bytes | None, list[tuple[str, bytes | Non
 class RawBatch:
     """Records of one topic-partition in offset order, held in Rust."""
 
-    def __init__(self, records: Sequence[Record] = ..., next_offset: int | None = ...) -> None:
+    def __new__(cls, records: Sequence[Record] = ..., next_offset: int | None = ...) -> Self:
         """`next_offset` (default: last offset + 1, or 0) is the position after the batch."""
     def __len__(self) -> int: ...
     @property
@@ -53,7 +53,7 @@ class NativeReader:
     Raises RuntimeError for what cannot pass by itself: an offset that is gone, a topic one may not read, a forked process.
     """
 
-    def __init__(self, library: str, config: Sequence[tuple[str, str]], headers: bool = ...) -> None:
+    def __new__(cls, library: str, config: Sequence[tuple[str, str]], headers: bool = ...) -> Self:
         """`library`: the path of librdkafka. Raises ValueError for a library or a setting that cannot be used."""
     def add(self, topic: str, partition: int, position: int) -> None: ...
     def remove(self, topic: str, partition: int) -> None: ...
@@ -71,7 +71,7 @@ class NativeReader:
 class Plan:
     """A checked topology, cut into sub-topologies."""
 
-    def __init__(self, plan: str, callables: Sequence[Callable[..., Any]] = ...) -> None:
+    def __new__(cls, plan: str, callables: Sequence[Callable[..., Any]] = ...) -> Self:
         """Raises CoreError (kind `plan`)."""
     def describe(self) -> str:
         """JSON: `{"app", "topics", "subtopologies", "sinks"}`.
@@ -139,7 +139,7 @@ class Task:
 class SinkBuffer:
     """Rows of a sink topic, coalesced to the newest per key."""
 
-    def __init__(self, plan: Plan, sink: str) -> None: ...
+    def __new__(cls, plan: Plan, sink: str) -> Self: ...
     def add(self, batch: RawBatch) -> int:
         """Adds the frames of a sink topic; returns the rows they held."""
     def __len__(self) -> int: ...

@@ -1,9 +1,11 @@
 """The exception tree.
 
-    AdstreamError
-    ├── TopologyError     the topology is wrong: code, the operation, the user's line, one remedy
-    ├── ConfigError       a setting or an outside system is wrong: names the option
-    └── FatalError        this worker must stop: its state cannot be trusted or its shuffle is corrupt
+AdstreamError
+├── TopologyError         the topology is wrong: code, the operation, the user's line, one remedy
+├── ConfigError           a setting or an outside system is wrong: names the option
+├── FatalError            this worker must stop: its state cannot be trusted or its shuffle is corrupt
+├── LogUnavailableError   the log does not answer, or no longer has what is asked for: try again later
+└── RecordTooLargeError   a record is larger than the log takes
 """
 
 from __future__ import annotations
@@ -57,3 +59,26 @@ class ConfigError(AdstreamError):
 
 class FatalError(AdstreamError):
     """This worker must not go on."""
+
+
+class LogUnavailableError(AdstreamError):
+    """The log did not answer, or not as it should, for longer than is bearable. Nothing is known to be lost."""
+
+
+class RecordTooLargeError(AdstreamError):
+    """A record is larger than the log takes. Nothing of its commit is visible, and it will fail again.
+
+    Attributes:
+        topic: where it was to go.
+        partition: where it was to go.
+        size: bytes of its key and value.
+    """
+
+    def __init__(self, topic: str, partition: int, size: int) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.size = size
+        super().__init__(
+            f"a record of {size} bytes is too large for {topic}-{partition}\n"
+            "hint: raise `max.message.bytes` of the topic and the client's `message.max.bytes`"
+        )

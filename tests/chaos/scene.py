@@ -43,8 +43,8 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from adstream.jobs.ads.traffic import Sent, Traffic, records
+from adstream.jobs.ads.truth import Key, Truth, compute
 from tests.servers import Kafka, Postgres, Redis
-from tests.truth.performance import Key, Truth, compute
 
 APP = "ads-performance"
 SOURCE, FINAL, LATE, DEAD = "ad-events", "ad-performance", "ad-performance-late", "ad-events-dlq"
@@ -174,7 +174,8 @@ class Scene:
 
     def committed(self) -> dict[tuple[str, int], int]:
         """The group's offsets, of all topics."""
-        futures = self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(APP)])
+        asked = [ConsumerGroupTopicPartitions(APP)]
+        futures = self.admin.list_consumer_group_offsets(asked)
         parts = futures[APP].result().topic_partitions
         return {(part.topic, part.partition): part.offset for part in parts}
 
@@ -432,7 +433,7 @@ def _messages(bootstrap: str, topic: str, ends: Mapping[int, int], *, committed:
                 elif error.code() == KafkaError._PARTITION_EOF and message.offset() >= ends[message.partition()]:
                     left.discard(message.partition())
                 elif error.code() != KafkaError._PARTITION_EOF and not error.retriable():
-                    raise KafkaException(error)
+                    raise AssertionError(f"{topic} [{message.partition()}] at {message.offset()}, ends {ends}: {error}")
 
 
 def _ms(moment: datetime) -> int:

@@ -29,7 +29,6 @@ from adstream.runtime.settings import load
 from adstream.runtime.worker import Worker
 
 HOOKS = (("ADSTREAM_TEST_CRASH", signal.SIGKILL), ("ADSTREAM_TEST_PAUSE", signal.SIGSTOP))
-STEPS = ("close", "begin", "produce", "offsets", "commit", "committed", "settled")
 
 
 class Doom:

@@ -1,4 +1,4 @@
-"""What the properties found, as small as it gets. """
+"""What the properties found, as small as it gets."""
 
 from __future__ import annotations
 

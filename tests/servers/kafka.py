@@ -80,7 +80,9 @@ class Kafka(Server):
         config = self.directory / "server.properties"
         config.write_text("".join(f"{key}={value}\n" for key, value in self._properties().items()))
         if not (self.directory / "data" / "meta.properties").exists():
-            cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            cluster = (
+                "A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
+            )  # "-…" would be an option
             tool = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config)]
             self.run([find_program("java"), *QUICK_JVM, "-cp", f"{jars}/*", *tool])
 

@@ -12,13 +12,15 @@ Two things about offsets that are not obvious:
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 from weakref import WeakSet
 
 from confluent_kafka import (
+    Consumer,
     ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
@@ -39,7 +41,6 @@ from adstream.logs.kafka_writer import KafkaWriter, fence_slot, noted
 CONNECT_TIMEOUT_S = 10.0
 CALL_TIMEOUT_S = 15.0
 GROUP_TIMEOUT_S = 3.0
-"""Of a call to a group's coordinator: short, see `_patiently`."""
 USABLE_TIMEOUT_S = 30.0
 STABLE_TIMEOUT_S = 60.0
 """More than a transaction's time-out and the broker's interval for looking at it."""
@@ -55,6 +56,8 @@ PASSING = frozenset(
         KafkaError._TIMED_OUT,
         KafkaError._TRANSPORT,
         KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._WAIT_COORD,
+        KafkaError._NOENT,  # "no leaders found": the broker has just come back
         KafkaError.FENCED_LEADER_EPOCH,
         KafkaError.UNKNOWN_LEADER_EPOCH,
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
@@ -65,6 +68,7 @@ PASSING = frozenset(
         KafkaError.UNKNOWN_TOPIC_OR_PART,
     }
 )
+UNSTABLE = PASSING | {KafkaError.UNSTABLE_OFFSET_COMMIT}
 LEADER_MOVED = frozenset(
     {
         KafkaError.FENCED_LEADER_EPOCH,
@@ -103,6 +107,8 @@ class KafkaLog(Log):
         given = {"session_ms": session_ms, "release_timeout_s": release_timeout_s, "watchdog_s": watchdog_s}
         self._lease_options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
         self._writers: WeakSet[KafkaWriter] = WeakSet()
+        self._lock = threading.Lock()
+        self._askers: dict[tuple[str, bool], Consumer] = {}
         problems: list[str] = []
         try:
             self._admin = AdminClient(quiet(of_admin(self._settings), problems.append))
@@ -126,9 +132,7 @@ class KafkaLog(Log):
         missing = [spec for spec in specs if spec.name not in there]
         made: list[str] = []
         if missing:
-            new = [
-                NewTopic(s.name, s.partitions, replication_factor=-1, config=dict(s.config)) for s in missing
-            ]
+            new = [NewTopic(s.name, s.partitions, replication_factor=-1, config=dict(s.config)) for s in missing]
             for name, future in self._admin.create_topics(new, request_timeout=CALL_TIMEOUT_S).items():
                 try:
                     future.result()
@@ -146,9 +150,7 @@ class KafkaLog(Log):
                 break
             if self._clock() > deadline:
                 late = [spec.name for spec in specs if spec.name not in usable]
-                raise LogUnavailableError(
-                    f"these topics have no leader after {USABLE_TIMEOUT_S:.0f} s: {late}"
-                )
+                raise LogUnavailableError(f"these topics have no leader after {USABLE_TIMEOUT_S:.0f} s: {late}")
             self._sleep(PAUSE_S)
         for spec in specs:
             if usable[spec.name] != spec.partitions:
@@ -198,9 +200,7 @@ class KafkaLog(Log):
         level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
         return self._list_offsets(partitions, OffsetSpec.latest(), level)  # type: ignore[no-untyped-call]
 
-    def _list_offsets(
-        self, partitions: Sequence[Where], spec: OffsetSpec, level: IsolationLevel
-    ) -> dict[Where, int]:
+    def _list_offsets(self, partitions: Sequence[Where], spec: OffsetSpec, level: IsolationLevel) -> dict[Where, int]:
         if not partitions:
             return {}
 
@@ -212,35 +212,61 @@ class KafkaLog(Log):
         return self._patiently(ask, "list offsets")
 
     def committed(self, group: str, partitions: Sequence[Where]) -> dict[Where, int | None]:
-        out: dict[Where, int | None] = {}
-        left = list(partitions)
         began = self._clock()
         tried: set[str] = set()
-        while left:
-            for part in self._group_offsets(group, left, stable=True):
-                if part.error is None:
-                    out[part.topic, part.partition] = part.offset if part.offset >= 0 else None
-                elif part.error.code() not in {KafkaError.UNSTABLE_OFFSET_COMMIT, *PASSING}:
-                    raise LogUnavailableError(
-                        f"offset of {part.topic}-{part.partition} in {group}: {part.error}"
-                    )
-            left = [where for where in partitions if where not in out]
+        while partitions:
+            found = self._stable(group, partitions)
+            if found is not None:
+                return found
+            self._coordinated(group)  # is somebody there at all? Else it is no transaction that holds them back
             waited = self._clock() - began
-            if left and waited > STABLE_TIMEOUT_S:
+            if waited > STABLE_TIMEOUT_S:
                 raise LogUnavailableError(
-                    f"a transaction has held back the offsets of {left} in {group} for {waited:.0f} s\n"
+                    f"a transaction has held back offsets in {group} for {waited:.0f} s\n"
                     "hint: find its transactional id with `kafka-transactions.sh find-hanging`"
                 )
-            if left and waited > PATIENCE_S:
+            if waited > PATIENCE_S:
                 self._settle(group, tried)
-            if left:
-                self._sleep(PAUSE_S)
-        return out
+            self._sleep(PAUSE_S)
+        return {}
+
+    def _stable(self, group: str, partitions: Sequence[Where]) -> dict[Where, int | None] | None:
+        """None: a transaction holds some of them back, or nobody answers."""
+        try:
+            parts = self._asker(group, stable=True).committed([TopicPartition(*w) for w in partitions], PATIENCE_S)
+        except KafkaException as problem:
+            error = error_of(problem)
+            if error.code() in UNSTABLE or error.retriable():
+                return None
+            raise LogUnavailableError(f"offsets in {group}: {error.name()}: {error.str()}") from problem
+        failed = [part for part in parts if part.error is not None]
+        for part in failed:
+            if part.error is not None and part.error.code() not in UNSTABLE:
+                raise LogUnavailableError(f"offset of {part.topic}-{part.partition} in {group}: {part.error}")
+        return None if failed else {(p.topic, p.partition): p.offset if p.offset >= 0 else None for p in parts}
+
+    def _asker(self, group: str, *, stable: bool) -> Consumer:
+        """Joins nothing. Not the admin client: with librdkafka 2.16 its calls to a group's coordinator, once asked
+        while the broker is away, time out for ever, or abort the process (`eonce->refcnt > 0`, librdkafka 5397)."""
+        with self._lock:
+            if (group, stable) not in self._askers:
+                level = "read_committed" if stable else "read_uncommitted"
+                config = {**of_consumer(self._settings), "group.id": group, "enable.auto.commit": "false"}
+                self._askers[group, stable] = Consumer({"log_level": "2", **config, "isolation.level": level})
+            return self._askers[group, stable]
+
+    def _coordinated(self, group: str) -> None:
+        """Returns when the group has a coordinator that answers."""
+        asker = self._asker(group, stable=False)
+        self._patiently(
+            lambda: asker.committed([TopicPartition("adstream", 0)], GROUP_TIMEOUT_S),
+            f"reach the coordinator of {group}",
+        )
 
     def _settle(self, group: str, tried: set[str]) -> None:
         """Fences whoever committed in this group and is no longer its member; ourselves and the living
         never."""
-        notes = {noted(part.metadata) for part in self._group_offsets(group, None, stable=False)}
+        notes = {noted(part.metadata) for part in self._all_offsets(group)}
         own = {writer.slot for writer in self._writers}
         found = {note for note in notes if note is not None and note[0] not in own and note[0] not in tried}
         if not found:
@@ -255,24 +281,28 @@ class KafkaLog(Log):
 
     def _members(self, group: str) -> set[str]:
         def ask() -> set[str]:
-            futures = self._admin.describe_consumer_groups([group], request_timeout=GROUP_TIMEOUT_S)
+            admin = self._new_admin()  # whose end would leave the future open
+            futures = admin.describe_consumer_groups([group], request_timeout=GROUP_TIMEOUT_S)
             return {member.member_id for member in futures[group].result().members}
 
         return self._patiently(ask, f"describe the group {group}")
 
-    def _group_offsets(
-        self, group: str, partitions: Iterable[Where] | None, *, stable: bool
-    ) -> list[TopicPartition]:
-        parts = None if partitions is None else [TopicPartition(*where) for where in partitions]
+    def _all_offsets(self, group: str) -> list[TopicPartition]:
+        """As they are without the transactions that are open."""
 
         def ask() -> list[TopicPartition]:
-            wanted = [ConsumerGroupTopicPartitions(group, parts)]
-            futures = self._admin.list_consumer_group_offsets(
-                wanted, require_stable=stable, request_timeout=GROUP_TIMEOUT_S
-            )
+            wanted = [ConsumerGroupTopicPartitions(group)]
+            admin = self._new_admin()
+            futures = admin.list_consumer_group_offsets(wanted, request_timeout=GROUP_TIMEOUT_S)
             return list(futures[group].result().topic_partitions)
 
         return self._patiently(ask, f"read the offsets of {group}")
+
+    def _new_admin(self) -> AdminClient:
+        """For one call to a coordinator, see `_asker`; connected, so that it is not asked while nobody is there."""
+        admin = AdminClient(quiet(of_admin(self._settings)))
+        admin.list_topics(timeout=GROUP_TIMEOUT_S)
+        return admin
 
     def _commit_unfenced(self, group: str, parts: list[TopicPartition]) -> None:
         wanted = [ConsumerGroupTopicPartitions(group, parts)]
@@ -292,10 +322,6 @@ class KafkaLog(Log):
                 if (error.code() not in PASSING and not error.retriable()) or self._clock() > deadline:
                     raise LogUnavailableError(f"cannot {what}: {error.name()}: {error.str()}") from problem
                 self._sleep(PAUSE_S)
-                if error.code() == KafkaError._TIMED_OUT:
-                    # With librdkafka 2.16, calls to a group's coordinator time out for ever in a client that was
-                    # asked while the broker was away; a new one is answered at once.
-                    self._admin = AdminClient(quiet(of_admin(self._settings)))
                 if error.code() in LEADER_MOVED:
                     with contextlib.suppress(KafkaException):
                         self._admin.list_topics(timeout=CALL_TIMEOUT_S)  # what it remembers is of before
@@ -314,7 +340,7 @@ class KafkaLog(Log):
             slot,
             exactly_once=exactly_once,
             unfenced=self._commit_unfenced,
-            coordinated=self._members,
+            coordinated=self._coordinated,
             clock=self._clock,
             sleep=self._sleep,
         )
@@ -323,12 +349,14 @@ class KafkaLog(Log):
 
     def leases(self, group: str, topic: str) -> Leases:
         settings = of_consumer(self._settings)
-        return KafkaLeases(
-            settings, group, topic, clock=self._clock, sleep=self._sleep, **self._lease_options
-        )
+        return KafkaLeases(settings, group, topic, clock=self._clock, sleep=self._sleep, **self._lease_options)
 
     def close(self) -> None:
         self._admin.poll(0)
+        with self._lock:
+            askers, self._askers = self._askers, {}
+        for asker in askers.values():
+            asker.close()
 
 
 def _results(futures: Mapping[TopicPartition, Future[Any]]) -> list[tuple[TopicPartition, Any]]:

@@ -98,15 +98,11 @@ def plain(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def of_consumer(settings: Mapping[str, str]) -> dict[str, str]:
-    return {
-        k: v for k, v in settings.items() if k not in PRODUCER_ONLY and not k.startswith(PRODUCER_PREFIXES)
-    }
+    return {k: v for k, v in settings.items() if k not in PRODUCER_ONLY and not k.startswith(PRODUCER_PREFIXES)}
 
 
 def of_producer(settings: Mapping[str, str]) -> dict[str, str]:
-    return {
-        k: v for k, v in settings.items() if k not in CONSUMER_ONLY and not k.startswith(CONSUMER_PREFIXES)
-    }
+    return {k: v for k, v in settings.items() if k not in CONSUMER_ONLY and not k.startswith(CONSUMER_PREFIXES)}
 
 
 def of_admin(settings: Mapping[str, str]) -> dict[str, str]:

@@ -117,9 +117,7 @@ class KafkaLeases(Leases):
     def start(self) -> None:
         self._consumer = Consumer(quiet(self._config))
         self._subscribe(self._consumer)
-        self._thread = threading.Thread(
-            target=self._run, args=(self._consumer,), name="adstream-leases", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, args=(self._consumer,), name="adstream-leases", daemon=True)
         self._thread.start()
 
     def poll(self) -> LeaseChange | None:
@@ -241,9 +239,7 @@ class KafkaLeases(Leases):
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from problem
 
     def _subscribe(self, consumer: Consumer) -> None:
-        consumer.subscribe(
-            [self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
-        )
+        consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         # The position is given and the partition paused: nothing is looked up and nothing is fetched.

@@ -81,9 +81,7 @@ def noted(text: str | None) -> tuple[str, str] | None:
     return (parts[1], parts[2]) if len(parts) == 3 and parts[0] == _MARK else None
 
 
-def fence_slot(
-    settings: Mapping[str, str], slot: str, clock: Callable[[], float] = time.monotonic
-) -> Producer:
+def fence_slot(settings: Mapping[str, str], slot: str, clock: Callable[[], float] = time.monotonic) -> Producer:
     """A producer that holds `slot`: whoever held it is fenced, its open transaction is aborted."""
     return _open({**PRODUCER, "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS, **settings}, slot, clock)
 
@@ -199,9 +197,7 @@ class KafkaWriter(Writer):
             send = lambda: producer.send_offsets_to_transaction(parts, metadata, CALL_TIMEOUT_S)  # noqa: E731
             if (bad := self._call(lambda: self._with_coordinator(group, send), "offsets", step)) is not None:
                 return self._leave(bad)
-        if (
-            bad := self._call(lambda: producer.commit_transaction(CALL_TIMEOUT_S), "commit", step)
-        ) is not None:
+        if (bad := self._call(lambda: producer.commit_transaction(CALL_TIMEOUT_S), "commit", step)) is not None:
             return self._leave(bad)
         step("committed")
         return Outcome.COMMITTED
@@ -217,9 +213,7 @@ class KafkaWriter(Writer):
             self._known_groups.discard(group)
             raise
 
-    def _call(
-        self, call: Callable[[], None], name: str, step: Callable[[str], None] | None
-    ) -> Meaning | None:
+    def _call(self, call: Callable[[], None], name: str, step: Callable[[str], None] | None) -> Meaning | None:
         """None when it succeeded; asks again as long as that is what is asked for."""
         while True:
             if step is not None:

@@ -23,8 +23,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from adstream.errors import RecordTooLargeError
 from adstream.interfaces import Outcome, TopicPartition, Writer
-from adstream.logs import RecordTooLargeError
 
 if TYPE_CHECKING:
     from adstream._core import Output

@@ -29,7 +29,7 @@ from typing import Any, Protocol
 from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
 from adstream._core import RawBatch
-from adstream.errors import AdstreamError, ConfigError
+from adstream.errors import AdstreamError, ConfigError, LogUnavailableError
 from adstream.interfaces import Reader, Target
 
 log = logging.getLogger(__name__)
@@ -261,6 +261,14 @@ class SinkRunner:
         try:
             self._collect(now_ms)
             taken = self._read(now_ms)
+        except LogUnavailableError as error:
+            # Records that are gone may have been delivered by a newer owner, who let the log forget them: the target
+            # knows how far it is, so ask it again and go on from there.
+            for part in self._parts.values():
+                if part.flush is None:
+                    part.stored = None
+            self._failed(TransientError(str(error)), now_ms)
+            return 0
         except Exception as error:
             self._failed(error, now_ms)
             return 0

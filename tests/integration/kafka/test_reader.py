@@ -233,9 +233,7 @@ def test_a_forked_child_may_not_read_what_its_parent_fetched(one_log: KafkaLog) 
 
 def test_native_and_python_clients_share_one_library(one_log: KafkaLog) -> None:
     one_log.reader().close()
-    mapped = {
-        line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "librdkafka" in line
-    }
+    mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "librdkafka" in line}
     assert mapped == {str(Path(library()).resolve())}
     assert "confluent_kafka" in sys.modules
 

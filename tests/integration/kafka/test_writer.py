@@ -186,9 +186,7 @@ def test_the_first_commit_ever_on_a_new_cluster_returns() -> None:
         assert writer.commit([output(topic, [1])], {(topic, 0): 1}, "g", None) is Outcome.COMMITTED
 
 
-def test_a_call_that_never_returns_is_given_up_as_fatal(
-    one_log: KafkaLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_call_that_never_returns_is_given_up_as_fatal(one_log: KafkaLog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("adstream.logs.kafka_writer.HANG_S", 0.2)
     topic, writer = make_topic(one_log), writer_of(one_log)
     ever = threading.Event()
@@ -198,11 +196,7 @@ def test_a_call_that_never_returns_is_given_up_as_fatal(
             self.real = real
 
         def __getattr__(self, name: str) -> Any:
-            return (
-                (lambda *_: ever.wait())
-                if name == "send_offsets_to_transaction"
-                else getattr(self.real, name)
-            )
+            return (lambda *_: ever.wait()) if name == "send_offsets_to_transaction" else getattr(self.real, name)
 
     writer._producer = Hanging(writer._producer)  # type: ignore[assignment]
     assert writer.commit([output(topic, [1])], {(topic, 0): 1}, "g", None) is Outcome.FATAL

@@ -41,7 +41,7 @@ def test_the_changelog_forgets_and_what_is_left_restores(tmp_path: Path) -> None
     plan = Plan(json.dumps(built.plan), list(built.callables))
     settings = Settings(app=built.app, commit_interval_ms=1, purge_every_ms=1, create_topics=True, batch_rows_max=50)
     changelog = ("trimmed-0-changelog", 0)
-    rounds, per_round = 30, 400
+    rounds, per_round = 6, 8000
     starts = []
     with_log = EmbeddedLog(tmp_path)
     with_log.create_topics([TopicSpec("events", 1)])

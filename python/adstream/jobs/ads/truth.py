@@ -43,9 +43,7 @@ from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-Record = tuple[
-    int, int, bytes | None, bytes | None, int
-]  # partition, offset, key, value, Kafka's timestamp in ms
+Record = tuple[int, int, bytes | None, bytes | None, int]  # partition, offset, key, value, Kafka's timestamp in ms
 Event = dict[str, Any]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -318,9 +316,7 @@ def compute(
     return truth
 
 
-def run_lane(
-    truth: Truth, partition: int, lane: list[Record], grace_ms: int, window_ms: int, remember_ms: int
-) -> None:
+def run_lane(truth: Truth, partition: int, lane: list[Record], grace_ms: int, window_ms: int, remember_ms: int) -> None:
     counts = truth.counts[partition] = Counts()
     seen: dict[str, int] = {}  # event_id -> time of the row that was let through
     dedup_clock = window_clock = None

@@ -1,0 +1,39 @@
+"""Two rounds of chaos, and the proof that its check is not blind. More: `make chaos ROUNDS=20`."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.run import run_rounds
+
+pytestmark = [pytest.mark.servers, pytest.mark.slow]
+
+SEED = int(os.environ.get("SEED", "1"))
+
+
+@pytest.mark.timeout(600)
+def test_exactly_once_under_fire(tmp_path: Path):
+    reports = run_rounds(2, SEED, directory=tmp_path)
+    for report in reports:
+        assert not report.problems, report
+        assert not report.differences, report
+        assert report.faults["broker"] == report.faults["postgres"] == 1
+        assert report.faults["kill"] + report.faults["crash"] > 0
+    assert sum(report.aborted_records for report in reports) > 0, "no kill met an open transaction: nothing was proven"
+
+
+@pytest.mark.timeout(300)
+def test_at_least_once_does_not_pass_the_same_check(tmp_path: Path):
+    """Workers crash when outputs are written and offsets are not: with transactions that changes nothing."""
+    options: dict[str, Any] = {"seconds": 10.0, "servers": False, "steps": ("offsets",), "crash_after": (2, 5)}
+    options["directory"] = tmp_path
+    (right,) = run_rounds(1, SEED, **options)
+    assert right.faults["at offsets"] > 0
+    assert not right.problems, right
+    assert not right.differences, right
+    (doubled,) = run_rounds(1, SEED, guarantee="at_least_once", **options)
+    assert doubled.faults["at offsets"] > 0
+    assert not doubled.problems, doubled
+    assert any(difference.startswith("table") for difference in doubled.differences), doubled
