@@ -69,13 +69,12 @@ def _psycopg(url: str) -> str:
 
 def _rate(bench: Bench, name: str, target: Any, sink: dict[str, Any], values: dict[str, list[Any]], count: int) -> None:
     target.open(f"bench-{name.lower().replace(' ', '-')}", sink["name"], sink["columns"], sink["key"])
-    position, best, cpu = 0, float("inf"), 0.0
+    best, cpu = float("inf"), 0.0
     for turn in range(bench.rounds + 1):
         began, used = time.perf_counter(), time.process_time()
-        if not target.write(0, position, position + 1, values):
+        if not target.write(0, turn, turn + 1, values):
             raise Wrong(f"{name}: the position had moved")
         took = time.perf_counter() - began
-        position += 1
         if turn and took < best:
             best, cpu = took, time.process_time() - used
     bench.note(
