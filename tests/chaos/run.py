@@ -95,11 +95,12 @@ class Round:
         *,
         guarantee: str = "exactly_once",
         seconds: float = 30.0,
-        servers: bool = True,
+        outside: bool = True,
         steps: tuple[str, ...] = STEPS,
         crash_after: tuple[int, int] = CRASH_AFTER,
     ) -> None:
-        """`servers`: whether they are killed, too. `steps`: where workers crash, in turn, after how many commits."""
+        """`steps`: where workers crash, in turn, after how many commits. `outside`: whether there is harm from outside
+        as well, to workers and to servers."""
         self._scene, self._random, self._seconds = scene, Random(seed), seconds
         self._guarantee = guarantee
         self._steps, self._crash_after = steps, crash_after
@@ -111,7 +112,7 @@ class Round:
         self._faults: list[tuple[float, str]] = []
         self._samples: list[tuple[float, dict[int, int], dict[int, int]]] = []
         self._over = threading.Event()
-        self._plan = self._planned(servers)
+        self._plan = self._planned() if outside else []
 
     def run(self) -> Report:
         scene, report = self._scene, self._report
@@ -136,7 +137,7 @@ class Round:
 
     # The plan.
 
-    def _planned(self, servers: bool) -> list[tuple[float, Callable[[], None]]]:
+    def _planned(self) -> list[tuple[float, Callable[[], None]]]:
         """(when, what), in order; the servers' turns do not meet."""
         at = lambda low, high: self._random.uniform(low, high) * self._seconds  # noqa: E731
         slot = lambda: self._random.randrange(SLOTS)  # noqa: E731
@@ -146,9 +147,8 @@ class Round:
             plan.append((at(low, low + 0.15), lambda which=which: self._kill(which)))  # type: ignore[misc]
         which = slot()
         plan.append((at(0.5, 0.6), lambda: self._stop(which)))
-        if servers:
-            plan.append((at(0.35, 0.5), self._break_broker))
-            plan.append((at(0.75, 0.9), self._break_postgres))
+        plan.append((at(0.35, 0.5), self._break_broker))
+        plan.append((at(0.75, 0.9), self._break_postgres))
         return sorted(plan, key=lambda one: one[0])
 
     def _doom(self) -> dict[str, str]:

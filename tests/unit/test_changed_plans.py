@@ -25,7 +25,7 @@ def changed(app: ads.App, column: str = "a", size: str = "5m", grace: str = "10s
 def task(**settings: Any) -> Task:
     built = changed.build(**settings)
     plan = Plan(json.dumps(built.plan), list(built.callables))
-    return plan.task(0, 0, {topic: 1 for topic in json.loads(plan.describe())["topics"]})
+    return plan.task(0, 0, dict.fromkeys(json.loads(plan.describe())["topics"], 1))
 
 
 @pytest.fixture(scope="module")
