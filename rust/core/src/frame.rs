@@ -152,6 +152,23 @@ pub fn write_rows(columns: &[&Column], beside: Beside<'_>, rows: &[u32]) -> Vec<
     w.bytes
 }
 
+/// A frame's body is kept below this: brokers refuse messages of more than about 1 MB by default.
+pub const BODY_BYTES_MAX: usize = 512 * 1024;
+
+/// The rows as bodies of frames, each below [`BODY_BYTES_MAX`] unless a single row is larger: (rows, body), in order.
+pub fn row_bodies(columns: &[&Column], beside: Beside<'_>, rows: &[u32], each: &mut dyn FnMut(&[u32], &[u8])) {
+    for chunk in rows.chunks(4096) {
+        let body = write_rows(columns, beside, chunk);
+        if body.len() > BODY_BYTES_MAX && chunk.len() > 1 {
+            let (left, right) = chunk.split_at(chunk.len() / 2);
+            row_bodies(columns, beside, left, each);
+            row_bodies(columns, beside, right, each);
+        } else {
+            each(chunk, &body);
+        }
+    }
+}
+
 /// Reads what [`write_rows`] wrote.
 pub fn read_rows(schema: &Arc<Schema>, header: &Header, body: &[u8]) -> Result<Batch, Fatal> {
     parse_rows(schema, header, body)

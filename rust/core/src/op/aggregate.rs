@@ -24,7 +24,7 @@ use crate::batch::Batch;
 use crate::column::{reason, Bytes, Column, ColumnBuilder, Data};
 use crate::error::Fatal;
 use crate::expr::{Compiled, Foreign};
-use crate::frame::{Header, Kind};
+use crate::frame::{Header, Kind, BODY_BYTES_MAX};
 use crate::key;
 use crate::state::{hash, Store};
 use crate::types::{DataType, Schema};
@@ -453,8 +453,32 @@ impl TableRows {
     }
 }
 
-/// Rows per block of the changelog, so that a message stays well under a broker's limit.
-const BLOCK_BYTES: usize = 512 * 1024;
+/// Collects entries into blocks of the changelog that a broker takes as one message.
+struct Blocks<'a> {
+    changelog: &'a mut dyn Changelog,
+    w: Writer,
+    count: u32,
+}
+
+impl<'a> Blocks<'a> {
+    fn new(changelog: &'a mut dyn Changelog) -> Self {
+        Blocks { changelog, w: Writer::default(), count: 0 }
+    }
+    fn entry(&mut self, write: impl FnOnce(&mut Writer)) {
+        write(&mut self.w);
+        self.count += 1;
+        if self.w.bytes.len() > BODY_BYTES_MAX {
+            self.end();
+        }
+    }
+    fn end(&mut self) {
+        if self.count > 0 {
+            self.changelog.delta(Kind::State, self.count, &self.w.bytes);
+            self.w.bytes.clear();
+            self.count = 0;
+        }
+    }
+}
 
 impl Operator for Aggregate {
     fn process(&mut self, _: usize, message: Message, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
@@ -509,35 +533,24 @@ impl Operator for Aggregate {
     }
 
     fn rewrite(&mut self, limit: usize, changelog: &mut dyn Changelog) -> (usize, bool) {
-        let mut w = Writer::default();
-        let mut count = 0;
+        let mut blocks = Blocks::new(changelog);
+        let mut written = 0;
         let layout = self.store.layout.clone();
         let ended = self.store.rewrite(limit, |window, key, ts, cells, vars| {
-            write_entry(&mut w, &layout, window, key, ts, cells, vars);
-            count += 1;
+            blocks.entry(|w| write_entry(w, &layout, window, key, ts, cells, vars));
+            written += 1;
         });
-        if count > 0 {
-            changelog.delta(Kind::State, count, &w.bytes);
-        }
-        (count as usize, ended)
+        blocks.end();
+        (written, ended)
     }
 
     fn close_generation(&mut self, changelog: &mut dyn Changelog, _: u64) {
-        let mut w = Writer::default();
-        let mut count = 0;
+        let mut blocks = Blocks::new(changelog);
         let store = &self.store;
         store.touched(|c, vars| {
-            write_entry(&mut w, &store.layout, c.window, c.key, c.max_ts, c.new, vars);
-            count += 1;
-            if w.bytes.len() > BLOCK_BYTES {
-                changelog.delta(Kind::State, count, &w.bytes);
-                w.bytes.clear();
-                count = 0;
-            }
+            blocks.entry(|w| write_entry(w, &store.layout, c.window, c.key, c.max_ts, c.new, vars));
         });
-        if count > 0 {
-            changelog.delta(Kind::State, count, &w.bytes);
-        }
+        blocks.end();
         if let Some(window) = self.fold.window {
             let clock = self.lanes.slowest();
             self.store.expire(|start| window.is_expired(start, clock));

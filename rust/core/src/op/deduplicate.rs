@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::{Changelog, Ctx, Message, Needs, Operator, Stats};
 use crate::column::{reason, Column, Data};
 use crate::error::Fatal;
-use crate::frame::Kind;
+use crate::frame::{Kind, BODY_BYTES_MAX};
 use crate::key;
 use crate::state::Seen;
 use crate::window::NO_TIME;
@@ -103,6 +103,11 @@ impl Operator for Deduplicate {
             w.raw(&id.to_le_bytes());
             w.raw(&ts.to_le_bytes());
             count += 1;
+            if w.bytes.len() > BODY_BYTES_MAX {
+                changelog.delta(Kind::Seen, count, &w.bytes);
+                w.bytes.clear();
+                count = 0;
+            }
         }
         if count > 0 {
             changelog.delta(Kind::Seen, count, &w.bytes);

@@ -18,15 +18,13 @@ use super::{Ctx, Message, Operator, Outgoing};
 use crate::batch::Batch;
 use crate::column::Column;
 use crate::error::Fatal;
-use crate::frame::{open, read_rows, seal, write_rows, Beside, Header, Kind};
+use crate::frame::{open, read_rows, row_bodies, seal, Beside, Header, Kind, BODY_BYTES_MAX};
 use crate::key;
 use crate::partitioner;
 use crate::state::Store;
 use crate::types::{DataType, Schema};
 use crate::window::{Tumbling, NO_TIME};
 use crate::wire::{Reader, Writer};
-
-const FRAME_BYTES: usize = 512 * 1024;
 
 /// Groups a combiner holds before it ships in mid-generation: bounds its memory whatever the commit interval.
 const GROUPS_MAX: usize = 500_000;
@@ -126,14 +124,14 @@ impl EdgeOut {
         // Rows bring their own stamps, and where a frame ends must not show: what they do not tell, a heartbeat will.
         let clock = if kind == Kind::Late { self.settled } else { NO_TIME };
         for (partition, rows) in by_partition.iter().enumerate() {
-            for chunk in rows.chunks(2048) {
-                let signs = batch.sign.as_ref().map(|s| s.as_slice());
-                let body = write_rows(&columns, Beside { ts: &batch.ts, stamps, signs }, chunk);
-                self.send(partition as u32, kind, clock, chunk.len() as u32, &body, ctx);
+            let signs = batch.sign.as_ref().map(|s| s.as_slice());
+            let beside = Beside { ts: &batch.ts, stamps, signs };
+            row_bodies(&columns, beside, rows, &mut |chunk, body| {
+                self.send(partition as u32, kind, clock, chunk.len() as u32, body, ctx);
                 if let (Some(stamps), Some(&last)) = (stamps, chunk.last()) {
                     self.told[partition] = self.told[partition].max(stamps[last as usize]);
                 }
-            }
+            });
         }
     }
 }
@@ -216,7 +214,7 @@ impl Combine {
             let (w, count) = &mut bodies[p];
             write_entry(w, &store.layout, c.window, c.key, c.max_ts, c.new, vars);
             *count += 1;
-            if w.bytes.len() > FRAME_BYTES {
+            if w.bytes.len() > BODY_BYTES_MAX {
                 full.push((p as u32, *count, std::mem::take(&mut w.bytes)));
                 *count = 0;
             }

@@ -5,7 +5,7 @@ use crate::batch::Batch;
 use crate::codec::JsonEncoder;
 use crate::column::{reason, Column, NULL};
 use crate::error::Fatal;
-use crate::frame::{seal, write_rows, Beside, Header, Kind};
+use crate::frame::{row_bodies, seal, Beside, Header, Kind};
 use crate::key;
 use crate::partitioner;
 use crate::wire::{Reader, Writer};
@@ -92,8 +92,9 @@ impl Operator for SinkRows {
         let rows = readable(&batch, &self.columns, ctx);
         ctx.count("out", rows.len() as u64);
         let columns: Vec<&Column> = self.columns.iter().map(|&c| &*batch.columns[c]).collect();
-        for chunk in rows.chunks(4096) {
-            let body = write_rows(&columns, Beside { ts: &batch.ts, stamps: None, signs: None }, chunk);
+        let beside = Beside { ts: &batch.ts, stamps: None, signs: None };
+        let partition = ctx.task_partition % ctx.partitions[self.topic].max(1);
+        row_bodies(&columns, beside, &rows, &mut |chunk, body| {
             let header = Header {
                 kind: Kind::Rows,
                 lane: ctx.task_partition,
@@ -105,14 +106,14 @@ impl Operator for SinkRows {
             self.sequence += 1;
             ctx.outgoing.push(Outgoing {
                 topic: self.topic,
-                partition: ctx.task_partition % ctx.partitions[self.topic].max(1),
+                partition,
                 seq: batch.seq[chunk[0] as usize],
                 timestamp: chunk.iter().map(|&r| batch.ts[r as usize]).max().unwrap_or(0).max(0),
                 key: None,
-                value: Some(seal(&header, &body)),
+                value: Some(seal(&header, body)),
                 headers: vec![],
             });
-        }
+        });
         Ok(())
     }
 
