@@ -100,7 +100,8 @@ def _seconds(found: dict[str, Any]) -> float:
 def fill(log: KafkaLog, bootstrap: str, data: Made) -> None:
     # The traffic is of years ago: the broker would delete it at once.
     log.create_topics([TopicSpec(TOPIC, data.traffic.partitions, {"retention.ms": "-1"})])
-    settings = {"compression.type": "lz4", "linger.ms": 50, "acks": "all", "batch.size": 250_000}
+    # Idempotent: else a retried batch changes the order, and with it what is late.
+    settings = {"compression.type": "lz4", "linger.ms": 50, "enable.idempotence": True, "batch.size": 250_000}
     producer = Producer({"bootstrap.servers": bootstrap, "queue.buffering.max.messages": 500_000, **settings})
     # All partitions grow together, as under load; else the first would be read alone.
     for n in range(max(map(len, data.partitions))):

@@ -258,7 +258,7 @@ class Round:
             try:
                 worker.wait(FINISH_S)
             except AssertionError as error:
-                self._report.problems.append(f"the end was not reached: {error}")
+                self._report.problems.append(f"the end was not reached; held back: {held_back(self._scene)}; {error}")
                 worker.kill()
             self._ended(worker)
         self._report.finish_s = time.monotonic() - began
@@ -299,7 +299,9 @@ class Round:
             report.aborted_records += len(scene.read(topic, committed=False)) - len(scene.read(topic))
         report.fenced = sum(log.read_text().count("left a transaction open") for log in scene.directory.glob("*.log"))
         truth = scene.truth()
-        if truth.total.read != report.events:
+        # More there may be: a broker that comes back forgets idempotent producers whose last record is more than a day
+        # old by its timestamp, and then takes a record that it has already. The truth is computed from what it holds.
+        if truth.total.read < report.events:
             report.problems.append(f"{truth.total.read} records in the source where {report.events} were sent")
         report.differences = scene.compare(truth)
 
@@ -319,6 +321,16 @@ class Round:
             yield thread
         finally:
             thread.join()
+
+
+def held_back(scene: Scene) -> dict[str, dict[int, tuple[int, int]]]:
+    """Where a transaction is open: by partition, the last stable offset and the end."""
+    held: dict[str, dict[int, tuple[int, int]]] = {}
+    for topic in scene.topics():
+        stable, ends = (scene.end_offsets(topic, committed=committed) for committed in (True, False))
+        if open_ := {p: (stable[p], ends[p]) for p in ends if stable[p] != ends[p]}:
+            held[topic] = open_
+    return held
 
 
 ARGUMENTS = ("--purge-every", "5s", "--commit-interval", "100ms")

@@ -160,6 +160,13 @@ class Scene:
         self.workers.append(worker)
         return worker
 
+    def start_cli(self, *arguments: str) -> WorkerProcess:
+        """As a user does."""
+        command = [sys.executable, "-m", "adstream.cli", "run", "ads.performance", "--bootstrap", self.kafka.bootstrap]
+        command += ["--sql", self.sql, "--redis", self.redis_url, *arguments]
+        self.workers.append(WorkerProcess(command, -1, self.directory / "cli.log", {}))
+        return self.workers[-1]
+
     def stop_all(self) -> None:
         for worker in self.workers:
             worker.kill()

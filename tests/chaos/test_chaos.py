@@ -27,7 +27,7 @@ def test_exactly_once_under_fire(tmp_path: Path):
 @pytest.mark.timeout(300)
 def test_at_least_once_does_not_pass_the_same_check(tmp_path: Path):
     """Workers crash when outputs are written and offsets are not: with transactions that changes nothing."""
-    options: dict[str, Any] = {"seconds": 12.0, "outside": False, "steps": ("offsets",), "crash_after": (2, 5)}
+    options: dict[str, Any] = {"seconds": 15.0, "outside": False, "steps": ("offsets",), "crash_after": (3, 6)}
     options["directory"] = tmp_path
     (right,) = run_rounds(1, SEED, **options)
     assert right.faults["at offsets"] > 0

@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from adstream.runtime.ports import Hooks
 from adstream.runtime.settings import load
 from adstream.runtime.worker import Worker
 
+DELIVERED_S = 0.05
+"""What was produced has reached the broker by then, so that the transaction is open there, too."""
 HOOKS = (("ADSTREAM_TEST_CRASH", signal.SIGKILL), ("ADSTREAM_TEST_PAUSE", signal.SIGSTOP))
 
 
@@ -46,6 +49,8 @@ class Doom:
         self._counts[step] += 1
         number = self._planned.pop((step, self._counts[step]), None)
         if number is not None:
+            if step in ("offsets", "commit"):
+                time.sleep(DELIVERED_S)
             logging.warning("doom: %s at %s:%d", number.name, step, self._counts[step])
             os.kill(os.getpid(), number)
 

@@ -61,10 +61,11 @@ def test_everything_equals_the_truth(scene: Scene, workers: int):
     committed, ends = scene.committed(), scene.end_offsets(SOURCE, committed=True)
     assert {p: committed[SOURCE, p] for p in range(PARTITIONS)} == ends
 
-    # Once more: there is nothing to do, and nothing is done.
+    # Once more, by the command line: there is nothing to do, and nothing is done.
     outputs = (FINAL, LATE, DEAD, f"{APP}-0-changelog", f"{APP}-1-changelog", f"{APP}-2-changelog")
     before = {topic: scene.end_offsets(topic, committed=True) for topic in outputs}
-    run_to_the_end(scene, workers)
+    again = scene.start_cli("--stop-at-end")
+    assert again.wait(100) == 0, again.tail()
     assert {topic: scene.end_offsets(topic, committed=True) for topic in outputs} == before
     assert scene.compare(truth) == []
 

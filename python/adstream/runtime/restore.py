@@ -9,7 +9,8 @@
        last commit as long as an older transaction is open, and reading to it would lose state.
 
 State without a committed position is an error, never a reason to start over: the offsets expired or were deleted,
-and a fresh start on old state would count twice.
+and a fresh start on old state would count twice. At least once, it is also what a crash in a task's first commit
+leaves, so there it is none.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ class Restorable(Protocol):
 class Restore:
     """One task's restore, from its beginning (which asks the log) to the positions where its inputs go on."""
 
-    def __init__(self, log: Log, reader: Reader, spec: TaskSpec, task: Restorable, group: str) -> None:
+    def __init__(
+        self, log: Log, reader: Reader, spec: TaskSpec, task: Restorable, group: str, *, exactly_once: bool = True
+    ) -> None:
+        self._exactly_once = exactly_once
         self._reader, self._spec, self._task = reader, spec, task
         committed = log.committed(group, spec.inputs)
         self._missing = [tp for tp in spec.inputs if committed.get(tp) is None]
@@ -74,7 +78,7 @@ class Restore:
     def finish(self) -> dict[TopicPartition, int]:
         """Where the inputs go on. Raises FatalError when there is state, but no position that it belongs to."""
         self.close()
-        if self.rows and self._missing:
+        if self.rows and self._missing and self._exactly_once:
             names = ", ".join(f"`{topic}` [{partition}]" for topic, partition in self._missing)
             raise FatalError(
                 f"task {self._spec.name} has state ({self.rows} changelog records), but no committed position of"

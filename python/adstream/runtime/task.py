@@ -96,9 +96,9 @@ class StreamTask:
 
     # Restore
 
-    def begin(self, core: Core, log: Log, reader: Reader, group: str) -> None:
+    def begin(self, core: Core, log: Log, reader: Reader, group: str, *, exactly_once: bool = True) -> None:
         """Asks the log where the task stood. Safe to repeat after an error."""
-        self.restore = Restore(log, reader, self.spec, core, group)
+        self.restore = Restore(log, reader, self.spec, core, group, exactly_once=exactly_once)
         self.core = core
         self.trim = ChangelogTrim()
 

@@ -390,7 +390,8 @@ class Worker:
                 continue  # a commit of its former life is under way: what is stable is not known yet
             try:
                 if task.restore is None:
-                    task.begin(self._make(task), self._log, self._reader, self._group)
+                    once = self._settings.exactly_once
+                    task.begin(self._make(task), self._log, self._reader, self._group, exactly_once=once)
                     did = True
                 assert task.restore is not None
                 did |= task.restore.advance(self._settings.restore_rows_max)
