@@ -92,8 +92,8 @@ class Scene:
         if names := list(self.topics()):
             for future in self.admin.delete_topics(names).values():
                 future.result()
-        _until(self._forget_group, 30, "the old group is gone")
-        _until(lambda: not self.topics(), 30, "the old topics are gone")
+        _until(self._forget_group, 120, "the old group is gone")
+        _until(lambda: not self.topics(), 60, "the old topics are gone")
 
     def _forget_group(self) -> bool:
         try:

@@ -36,4 +36,4 @@ def test_at_least_once_does_not_pass_the_same_check(tmp_path: Path):
     (doubled,) = run_rounds(1, SEED, guarantee="at_least_once", **options)
     assert doubled.faults["at offsets"] > 0
     assert not doubled.problems, doubled
-    assert any(difference.startswith("table") for difference in doubled.differences), doubled
+    assert doubled.differences, "at least once looks like exactly once: the check is blind"
