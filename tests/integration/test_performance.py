@@ -17,7 +17,7 @@ pytestmark = pytest.mark.servers
 
 PARTITIONS = 4
 EVENTS = 60_000
-CATCHING_UP = int(os.environ.get("ADSTREAM_TEST_CATCHING_UP", "400000"))
+CATCHING_UP = int(os.environ.get("ADSTREAM_TEST_CATCHING_UP", "250000"))
 INTERNAL = {
     f"{APP}-tasks": 3 * PARTITIONS + 2 * PARTITIONS,  # three sub-topologies, two sinks
     f"{APP}-gross-repartition": PARTITIONS,
