@@ -4,7 +4,8 @@ AdstreamError
 ├── TopologyError         the topology is wrong: code, the operation, the user's line, one remedy
 ├── ConfigError           a setting or an outside system is wrong: names the option
 ├── FatalError            this worker must stop: its state cannot be trusted or its shuffle is corrupt
-├── LogUnavailableError   the log does not answer, or no longer has what is asked for: try again later
+├── LogUnavailableError   the log does not answer: try again later
+│   └── OffsetGoneError   the log does not have the position that is asked for, and never will again
 └── RecordTooLargeError   a record is larger than the log takes
 """
 
@@ -63,6 +64,11 @@ class FatalError(AdstreamError):
 
 class LogUnavailableError(AdstreamError):
     """The log did not answer, or not as it should, for longer than is bearable. Nothing is known to be lost."""
+
+
+class OffsetGoneError(LogUnavailableError):
+    """A position that the log does not have: its records were deleted before they were read, or it lies behind the end
+    (a topic deleted and made again). Never answered by a jump to another position."""
 
 
 class RecordTooLargeError(AdstreamError):

@@ -48,7 +48,8 @@ class Reader(Protocol):
 
     def read(self, topic: str, partition: int, max_rows: int) -> RawBatch | None:
         """Up to `max_rows` records, without waiting; None when none are at hand. A batch may be empty and only move the
-        position (transaction markers)."""
+        position (transaction markers). Raises OffsetGoneError, each time, when the position is not there: its records
+        were deleted, or it lies behind the end."""
 
     def at_end(self, topic: str, partition: int) -> bool:
         """Whether the last read had reached the end of the committed records as far as this client knows."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from adstream._core import RawBatch
-from adstream.errors import ConfigError
+from adstream.errors import ConfigError, OffsetGoneError
 from adstream.interfaces import LeaseChange, Leases, Log, Outcome, Reader, TopicSpec
 
 if TYPE_CHECKING:
@@ -350,6 +350,33 @@ def check_deleted_records_are_gone(log: Log) -> None:
     log.delete_records({(topic, 0): cut})
     assert log.start_offsets([(topic, 0)]) == {(topic, 0): cut}
     assert values(read_all(log, topic, position=cut)) == expected(range(15, 20))
+
+
+def _refused(log: Log, topic: str, position: int) -> None:
+    """Reading from there is an error each time, and the reader can be set elsewhere."""
+    reader = log.reader()
+    reader.add(topic, 0, position)
+    for _ in range(2):
+        with pytest.raises(OffsetGoneError, match=topic):
+            read_on(reader, topic)
+    reader.remove(topic, 0)
+    start = log.start_offsets([(topic, 0)])[topic, 0]
+    reader.add(topic, 0, start)
+    assert len(read_on(reader, topic)) == len(read_all(log, topic, position=start)) > 0
+    reader.close()
+
+
+def check_a_position_that_was_deleted_is_an_error_and_never_a_jump(log: Log) -> None:
+    topic = make_topic(log)
+    append(log, topic, range(20))
+    log.delete_records({(topic, 0): read_all(log, topic)[15][0]})
+    _refused(log, topic, 3)
+
+
+def check_a_position_behind_the_end_is_an_error_and_never_a_jump(log: Log) -> None:
+    topic = make_topic(log)
+    append(log, topic, range(5))
+    _refused(log, topic, wait_until_settled(log, topic) + 3)
 
 
 # Leases.

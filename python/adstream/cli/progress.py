@@ -33,6 +33,8 @@ class Progress:
         self._ends = place.end_offsets(self._partitions, committed=True)
         committed = place.committed(built.app, self._partitions)
         starts = place.start_offsets(self._partitions)
+        self.gone = {t: sum(starts[tp] for tp in starts if tp[0] == t and committed.get(tp) is None) for t in topics}
+        """Offsets of each input that were deleted before the application first read it."""
         self._from = {tp: max(starts[tp], committed.get(tp) or 0) for tp in self._partitions}
         self._at = dict(self._from)
         self._place, self._app = place, built.app

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from adstream.errors import LogUnavailableError, RecordTooLargeError
+from adstream.errors import LogUnavailableError, OffsetGoneError, RecordTooLargeError
 
-__all__ = ["LogUnavailableError", "RecordTooLargeError"]
+__all__ = ["LogUnavailableError", "OffsetGoneError", "RecordTooLargeError"]

@@ -43,7 +43,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adstream._core import RawBatch
-from adstream.errors import ConfigError, FatalError
+from adstream.errors import ConfigError, FatalError, OffsetGoneError
 from adstream.interfaces import LeaseChange, Outcome, TopicPartition, TopicSpec
 
 if TYPE_CHECKING:
@@ -315,10 +315,14 @@ class EmbeddedReader:
         if batch is None or not first <= position < end:
             with self._log._changed:
                 source = self._log._partition(tp)
-                if position >= source.end:
+                if position == source.end:
                     return None
+                if position > source.end:
+                    raise OffsetGoneError(
+                        f"position {position} of `{topic}` [{partition}] lies behind its end, {source.end}"
+                    )
                 if position < source.start:
-                    raise FatalError(
+                    raise OffsetGoneError(
                         f"records {position} to {source.start - 1} of `{topic}` [{partition}]"
                         " were deleted before they were read"
                     )

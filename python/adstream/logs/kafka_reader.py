@@ -18,7 +18,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from adstream._core import NativeReader as CoreReader
 from adstream._core import RawBatch
 from adstream.interfaces import Reader
-from adstream.logs import LogUnavailableError
+from adstream.logs import LogUnavailableError, OffsetGoneError
 from adstream.logs.kafka_client import READER, library, logger, quiet
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ TWIN_ROWS = 10_000
 TWIN_BYTES = 4 << 20
 TRANSIENT = frozenset({-185, -187, -193, -195, 3, 5, 6, 7, 8, 9, 13, 14, 56, 74})
 """As in rust/kafka/src/reader.rs."""
+
+GONE = ("No offset to automatically reset to", "Offset out of range")
+"""How librdkafka tells that a position is not there."""
 
 
 class NativeReader(Reader):
@@ -51,7 +54,8 @@ class NativeReader(Reader):
         try:
             return self._reader.read(topic, partition, max_rows)
         except RuntimeError as error:
-            raise LogUnavailableError(str(error)) from error
+            gone = any(text in str(error) for text in GONE)
+            raise (OffsetGoneError if gone else LogUnavailableError)(str(error)) from error
 
     def at_end(self, topic: str, partition: int) -> bool:
         return self._reader.at_end(topic, partition)
@@ -121,7 +125,8 @@ class PortableReader(Reader):
         after = rows[-1][0] + 1 if entry.records else entry.fetched
         if after == entry.position:
             if entry.error is not None:
-                raise LogUnavailableError(entry.error)
+                gone = any(text in entry.error for text in GONE)
+                raise (OffsetGoneError if gone else LogUnavailableError)(entry.error)
             return None
         entry.position = after
         return RawBatch(rows, after)

@@ -39,8 +39,9 @@ class Restore:
         self._exactly_once = exactly_once
         self._reader, self._spec, self._task = reader, spec, task
         committed = log.committed(group, spec.inputs)
-        self._missing = [tp for tp in spec.inputs if committed.get(tp) is None]
-        starts = log.start_offsets(self._missing) if self._missing else {}
+        self.missing = [tp for tp in spec.inputs if committed.get(tp) is None]
+        """Inputs that never had a committed position."""
+        starts = log.start_offsets(self.missing) if self.missing else {}
         self.positions: dict[TopicPartition, int] = {
             tp: position if position is not None else starts[tp] for tp, position in committed.items()
         }
@@ -78,8 +79,8 @@ class Restore:
     def finish(self) -> dict[TopicPartition, int]:
         """Where the inputs go on. Raises FatalError when there is state, but no position that it belongs to."""
         self.close()
-        if self.rows and self._missing and self._exactly_once:
-            names = ", ".join(f"`{topic}` [{partition}]" for topic, partition in self._missing)
+        if self.rows and self.missing and self._exactly_once:
+            names = ", ".join(f"`{topic}` [{partition}]" for topic, partition in self.missing)
             raise FatalError(
                 f"task {self._spec.name} has state ({self.rows} changelog records), but no committed position of"
                 f" {names}: its offsets expired or were deleted\nhint: set the group's offsets to where the state"

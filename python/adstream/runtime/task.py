@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from adstream._core import RawBatch
 from adstream.interfaces import Log, Reader, TopicPartition
 from adstream.runtime.assignment import TaskSpec
+from adstream.runtime.positions import check_positions
 from adstream.runtime.restore import Restore
 from adstream.runtime.trim import ChangelogTrim
 
@@ -97,8 +98,15 @@ class StreamTask:
     # Restore
 
     def begin(self, core: Core, log: Log, reader: Reader, group: str, *, exactly_once: bool = True) -> None:
-        """Asks the log where the task stood. Safe to repeat after an error."""
-        self.restore = Restore(log, reader, self.spec, core, group, exactly_once=exactly_once)
+        """Asks the log where the task stood. Safe to repeat after an error. Raises FatalError when the log no longer
+        has what comes next."""
+        restore = Restore(log, reader, self.spec, core, group, exactly_once=exactly_once)
+        try:
+            check_positions(log, group, restore.positions, restore.missing)
+        except BaseException:
+            restore.close()
+            raise
+        self.restore = restore
         self.core = core
         self.trim = ChangelogTrim()
 

@@ -36,7 +36,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from adstream._core import CoreError
-from adstream.errors import ConfigError, FatalError
+from adstream.errors import ConfigError, FatalError, OffsetGoneError
 from adstream.interfaces import Leases, Log, Outcome, Reader, TopicPartition, Writer
 from adstream.runtime.assignment import Assignment
 from adstream.runtime.commit import Commit, Result, write
@@ -399,6 +399,10 @@ class Worker:
                     task.run(self._reader, now, self._end.limits if self._end else {})
                     log.info("task %s: running", task.spec.name)
                     did = True
+            except OffsetGoneError as error:  # trimmed while it was read: what is left suffices
+                log.info("task %s: begins its restore again: %s", task.spec.name, error)
+                task.drop(self._reader)
+                did = True
             except FatalError as error:
                 self._quarantine(task, error)
             except CoreError as error:
@@ -425,6 +429,11 @@ class Worker:
             try:
                 did |= task.fill(self._reader, self._settings.buffer_rows_max)
                 did |= task.process(self._settings.batch_rows_max) > 0
+            except OffsetGoneError as error:
+                # Read from where it is committed now: another owner may have gone on. If not, `begin` says what is wrong.
+                log.warning("task %s: %s", task.spec.name, error)
+                task.drop(self._reader)
+                did = True
             except (CoreError, FatalError) as error:
                 task.failure = error
             if self._underway is None and self._due(self._clock()):

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from adstream._core import RawBatch
+from adstream.interfaces import Outcome, TopicSpec
+from adstream.logs.embedded import EmbeddedLog
 from tests.unit.cli.support import call, clean, project, start
 
 
@@ -68,6 +71,45 @@ def test_describe_loads_no_drivers(tmp_path: Path):
         "adstream.runtime.worker",
     }
     assert not heavy.intersection(done)
+
+
+def deleted(folder: Path, before: int) -> None:
+    """Fifty orders in an embedded log, the first of them deleted, as retention does."""
+    rows = [(i, 1, b"o%d" % i, b'{"order_id":"o%d","amount":%d}' % (i, i), []) for i in range(50)]
+    log = EmbeddedLog(folder / "log")
+    log.create_topics([TopicSpec("orders", 1)])
+    for row in rows:
+        assert log.writer("w").commit([("orders", 0, RawBatch([(0, *row[1:])]))], {}, "g", None) is Outcome.COMMITTED
+    log.delete_records({("orders", 0): before})
+    log.close()
+
+
+def test_a_run_to_the_end_says_what_was_deleted_before_it_came(tmp_path: Path):
+    project(tmp_path)
+    deleted(tmp_path, 30)
+    run = ("run", "shop:orders", "--log", "dir:log", "--sql", "sqlite:///o.db", "--stop-at-end")
+    code, _, err = call(*run, cwd=tmp_path)
+    assert code == 0, err
+    assert stored(tmp_path / "o.db") == 20
+    assert "20 offsets read" in err
+    assert "30 offsets of `orders` were deleted before this job first read them" in err
+    code, _, err = call(*run, cwd=tmp_path)
+    assert (code, "were deleted" in err) == (0, False), "told once"
+    assert "0 offsets read" in err
+
+
+def test_a_run_to_the_end_fails_where_unread_input_was_deleted(tmp_path: Path):
+    project(tmp_path)
+    deleted(tmp_path, 30)
+    log = EmbeddedLog(tmp_path / "log")
+    assert log.writer("w").commit([], {("orders", 0): 10}, "shop-orders", None) is Outcome.COMMITTED
+    log.close()
+    run = ("run", "shop:orders", "--log", "dir:log", "--sql", "sqlite:///o.db", "--stop-at-end")
+    code, _, err = call(*run, cwd=tmp_path)
+    assert code == 1, err
+    assert "records 10 to 29 of `orders` [0] were deleted before they were read" in err
+    assert "hint: " in err
+    assert stored(tmp_path / "o.db") == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adstream._core import RawBatch
-from adstream.errors import ConfigError, FatalError
+from adstream.errors import ConfigError, FatalError, OffsetGoneError
 from adstream.interfaces import LeaseChange, Outcome, TopicSpec
 from adstream.logs.embedded import EmbeddedLog
 
@@ -136,7 +136,7 @@ def test_segments_roll_and_go_when_nothing_in_them_lives(tmp_path: Path) -> None
     reader = log.reader()
     reader.add("t", 0, 7)
     log.writer("w").commit([("t", 0, batch(b"x"))], {}, "g", None)
-    with pytest.raises(FatalError, match="records 7 to 99 of `t`"):
+    with pytest.raises(OffsetGoneError, match="records 7 to 99 of `t`"):
         reader.read("t", 0, 1)
 
 

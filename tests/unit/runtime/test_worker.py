@@ -366,6 +366,100 @@ def test_stop_at_end_fails_when_it_cannot_be_reached() -> None:
     assert worker.state is WorkerState.FAILED
 
 
+def test_what_was_deleted_before_the_first_start_is_told_and_the_rest_is_read(caplog: pytest.LogCaptureFixture) -> None:
+    cluster = Cluster()
+    cluster.send(["k1"] * 10)
+    where = ("in", partition_of(b"k1", PARTITIONS))
+    cluster.log.delete_records({where: 6})
+    with caplog.at_level("WARNING", "adstream"):
+        cluster.worker(stop_at_end=True)
+        cluster.until(cluster.stopped)
+    assert cluster.counted() == {"k1": [1, 2, 3, 4]}
+    assert f"`in` [{where[1]}] begins at 6" in caplog.text
+
+
+def processed_then_deleted(cluster: Cluster, before: int) -> int:
+    """Ten records are processed; of ten more, which nobody has read, those before offset `before` are deleted."""
+    worker = cluster.worker()
+    cluster.send(["k1"] * 10)
+    cluster.settle()
+    worker.stop()
+    cluster.until(cluster.stopped)
+    cluster.workers.clear()
+    cluster.send(["k1"] * 10 + ["k2"])
+    partition = partition_of(b"k1", PARTITIONS)
+    cluster.log.delete_records({("in", partition): before})
+    return partition
+
+
+def test_input_that_was_deleted_before_it_was_read_is_an_error_and_never_a_jump() -> None:
+    cluster = Cluster()
+    partition = processed_then_deleted(cluster, 15)
+    worker = cluster.worker()
+    cluster.until(lambda: bool(worker.quarantined))
+    [(name, error)] = worker.quarantined.items()
+    assert name == f"0_{partition}"
+    assert f"records 10 to 14 of `in` [{partition}] were deleted before they were read" in error
+    assert "hint: " in error
+    cluster.turns(50)
+    assert cluster.counted()["k1"] == list(range(1, 11))
+    assert partition_of(b"k2", PARTITIONS) != partition
+    assert cluster.counted()["k2"] == [1], "the others go on"
+
+
+def test_a_run_to_the_end_fails_where_input_was_deleted() -> None:
+    cluster = Cluster()
+    processed_then_deleted(cluster, 15)
+    cluster.worker(stop_at_end=True)
+    with pytest.raises(FatalError, match=r"the end cannot be reached.*were deleted before they were read"):
+        cluster.until(cluster.stopped)
+
+
+def test_input_that_is_deleted_while_it_waits_to_be_read() -> None:
+    cluster = Cluster()
+    worker = cluster.worker(buffer_rows_max=5, batch_rows_max=1)
+    for _ in range(20):
+        cluster.send(["k1"] * 5)
+    where = ("in", partition_of(b"k1", PARTITIONS))
+    cluster.until(lambda: sum(map(len, cluster.counted().values())) > 10)
+    cluster.log.delete_records({where: 100})
+    cluster.send(["k1"])
+    cluster.until(lambda: bool(worker.quarantined))
+    assert "were deleted before they were read" in next(iter(worker.quarantined.values()))
+
+
+def test_a_position_behind_the_end_is_an_error() -> None:
+    """A topic that was deleted and made again."""
+    cluster = Cluster()
+    where = ("in", 0)
+    assert cluster.log.writer("w").commit([], {where: 7}, APP, None) is Outcome.COMMITTED
+    worker = cluster.worker()
+    cluster.until(lambda: bool(worker.quarantined))
+    assert "position 7 of `in` [0] lies behind its end, 0" in worker.quarantined["0_0"]
+
+
+def test_a_restore_begins_again_when_the_changelog_was_trimmed_meanwhile() -> None:
+    """A former owner's last trim may come while the new one restores."""
+    cluster = Cluster()
+    worker = cluster.worker()
+    for _ in range(20):
+        cluster.send(["k1"] * 3)
+        cluster.turns(20)
+    cluster.settle()
+    worker.stop()
+    cluster.until(cluster.stopped)
+    cluster.workers.clear()
+    changelog = (CHANGELOG_0, partition_of(b"k1", PARTITIONS))
+    end = cluster.log.end_offsets([changelog], committed=False)[changelog]
+    assert end > 10
+    heir = cluster.worker(restore_rows_max=1)
+    cluster.until(lambda: any(t.restore is not None and t.restore.rows for t in heir.tasks.values()))
+    cluster.log.delete_records({changelog: end - 1})
+    cluster.send(["k1"])
+    cluster.settle()
+    cluster.check()
+
+
 def test_state_without_position_is_an_error() -> None:
     cluster = Cluster()
     cluster.log.create_topics([TopicSpec(CHANGELOG_0, PARTITIONS)])

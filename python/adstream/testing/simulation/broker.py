@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 from adstream._core import RawBatch
 from adstream.errors import ConfigError
 from adstream.interfaces import LeaseChange, Outcome, TopicPartition, TopicSpec
-from adstream.logs import LogUnavailableError
+from adstream.logs import LogUnavailableError, OffsetGoneError
 
 if TYPE_CHECKING:
     from adstream._core import Output, Record
@@ -662,10 +662,12 @@ class SimReader:
             max_rows = min(max_rows, broker.rng.randint(1, 5))
         source = broker.partition(tp)
         if position < source.start:
-            raise LogUnavailableError(
+            raise OffsetGoneError(
                 f"records {position} to {source.start - 1} of `{topic}` [{partition}]"
                 " were deleted before they were read"
             )
+        if position > source.end:
+            raise OffsetGoneError(f"position {position} of `{topic}` [{partition}] lies behind its end, {source.end}")
         batch = self._gather(source, position, max_rows)
         if batch is not None and len(batch):
             self._records_ms[tp] = broker.now()

@@ -1,0 +1,65 @@
+"""Where a task's inputs go on, held against what the log still has.
+
+    committed position           the log has [start, end)        what follows
+    none                         start = 0                       a new application begins at the first record
+    none                         start > 0                       the same, and a warning: older records were deleted
+    start <= position <= end                                     goes on
+    position < start             deleted before it was read      an error: the task is set aside
+    position > end               made again, or truncated        the same
+
+Never a jump, as `auto.offset.reset` would: what is missing would be missing in every sum from then on, and nobody
+would know. (Internal topics are deleted up to committed positions, so the rule is the same for them.)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+
+from adstream.errors import FatalError
+from adstream.interfaces import Log, TopicPartition
+
+log = logging.getLogger(__name__)
+
+HINT = (
+    "hint: stop all workers and set the group's offsets to where reading may go on"
+    " (`kafka-consumer-groups.sh --reset-offsets`), or start under a new application id; what was deleted is missing"
+    " in the results either way"
+)
+
+
+def check_positions(
+    log_: Log, group: str, positions: Mapping[TopicPartition, int], unread: Collection[TopicPartition]
+) -> None:
+    """Raises FatalError for a committed position that the log does not have.
+
+    Args:
+        positions: where the inputs are to go on.
+        unread: those of them that never had a committed position.
+    """
+    inputs = list(positions)
+    starts = log_.start_offsets(inputs)
+    ends = log_.end_offsets(inputs, committed=False)
+    for tp in unread:
+        if starts[tp] > 0:
+            log.warning(
+                "`%s` [%d] begins at %d: what lay before was deleted before this application first read it",
+                *tp,
+                starts[tp],
+            )
+    # A former owner may have gone on, and let the log forget, between the two looks: then it has committed that, too.
+    off = [tp for tp in inputs if tp not in unread and not starts[tp] <= positions[tp] <= ends[tp]]
+    now = log_.committed(group, off) if off else {}
+    for (topic, partition), position in now.items():
+        start, end = starts[topic, partition], ends[topic, partition]
+        if position is not None and position < start:
+            raise FatalError(
+                f"records {position} to {start - 1} of `{topic}` [{partition}] were deleted before they were read\n{HINT}"
+            )
+        if position is not None and position > end:
+            end = log_.end_offsets([(topic, partition)], committed=False)[topic, partition]
+            if position > end:
+                raise FatalError(
+                    f"position {position} of `{topic}` [{partition}] lies behind its end, {end}:"
+                    f" was the topic deleted and made again?\n{HINT}"
+                )
