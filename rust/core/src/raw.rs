@@ -27,6 +27,17 @@ impl OptBytes {
             _ => Some(self.values.get(row)),
         }
     }
+    pub fn slice(&self, from: usize, to: usize) -> OptBytes {
+        let ends = &self.values.ends;
+        let start = if from == 0 { 0 } else { ends[from - 1] };
+        let stop = if to == from { start } else { ends[to - 1] };
+        let values = Bytes {
+            bytes: self.values.bytes[start as usize..stop as usize].to_vec(),
+            ends: ends[from..to].iter().map(|end| end - start).collect(),
+        };
+        let null = self.null.as_ref().map(|n| n[from..to].to_vec());
+        OptBytes { values, null: null.filter(|n| n.contains(&true)) }
+    }
     pub fn push(&mut self, value: Option<&[u8]>) {
         match value {
             Some(v) => {
@@ -112,16 +123,14 @@ impl RawBatch {
     }
     /// Rows `[from, to)` as a batch of its own; its `next_offset` is the next row's offset, or this batch's at the end.
     pub fn slice(&self, from: usize, to: usize) -> RawBatch {
-        let mut out = RawBatch::default();
-        for row in from..to {
-            out.push_with_headers(
-                self.offsets[row],
-                self.timestamps[row],
-                self.keys.get(row),
-                self.values.get(row),
-                self.headers_at(row).to_vec(),
-            );
-        }
+        let mut out = RawBatch {
+            offsets: self.offsets[from..to].to_vec(),
+            timestamps: self.timestamps[from..to].to_vec(),
+            keys: self.keys.slice(from, to),
+            values: self.values.slice(from, to),
+            headers: self.headers.as_ref().map(|h| h[from..to].to_vec()),
+            next_offset: 0,
+        };
         out.next_offset = if to < self.len() { self.offsets[to] } else { self.next_offset };
         out
     }

@@ -251,10 +251,9 @@ impl Task {
         };
         let Some((raw, cursor)) = input.queue.front_mut() else { return Ok(()) };
         let n = rows.min(raw.len() - *cursor);
-        let whole = n == raw.len();
-        let (raw, base) = if whole { (raw.clone(), 0) } else { (Arc::new(raw.slice(*cursor, *cursor + n)), 0) };
+        let (raw, base) = (raw.clone(), *cursor);
         *cursor += n;
-        let decoded = decoder.decode(&raw.values);
+        let decoded = decoder.decode_range(&raw.values, base..base + n);
         let mut live: Vec<u32> = Vec::with_capacity(n);
         let mut bad = decoded.bad.into_iter().peekable();
         let mut dead = vec![];
@@ -267,13 +266,13 @@ impl Task {
                 dead.extend(bad.next());
             } else {
                 let time = match times {
-                    None => Some(raw.timestamps[row]),
+                    None => Some(raw.timestamps[base + row]),
                     Some(column) => match &column.data {
                         crate::column::Data::I64(v) if column.is_valid(row) => Some(v[row]),
                         _ => None,
                     },
                 };
-                let bound = max_ahead_ms.map_or(i64::MAX, |m| raw.timestamps[row].saturating_add(m));
+                let bound = max_ahead_ms.map_or(i64::MAX, |m| raw.timestamps[base + row].saturating_add(m));
                 match time {
                     // A clock that runs ahead would make everybody else late.
                     Some(t) if t > bound => dead.push((row as u32, "ahead_of_clock".to_string())),
@@ -301,7 +300,7 @@ impl Task {
             lane: 0,
             stamp: None,
             origins: Arc::new(vec![origin]),
-            origin_rows: Some(Arc::new((0..n as u32).map(|r| (0, r)).collect())),
+            origin_rows: Some(Arc::new((base as u32..(base + n) as u32).map(|r| (0, r)).collect())),
         };
         input.pending = Some(Pending { batch, raw, base, bad: dead, prefix, cursor: 0 });
         Ok(())
@@ -353,7 +352,7 @@ impl Task {
         input.buffered -= to - from;
         let done = to == pending.batch.rows;
         input.position = Some(match done {
-            true => pending.raw.next_offset.min(pending.raw.offsets[pending.base + to - 1] + 1),
+            true => pending.raw.offsets[pending.base + to - 1] + 1,
             false => pending.raw.offsets[pending.base + to],
         });
         let SourceKind::User { routes, name, .. } = &input.source else { return Ok(0) };

@@ -27,6 +27,7 @@
 //! such bytes behind them and are scanned in a padded copy.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
@@ -221,26 +222,33 @@ impl JsonDecoder {
     }
 
     pub fn decode(&mut self, payloads: &OptBytes) -> Decoded {
-        let rows = payloads.len();
+        self.decode_range(payloads, 0..payloads.len())
+    }
+
+    /// Rows `range` of the payloads, which lie where they came to lie; row 0 of the result is the range's first.
+    pub fn decode_range(&mut self, payloads: &OptBytes, range: Range<usize>) -> Decoded {
+        let rows = range.len();
         let arena = &payloads.values.bytes[..];
         let ends = &payloads.values.ends[..];
         let start = |row: usize| if row == 0 { 0 } else { ends[row - 1] as usize };
-        let mut columns: Vec<Data> = self.fields.iter().map(|f| with_capacity(f, rows, arena.len())).collect();
+        let size = start(range.end) - start(range.start);
+        let mut columns: Vec<Data> = self.fields.iter().map(|f| with_capacity(f, rows, size)).collect();
         let mut marks = Marks { rows, states: vec![None; self.fields.len()], bad: vec![] };
 
-        let padded_rows = ends.partition_point(|&end| end as usize + PAD <= arena.len());
-        let mut tail = arena[start(padded_rows)..].to_vec();
+        let padded_rows = ends[range.clone()].partition_point(|&end| end as usize + PAD <= arena.len()) + range.start;
+        let mut tail = arena[start(padded_rows)..start(range.end)].to_vec();
         tail.resize(tail.len() + PAD, 0);
-        let mut row = 0;
-        while row < rows {
+        let mut row = range.start;
+        let mut spans: Vec<Option<(usize, usize)>> = Vec::with_capacity(CHUNK);
+        while row < range.end {
             let (buf, from, to) = if row < padded_rows {
                 (arena, 0, padded_rows.min(row + CHUNK))
             } else {
-                (&tail[..], start(padded_rows), rows.min(row + CHUNK))
+                (&tail[..], start(padded_rows), range.end.min(row + CHUNK))
             };
-            let spans: Vec<Option<(usize, usize)>> =
-                (row..to).map(|r| payloads.get(r).map(|_| (start(r) - from, ends[r] as usize - from))).collect();
-            self.chunk(buf, row, &spans, &mut columns, &mut marks);
+            spans.clear();
+            spans.extend((row..to).map(|r| payloads.get(r).map(|_| (start(r) - from, ends[r] as usize - from))));
+            self.chunk(buf, row - range.start, &spans, &mut columns, &mut marks);
             row = to;
         }
         for (field, column) in self.fields.iter_mut().zip(&columns) {

@@ -1,39 +1,74 @@
 //! Which ids were seen, and when: the memory of `deduplicate`.
 //!
-//! An id is 128 bits of hash (xxh3), 24 bytes with its time. It is remembered until the clock exceeds its time plus
-//! `within`; being looked up after that is the same as being unknown, whether or not its entry was swept yet. Sweeping
-//! happens when the table would have to grow, and at a generation's end when the clock has moved on far enough, so memory
-//! follows the live ids and returns to nothing.
+//! An id is 128 bits of hash (xxh3). It is remembered until the clock exceeds its time plus `within`; being looked up
+//! after that is the same as being unknown, whether or not it was forgotten yet.
+//!
+//! **Log and index.** Ids lie in the order in which they came, 24 bytes each with their time, in buckets; a bucket ends
+//! when it is full or spans an eighth of `within`, and the oldest is dropped whole once all in it are dead. An index of
+//! 8 bytes a slot finds an id's place. Nothing living is ever copied; only the index doubles, from what it holds itself.
+//!
+//! ```text
+//! buckets  | dead, dropped | id ts, id ts … | id ts … |>        places count on, one bucket begins at each multiple of 4096
+//! index    [ tag32 | place32 ] …                                open addressing, load <= 0.75; removing shifts back
+//! ```
+//!
+//! **Undo is the log's end.** What a generation remembered anew is what lies behind its start: that is what the changelog
+//! is told and what a rollback cuts off. An id that had died and came again lies there twice; the generation notes where
+//! it lay before.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
+use super::prefetch;
 use crate::op::Needs;
+
+const BUCKET: usize = 4096;
+const SLOTS_MIN: usize = 16;
 
 #[derive(Clone, Copy)]
 struct Entry {
-    id: u128,
+    /// Low half first.
+    id: [u64; 2],
     ts: i64,
 }
 
-/// Marks an empty slot; a real id that hashes to it is nudged.
-const EMPTY: u128 = 0;
-
-struct Change {
-    id: u128,
-    ts: i64,
-    /// The time held before; `None`: unknown.
-    old: Option<i64>,
+impl Entry {
+    fn id(&self) -> u128 {
+        (self.id[1] as u128) << 64 | self.id[0] as u128
+    }
 }
+
+struct Bucket {
+    entries: Vec<Entry>,
+    /// The clock at its first entry, and the largest time in it.
+    since: i64,
+    newest: i64,
+}
+
+#[derive(Default)]
+struct Generation {
+    /// Where the log ended when it began.
+    start: u64,
+    /// The clock then.
+    clock: i64,
+    /// The largest time that it remembered.
+    newest: Option<i64>,
+    /// Ids that were there, but dead: their place now and before.
+    again: Vec<(u64, u64)>,
+}
+
+/// `tag << 32 | low half of the place`. A tag is never 0, so this is never [`EMPTY`].
+type Slot = u64;
+const EMPTY: Slot = 0;
 
 pub struct Seen {
     within_ms: i64,
-    slots: Vec<Entry>,
+    buckets: VecDeque<Bucket>,
+    /// Place of the first bucket's first entry, a multiple of [`BUCKET`].
+    base: u64,
+    index: Vec<Slot>,
     used: usize,
-    generations: VecDeque<Vec<Change>>,
-    /// The clock at the start of each open generation.
-    starts: VecDeque<i64>,
+    generations: VecDeque<Generation>,
     clock: i64,
-    swept_at: i64,
     /// Per generation that remembered something: its number and the largest time in it. What all is dead need not be
     /// restored, so the changelog may forget it.
     births: VecDeque<(u64, i64)>,
@@ -45,12 +80,12 @@ impl Seen {
     pub fn new(within_ms: i64) -> Seen {
         Seen {
             within_ms,
-            slots: vec![Entry { id: EMPTY, ts: 0 }; 16],
+            buckets: VecDeque::new(),
+            base: 0,
+            index: vec![EMPTY; SLOTS_MIN],
             used: 0,
-            generations: VecDeque::from([vec![]]),
-            starts: VecDeque::from([i64::MIN]),
+            generations: VecDeque::from([Generation { clock: i64::MIN, ..Generation::default() }]),
             clock: i64::MIN,
-            swept_at: i64::MIN,
             births: VecDeque::new(),
             restored_ts: i64::MIN,
         }
@@ -61,17 +96,60 @@ impl Seen {
         clock <= ts.saturating_add(self.within_ms)
     }
 
+    /// The place after the last id.
+    fn end(&self) -> u64 {
+        let last = self.buckets.back().map_or(0, |b| b.entries.len());
+        self.base + (self.buckets.len().saturating_sub(1) * BUCKET + last) as u64
+    }
+
     #[inline]
-    fn find(&self, id: u128) -> Result<usize, usize> {
-        let mask = self.slots.len() - 1;
-        let mut at = id as usize & mask;
+    fn entry(&self, place: u64) -> Entry {
+        let at = (place - self.base) as usize;
+        self.buckets[at / BUCKET].entries[at % BUCKET]
+    }
+
+    /// Entries from `place` on, with their places.
+    fn since(&self, place: u64) -> impl Iterator<Item = (u64, Entry)> + '_ {
+        let first = (place.saturating_sub(self.base)) as usize / BUCKET;
+        self.buckets.iter().enumerate().skip(first).flat_map(move |(i, bucket)| {
+            let start = self.base + (i * BUCKET) as u64;
+            let skip = place.saturating_sub(start).min(bucket.entries.len() as u64) as usize;
+            (start + skip as u64..).zip(bucket.entries[skip..].iter().copied())
+        })
+    }
+
+    fn push(&mut self, id: u128, ts: i64) -> u64 {
+        let clock = self.clock;
+        let full = self.buckets.back().map(|b| b.entries.len() == BUCKET);
+        let ended = self.buckets.back().is_none_or(|b| clock > b.since.saturating_add(self.within_ms / 8));
+        if ended || full == Some(true) {
+            let capacity = if full == Some(true) { BUCKET } else { 0 };
+            self.buckets.push_back(Bucket { entries: Vec::with_capacity(capacity), since: clock, newest: i64::MIN });
+        }
+        let place = self.end();
+        if let Some(bucket) = self.buckets.back_mut() {
+            bucket.entries.push(Entry { id: [id as u64, (id >> 64) as u64], ts });
+            bucket.newest = bucket.newest.max(ts);
+        }
+        place
+    }
+
+    /// Where an id's slot is and its place in the log, or the slot where it belongs.
+    #[inline]
+    fn find(&self, id: u128) -> Result<(usize, u64), usize> {
+        let mask = self.index.len() - 1;
+        let tag = tag(id);
+        let mut at = tag as usize & mask;
         loop {
-            let slot = &self.slots[at];
-            if slot.id == id {
-                return Ok(at);
-            }
-            if slot.id == EMPTY {
+            let slot = self.index[at];
+            if slot == EMPTY {
                 return Err(at);
+            }
+            if (slot >> 32) as u32 == tag {
+                let place = self.base + (slot as u32).wrapping_sub(self.base as u32) as u64;
+                if self.entry(place).id() == id {
+                    return Ok((at, place));
+                }
             }
             at = (at + 1) & mask;
         }
@@ -80,94 +158,135 @@ impl Seen {
     /// Whether the id is remembered at `clock`; if not, remembers it with `ts` from now on.
     #[inline]
     pub fn repeated(&mut self, id: u128, ts: i64, clock: i64) -> bool {
-        let id = if id == EMPTY { 1 } else { id };
         self.clock = self.clock.max(clock);
         match self.find(id) {
-            Ok(at) => {
-                let held = self.slots[at].ts;
-                if self.alive(held, clock) {
-                    return true;
-                }
-                self.slots[at].ts = ts;
-                self.note(id, ts, Some(held));
-            }
-            Err(at) => {
-                self.slots[at] = Entry { id, ts };
-                self.used += 1;
-                self.note(id, ts, None);
-                if self.used * 4 > self.slots.len() * 3 {
-                    self.sweep();
+            Ok((_, place)) if self.alive(self.entry(place).ts, clock) => return true,
+            Ok((at, before)) => {
+                let place = self.push(id, ts);
+                self.index[at] = slot(tag(id), place);
+                if let Some(g) = self.generations.back_mut() {
+                    g.again.push((place, before));
                 }
             }
+            Err(at) => self.put(at, id, ts),
+        }
+        if let Some(g) = self.generations.back_mut() {
+            g.newest = Some(g.newest.map_or(ts, |newest| newest.max(ts)));
         }
         false
     }
 
-    fn note(&mut self, id: u128, ts: i64, old: Option<i64>) {
-        if let Some(g) = self.generations.back_mut() {
-            g.push(Change { id, ts, old });
+    fn put(&mut self, at: usize, id: u128, ts: i64) {
+        let place = self.push(id, ts);
+        self.index[at] = slot(tag(id), place);
+        self.used += 1;
+        if self.used * 4 > self.index.len() * 3 {
+            self.forget();
         }
     }
 
     /// The clock to which a rollback would return: what is dead by then is dead whatever happens.
     fn safe_clock(&self) -> i64 {
-        self.starts.front().copied().unwrap_or(i64::MIN)
+        self.generations.front().map_or(i64::MIN, |g| g.clock)
     }
 
-    /// Rebuilds the table with what is alive, at a size that leaves room.
-    fn sweep(&mut self) {
-        let clock = self.safe_clock();
-        let kept: Vec<Entry> =
-            self.slots.iter().filter(|e| e.id != EMPTY && self.alive(e.ts, clock)).copied().collect();
-        let mut size = 16;
-        while size < kept.len() * 2 {
-            size *= 2;
-        }
-        self.slots = vec![Entry { id: EMPTY, ts: 0 }; size];
-        self.used = kept.len();
-        for entry in kept {
-            if let Err(at) = self.find(entry.id) {
-                self.slots[at] = entry;
+    /// Drops buckets of the dead, oldest first, and gives the index a fitting size.
+    fn forget(&mut self) {
+        let (safe, start) = self.generations.front().map_or((i64::MIN, 0), |g| (g.clock, g.start));
+        while let Some(bucket) = self.buckets.front() {
+            // What is not committed has not been told yet.
+            let open = self.base + bucket.entries.len() as u64 > start;
+            if open || self.alive(bucket.newest, safe) {
+                break;
+            }
+            if let Some(bucket) = self.buckets.pop_front() {
+                for (i, entry) in bucket.entries.iter().enumerate() {
+                    if let Some(ahead) = bucket.entries.get(i + 12) {
+                        self.prefetch(ahead.id());
+                    }
+                    if let Some(at) = self.slot_of(entry.id(), self.base + i as u64) {
+                        self.remove(at);
+                    }
+                }
+                self.base += BUCKET as u64;
             }
         }
+        let crowded = self.used * 4 > self.index.len() * 3;
+        if crowded || (self.index.len() > SLOTS_MIN && self.used * 8 < self.index.len()) {
+            self.reindex((self.used * 2).next_power_of_two().max(SLOTS_MIN));
+        }
+    }
+
+    fn reindex(&mut self, size: usize) {
+        let old = std::mem::replace(&mut self.index, vec![EMPTY; size]);
+        for slot in old.into_iter().filter(|&s| s != EMPTY) {
+            let mut at = (slot >> 32) as usize & (size - 1);
+            while self.index[at] != EMPTY {
+                at = (at + 1) & (size - 1);
+            }
+            self.index[at] = slot;
+        }
+    }
+
+    /// The slot that leads to this very place, unless the id lies elsewhere by now.
+    fn slot_of(&self, id: u128, place: u64) -> Option<usize> {
+        let (mask, wanted) = (self.index.len() - 1, slot(tag(id), place));
+        let mut at = tag(id) as usize & mask;
+        while self.index[at] != EMPTY {
+            if self.index[at] == wanted {
+                return Some(at);
+            }
+            at = (at + 1) & mask;
+        }
+        None
+    }
+
+    /// Empties a slot; what was pushed past it moves back, so that nothing marks where it was.
+    fn remove(&mut self, mut hole: usize) {
+        let mask = self.index.len() - 1;
+        self.used -= 1;
+        let mut at = hole;
+        loop {
+            at = (at + 1) & mask;
+            let slot = self.index[at];
+            if slot == EMPTY {
+                break;
+            }
+            let home = (slot >> 32) as usize & mask;
+            if at.wrapping_sub(home) & mask >= at.wrapping_sub(hole) & mask {
+                self.index[hole] = slot;
+                hole = at;
+            }
+        }
+        self.index[hole] = EMPTY;
     }
 
     /// Asks the processor to fetch an id's slot: at a million ids a look-up costs a cache miss, not instructions.
     #[inline]
     pub fn prefetch(&self, id: u128) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let at = id as usize & (self.slots.len() - 1);
-            // SAFETY: prefetching is a hint; the address lies inside the table.
-            unsafe { std::arch::x86_64::_mm_prefetch::<0>(self.slots.as_ptr().add(at).cast()) };
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = id;
+        prefetch(&self.index, tag(id) as usize & (self.index.len() - 1));
     }
 
     /// What the current generation remembered anew, in order: (id, time).
     pub fn changes(&self) -> impl Iterator<Item = (u128, i64)> + '_ {
-        self.generations.back().into_iter().flatten().map(|c| (c.id, c.ts))
+        let start = self.generations.back().map_or(0, |g| g.start);
+        self.since(start).map(|(_, e)| (e.id(), e.ts))
     }
 
-    /// Everything alive at `clock`: (id, time).
+    /// Everything alive at `clock`, the oldest first: (id, time).
     pub fn entries(&self, clock: i64) -> impl Iterator<Item = (u128, i64)> + '_ {
-        self.slots.iter().filter(move |e| e.id != EMPTY && self.alive(e.ts, clock)).map(|e| (e.id, e.ts))
+        self.since(self.base).filter(move |(_, e)| self.alive(e.ts, clock)).map(|(_, e)| (e.id(), e.ts))
     }
 
     pub fn close_generation(&mut self, number: u64) {
         let safe = self.safe_clock();
-        let newest = self.generations.back().into_iter().flatten().map(|c| c.ts).max();
+        let newest = self.generations.back().and_then(|g| g.newest);
         self.births.extend(newest.map(|ts| (number, ts)));
         while self.births.front().is_some_and(|&(_, ts)| !self.alive(ts, safe)) {
             self.births.pop_front();
         }
-        if safe.saturating_sub(self.swept_at) > self.within_ms / 4 {
-            self.sweep();
-            self.swept_at = safe;
-        }
-        self.generations.push_back(vec![]);
-        self.starts.push_back(self.clock);
+        self.forget();
+        self.generations.push_back(Generation { start: self.end(), clock: self.clock, ..Generation::default() });
     }
 
     /// The part of the changelog that holds ids which may be alive.
@@ -181,63 +300,47 @@ impl Seen {
     pub fn committed(&mut self) {
         if self.generations.len() > 1 {
             self.generations.pop_front();
-            self.starts.pop_front();
         }
     }
 
     pub fn rollback(&mut self) {
-        self.starts.truncate(1);
-        self.clock = self.safe_clock();
-        let mut removed = std::collections::HashSet::new();
-        while let Some(generation) = self.generations.pop_back() {
-            for change in generation.iter().rev() {
-                match change.old {
-                    Some(ts) => {
-                        removed.remove(&change.id);
-                        match self.find(change.id) {
-                            Ok(at) => self.slots[at].ts = ts,
-                            Err(at) => {
-                                self.slots[at] = Entry { id: change.id, ts };
-                                self.used += 1;
-                            }
-                        }
-                    }
-                    None => {
-                        removed.insert(change.id);
-                    }
-                }
+        let (start, clock) = self.generations.front().map_or((0, i64::MIN), |g| (g.start, g.clock));
+        let before: HashMap<u64, u64> = self.generations.drain(..).flat_map(|g| g.again).collect();
+        let undone: Vec<(u64, Entry)> = self.since(start).collect();
+        for (place, entry) in undone.into_iter().rev() {
+            let Some(at) = self.slot_of(entry.id(), place) else { continue };
+            match before.get(&place) {
+                // Where the bucket is gone, the id was dead at the clock that counts again.
+                Some(&before) if before >= self.base => self.index[at] = slot(tag(entry.id()), before),
+                _ => self.remove(at),
             }
         }
-        let kept: Vec<Entry> =
-            self.slots.iter().filter(|e| e.id != EMPTY && !removed.contains(&e.id)).copied().collect();
-        self.slots.fill(Entry { id: EMPTY, ts: 0 });
-        self.used = kept.len();
-        for entry in kept {
-            if let Err(at) = self.find(entry.id) {
-                self.slots[at] = entry;
-            }
+        let kept = (start.saturating_sub(self.base) as usize).div_ceil(BUCKET);
+        self.buckets.truncate(kept);
+        let first = self.base + (kept.saturating_sub(1) * BUCKET) as u64;
+        if let Some(bucket) = self.buckets.back_mut() {
+            bucket.cut((start - first) as usize);
         }
-        self.generations.push_back(vec![]);
+        self.clock = clock;
+        self.generations.push_back(Generation { start: self.end(), clock, ..Generation::default() });
     }
 
     /// The clock after a restore.
     pub fn restore_clock(&mut self, clock: i64) {
         self.clock = clock;
-        self.starts = VecDeque::from([clock]);
+        self.generations = VecDeque::from([Generation { start: self.end(), clock, ..Generation::default() }]);
     }
 
     /// Puts back an entry from the changelog (a later one wins).
     pub fn restore(&mut self, id: u128, ts: i64) {
         self.restored_ts = self.restored_ts.max(ts);
+        // The clock had come at least as far as any id it let in.
+        self.clock = self.restored_ts;
+        let (start, clock) = (self.end(), self.clock);
+        self.generations.iter_mut().for_each(|g| (g.start, g.clock) = (start, clock));
         match self.find(id) {
-            Ok(at) => self.slots[at].ts = ts,
-            Err(at) => {
-                self.slots[at] = Entry { id, ts };
-                self.used += 1;
-                if self.used * 4 > self.slots.len() * 3 {
-                    self.sweep();
-                }
-            }
+            Ok((at, _)) => self.index[at] = slot(tag(id), self.push(id, ts)),
+            Err(at) => self.put(at, id, ts),
         }
     }
 
@@ -246,8 +349,27 @@ impl Seen {
     }
 
     pub fn bytes(&self) -> usize {
-        self.slots.capacity() * std::mem::size_of::<Entry>()
+        let log: usize = self.buckets.iter().map(|b| b.entries.capacity()).sum();
+        log * std::mem::size_of::<Entry>() + self.index.capacity() * std::mem::size_of::<Slot>()
     }
+}
+
+impl Bucket {
+    fn cut(&mut self, len: usize) {
+        self.entries.truncate(len);
+        self.newest = self.entries.iter().map(|e| e.ts).max().unwrap_or(i64::MIN);
+    }
+}
+
+#[inline]
+fn tag(id: u128) -> u32 {
+    // 0 is left to the empty slot.
+    (id as u32).max(1)
+}
+
+#[inline]
+fn slot(tag: u32, place: u64) -> Slot {
+    (tag as u64) << 32 | place as u32 as u64
 }
 
 #[cfg(test)]
@@ -284,30 +406,56 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        See(u8, i64),
+        See(u16, i64),
+        /// So many ids never seen before: more than a bucket holds.
+        Fresh(u16),
         Close,
         Committed,
         Rollback,
     }
 
+    #[derive(Clone, Default)]
+    struct Model {
+        ids: HashMap<u128, i64>,
+        clock: i64,
+    }
+
+    impl Model {
+        fn see(&mut self, id: u128, changes: &mut Vec<(u128, i64)>) -> bool {
+            let expected = self.ids.get(&id).is_some_and(|&ts| self.clock <= ts + 100);
+            if !expected {
+                self.ids.insert(id, self.clock);
+                changes.push((id, self.clock));
+            }
+            expected
+        }
+    }
+
     proptest! {
         #[test]
         fn equals_a_model_of_copies(steps in prop::collection::vec(prop_oneof![
-            8 => (any::<u8>(), 0i64..40).prop_map(|(i, d)| Step::See(i % 60, d)),
-            2 => Just(Step::Close), 2 => Just(Step::Committed), 1 => Just(Step::Rollback)], 0..300)) {
+            8 => (any::<u16>(), 0i64..40).prop_map(|(i, d)| Step::See(i % 60, d)),
+            1 => (0u16..6000).prop_map(Step::Fresh),
+            2 => Just(Step::Close), 2 => Just(Step::Committed), 1 => Just(Step::Rollback)], 0..200)) {
             let mut s = Seen::new(100);
-            type Model = (HashMap<u8, i64>, i64);
-            let mut now: Model = (HashMap::new(), 0);
+            let mut now = Model::default();
             let mut starts: Vec<Model> = vec![now.clone()];
+            let mut changes = vec![];
+            let mut fresh = 1000u128;
             for step in steps {
                 match step {
                     Step::See(i, d) => {
-                        now.1 += d;
-                        let expected = now.0.get(&i).is_some_and(|&ts| now.1 <= ts + 100);
-                        if !expected { now.0.insert(i, now.1); }
-                        prop_assert_eq!(s.repeated(i as u128 + 5, now.1, now.1), expected);
+                        now.clock += d;
+                        // Ids whose tags are equal, too.
+                        let id = (i as u128 % 7) << 64 | (i as u128 / 7);
+                        prop_assert_eq!(s.repeated(id, now.clock, now.clock), now.see(id, &mut changes));
+                    }
+                    Step::Fresh(n) => for _ in 0..n {
+                        fresh += 0x9E37_79B9_7F4A_7C15;
+                        prop_assert_eq!(s.repeated(fresh, now.clock, now.clock), now.see(fresh, &mut changes));
                     }
                     Step::Close if starts.len() < 2 => {
+                        prop_assert_eq!(s.changes().collect::<Vec<_>>(), std::mem::take(&mut changes));
                         s.close_generation(0);
                         starts.push(now.clone());
                     }
@@ -316,9 +464,33 @@ mod tests {
                         s.rollback();
                         now = starts[0].clone();
                         starts = vec![now.clone()];
+                        changes.clear();
                     }
                     _ => {}
                 }
+                let alive: HashMap<u128, i64> = s.entries(now.clock).collect();
+                prop_assert_eq!(alive, now.ids.iter().filter(|i| now.clock <= i.1 + 100).map(|(&i, &t)| (i, t)).collect());
+                prop_assert!(s.keys() <= now.ids.len());
+            }
+        }
+
+        #[test]
+        fn what_the_changelog_was_told_restores(ids in prop::collection::vec((0u128..500, 0i64..4), 0..12_000)) {
+            let (mut s, mut log, mut clock) = (Seen::new(100), vec![], 0);
+            for (n, &(id, step)) in ids.iter().enumerate() {
+                clock += step;
+                s.repeated(id, clock - id as i64 % 3, clock);
+                if n % 1000 == 999 || n + 1 == ids.len() {
+                    log.extend(s.changes());
+                    s.close_generation(0);
+                    s.committed();
+                }
+            }
+            let mut restored = Seen::new(100);
+            log.iter().for_each(|&(id, ts)| restored.restore(id, ts));
+            restored.restore_clock(clock);
+            for id in 0..500u128 {
+                prop_assert_eq!(restored.repeated(id, clock, clock), s.repeated(id, clock, clock), "{}", id);
             }
         }
     }
