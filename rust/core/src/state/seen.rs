@@ -443,6 +443,7 @@ mod tests {
             let mut changes = vec![];
             let mut fresh = 1000u128;
             for step in steps {
+                let look = matches!(step, Step::Close | Step::Rollback);
                 match step {
                     Step::See(i, d) => {
                         now.clock += d;
@@ -468,8 +469,10 @@ mod tests {
                     }
                     _ => {}
                 }
-                let alive: HashMap<u128, i64> = s.entries(now.clock).collect();
-                prop_assert_eq!(alive, now.ids.iter().filter(|i| now.clock <= i.1 + 100).map(|(&i, &t)| (i, t)).collect());
+                if look {
+                    let alive: HashMap<u128, i64> = s.entries(now.clock).collect();
+                    prop_assert_eq!(alive, now.ids.iter().filter(|i| now.clock <= i.1 + 100).map(|(&i, &t)| (i, t)).collect());
+                }
                 prop_assert!(s.keys() <= now.ids.len());
             }
         }
