@@ -237,18 +237,21 @@ class Round:
 
     def _drain(self) -> None:
         began = time.monotonic()
-        for worker in self._workers:
-            if worker is not None:
-                worker.signal(signal.SIGCONT)
-                worker.signal(signal.SIGTERM)
-        for worker in self._workers:
-            if worker is not None:
-                try:
-                    worker.wait(DRAIN_S)
-                except AssertionError as error:
-                    self._report.problems.append(f"SIGTERM did not end it: {error}")
-                    worker.kill()
-                self._ended(worker)
+        workers = [worker for worker in self._workers if worker is not None]
+        for worker in workers:
+            worker.signal(signal.SIGTERM)
+        while any(worker.running for worker in workers) and time.monotonic() - began < DRAIN_S:
+            for worker in workers:
+                if worker.stopped:  # also by itself, in its last flush
+                    worker.signal(signal.SIGCONT)
+            time.sleep(TICK_S)
+        for worker in workers:
+            try:
+                worker.wait(TICK_S)
+            except AssertionError as error:
+                self._report.problems.append(f"SIGTERM did not end it: {error}")
+                worker.kill()
+            self._ended(worker)
         self._report.drain_s = time.monotonic() - began
 
     def _finish(self) -> None:

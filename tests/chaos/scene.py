@@ -289,6 +289,8 @@ class WorkerProcess:
         try:
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
+            self.signal(signal.SIGUSR1)  # it writes down where its threads stand
+            time.sleep(0.5)
             raise AssertionError(f"worker {self.slot} still runs after {timeout_s:.0f} s\n{self.tail()}") from None
 
     def text(self) -> str:

@@ -10,6 +10,7 @@ written and locks held.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
 import os
 import signal
@@ -69,6 +70,8 @@ def main() -> int:
     stop_at_end, session_ms = arguments.pop("stop_at_end"), arguments.pop("session_ms")
     kafka = {"transaction.timeout.ms": arguments.pop("transaction_timeout_ms")}
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(name)s: %(message)s")
+
+    faulthandler.register(signal.SIGUSR1)  # where does it stand? Asked when a round does not end
 
     doom = Doom()
     event.listen(Engine, "commit", lambda connection: doom("flush"))

@@ -1,12 +1,16 @@
 """Kafka as a `Log`: topics and offsets here, the rest in `kafka_reader`, `kafka_writer` and `kafka_leases`.
 
-Two things about offsets that are not obvious:
+Three things that are not obvious:
 * The end that a restore must reach is the high watermark (`read_uncommitted`): the committed end (last
   stable offset) may lie before the last commit while some transaction is open, and reading to it loses state.
 * A dead worker's open transaction blocks its successor. Committed offsets are then unstable under
   `read_committed`, and silently *old* under `read_uncommitted`. So each commit notes its transactional id
   and member id in the offset's metadata, and `committed` opens the ids of members that are gone, which
-  fences them and aborts what they left (0.6 s instead of 15).
+  fences them and aborts what they left (0.6 s instead of 15). A worker that was started again in the same
+  place has a new member id: so members also show, in their `client.id`, which transactional id they hold.
+* Everything here that a worker calls returns or raises within some seconds, whatever the broker does: the
+  worker has other tasks and leases to look after, and asks again. librdkafka's own time-outs do not ensure
+  that, futures of the admin client may never be done: each has a bound of ours.
 """
 
 from __future__ import annotations
@@ -33,19 +37,24 @@ from adstream.errors import ConfigError
 from adstream.interfaces import Leases, Log, Reader, TopicSpec, Writer
 from adstream.interfaces import TopicPartition as Where
 from adstream.logs import LogUnavailableError
-from adstream.logs.kafka_client import error_of, logger, of_admin, of_consumer, of_producer, plain, quiet
+from adstream.logs.kafka_client import CLIENT, error_of, logger, of_admin, of_consumer, of_producer, plain, quiet
 from adstream.logs.kafka_leases import Fence, KafkaLeases
 from adstream.logs.kafka_reader import NativeReader, PortableReader
-from adstream.logs.kafka_writer import KafkaWriter, fence_slot, noted
+from adstream.logs.kafka_writer import KafkaWriter, fence_slot, holder, holds, noted
 
 CONNECT_TIMEOUT_S = 10.0
 CALL_TIMEOUT_S = 15.0
 GROUP_TIMEOUT_S = 3.0
 USABLE_TIMEOUT_S = 30.0
-STABLE_TIMEOUT_S = 60.0
-"""More than a transaction's time-out and the broker's interval for looking at it."""
+"""For new topics to be led by somebody."""
+ANSWER_TIMEOUT_S = 10.0
+STABLE_TIMEOUT_S = 4.0
 PATIENCE_S = 1.0
 """A living worker's commit is over by then."""
+GRACE_S = 1.0
+"""For a future, after the time-out that its call was given."""
+HANGING_S = 60.0
+"""More than a transaction's time-out and the broker's interval for looking at it."""
 PAUSE_S = 0.02
 
 T = TypeVar("T")
@@ -68,6 +77,7 @@ PASSING = frozenset(
         KafkaError.UNKNOWN_TOPIC_OR_PART,
     }
 )
+ABSENT = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART})
 UNSTABLE = PASSING | {KafkaError.UNSTABLE_OFFSET_COMMIT}
 LEADER_MOVED = frozenset(
     {
@@ -99,7 +109,7 @@ class KafkaLog(Log):
     ) -> None:
         """`settings`: client settings of librdkafka, with or without `kafka.` in front. `headers`: whether
         readers deliver them (0.1 µs a record)."""
-        self._settings = {"bootstrap.servers": bootstrap, "client.id": "adstream", **plain(settings or {})}
+        self._settings = {"bootstrap.servers": bootstrap, **CLIENT, **plain(settings or {})}
         self._native = native
         self._headers = headers
         self._clock = clock
@@ -107,6 +117,8 @@ class KafkaLog(Log):
         given = {"session_ms": session_ms, "release_timeout_s": release_timeout_s, "watchdog_s": watchdog_s}
         self._lease_options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
         self._writers: WeakSet[KafkaWriter] = WeakSet()
+        self._held_since: dict[str, float] = {}
+        """Groups whose offsets a transaction holds back."""
         self._lock = threading.Lock()
         self._askers: dict[tuple[str, bool], Consumer] = {}
         problems: list[str] = []
@@ -135,7 +147,7 @@ class KafkaLog(Log):
             new = [NewTopic(s.name, s.partitions, replication_factor=-1, config=dict(s.config)) for s in missing]
             for name, future in self._admin.create_topics(new, request_timeout=CALL_TIMEOUT_S).items():
                 try:
-                    future.result()
+                    future.result(CALL_TIMEOUT_S + GRACE_S)
                     made.append(name)
                 except KafkaException as problem:
                     error = error_of(problem)
@@ -143,6 +155,8 @@ class KafkaLog(Log):
                         raise ConfigError(
                             f"cannot create the topic: {error.str()}", option=f"topic {name}"
                         ) from problem
+                except TimeoutError as problem:
+                    raise LogUnavailableError(f"cannot create the topic {name}: nobody answers") from problem
         deadline = self._clock() + USABLE_TIMEOUT_S
         while True:
             usable = self._usable()
@@ -162,22 +176,27 @@ class KafkaLog(Log):
         return made
 
     def partitions(self, topics: Sequence[str]) -> dict[str, int]:
-        # All are listed: asking for one by name could make a broker create it.
-        there = self._topics()
-        return {name: len(there[name].partitions) for name in topics if name in there}
+        def ask() -> dict[str, int]:
+            there = self._topics()
+            for topic in (there[name] for name in topics if name in there):
+                # It exists: a topic that is just being made, or whose leader has just come back, is not a missing one.
+                if topic.error is not None and topic.error.code() in PASSING - ABSENT:
+                    raise KafkaException(topic.error)
+            return {name: len(there[name].partitions) for name in topics if name in there and not there[name].error}
+
+        return self._patiently(ask, "count partitions")
 
     def _topics(self) -> dict[str, Any]:
-        def ask() -> dict[str, Any]:
-            listed = self._admin.list_topics(timeout=CALL_TIMEOUT_S).topics
-            return {name: topic for name, topic in listed.items() if topic.error is None}
-
-        return self._patiently(ask, "list the topics")
+        # All are listed: asking for one by name could make a broker create it.
+        return self._patiently(lambda: self._admin.list_topics(timeout=CALL_TIMEOUT_S).topics, "list the topics")
 
     def _usable(self) -> dict[str, int]:
         ready = {
             name: topic
             for name, topic in self._topics().items()
-            if topic.partitions and all(p.error is None and p.leader >= 0 for p in topic.partitions.values())
+            if not topic.error
+            and topic.partitions
+            and all(p.error is None and p.leader >= 0 for p in topic.partitions.values())
         }
         return {name: len(topic.partitions) for name, topic in ready.items()}
 
@@ -212,20 +231,25 @@ class KafkaLog(Log):
         return self._patiently(ask, "list offsets")
 
     def committed(self, group: str, partitions: Sequence[Where]) -> dict[Where, int | None]:
+        """Waits, or settles, for some seconds; raises LogUnavailableError then, and may be asked again."""
         began = self._clock()
         tried: set[str] = set()
         while partitions:
             found = self._stable(group, partitions)
             if found is not None:
+                self._held_since.pop(group, None)
                 return found
             self._coordinated(group)  # is somebody there at all? Else it is no transaction that holds them back
-            waited = self._clock() - began
-            if waited > STABLE_TIMEOUT_S:
+            now = self._clock()
+            held_s = now - self._held_since.setdefault(group, began)
+            if now - began > STABLE_TIMEOUT_S:
+                hint = "it ends at the latest with its time-out, 15 s by default"
+                if held_s > HANGING_S:
+                    hint = "find its transactional id with `kafka-transactions.sh find-hanging`"
                 raise LogUnavailableError(
-                    f"a transaction has held back offsets in {group} for {waited:.0f} s\n"
-                    "hint: find its transactional id with `kafka-transactions.sh find-hanging`"
+                    f"a transaction has held back offsets in {group} for {held_s:.0f} s\nhint: {hint}"
                 )
-            if waited > PATIENCE_S:
+            if now - began > PATIENCE_S:
                 self._settle(group, tried)
             self._sleep(PAUSE_S)
         return {}
@@ -256,18 +280,20 @@ class KafkaLog(Log):
             return self._askers[group, stable]
 
     def _coordinated(self, group: str) -> None:
-        """Returns when the group has a coordinator that answers."""
+        """Returns when the group has a coordinator that answers; raises LogUnavailableError when it has none for some
+        seconds."""
         asker = self._asker(group, stable=False)
         self._patiently(
             lambda: asker.committed([TopicPartition("adstream", 0)], GROUP_TIMEOUT_S),
             f"reach the coordinator of {group}",
+            GROUP_TIMEOUT_S,
         )
 
     def _settle(self, group: str, tried: set[str]) -> None:
         """Fences whoever committed in this group and is no longer its member; ourselves and the living
         never."""
         notes = {noted(part.metadata) for part in self._all_offsets(group)}
-        own = {writer.slot for writer in self._writers}
+        own = {writer.slot for writer in self._writers if not writer.closed}
         found = {note for note in notes if note is not None and note[0] not in own and note[0] not in tried}
         if not found:
             return
@@ -275,17 +301,22 @@ class KafkaLog(Log):
         # A slot may have been taken over: it is dead only if none of its members lives.
         slots = {slot for slot, _ in found} - {slot for slot, member in found if member in living}
         for slot in sorted(slots):
-            logger.info("%s left a transaction open and is fenced", slot)
             tried.add(slot)
-            fence_slot(of_producer(self._settings), slot, self._clock).close()
+            if any(holds(client, slot) for client in living.values()):
+                continue  # somebody started again: whatever its former self left open, it has settled itself
+            logger.info("%s left a transaction open and is fenced", slot)
+            fence_slot(of_producer(self._settings), slot, self._clock)
 
-    def _members(self, group: str) -> set[str]:
-        def ask() -> set[str]:
+    def _members(self, group: str) -> dict[str, str]:
+        """Member id -> client id."""
+
+        def ask() -> dict[str, str]:
             admin = self._new_admin()  # whose end would leave the future open
             futures = admin.describe_consumer_groups([group], request_timeout=GROUP_TIMEOUT_S)
-            return {member.member_id for member in futures[group].result().members}
+            members = futures[group].result(GROUP_TIMEOUT_S + GRACE_S).members
+            return {member.member_id: member.client_id for member in members}
 
-        return self._patiently(ask, f"describe the group {group}")
+        return self._patiently(ask, f"describe the group {group}", GROUP_TIMEOUT_S)
 
     def _all_offsets(self, group: str) -> list[TopicPartition]:
         """As they are without the transactions that are open."""
@@ -294,9 +325,9 @@ class KafkaLog(Log):
             wanted = [ConsumerGroupTopicPartitions(group)]
             admin = self._new_admin()
             futures = admin.list_consumer_group_offsets(wanted, request_timeout=GROUP_TIMEOUT_S)
-            return list(futures[group].result().topic_partitions)
+            return list(futures[group].result(GROUP_TIMEOUT_S + GRACE_S).topic_partitions)
 
-        return self._patiently(ask, f"read the offsets of {group}")
+        return self._patiently(ask, f"read the offsets of {group}", GROUP_TIMEOUT_S)
 
     def _new_admin(self) -> AdminClient:
         """For one call to a coordinator, see `_asker`; connected, so that it is not asked while nobody is there."""
@@ -307,16 +338,19 @@ class KafkaLog(Log):
     def _commit_unfenced(self, group: str, parts: list[TopicPartition]) -> None:
         wanted = [ConsumerGroupTopicPartitions(group, parts)]
         futures = self._admin.alter_consumer_group_offsets(wanted, request_timeout=CALL_TIMEOUT_S)
-        for part in futures[group].result().topic_partitions:
+        for part in futures[group].result(CALL_TIMEOUT_S + GRACE_S).topic_partitions:
             if part.error is not None:
                 raise KafkaException(part.error)
 
-    def _patiently(self, ask: Callable[[], T], what: str) -> T:
-        """Asks again while the cluster is settling, for a bounded time."""
-        deadline = self._clock() + USABLE_TIMEOUT_S
+    def _patiently(self, ask: Callable[[], T], what: str, timeout_s: float = ANSWER_TIMEOUT_S) -> T:
+        """Asks again while the cluster is settling; the last question begins before `timeout_s`."""
+        deadline = self._clock() + timeout_s
         while True:
             try:
                 return ask()
+            except TimeoutError as problem:
+                if self._clock() > deadline:
+                    raise LogUnavailableError(f"cannot {what}: nobody answers") from problem
             except KafkaException as problem:
                 error = error_of(problem)
                 if (error.code() not in PASSING and not error.retriable()) or self._clock() > deadline:
@@ -349,6 +383,9 @@ class KafkaLog(Log):
 
     def leases(self, group: str, topic: str) -> Leases:
         settings = of_consumer(self._settings)
+        slots = [writer.slot for writer in self._writers if writer.exactly_once and not writer.closed]
+        if len(slots) == 1:
+            settings["client.id"] = holder(settings["client.id"], slots[0])
         return KafkaLeases(settings, group, topic, clock=self._clock, sleep=self._sleep, **self._lease_options)
 
     def close(self) -> None:
@@ -360,7 +397,7 @@ class KafkaLog(Log):
 
 
 def _results(futures: Mapping[TopicPartition, Future[Any]]) -> list[tuple[TopicPartition, Any]]:
-    return [(where, future.result()) for where, future in futures.items()]
+    return [(where, future.result(CALL_TIMEOUT_S + GRACE_S)) for where, future in futures.items()]
 
 
 __all__ = ["Fence", "KafkaLeases", "KafkaLog", "KafkaWriter", "NativeReader", "PortableReader"]

@@ -10,15 +10,19 @@ from __future__ import annotations
 import enum
 import importlib.util
 import logging
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 
 from adstream.errors import ConfigError
 
 logger = logging.getLogger("adstream.kafka")
+
+T = TypeVar("T")
 
 FIXED = frozenset(
     {
@@ -62,6 +66,18 @@ PRODUCER_ONLY = frozenset(
     }
 )
 PRODUCER_PREFIXES = ("batch.", "compression.", "queue.buffering.")
+
+CLIENT = {
+    "client.id": "adstream",
+    # 10 s by default, and the time between two attempts doubles: after an outage of some seconds, each client of a worker
+    # (it has half a dozen) learnt that the broker is back up to 10 s after the fact, one after the other.
+    "reconnect.backoff.max.ms": "1000",
+    # By default librdkafka (2.16) forgets the brokers it has learnt of when none of them answers, and begins again with the
+    # bootstrap servers. What still refers to a forgotten one, like a producer's knowledge of a group's coordinator, then
+    # waits for it for ever: `send_offsets_to_transaction` never returned after any outage of some seconds. Without, known
+    # and bootstrap servers are tried, all of them, all the time.
+    "metadata.recovery.strategy": "none",
+}
 
 READER = {
     # 1 s by default: a reader slower than the fetcher then falls to a sixth of its rate. 1 to 5 is flat, 0
@@ -118,6 +134,21 @@ def quiet(settings: Mapping[str, Any], told: Callable[[str], None] | None = None
             told(str(error.str()))
 
     return {"log_level": 2, "error_cb": on_error, **settings}
+
+
+def bounded(call: Callable[[], T], timeout_s: float, name: str = "adstream-call") -> T:
+    """Makes a call of librdkafka that may never return, whatever time-out it was given. Raises TimeoutError when it has
+    not; it goes on then on a thread of its own, and its client must not be used again."""
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(call())
+        except BaseException as problem:  # it is the caller's
+            done.set_exception(problem)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return done.result(timeout_s)
 
 
 def library() -> str:

@@ -14,19 +14,20 @@ Traps, all tried on a broker:
 * An aborted commit is normal: a healthy member meets ILLEGAL_GENERATION at nearly every rebalance.
 * `retry.backoff.ms` is 100 by default, which is what sending offsets then takes: 5 here.
 * librdkafka 2.16 asks for the group's coordinator three times, `retry.backoff.ms` apart. If there is none by
-  then (a new cluster is still making its offsets topic, or a broker has just died),
-  `send_offsets_to_transaction` never returns, whatever its time-out. So the coordinator is waited for before
-  a group's first commit, and the call is made on a thread that can be given up: FATAL.
+  then (a new cluster is still making its offsets topic, a broker has just died, or this producer is not
+  connected again yet), `send_offsets_to_transaction` never returns, whatever its time-out. So before a
+  producer's first commit, and after every trouble it reports, coordinator and connection are waited for; and
+  no call is made but on a thread that can be given up: FATAL.
+* `Producer.close()` aborts the open transaction, and waits as long as the broker is away (38 s in a test with
+  25 s of it): it gets a bound, too.
 * librdkafka takes timestamp 0 for "now": a record of 1970-01-01T00:00:00.000 is written as one millisecond
   later.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -34,7 +35,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from adstream.interfaces import Outcome, Writer
 from adstream.interfaces import TopicPartition as Where
 from adstream.logs import LogUnavailableError, RecordTooLargeError
-from adstream.logs.kafka_client import Meaning, error_of, logger, meaning, of_consumer, quiet
+from adstream.logs.kafka_client import Meaning, bounded, error_of, logger, meaning, of_consumer, quiet
 from adstream.logs.kafka_leases import Fence
 
 if TYPE_CHECKING:
@@ -42,10 +43,12 @@ if TYPE_CHECKING:
 
 TRANSACTION_TIMEOUT_MS = 15_000
 CALL_TIMEOUT_S = 5.0
-OPEN_TIMEOUT_S = 60.0
+OPEN_TIMEOUT_S = 15.0
+"""Then a new producer is tried."""
 RETRY_PAUSE_S = 0.01
-HANG_S = TRANSACTION_TIMEOUT_MS / 1000 + 5
-"""A call that is not back by then has lost its transaction in any case."""
+HANG_S = 2 * CALL_TIMEOUT_S
+"""A call that was to be back after `CALL_TIMEOUT_S`, and is not by then, never returns."""
+CLOSE_TIMEOUT_S = 2.0
 TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 NOT_A_MEMBER = frozenset(
     {
@@ -81,21 +84,54 @@ def noted(text: str | None) -> tuple[str, str] | None:
     return (parts[1], parts[2]) if len(parts) == 3 and parts[0] == _MARK else None
 
 
-def fence_slot(settings: Mapping[str, str], slot: str, clock: Callable[[], float] = time.monotonic) -> Producer:
-    """A producer that holds `slot`: whoever held it is fenced, its open transaction is aborted."""
-    return _open({**PRODUCER, "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS, **settings}, slot, clock)
+def holder(client: str, slot: str) -> str:
+    """The client id of a group's member whose process holds `slot`. It took it before it joined."""
+    return f"{client}/{slot}"
+
+
+def holds(client: str, slot: str) -> bool:
+    """Whether a member with this client id holds `slot`."""
+    return client.endswith(f"/{slot}")
+
+
+def fence_slot(settings: Mapping[str, str], slot: str, clock: Callable[[], float] = time.monotonic) -> None:
+    """Opens `slot` for a moment: whoever held it is fenced, its open transaction is aborted. Raises
+    LogUnavailableError."""
+    config = {**PRODUCER, "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS, **settings}
+    _end(_open(quiet(config), slot, clock), slot)
 
 
 def _open(config: Mapping[str, Any], slot: str, clock: Callable[[], float]) -> Producer:
-    producer = Producer(quiet({**config, "transactional.id": slot}))
+    producer = Producer({**config, "transactional.id": slot})
     deadline = clock() + OPEN_TIMEOUT_S
+    problem: Exception
     while True:
         try:
-            producer.init_transactions(CALL_TIMEOUT_S)
+            bounded(lambda: producer.init_transactions(CALL_TIMEOUT_S), HANG_S)
             return producer
-        except KafkaException as problem:
-            if meaning(problem) is not Meaning.RETRY or clock() > deadline:
-                raise LogUnavailableError(f"cannot open the transactional id {slot}: {problem}") from problem
+        except KafkaException as error:
+            if meaning(error) is Meaning.RETRY and clock() < deadline:
+                continue
+            _end(producer, slot)
+            problem = error
+        except TimeoutError as error:
+            problem = error
+        raise LogUnavailableError(f"cannot open the transactional id {slot}: {problem}") from problem
+
+
+def _end(producer: Producer, slot: str) -> None:
+    """What it has open is left, if need be, to whoever opens the slot next."""
+
+    def end() -> None:
+        producer.purge()
+        producer.close()
+
+    try:
+        bounded(end, CLOSE_TIMEOUT_S, "adstream-close")
+    except KafkaException as problem:  # of a fenced one: it says so once more
+        logger.info("close of %s: %s", slot, problem)
+    except TimeoutError:
+        logger.info("close of %s takes longer than %.0f s: not waited for", slot, CLOSE_TIMEOUT_S)
 
 
 class KafkaWriter(Writer):
@@ -113,13 +149,14 @@ class KafkaWriter(Writer):
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """`unfenced` commits offsets of a group without members (at-least-once only); `coordinated` returns
-        when the group has a coordinator."""
+        when the group has a coordinator, and raises LogUnavailableError when it has none for some seconds."""
         self._settings = settings
         self.slot = slot
-        self._exactly_once = exactly_once
+        self.exactly_once = exactly_once
         self._unfenced = unfenced
         self._coordinated = coordinated
-        self._known_groups: set[str] = set()
+        self._known: str | None = None
+        """The group whose coordinator has answered."""
         self._clock = clock
         self._sleep = sleep
         self._groups: dict[str, Any] = {}
@@ -127,13 +164,15 @@ class KafkaWriter(Writer):
         self._too_large: RecordTooLargeError | None = None
         self._dead = False
         self._hangs = False
-        config: dict[str, Any] = {**PRODUCER, "on_delivery": self._delivered, **settings}
+        self.closed = False
+        self._troubled = True
+        """It may have no connection, or the group no coordinator."""
+        config = quiet({**PRODUCER, "on_delivery": self._delivered, **settings}, self._heard_of_trouble)
         if exactly_once:
-            config = {"transaction.timeout.ms": TRANSACTION_TIMEOUT_MS, **config}
-            self._producer = _open(config, slot, clock)
+            self._producer = _open({"transaction.timeout.ms": TRANSACTION_TIMEOUT_MS, **config}, slot, clock)
         else:
             config.pop("transaction.timeout.ms", None)
-            self._producer = Producer(quiet(config))
+            self._producer = Producer(config)
 
     def commit(
         self,
@@ -155,7 +194,7 @@ class KafkaWriter(Writer):
         # dead.
         self._dead = True
         try:
-            if self._exactly_once:
+            if self.exactly_once:
                 outcome = self._transaction(outputs, parts, group, fence, step)
             else:
                 outcome = self._at_least_once(outputs, parts, group, fence, step)
@@ -166,15 +205,10 @@ class KafkaWriter(Writer):
         return outcome
 
     def close(self) -> None:
-        """An open transaction is left to whoever opens the slot next."""
-        self._dead = True
-        if self._hangs:
-            return
-        try:
-            self._producer.purge()
-            self._producer.close()
-        except KafkaException as problem:  # of a fenced one: it says so once more
-            logger.info("close of %s: %s", self.slot, problem)
+        """Within a bound: an open transaction is left to whoever opens the slot next."""
+        self._dead = self.closed = True
+        if not self._hangs:
+            _end(self._producer, self.slot)
 
     # Exactly once.
 
@@ -187,6 +221,8 @@ class KafkaWriter(Writer):
         step: Callable[[str], None],
     ) -> Outcome:
         producer = self._producer
+        if parts and not self._ready(group):
+            return Outcome.FATAL
         if (bad := self._call(producer.begin_transaction, "begin", step)) is not None:
             return self._leave(bad)
         step("produce")
@@ -195,37 +231,57 @@ class KafkaWriter(Writer):
         if parts:
             metadata = fence.metadata if fence is not None else self._no_member(group)
             send = lambda: producer.send_offsets_to_transaction(parts, metadata, CALL_TIMEOUT_S)  # noqa: E731
-            if (bad := self._call(lambda: self._with_coordinator(group, send), "offsets", step)) is not None:
+            if (bad := self._call(send, "offsets", step, lambda: self._ready(group))) is not None:
                 return self._leave(bad)
         if (bad := self._call(lambda: producer.commit_transaction(CALL_TIMEOUT_S), "commit", step)) is not None:
             return self._leave(bad)
         step("committed")
         return Outcome.COMMITTED
 
-    def _with_coordinator(self, group: str, send: Callable[[], None]) -> None:
-        """What failed may have failed because the coordinator is gone; then it is waited for once more."""
-        if group not in self._known_groups:
-            self._coordinated(group)
-            self._known_groups.add(group)
-        try:
-            _bounded(send)
-        except BaseException:
-            self._known_groups.discard(group)
-            raise
+    def _ready(self, group: str) -> bool:
+        """Waits, while there is trouble, until this producer is connected and the group has a coordinator. Before a
+        transaction begins that may take as long as the broker is away: nothing is lost by waiting, while a transaction
+        would time out. False: closed meanwhile."""
+        self._producer.poll(0)  # which tells of trouble
+        while self._troubled or self._known != group:
+            self._troubled = False
+            try:
+                bounded(lambda: self._producer.list_topics(timeout=CALL_TIMEOUT_S), HANG_S)
+                self._coordinated(group)
+                self._known = group
+            except (KafkaException, LogUnavailableError, TimeoutError) as problem:
+                logger.info("%s waits for the broker: %s", self.slot, problem)
+                self._troubled = True
+                self._sleep(RETRY_PAUSE_S)
+            if self.closed:
+                return False
+        return True
 
-    def _call(self, call: Callable[[], None], name: str, step: Callable[[str], None] | None) -> Meaning | None:
+    def _heard_of_trouble(self, text: str) -> None:
+        self._troubled = True
+
+    def _call(
+        self,
+        call: Callable[[], None],
+        name: str,
+        step: Callable[[str], None] | None,
+        ready: Callable[[], bool] = lambda: True,
+    ) -> Meaning | None:
         """None when it succeeded; asks again as long as that is what is asked for."""
         while True:
             if step is not None:
                 step(name)
+            if not ready():
+                return Meaning.FATAL
             try:
-                call()
+                bounded(call, HANG_S)
                 return None
             except KafkaException as problem:
                 what = meaning(problem)
                 logger.info("%s of %s: %s (%s)", name, self.slot, problem, what.name)
                 if what is not Meaning.RETRY:
                     return what
+                self._troubled = True
                 self._sleep(RETRY_PAUSE_S)
             except TimeoutError:
                 logger.warning("%s of %s does not return: its producer is given up", name, self.slot)
@@ -327,18 +383,3 @@ class KafkaWriter(Writer):
             self._groups[group] = consumer.consumer_group_metadata()
             consumer.close()
         return self._groups[group]
-
-
-def _bounded(call: Callable[[], None]) -> None:
-    """Makes a call that may never return; TimeoutError when it has not."""
-    done: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            call()
-            done.set_result(None)
-        except BaseException as problem:  # it is the caller's
-            done.set_exception(problem)
-
-    threading.Thread(target=run, name="adstream-offsets", daemon=True).start()
-    done.result(HANG_S)
