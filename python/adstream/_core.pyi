@@ -1,6 +1,7 @@
 """The Rust core. Bindings only: arguments in, batches out. Used by `adstream.dsl`, `adstream.logs`, `adstream.runtime`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self, final
 
 __version__: str
@@ -66,6 +67,21 @@ class NativeReader:
     def errors(self) -> list[str]:
         """What went wrong and is being retried, oldest first; each is told once."""
     def close(self) -> None: ...
+
+@final
+class LineReader:
+    """The lines of one file as records, in order; offsets are the bytes at which lines begin."""
+
+    def __new__(cls, path: Path, position: int, size: int, end: int, timestamp: int) -> Self:
+        """`position`: where a line begins. `size`: the file's, of which no more is read. `end`: the position behind the last
+        line: `size`, or one more if that line has no newline. `timestamp`: every record's, ms. Raises OSError."""
+    def read(self, max_rows: int) -> RawBatch | None:
+        """Up to `max_rows` records and about a MiB; None at the end. Raises OSError, and ValueError for a file that changed
+        meanwhile or has a line beyond 256 MiB."""
+    @property
+    def position(self) -> int: ...
+    @property
+    def at_end(self) -> bool: ...
 
 @final
 class Plan:

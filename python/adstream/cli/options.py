@@ -93,7 +93,8 @@ class RunOptions(JobOptions):
         str | None, _option("--guarantee", metavar="NAME", help="exactly_once (default) or at_least_once.")
     ] = None
     commit_interval: Annotated[
-        str | None, _option("--commit-interval", metavar="TIME", help="Such as 100ms, the default.")
+        str | None,
+        _option("--commit-interval", metavar="TIME", help="Such as 100ms, the default (5s while files are read)."),
     ] = None
     workers: Annotated[int | None, _option("--workers", metavar="N", help="Processes on this machine.")] = None
     state_dir: Annotated[

@@ -13,6 +13,7 @@ from rich.progress import Progress as Bars
 
 from adstream import Built
 from adstream.interfaces import Log, TopicPartition
+from adstream.logs.files import FilesLog
 
 if TYPE_CHECKING:
     from adstream.runtime.status import Status
@@ -38,6 +39,7 @@ class Progress:
         self._from = {tp: max(starts[tp], committed.get(tp) or 0) for tp in self._partitions}
         self._at = dict(self._from)
         self._place, self._app = place, built.app
+        self.unit = "bytes" if isinstance(place, FilesLog) and place.covers(topics) else "offsets"
         console = Console(stderr=True)
         self._live = bars and console.is_terminal
         self._bars = Bars(
@@ -50,7 +52,7 @@ class Progress:
 
     @property
     def read(self) -> int:
-        """Input records worked off by this run, as far as seen."""
+        """Of the inputs worked off by this run, as far as seen, in `unit`s."""
         return sum(self._at[tp] - self._from[tp] for tp in self._partitions)
 
     def watch(self, worker: Worker) -> None:
@@ -92,7 +94,7 @@ class Progress:
     def _line(self, status: Status, restoring: list[float], speed: str) -> None:
         self._line_s = time.monotonic()
         total = sum(self._total(topic) for topic in {topic for topic, _ in self._partitions})
-        log.info("%s: %d of %d records, %s", status.state, self.read, total, speed)
+        log.info("%s: %d of %d %s, %s", status.state, self.read, total, self.unit, speed)
         if restoring:
             log.info("restoring %d tasks, %.0f %% done", len(restoring), 100 * sum(restoring) / len(restoring))
 

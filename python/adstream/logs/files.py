@@ -1,31 +1,29 @@
 """JSON lines as topics: read-only input from files, laid over another log.
 
-A topic is a list of files; file i is partition i, a line is a record, its offset the line's number (from 0), its
-timestamp the file's time of change (or one given). Blank lines are no records: offsets have gaps there. The files
-are taken as long as they are when the log is opened; positions in them are committed in the log beneath, so a run
-can be taken up again.
+A topic is a list of files; file i is partition i, a line is a record, its offset the byte at which it begins, its
+timestamp the file's time of change (or one given). What a line is stands in `rust/core/src/lines.rs`, which reads them.
 
-Lines are found in blocks: opening counts the newlines of each block (a few GB/s), and that small index turns an
-offset into a place to read from.
+A file is taken as long as it is when the log is opened; positions in it are committed in the log beneath, so a run can
+be taken up again, also after more lines were appended. A file that is not the one whose position was committed, or that
+is cut or replaced under the reader, is refused, as far as that shows: a position is always one behind a newline.
 """
 
 from __future__ import annotations
 
-import bisect
 import glob
+import os
 from collections.abc import Mapping, Sequence
-from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adstream._core import RawBatch
-from adstream.errors import ConfigError
+from adstream._core import LineReader
+from adstream.errors import ConfigError, FatalError
 from adstream.interfaces import Leases, Log, Reader, TopicPartition, TopicSpec, Writer
 
 if TYPE_CHECKING:
-    from adstream._core import Record
+    from adstream._core import RawBatch
 
-BLOCK_BYTES = 1 << 20
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 
 
 class FilesLog:
@@ -39,14 +37,15 @@ class FilesLog:
         partition is. timestamp_ms: the records' timestamp; None takes each file's time of change.
 
     Raises:
-        ConfigError: a pattern matches nothing, or `inner` has a topic of that name.
+        ConfigError: a pattern matches nothing, something it matches is no file of lines, or `inner` has a topic of that
+            name.
     """
 
     def __init__(
         self, inner: Log, topics: Mapping[str, Sequence[Path | str]], *, timestamp_ms: int | None = None
     ) -> None:
         self._inner = inner
-        self._files = {topic: [_Lines(p, timestamp_ms) for p in _expand(topic, ps)] for topic, ps in topics.items()}
+        self._files = {topic: [_File(p, timestamp_ms) for p in _expand(topic, ps)] for topic, ps in topics.items()}
         for topic in inner.partitions(list(topics)):
             raise ConfigError(f"topic `{topic}` exists in the log: it cannot come from files, too", option="--input")
 
@@ -64,15 +63,24 @@ class FilesLog:
         return mine | self._inner.partitions([topic for topic in topics if topic not in mine])
 
     def committed(self, group: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int | None]:
-        return self._inner.committed(group, partitions)
+        """Raises ConfigError where a position does not fit its file."""
+        found = self._inner.committed(group, partitions)
+        for (topic, partition), position in found.items():
+            if topic in self._files and position is not None:
+                self._files[topic][partition].check(position)
+        return found
 
     def start_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         mine = {tp: 0 for tp in partitions if tp[0] in self._files}
         return mine | self._inner.start_offsets([tp for tp in partitions if tp not in mine])
 
     def end_offsets(self, partitions: Sequence[TopicPartition], *, committed: bool) -> dict[TopicPartition, int]:
-        mine = {tp: self._files[tp[0]][tp[1]].count for tp in partitions if tp[0] in self._files}
+        mine = {tp: self._files[tp[0]][tp[1]].end for tp in partitions if tp[0] in self._files}
         return mine | self._inner.end_offsets([tp for tp in partitions if tp not in mine], committed=committed)
+
+    def covers(self, topics: Sequence[str]) -> bool:
+        """Whether all of these come from files."""
+        return all(topic in self._files for topic in topics)
 
     def reader(self) -> Reader:
         return _FilesReader(self._files, self._inner.reader())
@@ -91,104 +99,93 @@ class FilesLog:
 
 
 class _FilesReader:
-    def __init__(self, files: Mapping[str, Sequence[_Lines]], inner: Reader) -> None:
+    def __init__(self, files: Mapping[str, Sequence[_File]], inner: Reader) -> None:
         self._files, self._inner = files, inner
-        self._cursors: dict[TopicPartition, _Cursor] = {}
+        self._lines: dict[TopicPartition, LineReader] = {}
 
     def add(self, topic: str, partition: int, position: int) -> None:
         if topic in self._files:
-            self.remove(topic, partition)
-            self._cursors[topic, partition] = _Cursor(self._files[topic][partition], position)
+            self._lines[topic, partition] = self._files[topic][partition].lines(position)
         else:
             self._inner.add(topic, partition, position)
 
     def remove(self, topic: str, partition: int) -> None:
         if topic in self._files:
-            cursor = self._cursors.pop((topic, partition), None)
-            if cursor is not None:
-                cursor.close()
+            self._lines.pop((topic, partition), None)
         else:
             self._inner.remove(topic, partition)
 
     def read(self, topic: str, partition: int, max_rows: int) -> RawBatch | None:
-        if topic in self._files:
-            return self._cursors[topic, partition].read(max_rows)
-        return self._inner.read(topic, partition, max_rows)
+        if topic not in self._files:
+            return self._inner.read(topic, partition, max_rows)
+        try:
+            return self._lines[topic, partition].read(max_rows)
+        except (ValueError, OSError) as error:
+            raise FatalError(f"`{self._files[topic][partition].path}` cannot be read on: {error}") from error
 
     def at_end(self, topic: str, partition: int) -> bool:
         if topic in self._files:
-            return self._cursors[topic, partition].at_end
+            return self._lines[topic, partition].at_end
         return self._inner.at_end(topic, partition)
 
     def wait(self, timeout_s: float) -> None:
-        if all(cursor.at_end for cursor in self._cursors.values()):
+        if all(lines.at_end for lines in self._lines.values()):
             self._inner.wait(timeout_s)
 
     def close(self) -> None:
-        for topic, partition in list(self._cursors):
-            self.remove(topic, partition)
+        self._lines.clear()
         self._inner.close()
 
 
-class _Lines:
-    """One file, and after which number of lines each of its blocks begins."""
+class _File:
+    """One file, as it was when the log was opened."""
 
     def __init__(self, path: Path, timestamp_ms: int | None) -> None:
         self.path = path
-        self.timestamp_ms = int(path.stat().st_mtime * 1000) if timestamp_ms is None else timestamp_ms
-        self.newlines_before = [0]
-        last = b"\n"
-        with path.open("rb", buffering=0) as file:
-            while block := file.read(BLOCK_BYTES):
-                self.newlines_before.append(self.newlines_before[-1] + block.count(b"\n"))
-                last = block[-1:]
-        self.count = self.newlines_before[-1] + (last != b"\n")
+        try:
+            if not path.is_file():  # opening a pipe would wait for its other end
+                raise ConfigError(f"`{path}` is not a regular file", option="--input")
+            with path.open("rb", buffering=0) as file:
+                found = os.fstat(file.fileno())
+                head = file.read(8)
+                file.seek(max(0, found.st_size - 1))
+                last = file.read(1)
+        except OSError as error:
+            raise ConfigError(f"`{path}` cannot be read: {error.strerror}", option="--input") from error
+        for magic, kind in _COMPRESSED.items():
+            if head.startswith(magic):
+                raise ConfigError(
+                    f"`{path}` is compressed ({kind})", option="--input", hint="unpack it, and read what comes out"
+                )
+        self._identity = (found.st_dev, found.st_ino)
+        self._size = found.st_size
+        self.end = self._size + (last not in (b"", b"\n"))
+        """The position behind the last line; a newline that it lacks counts, so that it may still be written."""
+        self.timestamp_ms = int(found.st_mtime * 1000) if timestamp_ms is None else timestamp_ms
 
+    def check(self, position: int) -> None:
+        """Raises ConfigError when no line can have ended at `position`."""
+        if position in (0, self.end):
+            return
+        if 0 < position <= self._size:
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(position - 1)
+                if file.read(1) == b"\n":
+                    return
+        raise ConfigError(
+            f"`{self.path}` is not the file that was read before, up to byte {position}: no line ends there",
+            option="--input",
+            hint="lines may only be appended, whole; for other contents begin anew: another --app, or another log",
+        )
 
-class _Cursor:
-    """Reads one file's lines in order from a given one."""
-
-    def __init__(self, lines: _Lines, position: int) -> None:
-        self._lines, self._position = lines, position
-        block = max(0, bisect.bisect_left(lines.newlines_before, position) - 1)
-        self._file = lines.path.open("rb", buffering=0)
-        self._file.seek(block * BLOCK_BYTES)
-        self._ready: list[bytes] = []
-        self._taken = 0
-        self._tail = b""
-        # A block begins in the middle of a line: what comes before its first newline is that line's end, line number
-        # `newlines_before[block]`.
-        self._skip = position - lines.newlines_before[block]
-
-    @property
-    def at_end(self) -> bool:
-        return self._position >= self._lines.count
-
-    def read(self, max_rows: int) -> RawBatch | None:
-        if self.at_end:
-            return None
-        while self._taken == len(self._ready):
-            self._fill()
-        first = self._position
-        lines = self._ready[self._taken : self._taken + min(max_rows, self._lines.count - first)]
-        self._taken += len(lines)
-        self._position += len(lines)
-        numbers = range(first, self._position)
-        timestamp, empty = self._lines.timestamp_ms, list[tuple[str, bytes | None]]()
-        records: list[Record] = list(zip(numbers, repeat(timestamp), repeat(None), lines, repeat(empty), strict=False))
-        if b"" in lines or b"\r" in lines:
-            records = [record for record in records if record[3] not in (b"", b"\r")]
-        return RawBatch(records, self._position)
-
-    def _fill(self) -> None:
-        block = self._file.read(BLOCK_BYTES)
-        lines = (self._tail + block).split(b"\n")
-        self._tail = lines.pop() if block else b""
-        self._ready, self._taken = lines, min(self._skip, len(lines))
-        self._skip -= self._taken
-
-    def close(self) -> None:
-        self._file.close()
+    def lines(self, position: int) -> LineReader:
+        try:
+            found = self.path.stat()
+            if (found.st_dev, found.st_ino) == self._identity and found.st_size >= self._size:
+                return LineReader(self.path, position, self._size, self.end, self.timestamp_ms)
+        except OSError as error:
+            raise FatalError(f"`{self.path}` cannot be read on: {error.strerror}") from error
+        raise FatalError(f"`{self.path}` was replaced or cut since it was opened")
 
 
 def _expand(topic: str, patterns: Sequence[Path | str]) -> list[Path]:

@@ -19,6 +19,7 @@ from typing import Any
 
 from adstream._core import Plan, SinkBuffer
 from adstream.interfaces import Log, Target
+from adstream.logs.files import FilesLog
 from adstream.runtime.assignment import Assignment, prepare
 from adstream.runtime.metrics import MetricsServer, WorkerCollector
 from adstream.runtime.ports import Hooks, Sink
@@ -66,7 +67,10 @@ def run(
     )
     with ExitStack() as parts:
         sinks = open_sinks(plan, assignment, settings, log_, make, parts)
-        worker = Worker(plan, assignment, settings, log_, clock_ms, sinks, hooks or Hooks(), stop_at_end=stop_at_end)
+        files = isinstance(log_, FilesLog) and log_.covers(assignment.user_sources)
+        worker = Worker(
+            plan, assignment, settings, log_, clock_ms, sinks, hooks or Hooks(), stop_at_end=stop_at_end, files=files
+        )
         if settings.metrics_port:
             ends = partial(log_.end_offsets, committed=True)
             collector = WorkerCollector(assignment.app, lambda: worker.status, ends)

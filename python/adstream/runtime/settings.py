@@ -5,7 +5,7 @@ default.
 
     app = "ads-performance"          | durations are texts ("100ms", "30s", "1h30m")
     guarantee = "exactly_once"       | an unknown key is an error that names the nearest one
-    commit_interval = "100ms"        | `kafka` passes through to the Kafka client
+    commit_interval = "200ms"        | `kafka` passes through to the Kafka client
     [connections]                    |
     sql = "postgresql://…"           | secrets: better by environment, ADSTREAM_SQL; never printed
     [kafka]
@@ -48,7 +48,9 @@ class Settings:
     """Directory of the embedded log; empty: memory."""
     guarantee: str = "exactly_once"
     """`exactly_once` or `at_least_once`."""
-    commit_interval_ms: int = 100
+    commit_interval_ms: int = 0
+    """How often generations end; 0: every 100 ms, and while there is work every 5 s where all inputs are files (there
+    nobody waits for the first rows)."""
     transaction_timeout_ms: int = 15_000
     """How long a dead worker's open transaction may hold back others."""
     batch_rows_max: int = 10_000
@@ -104,7 +106,7 @@ class Settings:
         return f"Settings({shown})"
 
 
-_MAY_BE_ZERO = ("slot", "edge_partitions", "metrics_port", "purge_every_ms")
+_MAY_BE_ZERO = ("commit_interval_ms", "slot", "edge_partitions", "metrics_port", "purge_every_ms")
 
 
 def load(

@@ -11,6 +11,7 @@ pub mod error;
 pub mod expr;
 pub mod frame;
 pub mod key;
+pub mod lines;
 pub mod op;
 pub mod partitioner;
 pub mod plan;

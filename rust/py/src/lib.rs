@@ -4,6 +4,7 @@ mod convert;
 mod error;
 mod foreign;
 mod kafka;
+mod lines;
 mod raw;
 mod task;
 
@@ -26,6 +27,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(task::infer, m)?)?;
     m.add_function(wrap_pyfunction!(task::bench_decode, m)?)?;
     m.add_class::<raw::PyRawBatch>()?;
+    m.add_class::<lines::PyLineReader>()?;
     m.add_class::<kafka::PyNativeReader>()?;
     m.add_class::<task::PyPlan>()?;
     m.add_class::<task::PyTask>()?;

@@ -89,11 +89,17 @@ def test_replay_from_a_file():
     once = ("replay", "shop:orders", "--log", "dir:log", "--input", "orders=orders.jsonl", "--sql", "sqlite:///o.db")
     result = invoke(*once, "--set", "least=10")
     assert result.exit_code == 0, result.output
-    assert "50 offsets" in result.stderr
+    assert f"{Path('orders.jsonl').stat().st_size:,} bytes" in result.stderr
     assert rows("o.db") == 40
     again = invoke(*once)
     assert again.exit_code == 0
-    assert "0 offsets" in again.stderr
+    assert again.stderr.splitlines()[-1].startswith("0 bytes")
+    with Path("orders.jsonl").open("a") as file:
+        more = file.write('{"order_id":"one-more","amount":11}\n')
+    assert invoke(*once).stderr.splitlines()[-1].startswith(f"{more} bytes")
+    assert rows("o.db") == 41
+    Path("orders.jsonl").write_text("{}\n")
+    assert "is not the file that was read before" in invoke(*once).stderr
 
 
 def test_topics():

@@ -53,6 +53,7 @@ class Cluster:
         slot: int | None = None,
         step: Callable[[str], None] = lambda name: None,
         stop_at_end: bool = False,
+        files: bool = False,
         **settings: int,
     ) -> Worker:
         chosen = Settings(app=APP, slot=len(self.workers) if slot is None else slot, **settings)  # type: ignore[arg-type]
@@ -60,7 +61,15 @@ class Cluster:
         sinks: dict[str, Sink] = {"rows": FakeSink(self.log.reader(), self.targets)} if self.plan.sink else {}
         hooks = Hooks(step=step, committer=lambda: InlineCommitter(self.lag))
         worker = Worker(
-            self.plan, assignment, chosen, self.log, lambda: self.now, sinks, hooks, stop_at_end=stop_at_end
+            self.plan,
+            assignment,
+            chosen,
+            self.log,
+            lambda: self.now,
+            sinks,
+            hooks,
+            stop_at_end=stop_at_end,
+            files=files,
         )
         self.workers.append(worker)
         return worker

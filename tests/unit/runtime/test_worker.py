@@ -1,5 +1,7 @@
 """The worker with the echo task: exactly once, whatever happens between two steps."""
 
+import itertools
+
 import pytest
 
 from adstream.errors import FatalError
@@ -298,6 +300,34 @@ def test_the_log_may_be_away_for_minutes(monkeypatch: pytest.MonkeyPatch) -> Non
     cluster.turns(100)
     assert worker.status.trouble is None
     assert sum(map(len, cluster.counted().values())) == sum(cluster.sent.values())
+
+
+@pytest.mark.parametrize(
+    ("files", "given", "least", "most"), [(False, 0, 100, 130), (True, 0, 5_000, 5_030), (True, 300, 300, 330)]
+)
+def test_generations_end_seldom_while_files_are_read(files: bool, given: int, least: int, most: int) -> None:
+    cluster = Cluster(lag=0)
+    times: list[int] = []
+    cluster.worker(
+        step=lambda name: times.append(cluster.now) if name == "close" else None,
+        files=files,
+        commit_interval_ms=given,
+        batch_rows_max=1,
+    )
+    cluster.send_random(most)  # one row of each of three partitions a turn of 10 ms: more than enough to do
+    cluster.turns(2 * most // 10 + 10)
+    gaps = [b - a for a, b in itertools.pairwise(times)]
+    assert least <= gaps[-1] <= most
+
+
+def test_when_the_files_are_read_nobody_waits_for_a_generation_to_end() -> None:
+    cluster = Cluster(EchoPlan(sink=True))
+    cluster.worker(files=True, stop_at_end=True)
+    cluster.send_random(200)
+    began = cluster.now
+    cluster.until(cluster.stopped)
+    assert cluster.now - began < 2_000
+    cluster.check()
 
 
 def test_drain_commits_what_was_processed() -> None:
