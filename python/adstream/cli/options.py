@@ -98,7 +98,7 @@ class RunOptions(JobOptions):
     ] = None
     workers: Annotated[int | None, _option("--workers", metavar="N", help="Processes on this machine.")] = None
     state_dir: Annotated[
-        str | None, _option("--state-dir", metavar="PATH", help="Accepted; local snapshots are not written yet.")
+        str | None, _option("--state-dir", metavar="PATH", help="Keeps state on disk for a fast restart here.")
     ] = None
     metrics_port: Annotated[
         int | None, _option("--metrics-port", metavar="PORT", help="/metrics, /healthz, /readyz; worker k: PORT + k.")

@@ -1,12 +1,16 @@
-"""Restore: a task's state from its changelog, in slices, while other tasks are running.
+"""Restore: a task's state from its snapshot and its changelog, in slices, while other tasks are running.
 
-    1. committed positions of the inputs, *stable*: the log first settles transactions that hold offsets back. 2. H
-    = the very end of the changelog, open and aborted transactions included. After 1: whatever belongs to those
-    positions
-       lies before it.
-    3. read committed records until the position has reached H. Not "until the reader is at its end": that may lie
-    before the
-       last commit as long as an older transaction is open, and reading to it would lose state.
+    1. committed positions of the inputs, *stable*: the log first settles transactions that hold offsets back.
+    2. H = the very end of the changelog, open and aborted transactions included. After 1: whatever belongs to those
+       positions lies before it.
+    3. the last block of the snapshot, if there is one, is compared with the changelog (`snapshot.py` says why). It
+       agrees: the snapshot is loaded, and the changelog is read on from its end. It does not: the snapshot is deleted,
+       and the changelog is read from its beginning.
+    4. read committed records until the position has reached H. Not "until the reader is at its end": that may lie
+       before the last commit as long as an older transaction is open, and reading to it would lose state.
+
+Records that are deleted under the reader (by a former owner of the task that has not heard of it) are none that is
+needed: a log forgets what lies before a full round of rewriting. The reader says so, and the restore begins again.
 
 State without a committed position is an error, never a reason to start over: the offsets expired or were deleted,
 and a fresh start on old state would count twice. At least once, it is also what a crash in a task's first commit
@@ -15,13 +19,15 @@ leaves, so there it is none.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from adstream._core import RawBatch
+from adstream._core import CoreError, RawBatch
 from adstream.errors import FatalError
 from adstream.interfaces import Log, Reader, TopicPartition
 from adstream.runtime.assignment import TaskSpec
+from adstream.runtime.snapshot import Block, DamagedError, Snapshot
 
 
 class Restorable(Protocol):
@@ -34,7 +40,15 @@ class Restore:
     """One task's restore, from its beginning (which asks the log) to the positions where its inputs go on."""
 
     def __init__(
-        self, log: Log, reader: Reader, spec: TaskSpec, task: Restorable, group: str, *, exactly_once: bool = True
+        self,
+        log: Log,
+        reader: Reader,
+        spec: TaskSpec,
+        task: Restorable,
+        group: str,
+        *,
+        exactly_once: bool = True,
+        snapshot: Snapshot | None = None,
     ) -> None:
         self._exactly_once = exactly_once
         self._reader, self._spec, self._task = reader, spec, task
@@ -46,35 +60,59 @@ class Restore:
             tp: position if position is not None else starts[tp] for tp, position in committed.items()
         }
         self.rows = 0
+        self.loaded = 0
+        """Records that came from the snapshot."""
         self.first = self.position = self.end = 0
+        self._snapshot = snapshot
+        self._expected: deque[tuple[bytes | None, bytes | None]] = deque()
+        """Of the snapshot's last block: not met in the changelog yet."""
+        self._blocks: deque[Block] = deque()
+        self._ahead: deque[RawBatch] = deque()
+        """Read while the snapshot was compared."""
+        self._reading = False
         if spec.changelog is not None:
             self.end = log.end_offsets([spec.changelog], committed=False)[spec.changelog]
-            self.first = self.position = log.start_offsets([spec.changelog])[spec.changelog]
-            if self.position < self.end:
-                reader.add(*spec.changelog, self.position)
+            self.first = log.start_offsets([spec.changelog])[spec.changelog]
+            self.position = self.first
+            if snapshot is not None:
+                self._begin_with(snapshot)
+            self._read_from(self.position)
 
     @property
     def fraction(self) -> float:
-        """How much of the changelog has been read, 0 to 1."""
-        return 1.0 if self.end <= self.first else (self.position - self.first) / (self.end - self.first)
+        """How much has been read, 0 to 1."""
+        applied = self._blocks[0].begin if self._blocks else self.position
+        return 1.0 if self.end <= self.first or self.done else max(0.0, applied - self.first) / (self.end - self.first)
 
     def advance(self, max_rows: int, stop: Callable[[], bool] = lambda: False) -> bool:
-        """Reads on, at most `max_rows` records; returns whether it made progress."""
-        rows_before, position_before = self.rows, self.position
-        while not self.done and self.rows - rows_before < max_rows and not stop():
+        """Reads on, about `max_rows` records or a block of the snapshot; returns whether it made progress."""
+        rows, progress = 0, False
+        while not self.done and rows < max_rows and not stop():
             assert self._spec.changelog is not None
-            batch = self._reader.read(*self._spec.changelog, max_rows)
-            if batch is None:
-                break
-            if len(batch):
-                self._task.restore(batch)
-            self.rows += len(batch)
-            self.position = batch.next_offset
-        return self.position > position_before
+            if self._blocks and not self._expected:
+                self._load(self._blocks[0])
+                return True
+            if self._ahead:
+                batch = self._ahead.popleft()
+            else:
+                read = self._reader.read(*self._spec.changelog, max_rows)
+                if read is None:
+                    break
+                progress = True
+                if self._expected:
+                    self._compare(read)
+                    continue
+                batch = read
+            self._apply(batch)
+            rows += len(batch)
+            progress = True
+        if self.done and self._snapshot is not None:
+            self._snapshot.append(self.position, read=True)
+        return progress
 
     @property
     def done(self) -> bool:
-        return self.position >= self.end
+        return self.position >= self.end and not (self._expected or self._blocks or self._ahead)
 
     def finish(self) -> dict[TopicPartition, int]:
         """Where the inputs go on. Raises FatalError when there is state, but no position that it belongs to."""
@@ -89,5 +127,98 @@ class Restore:
         return self.positions
 
     def close(self) -> None:
-        if self._spec.changelog is not None and self.first < self.end:
+        if self._reading and self._spec.changelog is not None:
+            self._reading = False
             self._reader.remove(*self._spec.changelog)
+
+    # The snapshot
+
+    def _begin_with(self, snapshot: Snapshot) -> None:
+        """Prepares the comparison, or deletes what cannot be used."""
+        while snapshot.blocks:
+            last = snapshot.blocks[-1]
+            if snapshot.blocks[0].begin > self.first:
+                why = "its beginning is lost"
+            elif last.begin < self.first:
+                why = "the changelog begins after its end"
+            elif last.end > self.end:
+                why = "the changelog holds less"
+            else:
+                try:
+                    batches = snapshot.load(last)
+                except DamagedError as error:
+                    snapshot.cut(last, error)
+                    continue
+                self._expected.extend((key, value) for b in batches for _, _, key, value, _ in b.records())
+                self._blocks.extend(snapshot.blocks)
+                self.position = last.begin
+                return
+            snapshot.start_over(self.first, why)
+        snapshot.start_over(self.first)
+
+    def _compare(self, batch: RawBatch) -> None:
+        """What is read agrees with the snapshot, or the snapshot is none of this log."""
+        assert self._snapshot is not None
+        rows = 0
+        if self._expected:
+            for _, _, key, value, _ in batch.records():
+                if not self._expected:
+                    break
+                if (key, value) != self._expected.popleft():
+                    self._without_snapshot("it is of another log")
+                    return
+                rows += 1
+        self.position = batch.next_offset
+        if rows < len(batch):
+            self._ahead.append(batch.slice(rows, len(batch)) if rows else batch)
+        if self._expected and self.position >= self.end:
+            self._without_snapshot("the changelog holds less")
+
+    def _load(self, block: Block) -> None:
+        assert self._snapshot is not None
+        try:
+            batches = self._snapshot.load(block)
+            for batch in batches:
+                self._task.restore(batch)
+                self.rows += len(batch)
+                self.loaded += len(batch)
+            self._blocks.popleft()
+        except DamagedError as error:
+            self._snapshot.cut(block, error)
+            if block.begin < self.first:
+                self._without_snapshot("it does not reach the changelog's beginning any more")
+                return
+            self._blocks.clear()
+            self._ahead.clear()
+            self._read_from(block.begin)
+        except CoreError:
+            # The changelog may do without: it may have forgotten what cannot be read.
+            self._snapshot.start_over(self.first, "its state is not of this topology")
+            raise
+
+    def _without_snapshot(self, why: str) -> None:
+        assert self._snapshot is not None
+        self._snapshot.start_over(self.first, why)
+        for waiting in (self._expected, self._blocks, self._ahead):
+            waiting.clear()
+        self._read_from(self.first)
+
+    # The changelog
+
+    def _apply(self, batch: RawBatch) -> None:
+        if len(batch):
+            self._task.restore(batch)
+        self.rows += len(batch)
+        self.position = max(self.position, batch.next_offset)
+        if self._snapshot is not None:
+            self._snapshot.hold(batch)
+            if self._snapshot.full and not self._ahead:
+                self._snapshot.append(self.position, read=True)
+
+    def _read_from(self, position: int) -> None:
+        assert self._spec.changelog is not None
+        self.close()
+        self.position = position
+        if position < self.end:
+            self._reader.add(*self._spec.changelog, position)
+            self._reading = True

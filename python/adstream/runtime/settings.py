@@ -71,7 +71,9 @@ class Settings:
     recommit_every_ms: int = 12 * 3_600_000
     """How often unchanged positions are committed again: brokers forget offsets after seven days without a commit."""
     state_dir: str = ""
-    """For local snapshots, which are not written yet: every restore is from the changelog."""
+    """Where local snapshots of state are kept; empty: none, every restore is from the changelog."""
+    snapshot_every_ms: int = 1_000
+    """How often committed state is appended to the snapshots."""
     drain_timeout_ms: int = 30_000
     """How long a stopping worker may take to commit what it has."""
     workers: int = 1

@@ -32,6 +32,7 @@ from adstream.interfaces import Log, Reader, TopicPartition
 from adstream.runtime.assignment import TaskSpec
 from adstream.runtime.positions import check_positions
 from adstream.runtime.restore import Restore
+from adstream.runtime.snapshot import Snapshot, Snapshots
 from adstream.runtime.trim import ChangelogTrim
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class StreamTask:
         self.state = State.RESTORING
         self.core: Core | None = None
         self.restore: Restore | None = None
+        self.snapshot: Snapshot | None = None
         self.trim = ChangelogTrim()
         self.failure: Exception | None = None
         """Set: stands still until it can be rolled back."""
@@ -97,10 +99,21 @@ class StreamTask:
 
     # Restore
 
-    def begin(self, core: Core, log: Log, reader: Reader, group: str, *, exactly_once: bool = True) -> None:
+    def begin(
+        self,
+        core: Core,
+        log: Log,
+        reader: Reader,
+        group: str,
+        *,
+        exactly_once: bool = True,
+        snapshots: Snapshots | None = None,
+    ) -> None:
         """Asks the log where the task stood. Safe to repeat after an error. Raises FatalError when the log no longer
         has what comes next."""
-        restore = Restore(log, reader, self.spec, core, group, exactly_once=exactly_once)
+        if self.snapshot is None and snapshots is not None:
+            self.snapshot = snapshots.open(self.spec, exactly_once=exactly_once)
+        restore = Restore(log, reader, self.spec, core, group, exactly_once=exactly_once, snapshot=self.snapshot)
         try:
             check_positions(log, group, restore.positions, restore.missing)
         except BaseException:
@@ -195,8 +208,10 @@ class StreamTask:
         """Forgets the memory of it; what was not committed never happened."""
         if self.restore is not None:
             self.restore.close()
+        if self.snapshot is not None:
+            self.snapshot.close()
         self._stop_all(reader)
-        self.core = self.restore = self.failure = None
+        self.core = self.restore = self.snapshot = self.failure = None
         self.rows = 0
         self.quiet = False
         self.state = State.RESTORING

@@ -43,11 +43,12 @@ from adstream.runtime.commit import Commit, Result, write
 from adstream.runtime.end import EndOfInput
 from adstream.runtime.ports import Hooks, Sink, Tasks
 from adstream.runtime.settings import Settings
+from adstream.runtime.snapshot import Snapshot, Snapshots
 from adstream.runtime.status import Counters, Status, sink_status, task_status
 from adstream.runtime.task import FAILURES_MAX, Core, State, StreamTask
 
 if TYPE_CHECKING:
-    from adstream._core import Output
+    from adstream._core import Output, RawBatch
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,15 @@ class Closed:
     positions: Mapping[TopicPartition, int]
     rows: int
     draining: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """What a commit adds to a task's snapshot."""
+
+    changelog: TopicPartition
+    snapshot: Snapshot
+    changes: list[RawBatch]
 
 
 @dataclass(slots=True)
@@ -127,6 +137,7 @@ class Worker:
         self._plan, self._assignment, self._settings = plan, assignment, settings
         self._log, self._clock, self._sinks, self._hooks = log, clock, sinks, hooks
         self._group = assignment.app
+        self._snapshots = Snapshots(settings.state_dir, assignment.app) if settings.state_dir else None
         self._topics = {sink["name"]: sink["topic"] for sink in assignment.sinks}
         self._reader: Reader | None = None
         self._writer: Writer | None = None
@@ -399,7 +410,8 @@ class Worker:
             try:
                 if task.restore is None:
                     once = self._settings.exactly_once
-                    task.begin(self._make(task), self._log, self._reader, self._group, exactly_once=once)
+                    core, places = self._make(task), (self._log, self._reader, self._group)
+                    task.begin(core, *places, exactly_once=once, snapshots=self._snapshots)
                     did = True
                 assert task.restore is not None
                 did |= task.restore.advance(self._settings.restore_rows_max)
@@ -478,6 +490,7 @@ class Worker:
         self._hooks.step("close")
         closed: list[Closed] = []
         outputs: list[Output] = []
+        copies: list[Copy] = []
         for task in self._to_close():
             rows, core, draining = task.rows, task.core, task.state is State.DRAINING
             assert core is not None
@@ -491,6 +504,10 @@ class Worker:
                         self._let_go(task.spec.index)
                     continue
                 outputs += generation.outputs
+                changelog = task.spec.changelog
+                if task.snapshot is not None and changelog is not None:
+                    changes = [batch for topic, p, batch in generation.outputs if (topic, p) == changelog]
+                    copies.append(Copy(changelog, task.snapshot, changes))
             except CoreError as error:
                 task.failure = error
                 continue
@@ -505,7 +522,9 @@ class Worker:
         self._underway = Underway(closed, now)
         writer, step = self._writer, self._hooks.step
         forget, marks = self._forgettable(offsets, [c.task for c in closed], now)
-        self._committer.submit(lambda: self._write(writer, commit, step, forget, marks))
+        every = self._settings.snapshot_every_ms
+        due = [c.snapshot for c in copies if marks or c.snapshot.due(now, every)]
+        self._committer.submit(lambda: self._write(writer, commit, step, forget, marks, copies, due, now))
         return True
 
     def _to_close(self) -> list[StreamTask]:
@@ -555,10 +574,15 @@ class Worker:
         step: Callable[[str], None],
         forget: dict[TopicPartition, int],
         marks: list[tuple[StreamTask, int]],
+        copies: list[Copy],
+        due: list[Snapshot],
+        now: int,
     ) -> Result:
         """Runs on the committer."""
+        ends: Mapping[TopicPartition, int] = {}
         try:
-            logs = [task.spec.changelog for task, _ in marks if task.spec.changelog is not None]
+            asking = [task.spec.changelog for task, _ in marks] + [c.changelog for c in copies if c.snapshot in due]
+            logs = sorted({tp for tp in asking if tp is not None})
             ends = self._log.end_offsets(logs, committed=False) if logs else {}
             for task, generation in marks:
                 if task.spec.changelog in ends:
@@ -566,9 +590,19 @@ class Worker:
         except Exception as error:
             log.warning("changelogs could not be marked, later then: %s", error)
         result = write(writer, commit, step)
-        if forget and result.outcome is Outcome.COMMITTED:
+        if result.outcome is not Outcome.COMMITTED:
+            return result
+        for copy in copies:
+            if copy.snapshot in due and copy.changelog in ends:
+                copy.snapshot.append(ends[copy.changelog], now)
+            for batch in copy.changes:
+                copy.snapshot.hold(batch)
+        if forget:
             try:
                 self._log.delete_records(forget)
+                for copy in copies:
+                    if copy.changelog in forget:
+                        copy.snapshot.forget(forget[copy.changelog])
             except Exception as error:
                 log.warning("processed records could not be deleted, later then: %s", error)
         return result

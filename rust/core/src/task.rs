@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use serde_json::{json, Value};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::batch::{Batch, Origin};
 use crate::error::{Fatal, PlanError};
@@ -92,6 +93,9 @@ pub struct Task {
     round: Round,
     /// Entries of keyed state that the last generation changed.
     changed: usize,
+    /// A hash of everything ever written to the changelog. It goes along in `meta`, so that two changelogs which agree in
+    /// one `meta` agree in all that lies before it: how a local copy knows that it is one of this log.
+    chain: u64,
 }
 
 /// Clean state is written again, a little with each generation, so that the changelog can forget its beginning: once a
@@ -162,6 +166,7 @@ impl Task {
             number: 0,
             round: Round::default(),
             changed: 0,
+            chain: 0,
             plan,
         };
         let mark = task.mark();
@@ -536,6 +541,7 @@ impl Task {
             w.blob(reason.as_bytes());
             w.varint(*n);
         }
+        w.u64(self.chain);
         Mark {
             meta: w.bytes,
             positions: self.inputs.iter().map(|i| i.position).collect(),
@@ -566,6 +572,7 @@ impl Task {
             let reason = std::str::from_utf8(r.blob()?).ok()?.to_string();
             self.counters.insert((Arc::from(node), reason), r.varint()?);
         }
+        self.chain = r.u64().unwrap_or(0); // the first version had none
         Some(())
     }
 
@@ -576,7 +583,7 @@ impl Task {
         // What was flushed may have moved on to nodes behind that had flushed already: none, the order is topological.
         debug_assert!(self.inboxes.iter().all(Vec::is_empty));
         let stateful = self.plan.subtopologies[self.subtopology].stateful;
-        let mut log = ChangelogWriter { batch: RawBatch::default(), node: 0, entries: 0 };
+        let mut log = ChangelogWriter { batch: RawBatch::default(), node: 0, entries: 0, chain: self.chain };
         if stateful && self.touched {
             self.rewrite(&mut log);
         }
@@ -587,6 +594,7 @@ impl Task {
         }
         self.changed = log.entries - rewritten;
         self.number += 1;
+        self.chain = log.chain;
         let mark = self.mark();
         let outputs = std::mem::take(&mut self.outputs);
         let mut outputs: Vec<(String, u32, RawBatch)> =
@@ -747,12 +755,17 @@ struct ChangelogWriter {
     batch: RawBatch,
     node: u64,
     entries: usize,
+    chain: u64,
 }
 
 impl ChangelogWriter {
     fn push(&mut self, header: &Header, body: &[u8]) {
         let offset = self.batch.len() as i64;
-        self.batch.push(offset, 0, None, Some(&seal(header, body)));
+        let frame = seal(header, body);
+        let mut link = self.chain.to_le_bytes().to_vec();
+        link.extend_from_slice(&frame[frame.len() - 8..]); // the frame's own hash
+        self.chain = xxh3_64(&link);
+        self.batch.push(offset, 0, None, Some(&frame));
     }
 }
 

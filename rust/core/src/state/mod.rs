@@ -279,6 +279,8 @@ pub struct Store {
     epoch: u32,
     updates: u32,
     restoring: bool,
+    /// The row that is being restored.
+    fresh: Vec<u8>,
     rewrite_cursor: (i64, u32),
 }
 
@@ -292,6 +294,7 @@ impl Store {
             epoch: 1,
             updates: 0,
             restoring: false,
+            fresh: vec![],
             rewrite_cursor: (i64::MIN, 0),
         }
     }
@@ -527,13 +530,12 @@ impl Store {
     /// Puts a stored row in place (see [`Layout::write`]); between `begin_restore` and `end_restore`.
     pub fn restore_row(&mut self, window: i64, key: &[u8], max_ts: i64, r: &mut Reader<'_>) -> Option<()> {
         debug_assert!(self.restoring);
-        let mut fresh = vec![0u8; self.layout.size];
-        let layout = self.layout.clone();
+        let mut fresh = std::mem::take(&mut self.fresh);
+        fresh.clear();
+        fresh.resize(self.layout.size, 0);
+        let vars = &mut self.vars;
+        self.layout.read(r, &mut fresh, &mut |v| vars.put(v))?;
         let mut handles = vec![];
-        {
-            let vars = &mut self.vars;
-            layout.read(r, &mut fresh, &mut |v| vars.put(v))?;
-        }
         self.update(window, key, hash(key), max_ts, |layout, row, _| {
             layout.handles(row, &mut handles);
             row.copy_from_slice(&fresh);
@@ -541,6 +543,7 @@ impl Store {
         for handle in handles {
             self.vars.release(handle);
         }
+        self.fresh = fresh;
         Some(())
     }
 
