@@ -6,6 +6,7 @@ A sabotage is handed each process when it starts and bends that one worker; the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from adstream.interfaces import Outcome
@@ -113,6 +114,35 @@ def state_without_restore(process: Process) -> None:
     worker._make = lambda task: Forgetful(make(task))
 
 
+def snapshots_that_claim_too_much(process: Process) -> None:
+    """The log's end is asked for when the commit is through, and what a snapshot says of itself is believed."""
+    snapshots: Any = worker_of(process)._snapshots
+    if snapshots is None:
+        return
+    real_open = snapshots.open
+
+    def opened(spec: Any, **options: Any) -> Any:
+        snapshot = real_open(spec, **options)
+        if snapshot is None:
+            return None
+        append, load, compared = snapshot.append, snapshot.load, []
+
+        def too_far(end: int, now_ms: int = 0, *, read: bool = False) -> None:
+            append(end if read else process.log.broker.partition(spec.changelog).end, now_ms, read=read)
+
+        def load_after_comparing(block: Any) -> Any:
+            compared.append(block)
+            return [] if len(compared) == 1 else load(block)
+
+        snapshot.append, snapshot.load = too_far, load_after_comparing
+        if snapshot.blocks:
+            last = snapshot.blocks[-1]
+            snapshot.blocks[-1] = replace(last, begin=last.end)
+        return snapshot
+
+    snapshots.open = opened
+
+
 SABOTAGES: dict[str, Callable[[Process], None]] = {
     f.__name__: f
     for f in (
@@ -122,5 +152,6 @@ SABOTAGES: dict[str, Callable[[Process], None]] = {
         positions_before_they_are_stable,
         sinks_that_trust_themselves,
         state_without_restore,
+        snapshots_that_claim_too_much,
     )
 }

@@ -8,16 +8,20 @@ read it breaks running jobs. For a new format, bump its version, keep reading th
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import pytest
 
 import adstream as ads
 from adstream._core import Plan, RawBatch, Task
+from adstream.runtime.assignment import TaskSpec
+from adstream.runtime.snapshot import Snapshot, Snapshots
 
 FORMATS = Path(__file__).parent / "state_formats"
 NUMBERS = sorted(int(path.name) for path in FORMATS.iterdir())
@@ -94,6 +98,43 @@ def test_an_older_state_format_is_opened(number: int) -> None:
     assert core.stats()["counters"]["deduplicate-1"]["repeated"] == 50
 
 
+@pytest.mark.parametrize("number", NUMBERS)
+def test_an_older_snapshot_format_is_opened(number: int, tmp_path: Path) -> None:
+    shutil.copytree(FORMATS / str(number) / "snapshot", tmp_path / "older" / "0_0")
+    snapshot = open_snapshot(tmp_path)
+    assert [(block.begin, block.end) for block in snapshot.blocks] == [(0, 11), (11, 17)]
+    core = task()
+    for block in snapshot.blocks:
+        for batch in snapshot.load(block):
+            core.restore(batch)
+    snapshot.close()
+    _, said = go_on(core, 250, 100)
+    assert said == [tuple(line) for line in json.loads((FORMATS / str(number) / "then.json").read_text())]
+
+
+def open_snapshot(state_dir: Path) -> Snapshot:
+    spec = TaskSpec(0, "stream", 0, "", 0, (("sales", 0),), ("older-0-changelog", 0))
+    snapshot = Snapshots(str(state_dir), "older").open(spec)
+    assert snapshot is not None
+    return snapshot
+
+
+def write_snapshot(folder: Path, temporary: Path) -> None:
+    """In two blocks, of two entries and of one."""
+    snapshot = open_snapshot(temporary)
+    snapshot.start_over(0)
+    first, second, third = written(folder)
+    for batch in (first, second):
+        snapshot.hold(batch)
+    snapshot.append(second.next_offset + 1)
+    snapshot.hold(third)
+    snapshot.append(third.next_offset + 1)
+    snapshot.close()
+    (folder / "snapshot").mkdir()
+    for path in (temporary / "older" / "0_0").glob("*.snapshot"):
+        shutil.copy(path, folder / "snapshot")
+
+
 def write(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     core, offset = task(), 0
@@ -102,7 +143,8 @@ def write(folder: Path) -> None:
         batch = batch.with_offsets(offset)
         offset = batch.next_offset + 1
         (folder / f"changelog-{n}").write_bytes(batch.to_bytes())
-    _, said = go_on(core, 300, 50)
+    with TemporaryDirectory() as temporary:
+        write_snapshot(folder, Path(temporary))
     core = task()
     for batch in written(folder):
         core.restore(batch)

@@ -69,6 +69,14 @@ class WorkerCollector(Collector):
         yield self._family(
             CounterMetricFamily, "adstream_rows", "Input records processed and committed", [], [([], status.rows)]
         )
+        restored = [([where], n) for where, n in status.restored.items()]
+        yield self._family(
+            CounterMetricFamily,
+            "adstream_restored_records",
+            "Changelog records applied by restores",
+            ["from"],
+            restored,
+        )
         commits = [([outcome], n) for outcome, n in status.commits.items()]
         yield self._family(CounterMetricFamily, "adstream_commits", "Commits by outcome", ["outcome"], commits)
         yield self._commit_times(status)

@@ -54,6 +54,8 @@ class Status:
     commit_seconds_sum: float = 0.0
     rows: int = 0
     """Input records processed and committed."""
+    restored: Mapping[str, int] = field(default_factory=dict)
+    """Records of changelogs that restores applied, by where they came from: `snapshot`, `changelog`."""
     trouble: str | None = None
     """What the worker is waiting out (a broker that is away)."""
 
@@ -71,6 +73,7 @@ class Counters:
     buckets: list[int] = field(default_factory=lambda: [0] * (len(COMMIT_BOUNDS_S) + 1))
     seconds: float = 0.0
     rows: int = 0
+    restored: dict[str, int] = field(default_factory=lambda: {"snapshot": 0, "changelog": 0})
 
     def commit(self, outcome: str, rows: int, took_ms: int) -> None:
         self.commits[outcome] = self.commits.get(outcome, 0) + 1

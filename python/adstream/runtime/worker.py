@@ -416,8 +416,11 @@ class Worker:
                 assert task.restore is not None
                 did |= task.restore.advance(self._settings.restore_rows_max)
                 if task.restore.done:
+                    loaded, rows = task.restore.loaded, task.restore.rows
+                    self._counters.restored["snapshot"] += loaded
+                    self._counters.restored["changelog"] += rows - loaded
                     task.run(self._reader, now, self._end.limits if self._end else {})
-                    log.info("task %s: running", task.spec.name)
+                    log.info("task %s: running (state: %d records, %d from its snapshot)", task.spec.name, rows, loaded)
                     did = True
             except OffsetGoneError as error:  # trimmed while it was read: what is left suffices
                 log.info("task %s: begins its restore again: %s", task.spec.name, error)
@@ -682,5 +685,6 @@ class Worker:
             commit_seconds=tuple(counters.buckets),
             commit_seconds_sum=counters.seconds,
             rows=counters.rows,
+            restored=dict(counters.restored),
             trouble=self._trouble,
         )

@@ -252,6 +252,16 @@ mod tests {
         Header { kind, lane: 3, sequence: 9, clock: -5, schema: 77, count }
     }
 
+    #[test]
+    fn a_newer_version_is_refused() {
+        let mut newer = seal(&header(Kind::State, 1), b"body");
+        newer.truncate(newer.len() - 8);
+        newer[0] = VERSION + 1;
+        let sum = xxh3_64(&newer);
+        newer.extend_from_slice(&sum.to_le_bytes());
+        assert_eq!(open(&newer).unwrap_err().code, "newer_frame");
+    }
+
     proptest! {
         #[test]
         fn rows_round_trip(items in prop::collection::vec((any::<Option<i64>>(), "\\PC{0,8}", any::<i64>(), 0i64..1_000_000), 0..20)) {

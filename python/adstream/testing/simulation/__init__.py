@@ -3,6 +3,7 @@
     scenario.py   who makes trouble: job, traffic, settings, crashes, all drawn from the seed
     broker.py     a `Log` that transacts, fences, rebalances and is late, as a real broker
     cluster.py    real workers, tasks and sinks on it, on a virtual clock, in one thread
+    disks.py      state directories that are lost, damaged, or old
     auditor.py    who judges: what came out against what the source's records say
 
 First *safety*: everything may happen. Then *liveness*: nothing goes wrong any more, and all must come to rest in
@@ -41,12 +42,15 @@ def simulate(seed: int, *, job: str | None = None, broken: Callable[[Process], N
     scenario = make(seed, job)
     cluster = Cluster(scenario, broken)
     began = cluster.now
-    rested = cluster.run(converged)
-    errors = list(cluster.failures)
-    if not errors and not rested:
-        errors.append(f"it never came to rest: {unfinished(cluster)[:5]}")
-    if not errors:
-        errors = judge(cluster)
+    try:
+        rested = cluster.run(converged)
+        errors = list(cluster.failures)
+        if not errors and not rested:
+            errors.append(f"it never came to rest: {unfinished(cluster)[:5]}")
+        if not errors:
+            errors = judge(cluster)
+    finally:
+        cluster.close()
     counts = cluster.counts + cluster.broker.counts
     return Verdict(scenario, errors, counts, cluster.broker.fingerprint, cluster.now - began)
 

@@ -7,7 +7,8 @@
     crash    `Crash` comes out of a call or a named step; nothing of the process runs after it, nothing is closed.
              Its transaction stays open, its session ends by itself, a write to a target that was sent may arrive
     zombie   a process that is not stepped and sends no heartbeats for longer than its session; then it goes on
-    restart  a new process in the same slot, with nothing of the old one's memory
+    restart  a new process in the same slot, with nothing of the old one's memory; its state directory may be lost,
+             damaged or an old one (`disks.py`)
 
 Who makes trouble, and when, says `scenario.py`; whether all came right, `auditor.py`.
 """
@@ -18,7 +19,7 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
 from typing import Any
@@ -31,6 +32,7 @@ from adstream.runtime.ports import Hooks, Sink
 from adstream.runtime.worker import Worker, WorkerState
 from adstream.targets.delivery import SinkRunner, TransientError, open_target
 from adstream.testing.simulation.broker import NO_FAULTS, Broker, Partition, SimLog
+from adstream.testing.simulation.disks import Disks
 from adstream.testing.simulation.scenario import Scenario, Send, Trouble
 
 START_MS = 1_700_000_000_000
@@ -137,6 +139,9 @@ class Process:
 
     def start(self) -> None:
         cluster, settings = self.cluster, self.cluster.scenario.settings(self.slot)
+        settings = replace(
+            settings, state_dir=cluster.disks.state_dir(self.slot), snapshot_every_ms=cluster.disks.every_ms
+        )
         plan = cluster.plan
         assignment = prepare(self.log, plan)
         sinks: dict[str, Sink] = {}
@@ -201,6 +206,7 @@ class Cluster:
         self.broker = Broker(lambda: self.now, Random(f"{scenario.seed} broker"), scenario.faults)
         self.plan = Plan(scenario.job.plan, scenario.job.callables)
         self.stores: dict[str, Store] = {}
+        self.disks = Disks(scenario.seed)
         self.processes: list[Process] = []
         self.failures: list[str] = []
         """What a worker raised or set aside, in words."""
@@ -326,6 +332,8 @@ class Cluster:
     def _start(self, slot: int) -> None:
         self._numbers += 1
         process = Process(self, slot, self._numbers)
+        if self.faulty:
+            self.disks.restart(slot, self.counts)
         try:
             process.start()
         except LogUnavailableError:
@@ -341,10 +349,25 @@ class Cluster:
 
     def _bury(self, process: Process) -> None:
         process.dead = process.log.gone = True
+        self._release(process)
         self.processes.remove(process)
         self.counts["ends"] += 1
         self.broker.trace("end", process.name)
         self.at(self.now + self.rng.randint(10, 1_500), partial(self._start_unless_there, process.slot))
+
+    def _release(self, process: Process) -> None:
+        """What an operating system does for a process that is gone: its files are closed, its locks are free."""
+        if process.worker is not None:
+            for where, records in process.worker._counters.restored.items():
+                self.counts[f"records restored from the {where}"] += records
+            for task in process.worker.tasks.values():
+                if task.snapshot is not None:
+                    task.snapshot.close()
+
+    def close(self) -> None:
+        for process in self.processes:
+            self._release(process)
+        self.disks.close()
 
     def _kill(self, process: Process) -> None:
         self.counts["crashes"] += 1
