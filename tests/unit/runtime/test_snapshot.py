@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from adstream._core import RawBatch
-from adstream.errors import ConfigError
+from adstream.errors import ConfigError, FatalError, OffsetGoneError
 from adstream.interfaces import Outcome, TopicSpec
 from adstream.logs.embedded import EmbeddedLog
 from adstream.runtime.assignment import TaskSpec
@@ -58,8 +58,11 @@ class Place:
                 snapshot.append(end)
                 snapshot.hold(batch)
 
+    def core(self) -> EchoTask:
+        return EchoTask(EchoPlan(), INPUT, (), CHANGELOG, {})
+
     def restore(self, snapshot: Snapshot | None) -> tuple[dict[bytes, int], Restore]:
-        core = EchoTask(EchoPlan(), INPUT, (), CHANGELOG, {})
+        core = self.core()
         restore = Restore(self.log, self.log.reader(), SPEC, core, APP, snapshot=snapshot)
         for _ in range(1_000):
             if restore.done:
@@ -283,25 +286,29 @@ def test_segments_that_nobody_needs_are_deleted(place: Place, monkeypatch: pytes
 
 
 def test_what_the_log_forgets_under_a_restore_is_not_needed(place: Place) -> None:
-    """A former owner trims late: the restore goes on at the new beginning."""
+    """A former owner trims late: the restore begins again, and so does the copy."""
     place.write(30)
-    core = EchoTask(EchoPlan(), INPUT, (), CHANGELOG, {})
     snapshot = place.open()
-    restore = Restore(place.log, place.log.reader(), SPEC, core, APP, snapshot=snapshot)
+    restore = Restore(place.log, place.log.reader(), SPEC, place.core(), APP, snapshot=snapshot)
     restore.advance(5)
     place.log.delete_records({CHANGELOG: 60})
-    while not restore.done:
+    with pytest.raises(OffsetGoneError):
         restore.advance(5)
-    assert core.counts == place.state
     snapshot.close()
+    assert place.life().loaded == 0
     assert place.life().loaded == 30, "the copy begins where the log begins"
-    place.write(10)
-    core = EchoTask(EchoPlan(), INPUT, (), CHANGELOG, {})
-    restore = Restore(place.log, place.log.reader(), SPEC, core, APP)
-    place.log.delete_records({CHANGELOG: 120})  # all of it
-    restore.advance(5)
-    assert restore.done
-    assert restore.rows == 0
+
+
+def test_state_without_a_position_is_an_error_with_a_snapshot_too(place: Place) -> None:
+    place.life(5)
+    place.life(5)
+    snapshot = place.open()
+    restore = Restore(place.log, place.log.reader(), SPEC, place.core(), "another group", snapshot=snapshot)
+    while not restore.done:
+        restore.advance(100)
+    assert restore.loaded > 0
+    with pytest.raises(FatalError, match="no committed position of `in`"):
+        restore.finish()
 
 
 # With a worker
