@@ -1,7 +1,7 @@
-"""Reading: the native reader against the yardstick, a bare `consume(10000)` loop that touches key, value and
+"""Reading: the three readers against the yardstick, a bare `consume(10000)` loop that touches key, value and
 timestamp.
 
-    python -m benches.reader [--bootstrap HOST:PORT] [--records 1000000] [--rounds 3]
+    python -m benches.reader [--bootstrap HOST:PORT] [--records 1000000] [--rounds 3] [--codec lz4] [--only fetch]
 
 One topic of 300-byte records in 4 partitions, read in turns in one run; without `--bootstrap` a broker of
 its own. Printed is the best round of each, records per second, CPU µs per record of all threads of this
@@ -16,19 +16,22 @@ import os
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
+from typing import get_args
 
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from adstream.interfaces import TopicSpec
 from adstream.logs.kafka import KafkaLog
+from adstream.logs.kafka_reader import Kind
 from tests.servers import Kafka
 
 PARTITIONS = 4
 SIZE = 300
 
 
-def fill(bootstrap: str, topic: str, records: int) -> None:
-    settings = {"bootstrap.servers": bootstrap, "compression.type": "lz4", "linger.ms": 50, "acks": "all"}
+def fill(bootstrap: str, topic: str, records: int, codec: str) -> None:
+    settings = {"bootstrap.servers": bootstrap, "compression.type": codec, "linger.ms": 50, "acks": "all"}
     producer = Producer({**settings, "batch.size": 250_000})
     pad = os.urandom(SIZE // 2).hex().encode()
     for n in range(records):
@@ -43,7 +46,7 @@ def fill(bootstrap: str, topic: str, records: int) -> None:
     producer.flush()
 
 
-def native(log: KafkaLog, topic: str, rows: int) -> int:
+def drain(log: KafkaLog, topic: str, rows: int) -> int:
     reader = log.reader()
     for partition in range(PARTITIONS):
         reader.add(topic, partition, 0)
@@ -84,7 +87,7 @@ def bare(bootstrap: str, topic: str, extra: dict[str, str]) -> int:
     return count
 
 
-def measure(name: str, records: int, rounds: int, run: Callable[[], int]) -> float:
+def measure(name: str, records: int, rounds: int, run: Callable[[], int]) -> None:
     best, cpu = 0.0, 0.0
     for _ in range(rounds):
         began, used = time.perf_counter(), time.process_time()
@@ -94,7 +97,6 @@ def measure(name: str, records: int, rounds: int, run: Callable[[], int]) -> flo
         if count / took > best:
             best, cpu = count / took, used / count * 1e6
     print(f"{name:52} {best / 1e6:6.2f} M/s   {cpu:5.2f} µs CPU a record", flush=True)
-    return best
 
 
 def main() -> None:
@@ -102,27 +104,29 @@ def main() -> None:
     parser.add_argument("--bootstrap")
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--codec", default="lz4", choices=["none", "lz4", "zstd", "snappy", "gzip"])
+    parser.add_argument("--only", default="", help="what has this in its name")
     args = parser.parse_args()
     with contextlib.ExitStack() as stack:
-        bootstrap = args.bootstrap or stack.enter_context(Kafka()).bootstrap
+        bootstrap = args.bootstrap or stack.enter_context(Kafka(quick=False)).bootstrap
         topic = f"bench-reader-{uuid.uuid4().hex[:8]}"
-        plain = KafkaLog(bootstrap, headers=False)
-        with_headers = KafkaLog(bootstrap, headers=True)
-        plain.create_topics([TopicSpec(topic, PARTITIONS)])
-        fill(bootstrap, topic, args.records)
+        logs = {kind: KafkaLog(bootstrap, reader=kind, headers=False) for kind in get_args(Kind)}
+        # The records are of 2023: the broker would delete them at once.
+        logs["fetch"].create_topics([TopicSpec(topic, PARTITIONS, {"retention.ms": "-1"})])
+        fill(bootstrap, topic, args.records, args.codec)
         tuned = {"fetch.queue.backoff.ms": "2", "fetch.wait.max.ms": "20"}
-        measured = {
-            name: measure(name, args.records, args.rounds, run)
-            for name, run in {
-                "bare consume(10000), default settings": lambda: bare(bootstrap, topic, {}),
-                "bare consume(10000), our fetch settings": lambda: bare(bootstrap, topic, tuned),
-                "native reader": lambda: native(plain, topic, 10_000),
-                "native reader, batches of 1000": lambda: native(plain, topic, 1_000),
-                "native reader, headers asked for": lambda: native(with_headers, topic, 10_000),
-            }.items()
+        runs = {
+            "bare consume(10000), default settings": lambda: bare(bootstrap, topic, {}),
+            "bare consume(10000), our fetch settings": lambda: bare(bootstrap, topic, tuned),
         }
-        default, same, fast, *_ = measured.values()
-        print(f"native / bare: {fast / default:.1f} with its defaults, {fast / same:.1f} with our settings")
+        for kind, log in logs.items():
+            headers = KafkaLog(bootstrap, reader=kind, headers=True)
+            runs[f"{kind} reader"] = partial(drain, log, topic, 10_000)
+            runs[f"{kind} reader, batches of 1000"] = partial(drain, log, topic, 1_000)
+            runs[f"{kind} reader, headers asked for"] = partial(drain, headers, topic, 10_000)
+        for name, run in runs.items():
+            if args.only in name:
+                measure(name, args.records, args.rounds, run)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from adstream.logs.kafka_reader import NativeReader
+from adstream.logs.kafka_reader import FetchReader, NativeReader
 from adstream.logs.kafka_writer import KafkaWriter
 from adstream.runtime.task import StreamTask
 from adstream.runtime.worker import Worker
@@ -59,6 +59,8 @@ class Stages:
         def sub(task: StreamTask, *rest: Any) -> str:
             return f"sub-topology {task.spec.subtopology}"
 
+        self.time(FetchReader, "read", read)
+        self.time(FetchReader, "wait", "read: waiting")
         self.time(NativeReader, "read", read)
         self.time(StreamTask, "fill", "fill: the loop around reading")
         self.time(StreamTask, "process", lambda *a: f"process {sub(*a)}")

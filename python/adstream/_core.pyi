@@ -48,6 +48,31 @@ class RawBatch:
     def from_bytes(data: bytes) -> RawBatch: ...
 
 @final
+class FetchReader:
+    """Reads committed records by Kafka's fetch protocol, without a thread: work is done inside `read` and `wait`. One caller
+    at a time; `wake` and `errors` from any thread.
+
+    Raises RuntimeError as `NativeReader` does.
+    """
+
+    def __new__(cls, config: Sequence[tuple[str, str]], headers: bool = ...) -> Self:
+        """`config`: client settings by librdkafka's names. Raises ValueError for one that is wrong or not supported."""
+    @staticmethod
+    def unsupported(config: Sequence[tuple[str, str]]) -> str | None:
+        """Why these settings need another reader (TLS, SASL, a setting it does not know); None: they do not."""
+    def add(self, topic: str, partition: int, position: int) -> None: ...
+    def remove(self, topic: str, partition: int) -> None: ...
+    def read(self, topic: str, partition: int, max_rows: int) -> RawBatch | None: ...
+    def at_end(self, topic: str, partition: int) -> bool: ...
+    def wait(self, timeout_s: float) -> None:
+        """Until data has arrived (or was left behind by a read) since the last wait; at the latest after `timeout_s`."""
+    def wake(self) -> None:
+        """Ends a wait of another thread."""
+    def errors(self) -> list[str]:
+        """What went wrong and is being retried, oldest first; each is told once."""
+    def close(self) -> None: ...
+
+@final
 class NativeReader:
     """Reads committed records through librdkafka. One caller at a time; `wait`, `wake` and `errors` from any thread.
 

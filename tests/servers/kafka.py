@@ -59,15 +59,18 @@ class Kafka(Server):
         heap: str = "512m",
         quick: bool = True,
         settings: dict[str, str] | None = None,
+        joins: "Kafka | None" = None,
     ) -> None:
         """`quick` starts in half the time by leaving out the JVM's second compiler: not for benchmarks.
 
-        `settings` are broker properties on top of those below.
+        `settings` are broker properties on top of those below. With `joins`, which must be running, it is that one's
+        second broker: node 2, without a controller.
         """
         super().__init__(directory)
         self.heap = heap
         self.quick = quick
-        self.controller_port = free_port()
+        self.joins = joins
+        self.controller_port = free_port() if joins is None else joins.controller_port
         self.settings = settings or {}
 
     @property
@@ -80,9 +83,7 @@ class Kafka(Server):
         config = self.directory / "server.properties"
         config.write_text("".join(f"{key}={value}\n" for key, value in self._properties().items()))
         if not (self.directory / "data" / "meta.properties").exists():
-            cluster = (
-                "A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
-            )  # "-…" would be an option
+            cluster = self._cluster()
             tool = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config)]
             self.run([find_program("java"), *QUICK_JVM, "-cp", f"{jars}/*", *tool])
 
@@ -99,7 +100,19 @@ class Kafka(Server):
             str(self.directory / "server.properties"),
         ]
 
+    def _cluster(self) -> str:
+        if self.joins is None:
+            # "-…" would be an option.
+            return "A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
+        lines = (self.joins.directory / "data" / "meta.properties").read_text().splitlines()
+        return next(line.removeprefix("cluster.id=") for line in lines if line.startswith("cluster.id="))
+
     def _properties(self) -> dict[str, str]:
+        joining = {
+            "process.roles": "broker",
+            "node.id": "2",
+            "listeners": f"PLAINTEXT://{HOST}:{self.port}",
+        }
         return {
             "process.roles": "broker,controller",
             "node.id": "1",
@@ -134,5 +147,6 @@ class Kafka(Server):
             "log.cleaner.dedupe.buffer.size": str(16 << 20),
             "offsets.topic.segment.bytes": str(4 << 20),
             "transaction.state.log.segment.bytes": str(4 << 20),
+            **(joining if self.joins else {}),
             **self.settings,
         }

@@ -39,7 +39,7 @@ from adstream.interfaces import TopicPartition as Where
 from adstream.logs import LogUnavailableError
 from adstream.logs.kafka_client import CLIENT, error_of, logger, of_admin, of_consumer, of_producer, plain, quiet
 from adstream.logs.kafka_leases import Fence, KafkaLeases
-from adstream.logs.kafka_reader import NativeReader, PortableReader
+from adstream.logs.kafka_reader import KIND, choose, open_reader
 from adstream.logs.kafka_writer import KafkaWriter, fence_slot, holder, holds, noted
 
 CONNECT_TIMEOUT_S = 10.0
@@ -98,7 +98,7 @@ class KafkaLog(Log):
         bootstrap: str,
         settings: Mapping[str, str] | None = None,
         *,
-        native: bool = True,
+        reader: str | None = None,
         headers: bool = True,
         session_ms: int | None = None,
         release_timeout_s: float | None = None,
@@ -108,9 +108,11 @@ class KafkaLog(Log):
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """`settings`: client settings of librdkafka, with or without `kafka.` in front. `headers`: whether
-        readers deliver them (0.1 µs a record)."""
+        readers deliver them. `reader`: `fetch`, `native` or `portable` (see `kafka_reader`); None: the setting
+        `adstream.reader`, or else the cheapest that can honour the settings."""
         self._settings = {"bootstrap.servers": bootstrap, **CLIENT, **plain(settings or {})}
-        self._native = native
+        wanted = self._settings.pop(KIND, None)
+        self._reader = choose(of_consumer(self._settings), reader or wanted)
         self._headers = headers
         self._clock = clock
         self._sleep = sleep
@@ -363,10 +365,7 @@ class KafkaLog(Log):
     # The rest.
 
     def reader(self) -> Reader:
-        settings = of_consumer(self._settings)
-        if self._native:
-            return NativeReader(settings, headers=self._headers)
-        return PortableReader(settings, headers=self._headers)
+        return open_reader(self._reader, of_consumer(self._settings), headers=self._headers)
 
     def writer(self, slot: str, *, exactly_once: bool = True) -> Writer:
         writer = KafkaWriter(
@@ -400,4 +399,4 @@ def _results(futures: Mapping[TopicPartition, Future[Any]]) -> list[tuple[TopicP
     return [(where, future.result(CALL_TIMEOUT_S + GRACE_S)) for where, future in futures.items()]
 
 
-__all__ = ["Fence", "KafkaLeases", "KafkaLog", "KafkaWriter", "NativeReader", "PortableReader"]
+__all__ = ["Fence", "KafkaLeases", "KafkaLog", "KafkaWriter"]

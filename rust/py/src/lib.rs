@@ -28,6 +28,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(task::bench_decode, m)?)?;
     m.add_class::<raw::PyRawBatch>()?;
     m.add_class::<lines::PyLineReader>()?;
+    m.add_class::<kafka::PyFetchReader>()?;
     m.add_class::<kafka::PyNativeReader>()?;
     m.add_class::<task::PyPlan>()?;
     m.add_class::<task::PyTask>()?;

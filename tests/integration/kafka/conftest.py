@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 import pytest
 
 from adstream.logs.kafka import KafkaLog
+from adstream.logs.kafka_reader import Kind
 from tests.servers import Kafka
 
 SESSION_MS = 1500
 MakeLog = Callable[..., KafkaLog]
 
 
-@pytest.fixture(scope="session", params=[True, False], ids=["native", "portable"])
+@pytest.fixture(scope="session", params=get_args(Kind))
 def log(request: pytest.FixtureRequest, kafka: Kafka) -> Iterator[KafkaLog]:
-    """Both readers, one after the other."""
-    made = KafkaLog(kafka.bootstrap, native=request.param, session_ms=SESSION_MS)
+    """All readers, one after the other."""
+    made = KafkaLog(kafka.bootstrap, reader=request.param, session_ms=SESSION_MS)
     yield made
     made.close()
 

@@ -1,4 +1,4 @@
-"""The traps of reading, each by its name, with both readers where it concerns both."""
+"""The traps of reading, each by its name, with all readers where it concerns all."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from adstream.errors import ConfigError
 from adstream.interfaces import Outcome, TopicSpec
 from adstream.logs import LogUnavailableError
-from adstream.logs.kafka import KafkaLog, NativeReader
+from adstream.logs.kafka import KafkaLog
 from adstream.logs.kafka_client import library
+from adstream.logs.kafka_reader import FetchReader, Kind, NativeReader, PortableReader, choose
 from tests.logs.conformance import (
     Crash,
     append,
@@ -171,7 +173,8 @@ def test_waiting_for_nothing_takes_its_time(log: KafkaLog) -> None:
     reader.close()
 
 
-def test_what_is_not_read_costs_bounded_memory(one_log: KafkaLog) -> None:
+@pytest.mark.parametrize("kind", ["fetch", "native"])
+def test_what_is_not_read_costs_bounded_memory(kafka: Kafka, one_log: KafkaLog, kind: str) -> None:
     """64 MiB a partition by default; 4 here, plus a fetch in flight."""
     topic = make_topic(one_log, 4)
     value = os.urandom(50_000)
@@ -183,7 +186,7 @@ def test_what_is_not_read_costs_bounded_memory(one_log: KafkaLog) -> None:
         assert writer.commit([(topic, partition, batch)], {}, "g", None) is Outcome.COMMITTED
         writer.close()
     before = _resident()
-    reader = one_log.reader()
+    reader = KafkaLog(kafka.bootstrap, reader=kind).reader()
     for partition in range(4):
         reader.add(topic, partition, 0)
     deadline = time.monotonic() + 2
@@ -205,16 +208,16 @@ def test_headers_come_when_asked_for_and_cost_nothing_otherwise(kafka: Kafka, on
     writer.commit([(topic, 0, RawBatch([(0, 1, b"k", b"v", [("h", b"1")])]))], {}, "g", None)
     writer.close()
     assert read_all(one_log, topic)[0][4] == [("h", b"1")]
-    for native in (True, False):
-        without = KafkaLog(kafka.bootstrap, native=native, headers=False)
+    for kind in get_args(Kind):
+        without = KafkaLog(kafka.bootstrap, reader=kind, headers=False)
         assert read_all(without, topic)[0][4] == []
 
 
-def test_a_forked_child_may_not_read_what_its_parent_fetched(one_log: KafkaLog) -> None:
+@pytest.mark.parametrize("kind", ["fetch", "native"])
+def test_a_forked_child_may_not_read_what_its_parent_fetched(kafka: Kafka, one_log: KafkaLog, kind: str) -> None:
     topic = make_topic(one_log)
     append(one_log, topic, range(10))
-    reader = one_log.reader()
-    assert isinstance(reader, NativeReader)
+    reader = KafkaLog(kafka.bootstrap, reader=kind).reader()
     reader.add(topic, 0, 0)
     reader.wait(2)
     child = os.fork()
@@ -231,8 +234,8 @@ def test_a_forked_child_may_not_read_what_its_parent_fetched(one_log: KafkaLog) 
     reader.close()
 
 
-def test_native_and_python_clients_share_one_library(one_log: KafkaLog) -> None:
-    one_log.reader().close()
+def test_native_and_python_clients_share_one_library(kafka: Kafka) -> None:
+    KafkaLog(kafka.bootstrap, reader="native").reader().close()
     mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "librdkafka" in line}
     assert mapped == {str(Path(library()).resolve())}
     assert "confluent_kafka" in sys.modules
@@ -243,6 +246,26 @@ def test_an_unknown_setting_and_one_of_ours_are_refused_by_name(kafka: Kafka) ->
         KafkaLog(kafka.bootstrap, {"kafka.isolation.level": "read_uncommitted"})
     with pytest.raises(ConfigError, match=r"no\.such\.setting"):
         KafkaLog(kafka.bootstrap, {"kafka.no.such.setting": "1"})
+    with pytest.raises(ConfigError, match=r"adstream\.reader") as caught:
+        KafkaLog(kafka.bootstrap, {"kafka.adstream.reader": "raw"})
+    assert "fetch, native, portable" in str(caught.value)
+
+
+def test_settings_choose_the_reader(kafka: Kafka, caplog: pytest.LogCaptureFixture) -> None:
+    """What the fetch protocol's reader cannot honour is read through librdkafka, and said; or refused, if it was asked
+    for by name."""
+    caplog.set_level("INFO", "adstream.kafka")
+    assert isinstance(KafkaLog(kafka.bootstrap).reader(), FetchReader)
+    assert not caplog.messages
+    for name in ("client.rack", "socket.nagle.disable"):
+        given = {name: "true"}
+        assert isinstance(KafkaLog(kafka.bootstrap, given).reader(), NativeReader)
+        assert f"`{name}`" in caplog.messages[-1]
+        with pytest.raises(ConfigError, match=name):
+            KafkaLog(kafka.bootstrap, given, reader="fetch")
+    assert isinstance(KafkaLog(kafka.bootstrap, {"adstream.reader": "native"}).reader(), NativeReader)
+    assert isinstance(KafkaLog(kafka.bootstrap, {"adstream.reader": "portable"}).reader(), PortableReader)
+    assert choose({"security.protocol": "SASL_SSL"}, None) == "native"
 
 
 def test_an_unreachable_broker_is_a_config_error_in_bounded_time() -> None:
