@@ -39,8 +39,13 @@ TWIN_BYTES = 4 << 20
 TRANSIENT = frozenset({-185, -187, -193, -195, 3, 5, 6, 7, 8, 9, 13, 14, 56, 74})
 """As in rust/kafka/src/reader.rs."""
 
-GONE = ("No offset to automatically reset to", "Offset out of range")
-"""How librdkafka tells that a position is not there."""
+GONE = (
+    "No offset to automatically reset to",  # librdkafka, and the next
+    "Offset out of range",
+    "OFFSET_OUT_OF_RANGE",  # rust/kafka/src/fetch, and the next
+    "another was made under its name",
+)
+"""How a position that is not there is told."""
 
 
 def choose(settings: Mapping[str, str], wanted: str | None) -> Kind:

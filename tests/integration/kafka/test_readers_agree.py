@@ -67,7 +67,9 @@ def fill(bootstrap: str, topic: str, codec: str) -> None:
 
     def send(producer: Producer, numbers: range) -> None:
         for n in numbers:
-            headers: list[tuple[str, str | bytes | None]] = [("n", b"%d" % n), ("é", None), ("", b"")] if n % 5 == 0 else []
+            headers: list[tuple[str, str | bytes | None]] = (
+                [("n", b"%d" % n), ("é", None), ("", b"")] if n % 5 == 0 else []
+            )
             key = None if n % 7 == 0 else b"key-%d" % (n % 10)
             value = None if n % 11 == 0 else b"" if n % 13 == 0 else b"value %d " % n * (n % 50)
             producer.produce(topic, value, key, 0, timestamp=1_700_000_000_000 + n * 37 % 1000, headers=headers)

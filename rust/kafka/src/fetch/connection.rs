@@ -138,7 +138,12 @@ impl<F> Connection<F> {
     }
 
     /// Goes on with connecting, sending and receiving; the next answer that is complete. An error ends the connection.
-    pub fn step(&mut self, limits: &Limits, now: Instant, buffers: &mut Buffers) -> Result<Option<(Asked<F>, Vec<u8>)>> {
+    pub fn step(
+        &mut self,
+        limits: &Limits,
+        now: Instant,
+        buffers: &mut Buffers,
+    ) -> Result<Option<(Asked<F>, Vec<u8>)>> {
         if matches!(self.connecting, Connecting::To(_)) && !self.connected(limits, now)? {
             return Ok(None);
         }

@@ -436,7 +436,8 @@ impl FetchReader {
         match (asked, versions) {
             (Asked::Versions, _) => {
                 let told = wire::versions_answer(&answer).map_err(malformed)?;
-                self.refused = told.as_ref().err().map(|why| format!("{}:{}: {why}", broker.address.0, broker.address.1));
+                self.refused =
+                    told.as_ref().err().map(|why| format!("{}:{}: {why}", broker.address.0, broker.address.1));
                 if let Some(link) = &mut broker.link {
                     link.versions = Some(told?);
                 }
@@ -574,7 +575,8 @@ impl FetchReader {
         }
         let (least, most) = (self.settings.retry_ms, self.settings.reconnect_max_ms);
         let pause = Duration::from_millis(least.into());
-        self.leaders.pause = if settled { pause } else { (self.leaders.pause * 2).min(Duration::from_millis(most.into())).max(pause) };
+        self.leaders.pause =
+            if settled { pause } else { (self.leaders.pause * 2).min(Duration::from_millis(most.into())).max(pause) };
     }
 
     fn plan(&mut self, now: Instant) {
@@ -609,7 +611,11 @@ impl FetchReader {
         let wanted = self.leaders.wanted
             || since.is_none_or(|since| since >= Duration::from_millis(self.settings.refresh_ms.into()))
             || since.is_some_and(|since| since > STALLED) && self.brokers.values().any(stalled)
-            || self.topics.values().flat_map(|t| t.partitions.values()).any(|p| p.leader.is_none() && p.error.is_none());
+            || self
+                .topics
+                .values()
+                .flat_map(|t| t.partitions.values())
+                .any(|p| p.leader.is_none() && p.error.is_none());
         if !wanted || since.is_some_and(|since| since < self.leaders.pause) {
             return;
         }
@@ -689,7 +695,13 @@ impl FetchReader {
                 offset: ask.3,
                 max_bytes: max_bytes as i32,
             });
-            asked.push(Asking { topic: name.clone(), id: ask.0, partition: ask.1, serial: entry.serial, offset: ask.3 });
+            asked.push(Asking {
+                topic: name.clone(),
+                id: ask.0,
+                partition: ask.1,
+                serial: entry.serial,
+                offset: ask.3,
+            });
         }
         let Some(link) = self.brokers.get_mut(&node).and_then(Broker::ready) else { return };
         if asks.is_empty() {

@@ -190,7 +190,9 @@ impl Chunk {
         if crc32c::crc32c(&data[ATTRIBUTES_AT..]) != sum {
             return Err("the checksum of a batch is wrong".into());
         }
-        if self.is_aborted(&head, &data[HEADER..]) || head.attributes & CONTROL != 0 || head.next_offset <= wanted.position
+        if self.is_aborted(&head, &data[HEADER..])
+            || head.attributes & CONTROL != 0
+            || head.next_offset <= wanted.position
         {
             out.next_offset = out.next_offset.max(head.next_offset);
             return Ok(());

@@ -151,7 +151,9 @@ fn addresses(list: &str) -> Result<Vec<(String, u16)>, String> {
         let lower = given.to_ascii_lowercase();
         let text = if lower.starts_with("plaintext://") { &given["plaintext://".len()..] } else { given };
         let (host, port) = match text.rsplit_once(':') {
-            Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, port.parse().map_err(|_| bad())?),
+            Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+                (host, port.parse().map_err(|_| bad())?)
+            }
             _ => (text, DEFAULT_PORT),
         };
         let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -189,7 +191,9 @@ mod tests {
         let found = of(&[base, ("queued.max.messages.kbytes", "64"), ("security.protocol", "PLAINTEXT")]).unwrap();
         assert_eq!(found.queue_bytes, 65_536);
         assert!(of(&[base, ("fetch.min.bytes", "many")]).unwrap_err().contains("fetch.min.bytes"));
-        for (name, value) in [("security.protocol", "ssl"), ("sasl.username", "x"), ("client.rack", "r"), ("debug", "all")] {
+        for (name, value) in
+            [("security.protocol", "ssl"), ("sasl.username", "x"), ("client.rack", "r"), ("debug", "all")]
+        {
             let why = of(&[base, (name, value)]).unwrap_err();
             assert!(why.contains(name), "{why}");
         }
