@@ -153,6 +153,9 @@ class Task:
         """Records handed over and not yet processed."""
     def caught_up(self, topic: str, partition: int, value: bool) -> None:
         """Whether the partition is known to have no unread data (a partition that has some is waited for)."""
+    def tick(self, now_ms: int) -> None:
+        """Moves the logged clock (ms; never backwards). What it causes leaves when the generation closes, with which it is
+        stored."""
     def process(self, max_rows: int) -> int:
         """Processes up to `max_rows` buffered records, in the task's order; returns how many. Raises CoreError (fatal)."""
     def close_generation(self) -> Generation:

@@ -7,6 +7,6 @@ It shares no code with the engine: it reads the plan as JSON and nothing else. S
 - `interpret.py` operators, tasks, lanes, commit points
 """
 
-from tests.oracle.interpret import Answer, Dead, Written, interpret
+from tests.oracle.interpret import Answer, Dead, Oracle, Written, interpret
 
-__all__ = ["Answer", "Dead", "Written", "interpret"]
+__all__ = ["Answer", "Dead", "Oracle", "Written", "interpret"]

@@ -6,6 +6,10 @@ largest event time that this task has sent on this edge, the row included. The t
 - A row is late if `window end + grace <= stamp`-clock of its lane.
 - A window closes when all lanes' clocks have passed the same point. How a lane's clock becomes known downstream is the
   engine's affair; here a lane tells every partition its clock with each commit.
+- A lane that may be idle is so when, at a commit, its task has nothing left to read and has sent no row for long enough
+  on the logged clock; it tells so with that commit. It wakes with its next row. Windows do not wait for idle lanes; of
+  lanes that are all idle the fastest counts. What has closed stays closed: a row that comes too late only for that is
+  late, too, for a reason of its own.
 - A table tells, at a commit, the groups that changed, in the order of their latest updates.
 
 Every round gives each task a turn, upstream first, in the order of their numbers: a task processes what there is (one
@@ -73,26 +77,62 @@ def interpret(
     commit_every: int | None = None,
 ) -> Answer:
     """What the topology answers to these records, by topic and partition. All topics have as many partitions."""
-    shape = Shape(plan, callables)
-    answer = Answer()
-    tasks = [Task(shape, sub, p, partitions, answer) for sub in shape.subtopologies for p in range(partitions)]
-    for task in tasks:
-        for topic in task.queues:
-            if topic in inputs:
-                records = inputs[topic].get(task.partition, ())
-                task.queues[topic].extend((offset, *record) for offset, record in enumerate(records))
-    by_level = sorted({shape.level(task.nodes) for task in tasks})
-    while True:
+    oracle = Oracle(plan, callables, partitions, commit_every)
+    for topic, lanes in inputs.items():
+        for partition, records in lanes.items():
+            for record in records:
+                oracle.append(topic, partition, record)
+    oracle.run()
+    return oracle.answer
+
+
+class Oracle:
+    """An application: records come, it runs, wall clock passes."""
+
+    def __init__(
+        self,
+        plan: Mapping[str, Any],
+        callables: Sequence[Callable[..., Any]],
+        partitions: int,
+        commit_every: int | None = None,
+    ) -> None:
+        shape = Shape(plan, callables)
+        self.answer = Answer()
+        self.commit_every = commit_every
+        self.tasks = [
+            Task(shape, sub, p, partitions, self.answer) for sub in shape.subtopologies for p in range(partitions)
+        ]
+        levels = sorted({shape.level(task.nodes) for task in self.tasks})
+        self.in_order = [task for level in levels for task in self.tasks if shape.level(task.nodes) == level]
+        self.ends: Counter[tuple[str, int]] = Counter()
+        self.now = 0
+
+    def append(self, topic: str, partition: int, record: Input) -> None:
+        task = next(t for t in self.tasks if topic in t.queues and t.partition == partition)
+        task.queues[topic].append((self.ends[topic, partition], *record))
+        self.ends[topic, partition] += 1
+
+    def run(self) -> None:
+        while self.round(everybody=False):
+            pass
+
+    def advance(self, ms: int) -> None:
+        """The clock moves on with nothing to read, and every task commits; as often as that makes a difference."""
+        self.run()
+        self.now += ms
+        while self.round(everybody=True):
+            self.run()
+
+    def round(self, *, everybody: bool) -> bool:
         moved = False
-        for level in by_level:
-            for task in tasks:
-                if shape.level(task.nodes) != level or not task.process(commit_every):
-                    continue
-                moved = True
-                for edge, p, message in task.commit():
-                    next(t for t in tasks if edge in t.arrivals and t.partition == p).arrivals[edge].append(message)
-        if not moved:
-            return answer
+        for task in self.in_order:
+            if not task.process(self.commit_every) and not everybody:
+                continue
+            told = task.commit(self.now)
+            moved |= not everybody or any(message.rows or message.news for _, _, message in told)
+            for edge, p, message in told:
+                next(t for t in self.tasks if edge in t.arrivals and t.partition == p).arrivals[edge].append(message)
+        return moved
 
 
 # --- The plan ---------------------------------------------------------------------------------------------------------
@@ -191,6 +231,19 @@ class Shape:
         above = [self.nodes[n]["inputs"][0][0] for n in nodes if self.shuffled[n]]
         return max((1 + self.level(next(s for s in self.subtopologies if a in s)) for a in above), default=0)
 
+    def patience(self, aggregate: Mapping[str, Any]) -> int | None:
+        """How long a lane of the shuffle before it may be silent, in ms; None: for ever."""
+        above, sources, hops = [aggregate["inputs"][0][0]], [], 0
+        while above:
+            n = above.pop()
+            hops += self.shuffled[n]
+            if self.nodes[n]["op"] == "source":
+                sources.append(self.nodes[n].get("idle_ms"))
+            above += [source for source, _ in self.nodes[n]["inputs"]]
+        if aggregate["window"] is None or None in sources:
+            return None
+        return 0 if hops else max(sources)
+
     def fields_used(self, source: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What nobody refers to is not looked at."""
         used = self.needed(source["id"], 0) | {source["timestamp"]}
@@ -246,6 +299,9 @@ class Message(NamedTuple):
     lane: int
     rows: list[Row]
     clock: int
+    idle: bool
+    news: bool
+    """Whether the lane fell silent or woke up with this commit."""
 
 
 class Task:
@@ -286,8 +342,9 @@ class Task:
                 aggregate = self.operators[edge]
                 assert isinstance(aggregate, Aggregate)
                 for row in message.rows:
+                    aggregate.idle[message.lane] = False
                     aggregate.process(row)
-                aggregate.told(message.lane, message.clock)
+                aggregate.told(message.lane, message.clock, message.idle)
             messages.clear()
         return done
 
@@ -330,10 +387,13 @@ class Task:
             receiver = self.sending.get(reader) or self.operators[reader]
             receiver.process(Row(dict(row.cells), row.ts, row.origin, row.sign, row.stamp, row.lane))
 
-    def commit(self) -> list[tuple[int, int, Message]]:
+    def commit(self, now: int) -> list[tuple[int, int, Message]]:
         for n in sorted(self.operators):
             self.operators[n].flush()
-        return [told for edge in self.sending.values() for told in edge.messages()]
+        read_all = not any(self.queues.values()) and not any(self.arrivals.values())
+        receiving = [self.operators[edge] for edge in self.arrivals]
+        asleep = all(idle for a in receiving if isinstance(a, Aggregate) for idle in a.idle)
+        return [told for edge in self.sending.values() for told in edge.messages(now, read_all, asleep)]
 
     # What happens to rows
 
@@ -510,6 +570,9 @@ class Sending(Operator):
         self.clock = NEVER
         self.waiting: dict[int, list[Row]] = {}
         self.parts = [self.typed(e) for a in self.node["aggregates"] for e in (a["arg"], a["where"]) if e is not None]
+        self.patience = self.task.shape.patience(self.node)
+        self.spoke_at: int | None = None
+        self.idle = False
 
     def process(self, row: Row) -> None:
         keys = self.node["keys"]
@@ -530,9 +593,16 @@ class Sending(Operator):
             Row(row.cells, row.ts, row.origin, row.sign, self.clock, self.task.partition)
         )
 
-    def messages(self) -> list[tuple[int, int, Message]]:
+    def messages(self, now: int, read_all: bool, asleep: bool) -> list[tuple[int, int, Message]]:
+        was = self.idle
+        if now and (self.waiting or self.spoke_at is None):
+            self.spoke_at = now
+        if self.waiting or not asleep:
+            self.idle = False
+        elif self.patience is not None and read_all and self.spoke_at is not None:
+            self.idle |= now - self.spoke_at >= self.patience
         made = [
-            (self.id, p, Message(self.task.partition, self.waiting.get(p, []), self.clock))
+            (self.id, p, Message(self.task.partition, self.waiting.get(p, []), self.clock, self.idle, self.idle != was))
             for p in range(self.task.partitions)
         ]
         self.waiting = {}
@@ -561,6 +631,7 @@ class Aggregate(Operator):
         node, shape = self.node, self.task.shape
         self.shuffled = shape.shuffled[self.id]
         self.lanes = [NEVER] * (self.task.partitions if self.shuffled else 1)
+        self.idle = [False] * len(self.lanes)
         self.window = node["window"]
         self.parts = [
             (a, a["arg"] and self.typed(a["arg"]), a["where"] and self.typed(a["where"])) for a in node["aggregates"]
@@ -595,9 +666,10 @@ class Aggregate(Operator):
         start = None
         if self.window:
             start = row.ts // self.window["size_ms"] * self.window["size_ms"]
-            if self.closes_at(start) <= self.lanes[lane]:
-                self.count("late")
-                self.emit_late(row, start)
+            if self.closes_at(start) <= max(self.lanes[lane], self.slowest):
+                reason = "late" if self.closes_at(start) <= self.lanes[lane] else "closed_while_idle"
+                self.count(reason)
+                self.emit_late(row, start, reason)
                 self.close_windows()
                 return
         self.count("counted")
@@ -615,13 +687,15 @@ class Aggregate(Operator):
     def closes_at(self, start: int) -> int:
         return int(start + self.window["size_ms"] + self.window["grace_ms"])
 
-    def told(self, lane: int, clock: int) -> None:
+    def told(self, lane: int, clock: int, idle: bool) -> None:
         self.lanes[lane] = max(self.lanes[lane], clock)
+        self.idle[lane] = idle
         self.close_windows()
 
     def close_windows(self) -> None:
-        slowest = min(self.lanes)
-        if not self.window or slowest == self.slowest:
+        awake = [clock for clock, idle in zip(self.lanes, self.idle, strict=True) if not idle]
+        slowest = min(awake) if awake else max(self.lanes)
+        if not self.window or slowest <= self.slowest:
             return
         self.slowest = slowest
         due = [g for g in self.groups.values() if g.start is not None and self.closes_at(g.start) <= slowest]
@@ -630,11 +704,11 @@ class Aggregate(Operator):
             self.emit(self.result(group, 1), 1)
         self.closed |= {g.start for g in due if g.start is not None}
 
-    def emit_late(self, row: Row, start: int) -> None:
+    def emit_late(self, row: Row, start: int, reason: str) -> None:
         bounds = {"$window_start": start, "$window_end": start + self.window["size_ms"]}
         # After a shuffle nobody knows where a row came from.
         origin = None if self.shuffled else row.origin
-        self.emit(Row({**row.cells, **bounds, "$reason": "late"}, row.ts, origin), 2)
+        self.emit(Row({**row.cells, **bounds, "$reason": reason}, row.ts, origin), 2)
 
     def flush(self) -> None:
         for identity in self.changed:

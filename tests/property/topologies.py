@@ -110,12 +110,15 @@ class Recipe:
     rows: bool
     """Whether the rows themselves are written, too."""
     aggregation: Aggregation | None
+    idle: str | None = None
+    """Of the source, where a shuffle makes it mean something."""
 
 
 def topology_of(recipe: Recipe) -> ads.Topology:
     @ads.topology(name="random")
     def random(app: ads.App) -> None:
-        stream = app.stream(TOPIC, Event, timestamp="at", key="user")
+        idle = recipe.idle if recipe.aggregation is not None and recipe.aggregation.window is not None else None
+        stream = app.stream(TOPIC, Event, timestamp="at", key="user", idle=idle)
         for step in recipe.steps:
             stream = stepped(stream, step)
         if recipe.rows or recipe.aggregation is None:
@@ -234,11 +237,22 @@ def aggregations(draw: st.DrawFn) -> Aggregation:
     return Aggregation(keys, window, tuple(names), combine, regroup, regroup_combine, draw(st.booleans()))
 
 
-recipes = st.builds(
+shuffled = st.builds(
+    Aggregation,
+    st.sampled_from([keys for keys in KEYS if keys != ("user",)]),
+    st.sampled_from([Window(1000, 0), Window(1000, 500), Window(2000, 0)]),
+    st.just(("rows", "last_n")),
+    st.booleans(),
+    st.none(),
+    st.booleans(),
+)
+
+recipes = st.builds(Recipe, st.just(()), st.just(False), shuffled, st.just("1s")) | st.builds(
     Recipe,
     st.lists(steps(), max_size=4).map(tuple),
     st.booleans(),
     st.none() | aggregations() | aggregations(),
+    st.sampled_from([None, "1s", "1s", "10s"]),
 )
 
 Sent = tuple[int | None, int, bytes | None, bytes | None]
@@ -281,6 +295,25 @@ def records(draw: st.DrawFn, place: int) -> Sent:
     return (partition, at, key, json.dumps(event, ensure_ascii=False).encode())
 
 
+Advance = int
+"""Milliseconds of wall clock, between records."""
+
+
+@st.composite
+def with_clock(draw: st.DrawFn) -> list[Sent | Advance]:
+    sent: list[Sent | Advance] = list(draw(several()))
+    if draw(st.booleans()):
+        # A user falls silent while the others go on, and says the rest when they have.
+        since, user = draw(st.integers(0, len(sent))), draw(st.sampled_from([b"u1", b"u2", b"u3", None]))
+        before, after = sent[:since], sent[since:]
+        held = [item for item in after if not isinstance(item, int) and item[2] == user]
+        others = [item for item in after if item not in held]
+        return [*before, 1, 10_000, *others, *held]
+    for _ in range(draw(st.integers(0, 4))):
+        sent.insert(draw(st.integers(0, len(sent))), draw(st.sampled_from([1, 999, 1000, 10_000])))
+    return sent
+
+
 @st.composite
 def several(draw: st.DrawFn) -> list[Sent]:
     sent = [draw(records(place)) for place in range(draw(st.sampled_from([4, 12, 30])))]
@@ -294,4 +327,4 @@ def several(draw: st.DrawFn) -> list[Sent]:
     return sent
 
 
-inputs = several()
+inputs = with_clock()

@@ -28,6 +28,7 @@ class App:
         timestamp: str | None = None,
         key: str | Sequence[str] | None = None,
         max_ahead: Duration | None = None,
+        idle: Duration | None = None,
     ) -> Stream:
         """The records of a topic, as rows.
 
@@ -40,12 +41,16 @@ class App:
             timestamp: the field that is the event time; by default the Kafka record's own.
             key: the fields that the topic is keyed by; grouping by them moves no rows.
             max_ahead: how far the event time may run ahead of the Kafka record's; what does is a dead letter.
+            idle: for how long a partition may send no row into a shuffle until windows behind it stop waiting for
+                it, on the worker's clock, once all its records are read. By default they wait for ever. When it
+                speaks again, rows whose window closed meanwhile go to `.late` as `closed_while_idle`. Rows then
+                travel through the shuffle one by one (`combine` has no effect).
 
         In Kafka Streams: `StreamsBuilder.stream` with `Consumed`.
 
         Raises:
-            TopologyError: `duplicate_source`, `unknown_column`, `type_mismatch`, or what is wrong with the
-                schema.
+            TopologyError: `duplicate_source`, `unknown_column`, `type_mismatch`, `bad_duration`, or what is wrong
+                with the schema. When the topology is built: `idle_without_lanes`, `idle_of_some`.
         """
         line = user_line()
         if not isinstance(topic, str) or not topic:
@@ -86,6 +91,10 @@ class App:
             ms = duration_ms(max_ahead, "max_ahead", operation="stream", zero=False)
             parameters["max_ahead_ms"] = ms
             about += f", max_ahead {format_ms(ms)}"
+        if idle is not None:
+            ms = duration_ms(idle, "idle", operation="stream", zero=False)
+            parameters["idle_ms"] = ms
+            about += f", idle {format_ms(ms)}"
         self._sources[topic] = line
         node = self._graph.add("source", (), line, parameters, about=about, name=topic)
         parts = tuple(KeyPart(name, frozenset({name})) for name in keys or ())

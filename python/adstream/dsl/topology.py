@@ -25,7 +25,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints, overload
 from adstream.dsl.app import App
 from adstream.dsl.faults import fault, name_list, nearest
 from adstream.dsl.graph import Node
-from adstream.errors import ConfigError
+from adstream.errors import ConfigError, TopologyError
 
 _APP = re.compile(r"[A-Za-z0-9._-]{1,80}", re.ASCII)
 _UNFIT = re.compile(r"[^A-Za-z0-9.-]+", re.ASCII)
@@ -165,7 +165,7 @@ class Topology:
         self.fn(app, **values)
         nodes = tuple(app._graph.nodes)
         plan = {"app": self.name, "nodes": [node.to_plan() for node in nodes]}
-        return Built(self.name, plan, tuple(app._graph.callables), values, nodes)
+        return _checked(Built(self.name, plan, tuple(app._graph.callables), values, nodes))
 
     def describe(self, **settings: Any) -> str:
         """One line per node; see `Built.describe`."""
@@ -199,6 +199,21 @@ class Topology:
     def __repr__(self) -> str:
         values = {s.name: s.default for s in self.settings.values() if not s.required} | self.chosen
         return f"<Topology {self.name}: {', '.join(f'{k}={v!r}' for k, v in values.items()) or 'no settings'}>"
+
+
+def _checked(built: Built) -> Built:
+    """What only the whole shows: the core reads it once, and its complaint is told at the node's line."""
+    from adstream._core import CoreError, Plan
+
+    try:
+        Plan(built.json, built.callables)
+    except CoreError as error:
+        _, code, message, hint, number = error.args
+        node = built.nodes[number] if number is not None else None
+        operation = None if node is None else "stream" if node.op == "source" else node.op
+        line = None if node is None else node.line
+        raise TopologyError(message, code=code, operation=operation, line=line, hint=hint) from None
+    return built
 
 
 def _settings(fn: Callable[..., Any]) -> dict[str, Setting]:

@@ -13,6 +13,8 @@ What the core counts is seen, so no drop has no counter:
     adstream_state_keys, _bytes{task, node}    keyed state
     adstream_slowest_clock{task, node}         the event time (ms) up to which windows can close, and
     adstream_held_by_lane{task, node}          the upstream partition that holds it back
+    adstream_held_windows{task, node}          windows that are open only for that, and
+    adstream_held_seconds{task, node, topic, partition}   for how long that partition has not moved
     adstream_clock{task, topic}                the event time (ms) an input has come to
 """
 
@@ -81,6 +83,9 @@ class WorkerCollector(Collector):
         yield self._family(CounterMetricFamily, "adstream_commits", "Commits by outcome", ["outcome"], commits)
         yield self._commit_times(status)
         yield from self._tasks(status.tasks)
+        held = [([h.task, h.node, h.topic, str(h.partition)], h.seconds) for h in status.held]
+        labels = ["task", "node", "topic", "partition"]
+        yield self._family(GaugeMetricFamily, "adstream_held_seconds", "Windows held open by", labels, held)
         yield self._lag(status)
         yield from self._sinks(status)
 

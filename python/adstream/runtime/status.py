@@ -4,13 +4,16 @@ that any other thread may read the latest one without a lock."""
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from adstream.interfaces import TopicPartition
 from adstream.runtime.ports import Sink
 from adstream.runtime.task import State, StreamTask
+
+log = logging.getLogger(__name__)
 
 COMMIT_BOUNDS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
@@ -39,6 +42,19 @@ class SinkStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """Windows that are open only because one partition has not come as far as the others."""
+
+    task: str
+    node: str
+    topic: str
+    partition: int
+    windows: int
+    seconds: float
+    """For which its clock has not moved."""
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """One look at a worker."""
 
@@ -47,6 +63,7 @@ class Status:
     """When it was taken; an old one means that the worker's thread stands still."""
     tasks: tuple[TaskStatus, ...] = ()
     sinks: tuple[SinkStatus, ...] = ()
+    held: tuple[Held, ...] = ()
     commits: Mapping[str, int] = field(default_factory=dict)
     """By outcome."""
     commit_seconds: tuple[int, ...] = (0,) * (len(COMMIT_BOUNDS_S) + 1)
@@ -80,6 +97,41 @@ class Counters:
         self.buckets[bisect.bisect_left(COMMIT_BOUNDS_S, took_ms / 1000)] += 1
         self.seconds += took_ms / 1000
         self.rows += rows
+
+
+HELD_TOLD_S = 60
+"""Windows held open for so long are told to the log, once until it is over."""
+
+
+class Holding:
+    """Who holds windows open, and since when."""
+
+    def __init__(self) -> None:
+        self._since: dict[tuple[str, str], tuple[tuple[int, int | None], int]] = {}
+        """(task, node) -> (lane and its clock, when they were first seen so)."""
+        self._told: set[tuple[str, str]] = set()
+
+    def look(self, tasks: Sequence[TaskStatus], now_ms: int) -> tuple[Held, ...]:
+        found, since = [], {}
+        for task in tasks:
+            for node, topics in task.stats.get("held", {}).items():
+                stats, place = task.stats["nodes"][node], (task.name, node)
+                mark = (stats["held_by_lane"], stats.get("slowest_clock"))
+                before = self._since.get(place)
+                since[place] = before if before is not None and before[0] == mark else (mark, now_ms)
+                seconds = (now_ms - since[place][1]) / 1000
+                found += [Held(task.name, node, topic, mark[0], stats["held_windows"], seconds) for topic in topics]
+                if seconds >= HELD_TOLD_S and place not in self._told:
+                    self._told.add(place)
+                    who = " and ".join(f"{topic}-{mark[0]}" for topic in topics)
+                    log.warning(
+                        "%d windows of `%s` are held open by %s for %d s: nothing reached them from there; if that is "
+                        "in order, give the source `idle=`",
+                        stats["held_windows"], node, who, seconds,
+                    )  # fmt: skip
+        self._told &= {place for place in since if place in self._told and now_ms > since[place][1]}
+        self._since = since
+        return tuple(found)
 
 
 def task_status(task: StreamTask, error: str | None) -> TaskStatus:

@@ -44,7 +44,7 @@ from adstream.runtime.end import EndOfInput
 from adstream.runtime.ports import Hooks, Sink, Tasks
 from adstream.runtime.settings import Settings
 from adstream.runtime.snapshot import Snapshot, Snapshots
-from adstream.runtime.status import Counters, Status, sink_status, task_status
+from adstream.runtime.status import Counters, Holding, Status, sink_status, task_status
 from adstream.runtime.task import FAILURES_MAX, Core, State, StreamTask
 
 if TYPE_CHECKING:
@@ -162,6 +162,7 @@ class Worker:
         self._trouble: str | None = None
         self._end_checked_ms = 0
         self._counters = Counters()
+        self._holding = Holding()
 
     # The outside
 
@@ -498,7 +499,7 @@ class Worker:
             rows, core, draining = task.rows, task.core, task.state is State.DRAINING
             assert core is not None
             try:
-                generation = task.close()
+                generation = task.close(now)
                 positions = generation.positions
                 forget_due = now - task.settled_ms >= self._settings.recommit_every_ms
                 if generation.empty and positions == task.settled and not forget_due:
@@ -676,10 +677,12 @@ class Worker:
 
     def _publish(self, now: int) -> None:
         counters = self._counters
+        tasks = tuple(task_status(t, self.quarantined.get(t.spec.name)) for t in self.tasks.values())
         self.status = Status(
             state=self.state.value,
             at_ms=now,
-            tasks=tuple(task_status(t, self.quarantined.get(t.spec.name)) for t in self.tasks.values()),
+            tasks=tasks,
+            held=self._holding.look(tasks, now),
             sinks=tuple(sink_status(name, self._topics[name], s) for name, s in self._sinks.items()),
             commits=dict(counters.commits),
             commit_seconds=tuple(counters.buckets),

@@ -7,6 +7,7 @@
 What runs is the real engine: the tasks that a worker would run, with their state, shuffles, changelogs and commits.
 Only the log is the driver's own. Nothing happens by itself and nothing depends on a clock:
 
+- The logged clock (for `idle=`) stands still until `advance_wall_clock`.
 - `pipe` writes records; whoever looks at a result (`read`, `table`, `counters` …) runs the application first.
 - A *round* gives each task one turn, upstream tasks first. In its turn a task processes what there is to read and
   commits. So everything piped since the last look is one commit, unless `commit_every` says otherwise.
@@ -29,6 +30,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from adstream._core import CoreError, Plan, RawBatch, SinkBuffer, murmur2
+from adstream.dsl.durations import Duration, duration_ms
 from adstream.dsl.topology import Built, Topology
 from adstream.errors import FatalError, TopologyError
 from adstream.interfaces import TopicPartition
@@ -122,6 +124,8 @@ class _Running:
     counted: dict[str, dict[str, int]] = field(default_factory=dict)
     """By earlier lives of a task without a changelog: nobody else remembers."""
     committed_counters: dict[str, dict[str, int]] = field(default_factory=dict)
+    counters_in_flight: dict[str, dict[str, int]] = field(default_factory=dict)
+    """When the generation in flight was closed: rows of the next one may have been counted since."""
 
 
 @dataclass(slots=True)
@@ -207,7 +211,11 @@ class TopologyTestDriver:
         self._positions: dict[TopicPartition, int] = {}
         self._armed: _Armed | None = None
         self._random = random.Random(seed)
-        self._journal: list[tuple[TopicPartition, RawBatch] | None] = []
+        self._journal: list[tuple[TopicPartition, RawBatch] | int | None] = []
+        """Records, advances of the clock (ms), commit points: what a twin does again."""
+        self._now = 0
+        self._due: set[int] = set()
+        """Tasks that have not closed a generation since the clock moved."""
         self._touched = False
         self._closed = False
         self._tasks = [self._start(spec) for spec in self._specs]
@@ -269,8 +277,10 @@ class TopologyTestDriver:
 
     @property
     def late(self) -> int:
-        """How many rows came too late, over all windowed tables."""
-        return sum(reasons.get("late", 0) for reasons in self.counters().values())
+        """How many rows came too late, over all windowed tables; `closed_while_idle` included."""
+        return sum(
+            reasons.get(reason, 0) for reasons in self.counters().values() for reason in ("late", "closed_while_idle")
+        )
 
     # --- Running --------------------------------------------------------------------------------------------------
 
@@ -288,6 +298,23 @@ class TopologyTestDriver:
     def commit(self) -> None:
         """A commit point: what was piped before it is processed and committed, apart from what is piped after it."""
         self.run()
+
+    def advance_wall_clock(self, by: Duration) -> None:
+        """Lets the clock of the workers pass, by `"30s"` or a `timedelta`, with no record coming: what `idle=` counts.
+
+        In Kafka Streams: `advanceWallClockTime`.
+        """
+        ms = duration_ms(by, "by", operation="advance_wall_clock")
+        self.run()
+        self._journal.append(ms)
+        self._now += ms
+        moved = True
+        while moved:  # one silence may follow from another
+            with _told():
+                self._due = set(range(len(self._specs)))
+                moved = self._round()
+                while self._round():
+                    pass
 
     def restart(self) -> None:
         """All tasks are dropped and restored from their changelogs. Results do not change."""
@@ -344,7 +371,7 @@ class TopologyTestDriver:
                 order = self._random.sample(waiting, len(waiting)) if self._options.seed is not None else waiting
                 for i in list(order):
                     try:
-                        moved |= self._turn(self._tasks[i])
+                        moved |= self._turn(i)
                     except _Crash as crash:
                         self._recover(crash.restart)
                         moved = True
@@ -353,16 +380,22 @@ class TopologyTestDriver:
                     waiting.remove(i)
         return moved
 
-    def _turn(self, task: _Running) -> bool:
+    def _turn(self, i: int) -> bool:
+        task = self._tasks[i]
         self._feed(task, {})
         rows = self._process(task, self._options.commit_every if task.user else None)
         if task.in_flight is not None:
             self._commit(task)
             if not rows:
                 return True
-        if not rows:
+        if not rows and i not in self._due:
             return False
         self._close(task)
+        self._due.discard(i)
+        if not rows and task.in_flight is not None and task.in_flight.empty:
+            task.in_flight = None
+            task.core.committed()
+            return False
         if not self._options.pipelined:
             self._commit(task)
         return True
@@ -387,9 +420,15 @@ class TopologyTestDriver:
         return done
 
     def _close(self, task: _Running) -> None:
-        generation = task.core.close_generation()
+        generation = self._generation(task)
         self._pass("close")
         task.in_flight = generation
+
+    def _generation(self, task: _Running) -> Generation:
+        if self._now:
+            task.core.tick(self._now)
+        task.counters_in_flight = _counters(task.core)
+        return task.core.close_generation()
 
     def _commit(self, task: _Running) -> None:
         assert task.in_flight is not None
@@ -400,7 +439,7 @@ class TopologyTestDriver:
         self._positions |= positions
         task.in_flight = None
         if task.spec.changelog is None:
-            task.committed_counters = _counters(task.core)
+            task.committed_counters = task.counters_in_flight
         self._pass("after-commit")
         task.core.committed()
         if self._armed is not None:
@@ -445,7 +484,7 @@ class TopologyTestDriver:
             if lost is not None and self._options.pipelined:
                 self._feed(task, lost.positions)
                 self._process(task, None)
-                task.in_flight = task.core.close_generation()
+                task.in_flight = self._generation(task)
 
     # --- Inside: looking ------------------------------------------------------------------------------------------
 
@@ -515,6 +554,8 @@ class TopologyTestDriver:
             for item in self._journal:
                 if item is None:
                     twin.run()
+                elif isinstance(item, int):
+                    twin.advance_wall_clock(item * _MS)
                 else:
                     twin._pipe(*item)
             return twin.table(_SEEN_BY_DRIVER)

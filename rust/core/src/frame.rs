@@ -37,11 +37,13 @@ pub enum Kind {
     Seen = 6,
     /// The small state of a task, whole.
     Meta = 7,
+    /// Nothing but the clock, and that nobody need wait for this lane until it speaks again.
+    Idle = 8,
 }
 
 impl Kind {
     fn of(byte: u8) -> Option<Kind> {
-        [Kind::Rows, Kind::Partials, Kind::Clock, Kind::Late, Kind::State, Kind::Seen, Kind::Meta]
+        [Kind::Rows, Kind::Partials, Kind::Clock, Kind::Late, Kind::State, Kind::Seen, Kind::Meta, Kind::Idle]
             .into_iter()
             .find(|k| *k as u8 == byte)
     }

@@ -25,7 +25,7 @@ use crate::batch::{Batch, Origin};
 use crate::error::{Fatal, PlanError};
 use crate::expr::Foreign;
 use crate::frame::{open, seal, Header, Kind};
-use crate::op::{Changelog, Counters, Ctx, DeadLetters, Message, Needs, Outgoing};
+use crate::op::{Changelog, Counters, Ctx, DeadLetters, Inputs, Message, Needs, Outgoing};
 use crate::plan::{lower, Lowered, Plan, Route, SourceKind};
 use crate::raw::RawBatch;
 use crate::window::NO_TIME;
@@ -96,6 +96,10 @@ pub struct Task {
     /// A hash of everything ever written to the changelog. It goes along in `meta`, so that two changelogs which agree in
     /// one `meta` agree in all that lies before it: how a local copy knows that it is one of this log.
     chain: u64,
+    /// The logged clock; `NO_TIME` until the first tick, and where nothing looks at it.
+    tick: i64,
+    /// Whether something here looks at the logged clock.
+    ticks: bool,
 }
 
 /// Clean state is written again, a little with each generation, so that the changelog can forget its beginning: once a
@@ -167,6 +171,8 @@ impl Task {
             round: Round::default(),
             changed: 0,
             chain: 0,
+            tick: NO_TIME,
+            ticks: plan.subtopologies[subtopology].feeds.iter().any(|&n| plan.facts[n].idle_ms.is_some()),
             plan,
         };
         let mark = task.mark();
@@ -220,6 +226,27 @@ impl Task {
     pub fn caught_up(&mut self, topic: &str, value: bool) -> Result<(), Fatal> {
         self.input(topic)?.caught_up = value;
         Ok(())
+    }
+
+    /// Moves the logged clock (ms, never backwards). It is stored with the generation that is open.
+    pub fn tick(&mut self, now: i64) -> Result<(), Fatal> {
+        self.finish_restore()?;
+        if self.ticks {
+            // The first one is worth a commit: from here on, silence counts, also through a restart.
+            self.touched |= self.tick == NO_TIME;
+            self.tick = self.tick.max(now);
+        }
+        Ok(())
+    }
+
+    fn inputs_now(&self) -> Inputs {
+        Inputs {
+            exhausted: self.inputs.iter().all(|i| i.caught_up && i.buffered == 0),
+            asleep: self.inputs.iter().all(|i| match &i.source {
+                SourceKind::User { .. } => true,
+                SourceKind::Edge { source, .. } => source.asleep(),
+            }),
+        }
     }
 
     /// Processes up to `max_rows` buffered records; returns how many.
@@ -391,6 +418,8 @@ impl Task {
                 dead_letters: &self.dead_letters,
                 task_partition: self.partition,
                 seq_end: to as u32,
+                tick: self.tick,
+                inputs: Inputs::default(),
             };
             ctx.count("read", (to - from) as u64);
             for (row, reason) in bad {
@@ -449,7 +478,7 @@ impl Task {
                 Message::Rows(b) => Message::Rows(with_path(b, bits)),
                 Message::Late(b) => Message::Late(b.clone()),
                 Message::Partials(h, b) => Message::Partials(h.clone(), b.clone()),
-                Message::Clock { lane, clock } => Message::Clock { lane: *lane, clock: *clock },
+                Message::Clock { lane, clock, idle } => Message::Clock { lane: *lane, clock: *clock, idle: *idle },
             };
             self.inboxes[node].push((input, copy));
         }
@@ -462,6 +491,7 @@ impl Task {
 
     /// Runs every node once, in topological order, until all inboxes are empty.
     fn run_nodes(&mut self, flush: bool, seq_end: u32) -> Result<(), Fatal> {
+        let inputs = if flush { self.inputs_now() } else { Inputs::default() };
         for index in 0..self.nodes.len() {
             let inbox = std::mem::take(&mut self.inboxes[index]);
             if inbox.is_empty() && !flush {
@@ -480,6 +510,8 @@ impl Task {
                     dead_letters: &self.dead_letters,
                     task_partition: self.partition,
                     seq_end,
+                    tick: self.tick,
+                    inputs,
                 };
                 for (input, message) in inbox {
                     node.operator.process(input, message, &mut ctx)?;
@@ -542,6 +574,9 @@ impl Task {
             w.varint(*n);
         }
         w.u64(self.chain);
+        if self.tick != NO_TIME {
+            w.zigzag(self.tick);
+        }
         Mark {
             meta: w.bytes,
             positions: self.inputs.iter().map(|i| i.position).collect(),
@@ -573,6 +608,7 @@ impl Task {
             self.counters.insert((Arc::from(node), reason), r.varint()?);
         }
         self.chain = r.u64().unwrap_or(0); // the first version had none
+        self.tick = if r.rest.is_empty() || !self.ticks { NO_TIME } else { r.zigzag()? };
         Some(())
     }
 
@@ -736,9 +772,13 @@ impl Task {
             entry[reason] = json!(n);
         }
         let mut nodes = serde_json::Map::new();
+        let mut held = serde_json::Map::new();
         for node in &self.nodes {
             let mut stats = vec![];
             node.operator.stats(&mut stats);
+            if stats.iter().any(|s| s.0 == "held_windows" && s.1 > 0) {
+                held.insert(node.name.to_string(), json!(self.plan.lane_topics(&node.name)));
+            }
             if !stats.is_empty() {
                 let entry: serde_json::Map<String, Value> =
                     stats.into_iter().filter(|s| s.1 != NO_TIME).map(|(k, v)| (k, json!(v))).collect();
@@ -747,7 +787,7 @@ impl Task {
         }
         let clocks: serde_json::Map<String, Value> =
             self.inputs.iter().filter(|i| i.clock != NO_TIME).map(|i| (i.topic.to_string(), json!(i.clock))).collect();
-        json!({"subtopology": self.subtopology, "partition": self.partition, "counters": counters, "nodes": nodes, "clocks": clocks})
+        json!({"subtopology": self.subtopology, "partition": self.partition, "counters": counters, "nodes": nodes, "held": held, "clocks": clocks})
     }
 }
 

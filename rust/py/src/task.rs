@@ -124,6 +124,10 @@ impl PyTask {
         self.lock().caught_up(topic, value).map_err(fatal_error)
     }
 
+    fn tick(&self, now_ms: i64) -> PyResult<()> {
+        self.lock().tick(now_ms).map_err(fatal_error)
+    }
+
     fn process(&self, py: Python<'_>, max_rows: usize) -> PyResult<usize> {
         py.detach(|| self.lock().process(max_rows)).map_err(fatal_error)
     }

@@ -119,6 +119,8 @@ class EchoTask:
         assert (topic, partition) == self.source
         self.read_all = value
 
+    def tick(self, now_ms: int) -> None: ...
+
     def process(self, max_rows: int) -> int:
         self.plan.on_process()
         rows = self.buffer[:max_rows]

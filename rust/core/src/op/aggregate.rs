@@ -10,6 +10,9 @@
 //! window [start ── end)   grace
 //! ```
 //!
+//! A lane that is idle (see `edge.rs`) holds no window open. Should it speak again, a row that is not late by its own
+//! lane may meet a window that closed without it: it goes the way of late rows, with a reason of its own.
+//!
 //! With one lane these are exactly Kafka Streams' rules. Rows that an upstream combiner folded arrive as partials: it has
 //! decided lateness with the same clock, and ships its partials before the clock that closes their windows.
 //!
@@ -39,10 +42,36 @@ pub struct Fold {
     pub arguments: Vec<(Option<Compiled>, Option<Compiled>)>,
 }
 
+/// Why a row found its window closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Late {
+    /// Its own lane had passed the window.
+    Lane,
+    /// The others had, while its own lane was idle.
+    Idle,
+}
+
+impl Late {
+    /// As counters and the `.late` view name it.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Late::Lane => "late",
+            Late::Idle => "closed_while_idle",
+        }
+    }
+}
+
+/// How far time has come for a row: in its lane, and for windows to close.
+#[derive(Clone, Copy)]
+pub struct Clocks {
+    pub lane: i64,
+    pub slowest: i64,
+}
+
 /// What became of a row.
 pub enum Verdict {
     Folded,
-    Late { start: i64 },
+    Late { start: i64, why: Late },
     Dropped,
 }
 
@@ -104,7 +133,7 @@ impl Fold {
         row: usize,
         into: Destination<'_>,
         ctx: &mut Ctx<'_>,
-        advance: &mut dyn FnMut(i64) -> i64,
+        advance: &mut dyn FnMut(i64) -> Clocks,
     ) -> Verdict {
         let Destination { store, position, scratch } = into;
         let batch = prepared.batch;
@@ -118,13 +147,16 @@ impl Fold {
             return Verdict::Dropped;
         }
         let ts = batch.ts[row];
-        let clock = advance(batch.stamp.as_ref().map_or(ts, |s| s[row]));
+        let clocks = advance(batch.stamp.as_ref().map_or(ts, |s| s[row]));
         let start = match &self.window {
             None => UNWINDOWED,
             Some(w) => {
                 let start = w.start(ts);
-                if w.is_late(start, clock) {
-                    return Verdict::Late { start };
+                if w.is_late(start, clocks.lane) {
+                    return Verdict::Late { start, why: Late::Lane };
+                }
+                if w.is_late(start, clocks.slowest) {
+                    return Verdict::Late { start, why: Late::Idle };
                 }
                 start
             }
@@ -149,35 +181,55 @@ impl Fold {
     }
 }
 
-/// Clocks of lanes and their minimum.
+/// Clocks of lanes, which of them are idle, and how far the slowest of the others has come. That never goes back, also
+/// when a lane wakes up behind it.
 #[derive(Clone, Debug)]
 pub struct Lanes {
     clocks: Vec<i64>,
+    idle: Vec<bool>,
     slowest: i64,
 }
 
 impl Lanes {
     pub fn new(lanes: usize) -> Lanes {
-        Lanes { clocks: vec![NO_TIME; lanes.max(1)], slowest: NO_TIME }
+        let n = lanes.max(1);
+        Lanes { clocks: vec![NO_TIME; n], idle: vec![false; n], slowest: NO_TIME }
     }
     #[inline]
-    pub fn advance(&mut self, lane: u32, to: i64) -> i64 {
+    pub fn advance(&mut self, lane: u32, to: i64) -> Clocks {
         let clock = &mut self.clocks[lane as usize];
         if to > *clock {
             let was = *clock;
             *clock = to;
-            if was == self.slowest {
-                self.slowest = self.clocks.iter().copied().min().unwrap_or(NO_TIME);
+            if was <= self.slowest {
+                self.settle();
             }
         }
-        self.clocks[lane as usize]
+        Clocks { lane: self.clocks[lane as usize], slowest: self.slowest }
+    }
+    /// Of lanes that are all idle none is waited for: time is where the fastest was.
+    fn settle(&mut self) {
+        let awake = self.clocks.iter().zip(&self.idle).filter(|(_, &idle)| !idle).map(|(&clock, _)| clock).min();
+        let reached = awake.or(self.clocks.iter().copied().max()).unwrap_or(NO_TIME);
+        self.slowest = self.slowest.max(reached);
+    }
+    /// The lane fell silent, or spoke again.
+    pub fn set_idle(&mut self, lane: usize, idle: bool) {
+        if self.idle[lane] != idle {
+            self.idle[lane] = idle;
+            self.settle();
+        }
     }
     pub fn slowest(&self) -> i64 {
         self.slowest
     }
+    pub fn fastest(&self) -> i64 {
+        self.clocks.iter().copied().max().unwrap_or(NO_TIME)
+    }
     /// The lane that holds windows open.
     pub fn held_by(&self) -> usize {
-        self.clocks.iter().enumerate().min_by_key(|c| *c.1).map_or(0, |c| c.0)
+        let waited_for = self.clocks.iter().enumerate().filter(|c| !self.idle[c.0]);
+        waited_for.min_by_key(|c| *c.1).map_or(0, |c| c.0)
     }
     pub fn save(&self, out: &mut Writer) {
         out.varint(self.clocks.len() as u64);
@@ -191,7 +243,26 @@ impl Lanes {
         for clock in &mut self.clocks {
             *clock = saved.zigzag()?;
         }
-        self.slowest = self.clocks.iter().copied().min().unwrap_or(NO_TIME);
+        self.idle.fill(false);
+        self.slowest = NO_TIME;
+        self.settle();
+        Some(())
+    }
+    /// What is only worth storing where lanes have been idle.
+    fn save_idle(&self, out: &mut Writer) {
+        let behind = self.clocks.iter().any(|&clock| clock < self.slowest);
+        if behind || self.idle.contains(&true) {
+            self.idle.iter().for_each(|&idle| out.u8(idle as u8));
+            out.zigzag(self.slowest);
+        }
+    }
+    fn load_idle(&mut self, saved: &mut Reader<'_>) -> Option<()> {
+        if !saved.rest.is_empty() {
+            for idle in &mut self.idle {
+                *idle = saved.u8()? != 0;
+            }
+            self.slowest = saved.zigzag()?;
+        }
         Some(())
     }
 }
@@ -257,10 +328,11 @@ impl Aggregate {
 
     fn rows(&mut self, batch: &Batch, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
         let lane = self.lane(batch.lane)?;
+        self.lanes.set_idle(lane, false);
         let fold = std::mem::replace(&mut self.fold, Fold { keys: vec![], window: None, arguments: vec![] });
         let prepared = fold.prepare(batch, ctx.foreign);
         let mut scratch = std::mem::take(&mut self.scratch);
-        let mut late: Vec<(u32, i64)> = vec![];
+        let mut late: Vec<(u32, i64, Late)> = vec![];
         let mut folded = 0;
         for row in batch.live_rows() {
             let position = self.positions[lane];
@@ -275,7 +347,7 @@ impl Aggregate {
                         self.boundary = self.boundary.min(w.close_at(w.start(batch.ts[row])));
                     }
                 }
-                Verdict::Late { start } => late.push((row as u32, start)),
+                Verdict::Late { start, why } => late.push((row as u32, start, why)),
                 Verdict::Dropped => {}
             }
             if self.lanes.slowest() >= self.boundary {
@@ -287,8 +359,7 @@ impl Aggregate {
         drop(prepared);
         self.fold = fold;
         if !late.is_empty() {
-            let (rows, starts): (Vec<u32>, Vec<i64>) = late.into_iter().unzip();
-            self.late(batch, &rows, &starts, ctx);
+            self.late(batch, &late, ctx);
         }
         Ok(())
     }
@@ -307,26 +378,28 @@ impl Aggregate {
         ))
     }
 
-    fn late(&self, batch: &Batch, rows: &[u32], starts: &[i64], ctx: &mut Ctx<'_>) {
-        ctx.count("late", rows.len() as u64);
+    fn late(&self, batch: &Batch, late: &[(u32, i64, Late)], ctx: &mut Ctx<'_>) {
+        let idle = late.iter().filter(|l| l.2 == Late::Idle).count() as u64;
+        ctx.count(Late::Lane.reason(), late.len() as u64 - idle);
+        ctx.count(Late::Idle.reason(), idle);
         let Some(window) = self.fold.window.filter(|_| self.wanted.late) else { return };
-        let picked = Batch { live: Some(rows.to_vec()), ..batch.clone() }.compact();
-        let n = picked.rows;
+        let rows = late.iter().map(|l| l.0).collect();
+        let picked = Batch { live: Some(rows), ..batch.clone() }.compact();
         let mut columns = picked.columns.clone();
-        columns.push(Arc::new(Column::new(DataType::Timestamp, Data::I64(starts.to_vec()), None)));
-        let ends = starts.iter().map(|s| s + window.size_ms).collect();
+        let starts = late.iter().map(|l| l.1).collect();
+        columns.push(Arc::new(Column::new(DataType::Timestamp, Data::I64(starts), None)));
+        let ends = late.iter().map(|l| l.1 + window.size_ms).collect();
         columns.push(Arc::new(Column::new(DataType::Timestamp, Data::I64(ends), None)));
         let mut why = Bytes::default();
-        (0..n).for_each(|_| why.push(b"late"));
+        late.iter().for_each(|l| why.push(l.2.reason().as_bytes()));
         columns.push(Arc::new(Column::new(DataType::Str, Data::Str(why), None)));
         ctx.emit(2, Message::Rows(Batch { schema: self.late_schema.clone(), columns, key: None, ..picked }));
     }
 
     fn late_rows(&self, batch: &Batch, ctx: &mut Ctx<'_>) {
         let Some(window) = self.fold.window else { return };
-        let rows: Vec<u32> = batch.live_rows().map(|r| r as u32).collect();
-        let starts: Vec<i64> = rows.iter().map(|&r| window.start(batch.ts[r as usize])).collect();
-        self.late(batch, &rows, &starts, ctx);
+        let late: Vec<_> = batch.live_rows().map(|r| (r as u32, window.start(batch.ts[r]), Late::Lane)).collect();
+        self.late(batch, &late, ctx);
     }
 
     fn partials(&mut self, header: &Header, body: &[u8], ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
@@ -357,6 +430,18 @@ impl Aggregate {
             self.close_windows(&fold, ctx.seq_end, None, ctx);
             self.fold = fold;
         }
+    }
+
+    /// How many windows are open only because the slowest lane is not as far as the fastest.
+    fn held_windows(&self) -> i64 {
+        let Some(window) = self.fold.window else { return 0 };
+        let mut next = self.store.next_window(self.next_close);
+        let mut held = 0;
+        while let Some(start) = next.filter(|&start| window.close_at(start) <= self.lanes.fastest()) {
+            held += 1;
+            next = self.store.next_window(start + 1);
+        }
+        held
     }
 
     /// Emits every window that the slowest clock has passed, by start, then key.
@@ -489,8 +574,9 @@ impl Operator for Aggregate {
                 Ok(())
             }
             Message::Partials(header, body) => self.partials(&header, &body, ctx),
-            Message::Clock { lane, clock } => {
-                self.lane(lane)?;
+            Message::Clock { lane, clock, idle } => {
+                let index = self.lane(lane)?;
+                self.lanes.set_idle(index, idle);
                 self.clock(lane, clock, ctx);
                 Ok(())
             }
@@ -520,6 +606,7 @@ impl Operator for Aggregate {
         self.positions.iter().for_each(|&p| out.varint(p));
         out.zigzag(self.next_close);
         out.zigzag(self.boundary);
+        self.lanes.save_idle(out);
     }
 
     fn load(&mut self, saved: &mut Reader<'_>) -> Option<()> {
@@ -529,7 +616,7 @@ impl Operator for Aggregate {
         }
         self.next_close = saved.zigzag()?;
         self.boundary = saved.zigzag()?;
-        Some(())
+        self.lanes.load_idle(saved)
     }
 
     fn rewrite(&mut self, limit: usize, changelog: &mut dyn Changelog) -> (usize, bool) {
@@ -598,6 +685,7 @@ impl Operator for Aggregate {
         if self.fold.window.is_some() {
             out.push(("slowest_clock".into(), self.lanes.slowest()));
             out.push(("held_by_lane".into(), self.lanes.held_by() as i64));
+            out.push(("held_windows".into(), self.held_windows()));
         }
     }
 }

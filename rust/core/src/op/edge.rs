@@ -10,10 +10,15 @@
 //!
 //! **Heartbeats.** A partition that got no frame in a generation still has to learn that a window closed: it gets the
 //! clock alone, only when the clock passed such a boundary since it was last told.
+//!
+//! **Idle lanes.** Where it was asked for, a lane that has sent no row for a while on the logged clock tells every
+//! partition that nobody need wait for it; its next row, or the clock alone, takes that back. Such rows travel one by
+//! one: one that meets a closed window must still be a row. The mark is a record of the edge, so what it closes
+//! downstream is a matter of logged data.
 
 use std::sync::Arc;
 
-use super::aggregate::{write_entry, Destination, Fold, Verdict};
+use super::aggregate::{write_entry, Clocks, Destination, Fold, Verdict};
 use super::{Ctx, Message, Operator, Outgoing};
 use crate::batch::Batch;
 use crate::column::Column;
@@ -42,7 +47,23 @@ pub struct EdgeOut {
     /// Per partition: frames sent, and the clock last told.
     sequences: Vec<u64>,
     told: Vec<i64>,
+    quiet: Option<Quiet>,
 }
+
+/// How long a lane has been quiet.
+struct Quiet {
+    /// After how long it is idle. Zero behind another shuffle: idle as soon as everything that feeds it is.
+    after_ms: i64,
+    /// The tick at which it last sent rows, or at which counting began.
+    since: i64,
+    /// Downstream was told that it is idle.
+    idle: bool,
+    /// Rows were sent in this generation.
+    spoke: bool,
+}
+
+/// `since` and `idle` as stored: a fixed size, which tells them from what another version of the plan left here.
+const QUIET_BYTES: usize = 9;
 
 impl EdgeOut {
     pub fn new(topic: usize, lane: u32, schema: u64, window: Option<Tumbling>, partitions: u32) -> Self {
@@ -56,7 +77,30 @@ impl EdgeOut {
             settled: NO_TIME,
             sequences: vec![0; n],
             told: vec![NO_TIME; n],
+            quiet: None,
         }
+    }
+
+    /// Declares the lane idle when it has been quiet for `after_ms`.
+    pub fn idle_after(mut self, after_ms: Option<i64>) -> Self {
+        self.quiet = after_ms.map(|after_ms| Quiet { after_ms, since: NO_TIME, idle: false, spoke: false });
+        self
+    }
+
+    /// Whether the partitions have to be told that the lane fell silent, or speaks again.
+    fn turn(&mut self, ctx: &Ctx<'_>) -> Option<Kind> {
+        let quiet = self.quiet.as_mut()?;
+        let spoke = std::mem::take(&mut quiet.spoke);
+        if spoke || quiet.since == NO_TIME {
+            quiet.since = ctx.tick;
+        }
+        if quiet.idle {
+            quiet.idle = !spoke && ctx.inputs.asleep;
+            return (!quiet.idle).then_some(Kind::Clock);
+        }
+        let long = ctx.tick != NO_TIME && ctx.tick.saturating_sub(quiet.since) >= quiet.after_ms;
+        quiet.idle = !spoke && ctx.inputs.asleep && ctx.inputs.exhausted && long;
+        quiet.idle.then_some(Kind::Idle)
     }
 
     fn partitions(&self) -> u32 {
@@ -81,6 +125,9 @@ impl EdgeOut {
 
     /// Tells the clock to partitions that would otherwise keep a window open.
     fn heartbeats(&mut self, ctx: &mut Ctx<'_>) {
+        if let Some(kind) = self.turn(ctx) {
+            (0..self.partitions()).for_each(|p| self.send(p, kind, self.clock, 0, &[], ctx));
+        }
         if let Some(w) = self.window {
             let closes = |clock: i64| clock.saturating_sub(w.grace_ms).div_euclid(w.size_ms);
             for p in 0..self.partitions() {
@@ -97,6 +144,10 @@ impl EdgeOut {
         out.zigzag(self.clock);
         self.sequences.iter().for_each(|&s| out.varint(s));
         self.told.iter().for_each(|&t| out.zigzag(t));
+        if let Some(quiet) = &self.quiet {
+            out.u64(quiet.since as u64);
+            out.u8(quiet.idle as u8);
+        }
     }
 
     fn load(&mut self, saved: &mut Reader<'_>) -> Option<()> {
@@ -107,6 +158,13 @@ impl EdgeOut {
         }
         for t in &mut self.told {
             *t = saved.zigzag()?;
+        }
+        if let Some(quiet) = &mut self.quiet {
+            // What was stored before the lane could be idle: counting begins now.
+            let stored = saved.rest.len() == QUIET_BYTES;
+            quiet.since = if stored { saved.u64()? as i64 } else { NO_TIME };
+            quiet.idle = stored && saved.u8()? != 0;
+            quiet.spoke = false;
         }
         Some(())
     }
@@ -124,6 +182,9 @@ impl EdgeOut {
         // Rows bring their own stamps, and where a frame ends must not show: what they do not tell, a heartbeat will.
         let clock = if kind == Kind::Late { self.settled } else { NO_TIME };
         for (partition, rows) in by_partition.iter().enumerate() {
+            if let Some(quiet) = self.quiet.as_mut().filter(|_| !rows.is_empty()) {
+                quiet.spoke = true;
+            }
             let signs = batch.sign.as_ref().map(|s| s.as_slice());
             let beside = Beside { ts: &batch.ts, stamps, signs };
             row_bodies(&columns, beside, rows, &mut |chunk, body| {
@@ -268,7 +329,7 @@ impl Operator for Combine {
             let into = Destination { store: &mut self.store, position: self.position, scratch: &mut self.scratch };
             let verdict = self.fold.row(&prepared, row, into, ctx, &mut |to| {
                 *clock = (*clock).max(to);
-                *clock
+                Clocks { lane: *clock, slowest: NO_TIME }
             });
             match verdict {
                 Verdict::Folded => {
@@ -317,12 +378,20 @@ pub struct EdgeSource {
     pub schema_hash: u64,
     /// The next number expected from each lane; audited under exactly-once only.
     sequences: Vec<u64>,
+    /// The lanes that are idle.
+    idle: Vec<bool>,
     pub audit: bool,
 }
 
 impl EdgeSource {
     pub fn new(topic: Arc<str>, schema: Arc<Schema>, schema_hash: u64, lanes: usize, audit: bool) -> Self {
-        EdgeSource { topic, schema, schema_hash, sequences: vec![0; lanes.max(1)], audit }
+        let n = lanes.max(1);
+        EdgeSource { topic, schema, schema_hash, sequences: vec![0; n], idle: vec![false; n], audit }
+    }
+
+    /// Every lane is idle: nothing is to be expected.
+    pub fn asleep(&self) -> bool {
+        self.idle.iter().all(|&idle| idle)
     }
 
     /// One frame as a message for the node behind.
@@ -347,11 +416,13 @@ impl EdgeSource {
             ));
         }
         *expected = header.sequence + 1;
+        self.idle[header.lane as usize] = header.kind == Kind::Idle;
         Ok(match header.kind {
             Kind::Rows => Message::Rows(read_rows(&self.schema, &header, body)?),
             Kind::Late => Message::Late(read_rows(&self.schema, &header, body)?),
             Kind::Partials => Message::Partials(header, Arc::new(body.to_vec())),
-            Kind::Clock => Message::Clock { lane: header.lane, clock: header.clock },
+            Kind::Clock => Message::Clock { lane: header.lane, clock: header.clock, idle: false },
+            Kind::Idle => Message::Clock { lane: header.lane, clock: header.clock, idle: true },
             _ => return Err(Fatal::new("corrupt_frame", "a state frame lies on a shuffle topic")),
         })
     }
@@ -366,6 +437,9 @@ impl Operator for EdgeSource {
     fn save(&self, out: &mut Writer) {
         out.varint(self.sequences.len() as u64);
         self.sequences.iter().for_each(|&s| out.varint(s));
+        if self.idle.contains(&true) {
+            self.idle.iter().for_each(|&idle| out.u8(idle as u8));
+        }
     }
 
     fn load(&mut self, saved: &mut Reader<'_>) -> Option<()> {
@@ -374,6 +448,10 @@ impl Operator for EdgeSource {
         }
         for s in &mut self.sequences {
             *s = saved.varint()?;
+        }
+        let stored = !saved.rest.is_empty();
+        for idle in &mut self.idle {
+            *idle = stored && saved.u8()? != 0;
         }
         Some(())
     }

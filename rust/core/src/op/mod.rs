@@ -38,10 +38,11 @@ pub enum Message {
     Late(Batch),
     /// Partial aggregates of one lane (a frame's header and body).
     Partials(Header, Arc<Vec<u8>>),
-    /// A lane's clock, without rows.
+    /// A lane's clock, without rows, and whether the lane is idle.
     Clock {
         lane: u32,
         clock: i64,
+        idle: bool,
     },
 }
 
@@ -73,6 +74,18 @@ pub struct Ctx<'a> {
     pub task_partition: u32,
     /// The largest `seq` given out so far (for what is emitted at a generation's end).
     pub seq_end: u32,
+    /// The logged clock, ms; `NO_TIME` until the first tick.
+    pub tick: i64,
+    pub inputs: Inputs,
+}
+
+/// What a task knows of what it reads.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Inputs {
+    /// All that there is has been processed.
+    pub exhausted: bool,
+    /// Every lane of every shuffle it reads from is idle.
+    pub asleep: bool,
 }
 
 /// Where dead letters go: by source topic, and for rows that lost their origin in a shuffle.

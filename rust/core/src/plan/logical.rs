@@ -96,6 +96,8 @@ pub enum Op {
         key: Option<Vec<String>>,
         #[serde(default)]
         max_ahead_ms: Option<i64>,
+        #[serde(default)]
+        idle_ms: Option<i64>,
     },
     Filter {
         expr: Expr,
@@ -180,6 +182,10 @@ pub struct Facts {
     pub shuffled: bool,
     /// Whether partials are formed before that shuffle.
     pub combined: bool,
+    /// An aggregate with windows behind a shuffle: how long a lane is silent until it is idle, if it may be.
+    pub idle_ms: Option<i64>,
+    /// The sources that rows come from.
+    pub sources: BTreeSet<usize>,
     pub readers: Vec<Vec<(usize, usize)>>,
     /// Distance, in forks, from the source (see `Batch::path`).
     pub fork_shift: Option<u32>,
@@ -252,6 +258,7 @@ impl Plan {
             let facts = plan.check_node(id).map_err(|e| e.at(id))?;
             plan.facts.push(facts);
         }
+        plan.check_idle()?;
         plan.find_readers();
         plan.find_needed()?;
         plan.find_forks()?;
@@ -312,6 +319,7 @@ impl Plan {
             facts.table = self.facts[from].table && (!from_aggregate || port == 0);
             facts.partitioned_by = self.facts[from].partitioned_by.clone();
         }
+        facts.sources = node.inputs.iter().flat_map(|&(from, _)| self.facts[from].sources.iter().copied()).collect();
         match &node.op {
             Op::Source { fields, timestamp, key, format, .. } => {
                 if format.as_deref().is_some_and(|f| f != "json") {
@@ -337,6 +345,7 @@ impl Plan {
                     column(&schema, name)?;
                 }
                 facts.partitioned_by = key.clone();
+                facts.sources.insert(id);
                 facts.ports.push(Arc::new(schema));
             }
             Op::Filter { expr, .. } => {
@@ -502,7 +511,11 @@ impl Plan {
                     schema.fields.push(Field { name: spec.name.clone(), dtype: acc.output.clone() });
                 }
                 facts.shuffled = facts.table || facts.partitioned_by.as_ref() != Some(keys);
-                facts.combined = facts.shuffled && *combine && layout.combines();
+                if facts.shuffled && window.is_some() {
+                    facts.idle_ms = self.idle_after(&facts.sources, node.inputs[0].0)?;
+                }
+                // Where a lane may be idle, a row may meet a closed window downstream: then it must still be a row.
+                facts.combined = facts.shuffled && *combine && layout.combines() && facts.idle_ms.is_none();
                 if facts.shuffled && !facts.combined {
                     let mut read = BTreeSet::new();
                     let exprs = aggregates.iter().flat_map(|a| a.arg.iter().chain(a.condition.iter()));
@@ -544,6 +557,64 @@ impl Plan {
             }
         }
         Ok(facts)
+    }
+
+    fn idle_of(&self, source: usize) -> Option<i64> {
+        match &self.nodes[source].op {
+            Op::Source { idle_ms, .. } => *idle_ms,
+            _ => None,
+        }
+    }
+
+    /// After how much silence a lane of a shuffle behind node `from` is idle: as long as the most patient of its sources
+    /// says. Behind another shuffle silence means little (results come when windows close): there a lane is idle once all
+    /// that feeds it is.
+    fn idle_after(&self, sources: &BTreeSet<usize>, from: usize) -> Result<Option<i64>, PlanError> {
+        let (with, without): (Vec<usize>, Vec<usize>) = sources.iter().partition(|&&s| self.idle_of(s).is_some());
+        if let (Some(&with), Some(&without)) = (with.first(), without.first()) {
+            let name = |s: usize| &self.nodes[s].name;
+            return Err(PlanError::new(
+                "idle_of_some",
+                format!(
+                    "`{}` may be idle and `{}` may not, and their rows meet before this window",
+                    name(with),
+                    name(without)
+                ),
+            )
+            .hint(format!("give `{}` an `idle`, too", name(without))));
+        }
+        let behind_shuffle = |id: usize| {
+            let mut above = vec![id];
+            while let Some(id) = above.pop() {
+                if self.facts[id].shuffled {
+                    return true;
+                }
+                above.extend(self.nodes[id].inputs.iter().map(|i| i.0));
+            }
+            false
+        };
+        let longest = sources.iter().filter_map(|&s| self.idle_of(s)).max();
+        Ok(longest.map(|ms| if behind_shuffle(from) { 0 } else { ms }))
+    }
+
+    /// An `idle` that nothing looks at is refused, so that nobody relies on it.
+    fn check_idle(&self) -> Result<(), PlanError> {
+        for (id, node) in self.nodes.iter().enumerate() {
+            if let Op::Source { idle_ms: Some(ms), .. } = &node.op {
+                if *ms <= 0 {
+                    return Err(bad_plan("an idle time is positive").at(id));
+                }
+                if !self.facts.iter().any(|f| f.idle_ms.is_some() && f.sources.contains(&id)) {
+                    return Err(PlanError::new(
+                        "idle_without_lanes",
+                        format!("`idle` on `{}` has no effect: none of its windows lies behind a shuffle", node.name),
+                    )
+                    .hint("leave it out: where rows stay in their partition, time passes with records only, as in Kafka Streams")
+                    .at(id));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn find_readers(&mut self) {
@@ -730,6 +801,22 @@ impl Plan {
 
     pub fn subtopology_of(&self, node: usize) -> usize {
         self.subtopologies.iter().position(|s| s.nodes.contains(&node)).unwrap_or(0)
+    }
+
+    /// The topics whose partitions are the lanes of this aggregate.
+    pub fn lane_topics(&self, aggregate: &str) -> Vec<String> {
+        let Some(node) = self.nodes.iter().find(|n| n.name == aggregate) else { return vec![] };
+        let shuffled = self.facts[node.id].shuffled;
+        let from = if shuffled { node.inputs[0].0 } else { node.id };
+        let above = &self.subtopologies[self.subtopology_of(from)].nodes;
+        above
+            .iter()
+            .filter_map(|&n| match &self.nodes[n].op {
+                Op::Source { topic, .. } => Some(topic.clone()),
+                _ if self.facts[n].shuffled => Some(self.edge_topic(n)),
+                _ => None,
+            })
+            .collect()
     }
 
     pub fn edge_topic(&self, aggregate: usize) -> String {

@@ -197,7 +197,8 @@ fn sender(plan: &Plan, id: usize, partition: u32, partitions: &[u32]) -> Result<
     let (fold, store, key_types) = aggregate_fold(plan, id)?;
     let topic = plan.topic(&plan.edge_topic(id));
     let count = partitions.get(topic).copied().unwrap_or(1);
-    let out = EdgeOut::new(topic, partition, edge_hash(plan, id, &schema), fold.window, count);
+    let out = EdgeOut::new(topic, partition, edge_hash(plan, id, &schema), fold.window, count)
+        .idle_after(plan.facts[id].idle_ms);
     Ok(match plan.facts[id].combined {
         true => Box::new(Combine::new(out, fold, key_types, !plan.facts[id].readers[2].is_empty(), store)),
         false => Box::new(Ship { out, fold }),
