@@ -81,7 +81,7 @@ def typed(e: Mapping[str, Any], types: Mapping[str, str], callables: Sequence[Ca
     if op in ("min_horizontal", "max_horizontal"):
         dtype = common(args)
         best = min if op.startswith("min") else max
-        return strict([convert(a, dtype) for a in args], dtype, lambda *vs: best(vs))
+        return strict([convert(a, dtype) for a in args], dtype, lambda *vs: least_or_most(best, vs), nulls=True)
     if op == "is_in":
         listed = [a.value({}) for a in args[1:]]
         found = [v for v in listed if v is not None]
@@ -94,6 +94,11 @@ def typed(e: Mapping[str, Any], types: Mapping[str, str], callables: Sequence[Ca
     if op.startswith("str_"):
         return texts(op, args, e)
     raise NotImplementedError(op)
+
+
+def least_or_most(best: Callable[..., Any], values: Sequence[Any]) -> Any:
+    there = [v for v in values if v is not None]
+    return best(there) if there else None
 
 
 def literal(e: Mapping[str, Any]) -> Typed:

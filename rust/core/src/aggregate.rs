@@ -221,7 +221,8 @@ impl Layout {
                 "sum" if exact => (Kind::SumExact, sum_type(), Slot::I128, 16),
                 "sum" if input == DataType::Float => (Kind::SumFloat, DataType::Float, Slot::F64, 8),
                 "mean" if matches!(input, DataType::Int) => (Kind::MeanExact, DataType::Float, Slot::I128, 24),
-                "mean" if exact && input != DataType::Duration => {
+                "mean" if input == DataType::Duration => (Kind::MeanExact, DataType::Duration, Slot::I128, 24),
+                "mean" if exact => {
                     let DataType::Decimal { scale, .. } = input else { return Err(mismatch()) };
                     (Kind::MeanExact, DataType::decimal(scale.max(6)), Slot::I128, 24)
                 }
@@ -470,6 +471,10 @@ impl Layout {
                             None => out.push_state(ERR_OVERFLOW),
                         }
                     }
+                    (DataType::Duration, _) => match divide_half_even(sum, count as i128, 0).map(i64::try_from) {
+                        Some(Ok(ms)) => out.push_i64(ms),
+                        _ => out.push_state(ERR_OVERFLOW),
+                    },
                     _ => push_float(sum as f64 / count as f64, out),
                 }
             }

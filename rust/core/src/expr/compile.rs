@@ -10,14 +10,15 @@
 //!   Python's. By zero is null.
 //! - **Rounding**: decimals half to even (the result has the lower scale), floats half away from zero on their shortest
 //!   text, casts to `int` cut off.
-//! - **Nulls and errors**: the first error among the arguments, else null if any is null (so too in `min_horizontal`);
-//!   the exceptions (`and`, `or`, `when`, `coalesce`, `is_null`) stand in `eval_logic.rs`.
+//! - **Nulls and errors**: the first error among the arguments, else null if any is null; `min_horizontal` and
+//!   `max_horizontal` leave nulls out; the other exceptions (`and`, `or`, `when`, `coalesce`, `is_null`) stand in
+//!   `eval_logic.rs`.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-use super::eval::{Meta, Node};
+use super::eval::{Meta, Node, Order};
 use super::eval_arith::{self as arith, Arith};
 use super::eval_cast::{cast, Cast};
 use super::eval_cmp::{self as cmp, Cmp};
@@ -55,6 +56,11 @@ pub fn compile(expr: &Expr, schema: &Schema) -> Result<Compiled, PlanError> {
 }
 
 impl Compiled {
+    /// Whether it asks the host language: then only rows whose value is read may be handed to it.
+    pub fn calls(&self) -> bool {
+        self.node.calls()
+    }
+
     /// One value per physical row.
     pub fn eval(&self, batch: &Batch, foreign: &dyn Foreign) -> Arc<Column> {
         self.node.eval(batch, foreign).expand(batch.rows)
@@ -95,13 +101,13 @@ fn null_of(dtype: &DataType) -> Column {
 }
 
 /// A node of a kernel; computed right away if all its arguments are literals.
-fn apply(kernel: Kernel, args: Vec<Node>, dtype: DataType, chooses: bool) -> Typed {
+fn apply(kernel: Kernel, args: Vec<Node>, dtype: DataType, order: Order) -> Typed {
     let literals: Option<Vec<Operand>> = args.iter().map(scalar).collect();
     if let Some(operands) = literals {
         let column = finish(kernel(&operands, 1), &operands, 1, &dtype);
         return Typed { dtype: Some(dtype), node: Node::Literal(column) };
     }
-    Typed { dtype: Some(dtype.clone()), node: Node::Op { kernel, args, dtype, chooses } }
+    Typed { dtype: Some(dtype.clone()), node: Node::op(kernel, args, dtype, order) }
 }
 
 fn scalar(node: &Node) -> Option<Operand> {
@@ -112,7 +118,12 @@ fn scalar(node: &Node) -> Option<Operand> {
 }
 
 fn op(kernel: Kernel, args: Vec<Typed>, dtype: DataType) -> Typed {
-    apply(kernel, args.into_iter().map(|a| a.node).collect(), dtype, false)
+    apply(kernel, args.into_iter().map(|a| a.node).collect(), dtype, Order::Any)
+}
+
+/// As [`op`], for what looks at its arguments one after the other.
+fn ordered(order: Order, kernel: Kernel, args: Vec<Typed>, dtype: DataType) -> Typed {
+    apply(kernel, args.into_iter().map(|a| a.node).collect(), dtype, order)
 }
 
 /// As [`op`], for kernels that read text: over one enum column and literals, per member instead of per row.
@@ -238,8 +249,11 @@ impl Compiler<'_> {
             "le" => compare(name, Cmp::Le, args),
             "gt" => compare(name, Cmp::Gt, args),
             "ge" => compare(name, Cmp::Ge, args),
-            "and" => Ok(op(logic::and(), all_of(name, "two conditions", &DataType::Bool, args)?, DataType::Bool)),
-            "or" => Ok(op(logic::or(), all_of(name, "two conditions", &DataType::Bool, args)?, DataType::Bool)),
+            "and" | "or" => {
+                let (order, kernel) = if name == "and" { (Order::And, logic::and()) } else { (Order::Or, logic::or()) };
+                let args = all_of(name, "two conditions", &DataType::Bool, args)?;
+                Ok(ordered(order, kernel, args, DataType::Bool))
+            }
             "not" => Ok(op(logic::not(), all_of(name, "a condition", &DataType::Bool, args)?, DataType::Bool)),
             "is_null" => Ok(op(logic::is_null(1), vec![args.remove(0).or(&DataType::Str)], DataType::Bool)),
             "is_not_null" => Ok(op(logic::is_null(0), vec![args.remove(0).or(&DataType::Str)], DataType::Bool)),
@@ -527,7 +541,7 @@ fn coalesce(name: &str, args: Vec<Typed>) -> Result<Typed, PlanError> {
             logic::coalesce::<$t>()
         };
     }
-    Ok(op(by_physical!(&dtype, generic, logic::coalesce_text()), args, dtype))
+    Ok(ordered(Order::Coalesce, by_physical!(&dtype, generic, logic::coalesce_text()), args, dtype))
 }
 
 fn extreme(name: &str, greatest: bool, args: Vec<Typed>) -> Result<Typed, PlanError> {
@@ -573,7 +587,7 @@ fn when(expr: &Expr, args: Vec<Typed>) -> Result<Typed, PlanError> {
             logic::when::<$t>()
         };
     }
-    Ok(apply(by_physical!(&dtype, generic, logic::when_text()), nodes, dtype, true))
+    Ok(apply(by_physical!(&dtype, generic, logic::when_text()), nodes, dtype, Order::When))
 }
 
 fn is_in(mut args: Vec<Typed>) -> Result<Typed, PlanError> {

@@ -1,12 +1,14 @@
-//! Comparisons, membership, least and greatest. Null if any side is null; texts by their bytes.
+//! Comparisons, membership: null if any side is null. Least and greatest: of what is not null. Texts by their bytes.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::hash::Hash;
 
 use super::decimal;
-use super::kernel::{kernel, map1, map2, merge_states, plain1, plain2, write_text, Element, Kernel, Out, Text, View};
-use crate::column::{Data, NULL, VALID};
+use super::kernel::{
+    kernel, map1, map2, merge_states, plain1, plain2, tidy, write_text, Element, Kernel, Out, Text, View,
+};
+use crate::column::{Data, ERROR_MIN, NULL, VALID};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cmp {
@@ -127,29 +129,54 @@ fn missing(found: Vec<u8>, state: Option<Vec<u8>>, null_listed: bool) -> Out {
     Out::New(Data::Bool(found), Some(state))
 }
 
-/// The least (or greatest) of the arguments, all of one physical type.
+/// The least (or greatest) of the arguments that are not null, all of one physical type. An error stays an error.
 pub fn extreme<T: Element + PartialOrd>(greatest: bool) -> Kernel {
     kernel(move |args, rows| {
+        let better = |a: T, b: T| if greatest { b > a } else { b < a };
         let mut best: Vec<T> = map1(args[0].view(), rows, |x| x);
-        for arg in &args[1..] {
-            best = if greatest {
-                map2(View::Rows(&best), arg.view(), rows, |a: T, b: T| if b > a { b } else { a })
-            } else {
-                map2(View::Rows(&best), arg.view(), rows, |a: T, b: T| if b < a { b } else { a })
-            };
+        if args.iter().all(|a| matches!(a.states(), View::One(VALID))) {
+            for arg in &args[1..] {
+                best = map2(View::Rows(&best), arg.view(), rows, |a: T, b: T| if better(a, b) { b } else { a });
+            }
+            return Out::New(T::wrap(best), None);
         }
-        Out::New(T::wrap(best), merge_states(args, rows))
+        let mut state: Vec<u8> = map1(args[0].states(), rows, |s| s);
+        for arg in &args[1..] {
+            let (values, states) = (arg.view::<T>(), arg.states());
+            for (row, (best, state)) in best.iter_mut().zip(&mut state).enumerate() {
+                match (*state, states.at(row)) {
+                    (held, _) if held >= ERROR_MIN => {}
+                    (_, error) if error >= ERROR_MIN => *state = error,
+                    (_, NULL) => {}
+                    (held, _) => {
+                        let value = values.at(row);
+                        if held == NULL || better(*best, value) {
+                            (*best, *state) = (value, VALID);
+                        }
+                    }
+                }
+            }
+        }
+        Out::New(T::wrap(best), tidy(state))
     })
 }
 
 pub fn extreme_text(greatest: bool) -> Kernel {
     kernel(move |args, rows| {
         let texts: Vec<Text> = args.iter().map(|a| a.text()).collect();
-        write_text(rows, merge_states(args, rows), |row, out| {
-            let all = texts.iter().map(|t| t.at(row));
+        let states: Vec<View<u8>> = args.iter().map(|a| a.states()).collect();
+        write_text(rows, None, |row, out| {
+            if let Some(error) = states.iter().map(|s| s.at(row)).find(|&s| s >= ERROR_MIN) {
+                return error;
+            }
+            let all = texts.iter().zip(&states).filter(|(_, s)| s.at(row) == VALID).map(|(t, _)| t.at(row));
             let best = if greatest { all.max() } else { all.min() };
             out.extend_from_slice(best.unwrap_or_default());
-            VALID
+            if best.is_some() {
+                VALID
+            } else {
+                NULL
+            }
         })
     })
 }

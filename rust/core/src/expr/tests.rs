@@ -274,7 +274,9 @@ fn choices() {
     let t = run_on(&b, call("max_horizontal", &[col("x"), lit(json!(2))])).1;
     assert_eq!(t, [I(2), e.clone(), e.clone(), I(4)]);
     let t = run_on(&b, call("min_horizontal", &[col("k"), lit(json!("p"))])).1;
-    assert_eq!(t, [N, s("p"), s("one"), s("one")]);
+    assert_eq!(t, [s("p"), s("p"), s("one"), s("one")]);
+    let t = run_on(&b, call("max_horizontal", &[col("y"), lit(json!(1)), lit(json!(null))])).1;
+    assert_eq!(t, [e.clone(), I(2), I(1), e.clone()]);
     let wrong = compile(&expr(call("when", &[col("c"), col("x"), col("s")])), &b.schema).unwrap_err();
     assert_eq!(wrong.code, "type_mismatch");
 }

@@ -378,7 +378,12 @@ fn naive(e: &Json, batch: &Batch, row: usize) -> Value {
     if let Some(error) = strict.iter().find(|v| matches!(v, Value::Error(_))) {
         return error.clone();
     }
-    if strict.contains(&Value::Null) {
+    if op.ends_with("_horizontal") {
+        values.retain(|v| *v != Value::Null);
+        if values.is_empty() {
+            return Value::Null;
+        }
+    } else if strict.contains(&Value::Null) {
         return Value::Null;
     }
     let text = |i: usize| match &values[i] {

@@ -46,6 +46,28 @@ impl Operator for Filter {
     }
 }
 
+/// Conditions asked one after the other: a row comes to the next one if `on` says so. Only callables can tell.
+fn in_turn<'a>(
+    conditions: impl Iterator<Item = &'a Compiled>,
+    batch: &Batch,
+    ctx: &Ctx<'_>,
+    on: impl Fn(&Column, usize) -> bool,
+) -> Vec<Arc<Column>> {
+    let mut asked = batch.clone();
+    let mut verdicts: Vec<Arc<Column>> = vec![];
+    let mut passed = 0;
+    for condition in conditions {
+        if condition.calls() {
+            for verdict in &verdicts[passed..] {
+                asked.live = Some(asked.live_rows().filter(|&r| on(verdict, r)).map(|r| r as u32).collect());
+            }
+            passed = verdicts.len();
+        }
+        verdicts.push(condition.eval(&asked, ctx.foreign));
+    }
+    verdicts
+}
+
 /// Copies a batch together once fewer than half of its rows live: kernels pay for dead rows.
 fn thin(batch: Batch) -> Batch {
     if batch.live_len() * 2 < batch.rows {
@@ -63,7 +85,7 @@ pub struct Require {
 impl Operator for Require {
     fn process(&mut self, _: usize, message: Message, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
         let mut batch = rows(message)?;
-        let verdicts: Vec<Arc<Column>> = self.rules.iter().map(|(_, r)| r.eval(&batch, ctx.foreign)).collect();
+        let verdicts = in_turn(self.rules.iter().map(|r| &r.1), &batch, ctx, |verdict, row| verdict.is_true(row));
         let mut live = Vec::with_capacity(batch.live_len());
         for row in batch.live_rows() {
             match verdicts.iter().position(|v| !v.is_true(row)) {
@@ -141,7 +163,8 @@ pub struct Branch {
 impl Operator for Branch {
     fn process(&mut self, _: usize, message: Message, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
         let batch = rows(message)?;
-        let verdicts: Vec<Arc<Column>> = self.conditions.iter().map(|c| c.eval(&batch, ctx.foreign)).collect();
+        let on = |verdict: &Column, row| verdict.state_at(row) <= NULL && !verdict.is_true(row);
+        let verdicts = in_turn(self.conditions.iter(), &batch, ctx, on);
         let mut ports: Vec<Vec<u32>> = vec![vec![]; self.conditions.len() + 1];
         'rows: for row in batch.live_rows() {
             for (port, verdict) in verdicts.iter().enumerate() {
