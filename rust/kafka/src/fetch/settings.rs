@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::connection::Limits;
 
 /// Of other kinds of client, or of how librdkafka works inside: whatever they say, it holds here.
-const WITHOUT_MEANING: [&str; 22] = [
+const WITHOUT_MEANING: [&str; 23] = [
     "auto.offset.reset",
     "check.crcs",
     "enable.auto.commit",
@@ -25,6 +25,7 @@ const WITHOUT_MEANING: [&str; 22] = [
     "max.in.flight.requests.per.connection",
     "max.poll.interval.ms",
     "message.max.bytes",
+    "metadata.recovery.strategy",
     "partition.assignment.strategy",
     "queued.min.messages",
     "retry.backoff.max.ms",
