@@ -45,7 +45,7 @@ demo: setup ## run the ad pipeline on generated traffic, live in the terminal
 
 test: setup servers ## run every test, Rust and Python, against real servers
 	$(CARGO) test --release --workspace --locked
-	$(BIN)/python -m pytest --ignore=tests/chaos  # not steady yet: `make chaos`, see CONTRIBUTING.md
+	$(BIN)/python -m pytest
 
 check: setup ## lint, format, types, layers, stub: everything but running
 	$(BIN)/ruff check

@@ -6,6 +6,7 @@ that are started again whenever they end, with or without their state folder. Me
     kill      SIGKILL at any moment
     crash     SIGKILL to itself at a named step of a commit (`worker.py`); the steps take turns
     stop      SIGSTOP at any moment, woken when its tasks have long been somebody else's
+    lost      its state folder is removed while it is down
     pause     SIGSTOP to itself inside an SQL flush, with everything written and the locks held; woken as well
     broker    SIGKILL and a restart
     postgres  the same
@@ -13,7 +14,10 @@ that are started again whenever they end, with or without their state folder. Me
 Then both workers drain on SIGTERM, two others process what is left (`--stop-at-end`), and table, Redis, final topic,
 late events and dead letters must equal the truth. A round proves something only if transactions were open when workers
 died: records that the broker holds, but that no reader of committed ones will ever see, are counted, and there must
-be some.
+be some; and so are those of them that came again, from records that were read again.
+
+Nothing may stand still, either: when `BOUND_S` have passed since the last disturbance (a fault, a server that is back, a
+worker started or woken), something of what stands in the source must have been committed.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +41,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from adstream.jobs.ads.traffic import Traffic
-from tests.chaos.scene import APP, SOURCE, Scene, WorkerProcess
+from tests.chaos.scene import APP, DEAD, FINAL, LATE, SOURCE, Scene, WorkerProcess
 from tests.servers import Kafka, Postgres, Redis
 
 SLOTS = 2
@@ -50,9 +54,19 @@ DRAIN_S = 40.0
 FINISH_S = 120.0
 STEPS = ("offsets", "close", "commit", "begin", "produce", "committed", "settled")
 """Those that leave a transaction open, and those that do not, by turns."""
-CRASH_AFTER = (3, 20)
-EXIT_CONFIG = 2
-REFUSALS = ("no Kafka broker answered", "cannot reach")
+CRASH_AFTER = (2, 12)
+PAUSE_AFTER = (3, 8)
+BOUND_S = 2.0 + 10.0 + 10.0
+"""Session and transaction time-out of these workers, and something for a slow machine: what docs/operations.md states."""
+REFUSALS = (
+    "no Kafka broker answered",
+    "cannot reach",
+    "cannot list the topics",
+    "cannot count partitions",
+    "cannot create the topic",
+    "have no leader",
+)
+"""A server was away when the worker started."""
 CHANGELOGS = tuple(f"{APP}-{n}-changelog" for n in range(3))
 
 
@@ -66,10 +80,14 @@ class Report:
     faults: Counter[str] = field(default_factory=Counter)
     aborted_records: int = 0
     """In the changelogs: written, and never to be seen."""
+    replayed_records: int = 0
+    """In the outputs: such records that came again, byte for byte, and were committed."""
     fenced: int = 0
     """Open transactions of dead workers that a living one ended."""
     recoveries_s: dict[str, float] = field(default_factory=dict)
-    """By fault: until all that stood in the source then was committed; the longest."""
+    """By fault: until all that stood in the source then was committed; the longest. Other faults may lie between."""
+    standstill_s: float = 0.0
+    """The longest time, since the last disturbance, in which nothing was committed although there was something to do."""
     drain_s: float = 0.0
     finish_s: float = 0.0
     problems: list[str] = field(default_factory=list)
@@ -81,7 +99,8 @@ class Report:
         slowest = ", ".join(f"{name} {s:.1f}" for name, s in sorted(self.recoveries_s.items()))
         lines = [
             f"seed {self.seed} {self.guarantee}: {good}; {self.events} events; {faults}; {self.aborted_records} records"
-            f" aborted, {self.fenced} fenced; recovered after s: {slowest}; drained in {self.drain_s:.1f} s,"
+            f" aborted, {self.replayed_records} outputs replayed, {self.fenced} fenced; recovered after s: {slowest};"
+            f" stood still for {self.standstill_s:.1f} s; drained in {self.drain_s:.1f} s,"
             f" finished in {self.finish_s:.1f} s"
         ]
         return "\n  ".join([*lines, *self.problems, *self.differences])
@@ -98,18 +117,22 @@ class Round:
         outside: bool = True,
         steps: tuple[str, ...] = STEPS,
         crash_after: tuple[int, int] = CRASH_AFTER,
+        done: Mapping[str, int] | None = None,
     ) -> None:
-        """`steps`: where workers crash, in turn, after how many commits. `outside`: whether there is harm from outside
-        as well, to workers and to servers."""
+        """`steps`: where workers crash, in turn, after how many commits; `done`: faults of earlier rounds, at these steps
+        it is not their turn. `outside`: whether there is harm from outside as well, to workers and to servers."""
+        self._outside, self._done = outside, Counter(done or {})
         self._scene, self._random, self._seconds = scene, Random(seed), seconds
         self._guarantee = guarantee
         self._steps, self._crash_after = steps, crash_after
-        self._step = seed * 3  # each round begins elsewhere
+        self._lives = seed  # each round begins elsewhere
+        self._planned_steps: Counter[str] = Counter()
         self._report = Report(seed, guarantee)
         self._workers: list[WorkerProcess | None] = [None] * SLOTS
         self._wake_at: dict[int, float] = {}
         self._start_at: dict[int, float] = {}
         self._faults: list[tuple[float, str]] = []
+        self._disturbed: list[float] = []
         self._samples: list[tuple[float, dict[int, int], dict[int, int]]] = []
         self._over = threading.Event()
         self._plan = self._planned() if outside else []
@@ -152,17 +175,19 @@ class Round:
         return sorted(plan, key=lambda one: one[0])
 
     def _doom(self) -> dict[str, str]:
-        """What a new worker will do to itself: crash at the next step in turn; one in three stops inside a flush first."""
-        step = self._steps[self._step % len(self._steps)]
-        self._step += 1
-        doom = {"ADSTREAM_TEST_CRASH": f"{step}:{self._random.randint(*self._crash_after)}"}
-        if self._random.random() < 0.34:
-            doom["ADSTREAM_TEST_PAUSE"] = f"flush:{self._random.randint(5, 15)}"
-        return doom
+        """What a new worker will do to itself: every third stops inside a flush, the others crash, at the step at which
+        fewest have been sent to crash."""
+        self._lives += 1
+        if self._outside and self._lives % 3 == 0:
+            return {"ADSTREAM_TEST_PAUSE": f"flush:{self._random.randint(*PAUSE_AFTER)}"}
+        step = min(self._steps, key=lambda step: self._planned_steps[step] + self._done[f"at {step}"])
+        self._planned_steps[step] += 1
+        return {"ADSTREAM_TEST_CRASH": f"{step}:{self._random.randint(*self._crash_after)}"}
 
     def _note(self, fault: str) -> None:
-        self._report.faults[fault.partition(":")[0]] += 1
-        self._faults.append((time.monotonic(), fault.partition(":")[0]))
+        self._report.faults[fault] += 1
+        self._faults.append((time.monotonic(), fault))
+        self._disturbed.append(time.monotonic())
 
     def _kill(self, slot: int) -> None:
         worker = self._workers[slot]
@@ -180,11 +205,13 @@ class Round:
         self._note("broker")
         self._scene.kafka.kill()
         self._scene.kafka.start()
+        self._disturbed.append(time.monotonic())
 
     def _break_postgres(self) -> None:
         self._note("postgres")
         self._scene.postgres.kill()
         self._scene.postgres.start()
+        self._disturbed.append(time.monotonic())
 
     # The round.
 
@@ -206,6 +233,7 @@ class Round:
                     self._wake_at.pop(slot, None)
                 elif now >= self._wake_at.setdefault(slot, now + STOPPED_S):
                     worker.signal(signal.SIGCONT)
+                    self._disturbed.append(now)
                 continue
             if worker is not None:
                 self._ended(worker)
@@ -214,8 +242,11 @@ class Round:
                 self._start_at[slot] = now + self._random.choice((0.0, LATER_S))
             if now < self._start_at.get(slot, 0.0):
                 continue
-            if self._random.random() < 0.5:
-                shutil.rmtree(self._scene.directory / f"state-{slot}", ignore_errors=True)
+            state = self._scene.directory / f"state-{slot}"
+            if state.exists() and self._random.random() < 0.5:
+                shutil.rmtree(state)
+                self._report.faults["lost"] += 1
+            self._disturbed.append(now)
             self._workers[slot] = self._scene.start(
                 slot, "--guarantee", self._guarantee, *ARGUMENTS, environ=self._doom()
             )
@@ -228,7 +259,7 @@ class Round:
                 self._report.faults["at " + line.split(" at ")[1].partition(":")[0]] += 1
             elif "doom: SIGSTOP at " in line:
                 self._report.faults["pause"] += 1
-        if worker.code == EXIT_CONFIG and any(refusal in text for refusal in REFUSALS):
+        if worker.code in (1, 2) and "granted" not in text and any(refusal in text for refusal in REFUSALS):
             self._report.faults["refused"] += 1  # a server was away when it started; it is started again
             return
         # Ended by SIGTERM itself: it had not begun, and nobody was listening yet.
@@ -256,6 +287,7 @@ class Round:
 
     def _finish(self) -> None:
         began = time.monotonic()
+        self._disturbed.append(began)
         arguments = ("--stop-at-end", "--guarantee", self._guarantee, *ARGUMENTS)
         for worker in [self._scene.start(slot, *arguments) for slot in range(SLOTS)]:
             try:
@@ -298,8 +330,16 @@ class Round:
                 report.recoveries_s[name] = max(report.recoveries_s.get(name, 0.0), done[0] - at)
             else:
                 report.problems.append(f"what stood in the source at the fault `{name}` was never committed")
+        report.standstill_s = self._standstill_s()
+        if report.standstill_s > BOUND_S:
+            report.problems.append(f"nothing was committed for {report.standstill_s:.1f} s, with nothing in the way")
         for topic in CHANGELOGS:
             report.aborted_records += len(scene.read(topic, committed=False)) - len(scene.read(topic))
+        for topic in (FINAL, LATE, DEAD):
+            seen = {(record[0], *record[2:4]) for record in scene.read(topic)}
+            offsets = {record[:2] for record in scene.read(topic)}
+            aborted = [record for record in scene.read(topic, committed=False) if record[:2] not in offsets]
+            report.replayed_records += sum((record[0], *record[2:4]) in seen for record in aborted)
         report.fenced = sum(log.read_text().count("left a transaction open") for log in scene.directory.glob("*.log"))
         truth = scene.truth()
         # More there may be: a broker that comes back forgets idempotent producers whose last record is more than a day
@@ -307,6 +347,19 @@ class Round:
         if truth.total.read < report.events:
             report.problems.append(f"{truth.total.read} records in the source where {report.events} were sent")
         report.differences = scene.compare(truth)
+
+    def _standstill_s(self) -> float:
+        longest, since, done = 0.0, float("inf"), -1
+        disturbed = sorted(self._disturbed)
+        for when, ends, committed in self._samples:
+            while disturbed and disturbed[0] <= when:
+                since = disturbed.pop(0)
+            now_done = sum(committed.values())
+            if now_done > done or now_done >= sum(ends.values()):
+                since = when
+            done = max(done, now_done)
+            longest = max(longest, when - since)
+        return longest
 
     @contextmanager
     def _beside(self, work: Callable[[], Any]) -> Any:
@@ -351,14 +404,15 @@ def run_rounds(
     """Rounds with the seeds `seed`, `seed` + 1 …, on servers of their own. Logs of a round that went wrong stay in
     `directory`."""
     root = directory or Path(tempfile.mkdtemp(prefix="adstream-chaos-"))
-    reports = []
+    reports: list[Report] = []
     with Kafka() as kafka, Postgres() as postgres, Redis() as redis:
         for number in range(seed, seed + rounds):
             place = root / f"{guarantee}-{number}"
             place.mkdir(parents=True)
             scene = Scene(kafka, postgres, redis, directory=place)
             try:
-                report = Round(scene, number, guarantee=guarantee, **options).run()
+                done = sum((report.faults for report in reports), Counter())
+                report = Round(scene, number, guarantee=guarantee, done=done, **options).run()
             except BaseException:
                 show(f"seed {number}: the logs are in {place}")
                 raise

@@ -76,6 +76,8 @@ class Scene:
         self._clean()
         for topic in (SOURCE, FINAL, LATE):
             self.create_topic(topic, partitions)
+        # What the controller has made, the broker knows some moments later.
+        _until(lambda: self.topics().keys() >= {SOURCE, FINAL, LATE}, 60, "the new topics are there")
 
     # Topics and load.
 

@@ -90,6 +90,10 @@ class StreamTask:
         self.settled: Mapping[TopicPartition, int] = {}
         """Positions last committed."""
         self.settled_ms = 0
+        self.postponed = 0
+        """How often, in a row, the log could not say where it stood."""
+        self.begin_ms = 0
+        """Not asked again before."""
         self.rows = 0
         """Processed since the generation began."""
         self.quiet = False
@@ -123,6 +127,13 @@ class StreamTask:
         self.restore = restore
         self.core = core
         self.trim = ChangelogTrim()
+        self.postponed = 0
+
+    def postpone(self, now_ms: int, first_ms: int, max_ms: int) -> int:
+        """The log could not say where it stood; returns for how long it is not asked again."""
+        wait_ms = min(first_ms << min(self.postponed, 20), max_ms)
+        self.postponed, self.begin_ms = self.postponed + 1, now_ms + wait_ms
+        return wait_ms
 
     def run(self, reader: Reader, now_ms: int, limits: Mapping[TopicPartition, int]) -> None:
         """The restore is done: reads the inputs on from the committed positions, up to `limits` where there is

@@ -9,7 +9,8 @@ committer (`commit.py`) and what the log and the sinks start for themselves.
 
     one step:   leases     granted: restore. revoked: close, commit, then `released`. lost: drop, never commit
                 settle     the commit under way ended. COMMITTED: tasks drop their undo logs. ABORTED: they roll back
-                           and read again. FATAL: everything is dropped, a new writer opened, every task restored
+                           and read again. FATAL: everything is dropped, a new writer opened, every task restored;
+                           again and again FATAL: somebody has the same slot, step aside (`contest.py`)
                 repair     tasks that failed are rolled back; failed twice in a row: quarantined, the others go on
                 restore    a slice for each task that is being restored
                 process    read where a buffer has room, process in turns
@@ -36,10 +37,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from adstream._core import CoreError
-from adstream.errors import ConfigError, FatalError, OffsetGoneError
+from adstream.errors import ConfigError, FatalError, LogUnavailableError, OffsetGoneError
 from adstream.interfaces import Leases, Log, Outcome, Reader, TopicPartition, Writer
 from adstream.runtime.assignment import Assignment
 from adstream.runtime.commit import Commit, Result, write
+from adstream.runtime.contest import Contest
 from adstream.runtime.end import EndOfInput
 from adstream.runtime.ports import Hooks, Sink, Tasks
 from adstream.runtime.settings import Settings
@@ -158,6 +160,7 @@ class Worker:
         self._resume_ms = 0
         self._failures = 0
         self._aborts = 0
+        self._contest = Contest()
         self._solo = 0
         self._trouble: str | None = None
         self._end_checked_ms = 0
@@ -197,7 +200,10 @@ class Worker:
         if self._stop_wanted and self.state is WorkerState.STARTING:
             self._close()
         if self._stop_wanted and self.state is WorkerState.RUNNING:
-            self._begin_drain(now)
+            if self._leases is None:  # it has stepped aside: there is nothing to drain
+                self._close()
+            else:
+                self._begin_drain(now)
         if self.state in (WorkerState.STOPPED, WorkerState.FAILED):
             return False
         if self._leases is not None:
@@ -214,6 +220,8 @@ class Worker:
         except Exception as error:
             self._back_off(error, now)
             return False
+        if now < self._resume_ms:
+            return did  # it has stepped aside
         if self._trouble is not None:
             log.info("the log answers again")
         self._failures, self._trouble = 0, None
@@ -224,6 +232,8 @@ class Worker:
             self._open()
         did = self._follow_leases()
         did |= self._settle(now)
+        if self._leases is None:
+            return did
         did |= self._repair()
         did |= self._restore(now)
         did |= self._process()
@@ -338,7 +348,7 @@ class Worker:
             if self._aborts > ABORTS_MAX and len(mine) == 1:
                 self._suspect(mine[0].task)
         else:
-            self._start_over(result)
+            self._start_over(result, now)
         for c in mine:
             if c.draining and c.task.state is State.DRAINING:
                 self._let_go(c.task.spec.index)
@@ -353,7 +363,7 @@ class Worker:
             task.failure = FatalError("its output cannot be committed, while that of other tasks can")
             task.failures = FAILURES_MAX
 
-    def _start_over(self, result: Result) -> None:
+    def _start_over(self, result: Result, now: int) -> None:
         """The writer is fenced or the outcome unknown: only the log knows what is true."""
         assert self._reader is not None
         assert self._writer is not None
@@ -368,7 +378,36 @@ class Worker:
             writer.close()
         except Exception as error:
             log.debug("closing a dead writer: %s", error)
-        self._open()
+        pause_ms = self._contest.pause_ms(now)
+        if pause_ms:
+            self._step_aside(pause_ms, now)
+        else:
+            self._open()
+
+    def _step_aside(self, pause_ms: int, now: int) -> None:
+        """Gives all tasks up for a while, for whoever has the same slot to get something done."""
+        assert self._leases is not None
+        self._trouble = (
+            f"{self._contest.fatal} commits were fatal: another process seems to run with ADSTREAM_SLOT="
+            f"{self._settings.slot}, and each fences the other"
+        )
+        log.error(
+            "%s; stepping aside for %.0f s\nhint: give each process of %s an ADSTREAM_SLOT of its own",
+            self._trouble,
+            pause_ms / 1000,
+            self._group,
+        )
+        for index in list(self.tasks):
+            self._let_go(index)
+        self._release_sinks()
+        self._revoked.clear()
+        leases, self._leases = self._leases, None
+        self._resume_ms = now + pause_ms
+        leases.close()
+
+    def _release_sinks(self) -> None:
+        for name, sink in self._sinks.items():
+            sink.release(range(self._assignment.partitions[self._topics[name]]))
 
     def _repair(self) -> bool:
         failed = [task for task in self.tasks.values() if task.failure is not None]
@@ -410,9 +449,17 @@ class Worker:
                 continue  # a commit of its former life is under way: what is stable is not known yet
             try:
                 if task.restore is None:
+                    if self._clock() < task.begin_ms:
+                        continue
                     once = self._settings.exactly_once
                     core, places = self._make(task), (self._log, self._reader, self._group)
-                    task.begin(core, *places, exactly_once=once, snapshots=self._snapshots)
+                    try:
+                        task.begin(core, *places, exactly_once=once, snapshots=self._snapshots)
+                    except LogUnavailableError as error:
+                        # A transaction that somebody left open may hold its positions back: the others go on meanwhile.
+                        # One at a time: a question may take seconds, and there are leases to be looked after.
+                        self._postpone(task, error)
+                        break
                     did = True
                 assert task.restore is not None
                 did |= task.restore.advance(self._settings.restore_rows_max)
@@ -435,6 +482,11 @@ class Worker:
                 if task.failures >= FAILURES_MAX:
                     self._quarantine(task, error)
         return did
+
+    def _postpone(self, task: StreamTask, error: LogUnavailableError) -> None:
+        wait_ms = task.postpone(self._clock(), BACKOFF_FIRST_MS, BACKOFF_MAX_MS)
+        level = logging.WARNING if task.postponed == 1 else logging.DEBUG
+        log.log(level, "task %s: not yet; asked again in %.1f s: %s", task.spec.name, wait_ms / 1000, error)
 
     def _make(self, task: StreamTask) -> Core:
         options = json.dumps({"exactly_once": self._settings.exactly_once, "clock_ms": None})
@@ -658,8 +710,7 @@ class Worker:
                 task.drop(self._reader)
         self.tasks.clear()
         self._turns.clear()
-        for name, sink in self._sinks.items():
-            sink.release(range(self._assignment.partitions[self._topics[name]]))
+        self._release_sinks()
         writer = self._writer if self._underway is None else None
         for part in (self._committer, writer, self._leases, self._reader):
             try:

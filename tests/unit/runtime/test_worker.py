@@ -4,10 +4,11 @@ import itertools
 
 import pytest
 
-from adstream.errors import FatalError
+from adstream.errors import FatalError, LogUnavailableError
 from adstream.interfaces import Outcome, TopicSpec
 from adstream.logs.embedded import EmbeddedLog
 from adstream.runtime.assignment import prepare
+from adstream.runtime.contest import FREE
 from adstream.runtime.end import EndOfInput
 from adstream.runtime.task import State
 from adstream.runtime.worker import Worker, WorkerState
@@ -107,6 +108,64 @@ def test_fatal_restores_from_the_log() -> None:
     cluster.settle()
     cluster.check()
     assert worker._counters.commits["fatal"] == 1
+
+
+def test_two_workers_with_one_slot_do_not_stop_each_other(caplog: pytest.LogCaptureFixture) -> None:
+    """Each opens the slot when it is fenced, and so fences the other: without a pause, for ever."""
+    cluster = Cluster(EchoPlan(sink=True))
+    workers = [cluster.worker(slot=0), cluster.worker(slot=0)]
+    for part in range(40):  # there is always something to commit
+        cluster.send_random(20, part)
+        cluster.turns(50)
+    fatal = sum(worker._counters.commits.get("fatal", 0) for worker in workers)
+    committed = sum(worker._counters.commits["committed"] for worker in workers)
+    assert 2 < fatal < 20
+    assert committed > 5 * fatal
+    assert "ADSTREAM_SLOT of its own" in caplog.text
+    cluster.settle()
+    cluster.check()
+
+
+def test_a_worker_that_has_stepped_aside_stops_at_once() -> None:
+    cluster = Cluster()
+    worker = cluster.worker()
+    for part in range(FREE + 1):
+        cluster.turns(20)
+        cluster.log.writer(f"{APP}-0")
+        cluster.send_random(20, part)
+        cluster.until(lambda part=part: worker._counters.commits.get("fatal", 0) == part + 1)  # type: ignore[misc]
+    assert worker._leases is None
+    assert "ADSTREAM_SLOT=0" in (worker.status.trouble or "") + (worker._trouble or "")
+    worker.stop()
+    cluster.turns(1)
+    assert worker.state is WorkerState.STOPPED
+
+
+def test_positions_that_are_held_back_hold_back_their_task_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction that a dead worker left open: its offsets are not stable for as long as it is."""
+    cluster = Cluster()
+    held = ("in", 1)
+    real, asked = cluster.log.committed, 0
+
+    def committed(group, partitions):  # type: ignore[no-untyped-def]
+        nonlocal asked
+        if held in partitions:
+            asked += 1
+            raise LogUnavailableError("a transaction has held back offsets")
+        return real(group, partitions)
+
+    monkeypatch.setattr(cluster.log, "committed", committed)
+    worker = cluster.worker()
+    cluster.send_random(100)
+    cluster.turns(300)
+    states = {task.spec.inputs[0]: task.state for task in worker.tasks.values()}
+    assert states.pop(held) is State.RESTORING
+    assert set(states.values()) == {State.RUNNING}
+    assert worker._counters.commits["committed"] > 0
+    assert 3 < asked < 10, "it is asked again, less and less often"
+    monkeypatch.undo()
+    cluster.settle()
+    cluster.check()
 
 
 def test_leases_move_and_nothing_is_lost() -> None:

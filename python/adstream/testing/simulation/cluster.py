@@ -252,10 +252,6 @@ class Cluster:
             process.frozen_until = process.log.cut_until = 0
             process.log.frozen = False
         for slot in range(self.scenario.workers):
-            # Of two with one slot, each fences the other as often as it is fenced: somebody has to end the older.
-            for twin in [p for p in self.processes if p.slot == slot][:-1]:
-                self._kill(twin)
-        for slot in range(self.scenario.workers):
             if not any(p.slot == slot and not p.dead for p in self.processes):
                 self._start(slot)
 
