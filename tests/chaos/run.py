@@ -50,6 +50,7 @@ TICK_S = 0.05
 STOPPED_S = 5.0
 """More than twice a session: the tasks have moved."""
 LATER_S = 4.0
+START_S = 90.0
 DRAIN_S = 40.0
 FINISH_S = 120.0
 STEPS = ("offsets", "close", "commit", "begin", "produce", "committed", "settled")
@@ -149,6 +150,7 @@ class Round:
             share_bad=0.003,
             share_copies=0.03,
         )
+        self._begin()
         with self._beside(self._watch), self._beside(lambda: scene.send(traffic, seconds=self._seconds)) as load:
             self._disturb(load)
             self._drain()
@@ -214,6 +216,14 @@ class Round:
         self._disturbed.append(time.monotonic())
 
     # The round.
+
+    def _begin(self) -> None:
+        """The load waits for somebody who works on it: on a busy machine a process takes long to start."""
+        until = time.monotonic() + START_S
+        while not any(worker is not None and ": running" in worker.text() for worker in self._workers):
+            assert time.monotonic() < until, f"no task ran within {START_S:.0f} s"
+            self._look_after_workers()
+            time.sleep(TICK_S)
 
     def _disturb(self, load: threading.Thread) -> None:
         began, left = time.monotonic(), list(self._plan)

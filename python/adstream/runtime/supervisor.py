@@ -2,7 +2,8 @@
 
     exit code of a worker      what is done
     0  it is finished          not started again; when all are, so is the supervisor (0)
-    2  a setting is wrong      starting again would not help: the others are stopped, 2
+    2  a setting is wrong      starting again would not help: the others are stopped, 2. Unless one has run for a minute:
+                               then the settings were right, and a server is away (which says 2 at a start, too)
     anything else              started again after 1, 2, 4 … 60 s; a minute of good health sets that back to 1 s
 
 SIGTERM and SIGINT are passed on; workers have `drain_timeout_s` to commit what they have, then they are killed
@@ -60,6 +61,8 @@ class Supervisor:
         self._children = [_Child(slot) for slot in range(workers)]
         self._signal: int | None = None
         self._code = 0
+        self._proven = False
+        """Some worker was in good health: what is wrong later is not a setting."""
 
     def run(self) -> int:
         """Until all workers have ended; returns the exit code."""
@@ -90,12 +93,13 @@ class Supervisor:
                 child.started_s = now
             return
         code = child.process.poll()
+        self._proven |= now - child.started_s >= HEALTHY_S
         if code is None:
             return
         child.process = None
         if code == 0:
             child.finished = True
-        elif code == EXIT_CONFIG:
+        elif code == EXIT_CONFIG and not self._proven:
             log.error("worker %d: a setting is wrong; stopping", child.slot)
             child.finished = True
             self._signal, self._code = signal.SIGTERM, EXIT_CONFIG

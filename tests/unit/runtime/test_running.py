@@ -144,6 +144,13 @@ def test_a_wrong_setting_stops_all(tmp_path: Path) -> None:
     assert supervise(tmp_path, "time.sleep(60) if slot == '1' else sys.exit(2)").run() == 2
 
 
+def test_what_was_right_for_a_minute_is_started_again_although_a_server_is_away(tmp_path: Path) -> None:
+    """A worker that died together with the broker finds none when it is started again, and says 2."""
+    body = "starts == 0 and time.sleep(4)\nsys.exit((9, 2, 0)[starts])"  # 4 s are 80 here
+    assert supervise(tmp_path, body, workers=1).run() == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0-0", "0-1", "0-2"]
+
+
 @pytest.mark.parametrize(("drains", "code"), [(True, 0), (False, 1)])
 def test_sigterm_is_passed_on_and_the_drain_is_bounded(tmp_path: Path, drains: bool, code: int) -> None:
     handler = "lambda *_: sys.exit(0)" if drains else "signal.SIG_IGN"
