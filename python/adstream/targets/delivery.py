@@ -12,7 +12,7 @@ The answer to "who moved it":
     stored = expected    another writer is at it: try again, later
     anything else        somebody else went on, or the target was set back: forget rows, read from there
 
-A flush, once drained from its buffer, never changes: every attempt has the same rows, the same expected
+A flush, once taken from its partition, never changes: every attempt has the same rows, the same expected
 position and the same next one, and the target applies it once. Reading goes on while a write runs or waits,
 until the buffers are full.
 """
@@ -23,7 +23,7 @@ import enum
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt
@@ -139,12 +139,19 @@ class SinkCounters:
     """Of these: our rows were dropped and we went on from the target's position."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Flush:
     expected: int
     position: int
-    rows: dict[str, list[Any]]
     count: int
+    buffer: Buffer | None
+    """Not drained yet: that takes a while, and is done by the first attempt, beside the worker."""
+    drained: dict[str, list[Any]] = field(default_factory=dict)
+
+    def rows(self) -> dict[str, list[Any]]:
+        if self.buffer is not None:
+            self.drained, self.buffer = self.buffer.drain(), None
+        return self.drained
 
 
 @dataclass(slots=True)
@@ -312,11 +319,13 @@ class SinkRunner:
             assert part.stored is not None
             assert part.read is not None
             count = len(part.buffer)
-            part.flush = _Flush(part.stored, part.read, part.buffer.drain() if count else {}, count)
+            part.flush = _Flush(part.stored, part.read, count, part.buffer if count else None)
+            if count:
+                part.buffer = self._buffer()
             part.since_ms = None
         flush = part.flush
         self._submit(
-            lambda: self._target.write(number, flush.expected, flush.position, flush.rows),
+            lambda: self._target.write(number, flush.expected, flush.position, flush.rows()),
             (number,),
             flush,
             now_ms,

@@ -91,6 +91,7 @@ impl Batch {
     }
 }
 
+#[derive(Clone)]
 pub enum LiveRows<'a> {
     All(std::ops::Range<u32>),
     Some(std::slice::Iter<'a, u32>),
@@ -103,6 +104,14 @@ impl Iterator for LiveRows<'_> {
         match self {
             LiveRows::All(range) => range.next().map(|r| r as usize),
             LiveRows::Some(iter) => iter.next().map(|&r| r as usize),
+        }
+    }
+    /// At once, so that skipping costs nothing.
+    #[inline]
+    fn nth(&mut self, n: usize) -> Option<usize> {
+        match self {
+            LiveRows::All(range) => range.nth(n).map(|r| r as usize),
+            LiveRows::Some(iter) => iter.nth(n).map(|&r| r as usize),
         }
     }
     fn size_hint(&self) -> (usize, Option<usize>) {

@@ -245,6 +245,18 @@ impl ColumnBuilder {
         let data = Data::empty(&dtype);
         ColumnBuilder { dtype, data, state: Vec::new(), all_valid: true }
     }
+    pub fn with_capacity(dtype: DataType, rows: usize) -> Self {
+        let mut data = Data::empty(&dtype);
+        match &mut data {
+            Data::Bool(v) => v.reserve(rows),
+            Data::I64(v) => v.reserve(rows),
+            Data::F64(v) => v.reserve(rows),
+            Data::I128(v) => v.reserve(rows),
+            Data::Code(v) => v.reserve(rows),
+            Data::Str(v) => *v = Bytes::with_capacity(rows, rows * 16),
+        }
+        ColumnBuilder { dtype, data, state: Vec::with_capacity(rows), all_valid: true }
+    }
     pub fn len(&self) -> usize {
         self.state.len()
     }

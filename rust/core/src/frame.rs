@@ -65,18 +65,62 @@ pub fn schema_hash(text: &str) -> u64 {
 
 /// The envelope around a body.
 pub fn seal(header: &Header, body: &[u8]) -> Vec<u8> {
-    let mut w = Writer { bytes: Vec::with_capacity(body.len() + 48) };
-    w.u8(VERSION);
-    w.u8(header.kind as u8);
-    w.varint(header.lane as u64);
-    w.varint(header.sequence);
-    w.zigzag(header.clock);
-    w.u64(header.schema);
-    w.varint(header.count as u64);
-    w.raw(body);
-    let sum = xxh3_64(&w.bytes);
-    w.u64(sum);
-    w.bytes
+    let mut draft = Draft::with_capacity(body.len());
+    draft.body.raw(body);
+    draft.seal(header)
+}
+
+/// A frame whose body is written where it will stay: behind room for a header that is known last.
+pub struct Draft {
+    pub body: Writer,
+}
+
+/// The header with every varint at its full width, so that it fills the room whatever it says.
+const ROOM: usize = 40;
+const SUM: usize = 8;
+
+impl Draft {
+    pub fn with_capacity(body: usize) -> Draft {
+        let mut bytes = Vec::with_capacity(ROOM + body + SUM);
+        bytes.resize(ROOM, 0);
+        Draft { body: Writer { bytes } }
+    }
+    /// Bytes of the body so far.
+    pub fn len(&self) -> usize {
+        self.body.bytes.len() - ROOM
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    pub fn seal(self, header: &Header) -> Vec<u8> {
+        let mut bytes = self.body.bytes;
+        let mut at = 0;
+        let mut put = |part: &[u8]| {
+            bytes[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        };
+        put(&[VERSION, header.kind as u8]);
+        put(&wide::<5>(header.lane as u64));
+        put(&wide::<10>(header.sequence));
+        put(&wide::<10>(((header.clock << 1) ^ (header.clock >> 63)) as u64));
+        put(&header.schema.to_le_bytes());
+        put(&wide::<5>(header.count as u64));
+        debug_assert_eq!(at, ROOM);
+        let sum = xxh3_64(&bytes);
+        bytes.extend_from_slice(&sum.to_le_bytes());
+        bytes
+    }
+}
+
+/// A varint in `N` bytes.
+fn wide<const N: usize>(mut v: u64) -> [u8; N] {
+    let mut out = [0x80; N];
+    for byte in &mut out {
+        *byte |= (v & 0x7f) as u8;
+        v >>= 7;
+    }
+    out[N - 1] &= 0x7f;
+    out
 }
 
 /// Checks and opens a frame: its header and its body.
@@ -116,9 +160,10 @@ pub struct Beside<'a> {
 }
 
 /// The body of some rows of a batch: `columns` in order, then what stands beside them.
-pub fn write_rows(columns: &[&Column], beside: Beside<'_>, rows: &[u32]) -> Vec<u8> {
+pub fn write_rows(columns: &[&Column], beside: Beside<'_>, rows: &[u32]) -> Draft {
     let Beside { ts, stamps, signs } = beside;
-    let mut w = Writer::default();
+    let mut draft = Draft::with_capacity(rows.len() * row_bytes(columns));
+    let w = &mut draft.body;
     for column in columns {
         let states = column.state.as_ref().filter(|s| rows.iter().any(|&r| s[r as usize] != VALID));
         w.u8(states.is_some() as u8);
@@ -151,22 +196,36 @@ pub fn write_rows(columns: &[&Column], beside: Beside<'_>, rows: &[u32]) -> Vec<
     if let Some(signs) = signs {
         rows.iter().for_each(|&r| w.u8(signs[r as usize] as u8));
     }
-    w.bytes
+    draft
+}
+
+/// About how many bytes a row takes, never far too few.
+fn row_bytes(columns: &[&Column]) -> usize {
+    let size = |column: &&Column| match &column.data {
+        Data::Bool(_) => 2,
+        Data::I64(_) | Data::F64(_) => 9,
+        Data::I128(_) => 17,
+        Data::Code(_) => 2,
+        Data::Str(v) => 3 + v.bytes.len().div_ceil(v.len().max(1)),
+    };
+    // Time, stamp and sign.
+    14 + columns.iter().map(size).sum::<usize>()
 }
 
 /// A frame's body is kept below this: brokers refuse messages of more than about 1 MB by default.
 pub const BODY_BYTES_MAX: usize = 512 * 1024;
 
-/// The rows as bodies of frames, each below [`BODY_BYTES_MAX`] unless a single row is larger: (rows, body), in order.
-pub fn row_bodies(columns: &[&Column], beside: Beside<'_>, rows: &[u32], each: &mut dyn FnMut(&[u32], &[u8])) {
-    for chunk in rows.chunks(4096) {
-        let body = write_rows(columns, beside, chunk);
-        if body.len() > BODY_BYTES_MAX && chunk.len() > 1 {
+/// The rows as frames, each body below [`BODY_BYTES_MAX`] unless a single row is larger: (rows, frame), in order.
+pub fn row_frames(columns: &[&Column], beside: Beside<'_>, rows: &[u32], each: &mut dyn FnMut(&[u32], Draft)) {
+    let fit = (BODY_BYTES_MAX / row_bytes(columns)).clamp(1, 4096);
+    for chunk in rows.chunks(fit) {
+        let draft = write_rows(columns, beside, chunk);
+        if draft.len() > BODY_BYTES_MAX && chunk.len() > 1 {
             let (left, right) = chunk.split_at(chunk.len() / 2);
-            row_bodies(columns, beside, left, each);
-            row_bodies(columns, beside, right, each);
+            row_frames(columns, beside, left, each);
+            row_frames(columns, beside, right, each);
         } else {
-            each(chunk, &body);
+            each(chunk, draft);
         }
     }
 }
@@ -280,8 +339,7 @@ mod tests {
             let rows: Vec<u32> = (0..items.len() as u32).collect();
             let signs: Vec<i8> = ts.iter().map(|t| if t % 2 == 0 { 1 } else { -1 }).collect();
             let beside = Beside { ts: &ts, stamps: Some(&stamps), signs: Some(&signs) };
-            let body = write_rows(&[&a, &b], beside, &rows);
-            let sealed = seal(&header(Kind::Rows, items.len() as u32), &body);
+            let sealed = write_rows(&[&a, &b], beside, &rows).seal(&header(Kind::Rows, items.len() as u32));
             let (h, opened) = open(&sealed).unwrap();
             prop_assert_eq!(&h, &header(Kind::Rows, items.len() as u32));
             let batch = read_rows(&schema, &h, opened).unwrap();
@@ -292,6 +350,13 @@ mod tests {
             prop_assert_eq!(&*batch.ts, &ts);
             prop_assert_eq!(&**batch.sign.as_ref().unwrap(), &signs);
             prop_assert_eq!(&**batch.stamp.as_ref().unwrap(), &stamps);
+        }
+
+        #[test]
+        fn a_header_of_any_numbers_opens(lane: u32, sequence: u64, clock: i64, schema: u64, count: u32, body: Vec<u8>) {
+            let header = Header { kind: Kind::Clock, lane, sequence, clock, schema, count };
+            let sealed = seal(&header, &body);
+            prop_assert_eq!(open(&sealed).unwrap(), (header, &body[..]));
         }
 
         #[test]

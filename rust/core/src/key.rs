@@ -8,7 +8,7 @@
 //! are a compact JSON array. Partitions are always chosen from these (murmur2), inside and outside alike, so that what
 //! other clients write with the same key lies in the same partition.
 
-use crate::column::{Column, ColumnBuilder, Data, Value, NULL, VALID};
+use crate::column::{Bytes, Column, ColumnBuilder, Data, Value, NULL, VALID};
 use crate::types::DataType;
 
 const TAG_NULL: u8 = 0;
@@ -218,6 +218,32 @@ pub fn encode_row(columns: &[&Column], row: usize, out: &mut Vec<u8>) {
     }
 }
 
+/// The inner keys of many rows, one after the other. Those of error rows mean nothing.
+pub fn encode_rows(columns: &[&Column], rows: impl Iterator<Item = usize>, out: &mut Bytes) {
+    out.clear();
+    // Text without any zero byte need not be looked through row by row.
+    let plain = |c: &Column| matches!(&c.data, Data::Str(text) if memchr::memchr(0, &text.bytes).is_none());
+    let columns: Vec<(&Column, bool)> = columns.iter().map(|c| (*c, plain(c))).collect();
+    for row in rows {
+        for &(column, plain) in &columns {
+            match &column.data {
+                Data::Str(text) if plain && column.is_valid(row) => {
+                    out.bytes.push(TAG_VALUE);
+                    out.bytes.extend_from_slice(text.get(row));
+                    out.bytes.extend_from_slice(&[0, 0]);
+                }
+                _ => encode(column, row, &mut out.bytes),
+            }
+        }
+        out.close();
+    }
+}
+
+/// A key as a number: no two keys are to be expected with the same one.
+pub fn identity(key: &[u8]) -> u128 {
+    xxhash_rust::xxh3::xxh3_128(key)
+}
+
 /// The first error among some columns of a row.
 #[inline]
 pub fn error_at(columns: &[&Column], row: usize) -> Option<u8> {
@@ -261,6 +287,23 @@ mod tests {
             prop_assert_eq!(decode_value(&DataType::decimal(2), &dec(x)).unwrap().0, Value::Decimal(x, 2));
             let flt = |v| encoded(&DataType::Float, &Value::Float(v));
             prop_assert_eq!(f.total_cmp(&g), flt(f).cmp(&flt(g)));
+        }
+    }
+
+    #[test]
+    fn rows_at_once_are_rows_one_by_one() {
+        let texts = ["a", "", "b\0c", "d"].map(|s| Value::Str(s.into()));
+        let plain = ["x", "y"].map(|s| Value::Str(s.into()));
+        let first = column(DataType::Str, &texts);
+        let second = column(DataType::Str, &[plain[0].clone(), Value::Null, plain[1].clone(), Value::Error(4)]);
+        let third = column(DataType::Int, &[1, 2, 3, 4].map(Value::Int));
+        let columns = [&first, &second, &third];
+        let mut all = Bytes::default();
+        encode_rows(&columns, [0, 1, 2, 3].into_iter(), &mut all);
+        for row in 0..4 {
+            let mut one = vec![];
+            encode_row(&columns, row, &mut one);
+            assert_eq!(all.get(row), one);
         }
     }
 

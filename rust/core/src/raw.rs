@@ -80,6 +80,14 @@ impl RawBatch {
     pub fn is_empty(&self) -> bool {
         self.offsets.is_empty()
     }
+    /// Makes room for so many more records and bytes of values, growing as far as doubling would at least.
+    pub fn reserve(&mut self, records: usize, bytes: usize) {
+        self.offsets.reserve(records);
+        self.timestamps.reserve(records);
+        self.keys.values.ends.reserve(records);
+        self.values.values.ends.reserve(records);
+        self.values.values.bytes.reserve(bytes);
+    }
     /// Appends one record and moves `next_offset` past it.
     pub fn push(&mut self, offset: i64, timestamp: i64, key: Option<&[u8]>, value: Option<&[u8]>) {
         debug_assert!(self.offsets.last().is_none_or(|&last| last < offset));

@@ -540,6 +540,17 @@ impl Task {
         if !outgoing.is_sorted_by_key(|o| o.seq) {
             outgoing.sort_by_key(|o| o.seq);
         }
+        // Frames come many at a time: growing by doubling would copy them again and again.
+        if outgoing.len() > 1 {
+            let mut sizes: BTreeMap<(usize, u32), (usize, usize)> = BTreeMap::new();
+            for o in &outgoing {
+                let size = sizes.entry((o.topic, o.partition)).or_default();
+                *size = (size.0 + 1, size.1 + o.value.as_ref().map_or(0, Vec::len));
+            }
+            for (to, (records, bytes)) in sizes {
+                self.outputs.entry(to).or_default().reserve(records, bytes);
+            }
+        }
         for o in outgoing.drain(..) {
             let batch = self.outputs.entry((o.topic, o.partition)).or_default();
             let offset = batch.len() as i64;

@@ -1,7 +1,8 @@
 //! Values across the border: exact both ways (decimals as `Decimal`, times as aware `datetime`).
 
 use adstream_core::codec::text::{format_decimal, parse_decimal};
-use adstream_core::column::{Column, Value};
+use adstream_core::column::{Column, Data, Value};
+use adstream_core::key::identity;
 use adstream_core::types::{DataType, DECIMAL_PRECISION_MAX};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -40,6 +41,42 @@ fn classes(py: Python<'_>) -> PyResult<&Classes> {
 /// One value of a column; null and errors are None.
 pub fn to_python<'py>(py: Python<'py>, column: &Column, row: usize) -> PyResult<Bound<'py, PyAny>> {
     value_to_python(py, column.value_at(row))
+}
+
+/// Many values of one column: what was made lately and is costly to make is handed out again.
+pub struct ToPython<'py> {
+    py: Python<'py>,
+    made: Vec<Option<(u128, Bound<'py, PyAny>)>>,
+}
+
+const MADE: usize = 512;
+
+impl<'py> ToPython<'py> {
+    pub fn new(py: Python<'py>) -> Self {
+        ToPython { py, made: vec![None; MADE] }
+    }
+
+    /// As [`to_python`].
+    pub fn get(&mut self, column: &Column, row: usize) -> PyResult<Bound<'py, PyAny>> {
+        let same = match (&column.data, &column.dtype) {
+            _ if !column.is_valid(row) => None,
+            (Data::I128(v), _) => Some(v[row] as u128),
+            (Data::I64(v), DataType::Timestamp | DataType::Duration) => Some(v[row] as u128),
+            (Data::Str(_) | Data::Code(_), _) => Some(identity(column.text_at(row))),
+            _ => None,
+        };
+        let Some(same) = same else { return to_python(self.py, column, row) };
+        let mixed = (same as u64 ^ (same >> 64) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let slot = (mixed >> 32) as usize % MADE;
+        if let Some((made, value)) = &self.made[slot] {
+            if *made == same {
+                return Ok(value.clone());
+            }
+        }
+        let value = to_python(self.py, column, row)?;
+        self.made[slot] = Some((same, value.clone()));
+        Ok(value)
+    }
 }
 
 pub fn value_to_python(py: Python<'_>, value: Value) -> PyResult<Bound<'_, PyAny>> {

@@ -6,6 +6,7 @@ mod foreign;
 mod kafka;
 mod lines;
 mod raw;
+mod sink;
 mod task;
 
 use pyo3::prelude::*;
@@ -33,6 +34,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<task::PyPlan>()?;
     m.add_class::<task::PyTask>()?;
     m.add_class::<task::PyGeneration>()?;
-    m.add_class::<task::PySinkBuffer>()?;
+    m.add_class::<sink::PySinkBuffer>()?;
     Ok(())
 }

@@ -1,19 +1,15 @@
-//! `Plan`, `Task`, `Generation`, `SinkBuffer`: handles on the core. Work happens without Python's lock.
+//! `Plan`, `Task`, `Generation`: handles on the core. Work happens without Python's lock.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use adstream_core::batch::Batch;
 use adstream_core::expr::{compile, Expr};
-use adstream_core::frame;
-use adstream_core::plan::{Plan, SinkInfo};
+use adstream_core::plan::Plan;
 use adstream_core::task::{Generation, Task};
 use adstream_core::types::Schema;
 use pyo3::exceptions::{PyKeyError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
 
-use crate::convert::to_python;
 use crate::error::{fatal_error, plan_error};
 use crate::foreign::Callables;
 use crate::raw::PyRawBatch;
@@ -28,7 +24,7 @@ pub fn infer(schema: &str, expr: &str) -> PyResult<String> {
 
 #[pyclass(frozen, name = "Plan", module = "adstream._core")]
 pub struct PyPlan {
-    plan: Arc<Plan>,
+    pub plan: Arc<Plan>,
     callables: Arc<Callables>,
 }
 
@@ -177,101 +173,6 @@ impl PyTask {
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let text = self.lock().stats().to_string();
         py.import("json")?.call_method1("loads", (text,))
-    }
-}
-
-/// Rows of a sink topic: batches as they came, and where each key's newest row lies.
-struct Buffered {
-    batches: Vec<Batch>,
-    newest: HashMap<Vec<u8>, (u64, u32, u32)>,
-    order: u64,
-}
-
-#[pyclass(frozen, name = "SinkBuffer", module = "adstream._core")]
-pub struct PySinkBuffer {
-    info: SinkInfo,
-    keys: Vec<usize>,
-    state: Mutex<Buffered>,
-}
-
-impl PySinkBuffer {
-    fn lock(&self) -> MutexGuard<'_, Buffered> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[pymethods]
-impl PySinkBuffer {
-    #[new]
-    fn new(plan: &PyPlan, sink: &str) -> PyResult<Self> {
-        let info = plan.plan.sinks.iter().find(|s| s.name == sink).cloned();
-        let info = info.ok_or_else(|| PyKeyError::new_err(format!("there is no sink `{sink}`")))?;
-        let keys = info
-            .key
-            .iter()
-            .map(|k| info.schema.index(k).ok_or_else(|| PyKeyError::new_err(format!("no column `{k}`"))))
-            .collect::<PyResult<_>>()?;
-        let state = Mutex::new(Buffered { batches: vec![], newest: HashMap::new(), order: 0 });
-        Ok(PySinkBuffer { info, keys, state })
-    }
-
-    fn add(&self, py: Python<'_>, batch: &PyRawBatch) -> PyResult<usize> {
-        py.detach(|| {
-            let mut state = self.lock();
-            let mut rows = 0;
-            for row in 0..batch.0.len() {
-                let Some(value) = batch.0.values.get(row) else { continue };
-                let (header, body) = frame::open(value)?;
-                if header.schema != self.info.schema_hash {
-                    return Err(adstream_core::error::Fatal::new(
-                        "plan_changed",
-                        format!(
-                            "rows for sink `{}` were written with other columns: let the old version drain first",
-                            self.info.name
-                        ),
-                    ));
-                }
-                let decoded = frame::read_rows(&self.info.schema, &header, body)?;
-                let columns: Vec<_> = self.keys.iter().map(|&k| decoded.columns[k].clone()).collect();
-                let columns: Vec<_> = columns.iter().map(|c| &**c).collect();
-                let index = state.batches.len() as u32;
-                for r in 0..decoded.rows {
-                    let mut key = vec![];
-                    adstream_core::key::encode_row(&columns, r, &mut key);
-                    state.order += 1;
-                    let order = state.order;
-                    state.newest.insert(key, (order, index, r as u32));
-                }
-                rows += decoded.rows;
-                state.batches.push(decoded);
-            }
-            Ok(rows)
-        })
-        .map_err(fatal_error)
-    }
-
-    fn __len__(&self) -> usize {
-        self.lock().newest.len()
-    }
-
-    fn drain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let (batches, mut rows) = {
-            let mut state = self.lock();
-            let batches = std::mem::take(&mut state.batches);
-            let newest = std::mem::take(&mut state.newest);
-            state.order = 0;
-            (batches, newest.into_values().collect::<Vec<_>>())
-        };
-        rows.sort_unstable();
-        let out = PyDict::new(py);
-        for (c, field) in self.info.schema.fields.iter().enumerate() {
-            let list = PyList::empty(py);
-            for &(_, batch, row) in &rows {
-                list.append(to_python(py, &batches[batch as usize].columns[c], row as usize)?)?;
-            }
-            out.set_item(&field.name, list)?;
-        }
-        Ok(out)
     }
 }
 

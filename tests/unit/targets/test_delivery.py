@@ -146,6 +146,28 @@ def run(sink: SinkRunner, start_ms: int, stop_ms: int, every_ms: int = 100) -> N
         sink.step(now_ms)
 
 
+def test_the_rows_are_made_beside_the_worker() -> None:
+    """Turning rows into Python's values takes a while, and belongs where the target is waited for."""
+    topic, table, executor = Topic({0: [("a", 1), ("b", 2)]}), Table(), Held()
+    drained: list[int] = []
+
+    class Slow(Newest):
+        def drain(self) -> dict[str, list[Any]]:
+            drained.append(len(self))
+            return super().drain()
+
+    sink = SinkRunner("s", "rows", table, topic, Slow, executor=executor, random=lambda: 0.0, policy=FlushPolicy(1000))
+    sink.assign([0])
+    sink.step(0)
+    executor.go()  # the positions
+    table.before = [OSError("away")]
+    run(sink, 100, 1500)
+    assert (len(executor.waiting), drained, sink.rows_held) == (1, [], 2)
+    with pytest.raises(OSError, match="away"):
+        executor.go()
+    assert drained == [2]
+
+
 def test_rows_are_coalesced_until_the_flush_is_due() -> None:
     topic, table = Topic({0: [("a", 1), ("b", 2), ("a", 3)]}), Table()
     sink = runner(topic, table)

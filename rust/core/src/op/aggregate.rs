@@ -78,17 +78,22 @@ pub enum Verdict {
 /// A batch with its arguments evaluated.
 pub struct Prepared<'a> {
     pub batch: &'a Batch,
-    keys: Vec<&'a Column>,
+    columns: Vec<&'a Column>,
     arguments: Vec<Arguments>,
     may_err: bool,
+    /// Of the live rows in turn.
+    keys: Bytes,
+    hashes: Vec<u32>,
 }
 
-/// Where a row is folded: the groups, the row's position in its lane, and a buffer for its key.
+/// Where a row is folded: the groups, and the row's position in its lane.
 pub struct Destination<'a> {
     pub store: &'a mut Store,
     pub position: u64,
-    pub scratch: &'a mut Vec<u8>,
 }
+
+/// Groups that are looked up are fetched so many at a time: enough misses at once to hide them, few enough to stay.
+const AHEAD: usize = 64;
 
 impl Prepared<'_> {
     /// Sends the row to the dead letters if the aggregate would read an error in it.
@@ -97,7 +102,7 @@ impl Prepared<'_> {
         if !self.may_err {
             return false;
         }
-        let error = key::error_at(&self.keys, row).map(|s| (s, None)).or_else(|| error_of(&self.arguments, row));
+        let error = key::error_at(&self.columns, row).map(|s| (s, None)).or_else(|| error_of(&self.arguments, row));
         if let Some((state, message)) = &error {
             ctx.dead(self.batch, row, reason(*state), message.as_deref());
         }
@@ -116,33 +121,45 @@ impl Fold {
             })
             .collect();
         let errs = |c: &Column| c.state.as_ref().is_some_and(|s| s.iter().any(|&s| s > crate::column::NULL));
-        let keys: Vec<&Column> = self.keys.iter().map(|&k| &*batch.columns[k]).collect();
-        let may_err = keys.iter().any(|c| errs(c))
+        let columns: Vec<&Column> = self.keys.iter().map(|&k| &*batch.columns[k]).collect();
+        let mut keys = Bytes::with_capacity(batch.live_len(), batch.live_len() * 16 * columns.len());
+        key::encode_rows(&columns, batch.live_rows(), &mut keys);
+        let hashes = (0..keys.len()).map(|i| hash(keys.get(i))).collect();
+        let may_err = columns.iter().any(|c| errs(c))
             || arguments
                 .iter()
                 .any(|a| a.arg.as_ref().is_some_and(|c| errs(c)) || a.condition.as_ref().is_some_and(|c| errs(c)));
-        Prepared { batch, keys, arguments, may_err }
+        Prepared { batch, columns, arguments, may_err, keys, hashes }
     }
 
-    /// Folds one row into the store, unless it is late for `clock` (which must include it), in error, or without a key.
+    /// The `i`-th live row is next: fetches the groups of those that follow, now and then.
+    #[inline]
+    pub fn fetch(&self, prepared: &Prepared<'_>, i: usize, store: &Store) {
+        if i % AHEAD == 0 {
+            let rows = prepared.batch.live_rows().skip(i).take(AHEAD);
+            let window = |row: usize| self.window.map_or(UNWINDOWED, |w| w.start(prepared.batch.ts[row]));
+            store.prefetch(rows.enumerate().map(|(n, row)| (window(row), prepared.hashes[i + n])));
+        }
+    }
+
+    /// Folds one row, the `i`-th live one, into the store, unless it is late for `clock` (which must include it), in error, or without a key.
     /// `advance` raises the lane's clock; it is called only for rows that reach the aggregate.
     #[inline]
     pub fn row(
         &self,
         prepared: &Prepared<'_>,
-        row: usize,
+        (i, row): (usize, usize),
         into: Destination<'_>,
         ctx: &mut Ctx<'_>,
         advance: &mut dyn FnMut(i64) -> Clocks,
     ) -> Verdict {
-        let Destination { store, position, scratch } = into;
+        let Destination { store, position } = into;
         let batch = prepared.batch;
         if prepared.dies(row, ctx) {
             return Verdict::Dropped;
         }
-        scratch.clear();
-        key::encode_row(&prepared.keys, row, scratch);
-        if key::is_null_key(scratch) {
+        let key = prepared.keys.get(i);
+        if key::is_null_key(key) {
             ctx.count("dropped:null_key", 1);
             return Verdict::Dropped;
         }
@@ -163,7 +180,7 @@ impl Fold {
         };
         let sign = batch.sign.as_ref().map_or(1, |s| s[row] as i64);
         let input = Input { batch, row, place: Place { ts, lane: batch.lane, position }, foreign: ctx.foreign };
-        let failed = store.update(start, scratch, hash(scratch), ts, |layout, cells, vars| {
+        let failed = store.update(start, key, prepared.hashes[i], ts, |layout, cells, vars| {
             let mut failed = None;
             for (index, a) in prepared.arguments.iter().enumerate() {
                 if a.condition.as_ref().is_none_or(|c| c.is_true(row)) {
@@ -290,7 +307,6 @@ pub struct Aggregate {
     next_close: i64,
     /// The slowest clock at which something closes.
     boundary: i64,
-    scratch: Vec<u8>,
 }
 
 /// Writes groups as entries: window, key, largest time, accumulators.
@@ -322,7 +338,6 @@ impl Aggregate {
             positions: vec![0; lanes.max(1)],
             next_close: i64::MIN,
             boundary: i64::MAX,
-            scratch: Vec::new(),
         }
     }
 
@@ -331,14 +346,14 @@ impl Aggregate {
         self.lanes.set_idle(lane, false);
         let fold = std::mem::replace(&mut self.fold, Fold { keys: vec![], window: None, arguments: vec![] });
         let prepared = fold.prepare(batch, ctx.foreign);
-        let mut scratch = std::mem::take(&mut self.scratch);
         let mut late: Vec<(u32, i64, Late)> = vec![];
         let mut folded = 0;
-        for row in batch.live_rows() {
+        for (i, row) in batch.live_rows().enumerate() {
+            fold.fetch(&prepared, i, &self.store);
             let position = self.positions[lane];
             let lanes = &mut self.lanes;
-            let into = Destination { store: &mut self.store, position, scratch: &mut scratch };
-            let verdict = fold.row(&prepared, row, into, ctx, &mut |to| lanes.advance(lane as u32, to));
+            let into = Destination { store: &mut self.store, position };
+            let verdict = fold.row(&prepared, (i, row), into, ctx, &mut |to| lanes.advance(lane as u32, to));
             match verdict {
                 Verdict::Folded => {
                     folded += 1;
@@ -354,7 +369,6 @@ impl Aggregate {
                 self.close_windows(&fold, batch.seq[row], batch.path.as_ref().map(|p| p[row]), ctx);
             }
         }
-        self.scratch = scratch;
         ctx.count("counted", folded);
         drop(prepared);
         self.fold = fold;
@@ -407,17 +421,30 @@ impl Aggregate {
         let corrupt = || Fatal::new("corrupt_frame", "partial aggregates end before their count");
         let mut r = Reader::new(body);
         let mut side = Vars::default();
-        let mut cells = vec![0u8; self.store.layout.size];
-        for _ in 0..header.count {
-            let window = r.zigzag().ok_or_else(corrupt)?;
-            let key = r.blob().ok_or_else(corrupt)?;
-            let ts = r.zigzag().ok_or_else(corrupt)?;
+        let size = self.store.layout.size;
+        let mut cells = vec![0u8; size * AHEAD];
+        let mut groups = Vec::with_capacity(AHEAD);
+        let mut left = header.count as usize;
+        while left > 0 {
+            groups.clear();
             cells.fill(0);
-            self.store.layout.read(&mut r, &mut cells, &mut |v| side.put(v)).ok_or_else(corrupt)?;
-            self.store.update(window, key, hash(key), ts, |layout, row, vars| layout.merge(row, &cells, &side, vars));
-            if let Some(w) = &self.fold.window {
-                self.boundary = self.boundary.min(w.close_at(window));
+            for n in 0..left.min(AHEAD) {
+                let window = r.zigzag().ok_or_else(corrupt)?;
+                let key = r.blob().ok_or_else(corrupt)?;
+                let ts = r.zigzag().ok_or_else(corrupt)?;
+                let cells = &mut cells[n * size..][..size];
+                self.store.layout.read(&mut r, cells, &mut |v| side.put(v)).ok_or_else(corrupt)?;
+                groups.push((window, key, hash(key), ts));
             }
+            self.store.prefetch(groups.iter().map(|&(window, _, hash, _)| (window, hash)));
+            for (n, &(window, key, hash, ts)) in groups.iter().enumerate() {
+                let cells = &cells[n * size..][..size];
+                self.store.update(window, key, hash, ts, |layout, row, vars| layout.merge(row, cells, &side, vars));
+                if let Some(w) = &self.fold.window {
+                    self.boundary = self.boundary.min(w.close_at(window));
+                }
+            }
+            left -= groups.len();
         }
         self.clock(lane as u32, header.clock, ctx);
         Ok(())
@@ -468,6 +495,9 @@ impl Aggregate {
     }
 }
 
+/// Rows of a table that are told at once.
+const TABLE_ROWS: usize = 4096;
+
 /// Builds the rows of a table: keys, window bounds, results.
 pub struct TableRows {
     window: Option<Tumbling>,
@@ -478,14 +508,22 @@ pub struct TableRows {
 }
 
 impl TableRows {
-    pub fn new(key_types: &[DataType], layout: &Layout, window: Option<Tumbling>, _rows: usize) -> Self {
-        let mut columns: Vec<ColumnBuilder> = key_types.iter().cloned().map(ColumnBuilder::new).collect();
-        if window.is_some() {
-            columns.push(ColumnBuilder::new(DataType::Timestamp));
-            columns.push(ColumnBuilder::new(DataType::Timestamp));
+    pub fn new(key_types: &[DataType], layout: &Layout, window: Option<Tumbling>, rows: usize) -> Self {
+        let bounds = if window.is_some() { 2 } else { 0 };
+        let types = key_types.iter().cloned();
+        let types = types.chain(std::iter::repeat_n(DataType::Timestamp, bounds));
+        let types = types.chain(layout.accumulators.iter().map(|a: &Accumulator| a.output.clone()));
+        TableRows {
+            window,
+            key_types: key_types.to_vec(),
+            columns: types.map(|dtype| ColumnBuilder::with_capacity(dtype, rows)).collect(),
+            ts: Vec::with_capacity(rows),
+            sign: Vec::with_capacity(rows),
         }
-        columns.extend(layout.accumulators.iter().map(|a: &Accumulator| ColumnBuilder::new(a.output.clone())));
-        TableRows { window, key_types: key_types.to_vec(), columns, ts: vec![], sign: vec![] }
+    }
+
+    pub fn len(&self) -> usize {
+        self.ts.len()
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -586,9 +624,17 @@ impl Operator for Aggregate {
     fn flush(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
         if self.wanted.changes && self.store.changed() > 0 {
             let layout = &self.store.layout;
-            let mut out = TableRows::new(&self.key_types, layout, self.fold.window, self.store.changed());
+            // In batches that stay in the cache on their way through the operators behind.
+            let rows = |left: usize| TableRows::new(&self.key_types, layout, self.fold.window, left.min(TABLE_ROWS));
+            let mut left = self.store.changed() * 2;
+            let mut out = rows(left);
             let old = self.wanted.old;
             self.store.changes(|c, vars| {
+                if out.len() + 2 > TABLE_ROWS {
+                    left = left.saturating_sub(out.len());
+                    let full = std::mem::replace(&mut out, rows(left));
+                    ctx.emit(0, Message::Rows(full.finish(&self.schema, ctx.seq_end, true)));
+                }
                 if let Some(cells) = c.old.filter(|_| old) {
                     // Taking an old value back is an update of now, as in Kafka Streams.
                     out.push(c.window, c.key, c.max_ts, cells, vars, layout, ctx.foreign, -1);

@@ -23,7 +23,7 @@ use super::{Ctx, Message, Operator, Outgoing};
 use crate::batch::Batch;
 use crate::column::Column;
 use crate::error::Fatal;
-use crate::frame::{open, read_rows, row_bodies, seal, Beside, Header, Kind, BODY_BYTES_MAX};
+use crate::frame::{open, read_rows, row_frames, Beside, Draft, Header, Kind, BODY_BYTES_MAX};
 use crate::key;
 use crate::partitioner;
 use crate::state::Store;
@@ -33,6 +33,9 @@ use crate::wire::{Reader, Writer};
 
 /// Groups a combiner holds before it ships in mid-generation: bounds its memory whatever the commit interval.
 const GROUPS_MAX: usize = 500_000;
+
+/// About what an entry takes besides its accumulators: window, time, a key of ordinary length.
+const ENTRY_BYTES: usize = 56;
 
 /// The sending end: frame numbers and the clock.
 pub struct EdgeOut {
@@ -107,7 +110,7 @@ impl EdgeOut {
         self.sequences.len() as u32
     }
 
-    fn send(&mut self, partition: u32, kind: Kind, clock: i64, count: u32, body: &[u8], ctx: &mut Ctx<'_>) {
+    fn send(&mut self, partition: u32, kind: Kind, clock: i64, count: u32, frame: Draft, ctx: &mut Ctx<'_>) {
         let p = partition as usize;
         let header = Header { kind, lane: self.lane, sequence: self.sequences[p], clock, schema: self.schema, count };
         self.sequences[p] += 1;
@@ -118,7 +121,7 @@ impl EdgeOut {
             seq: ctx.seq_end,
             timestamp: self.clock.max(0),
             key: None,
-            value: Some(seal(&header, body)),
+            value: Some(frame.seal(&header)),
             headers: vec![],
         });
     }
@@ -133,7 +136,7 @@ impl EdgeOut {
             for p in 0..self.partitions() {
                 let told = self.told[p as usize];
                 if self.clock > told && (told == NO_TIME || closes(told) != closes(self.clock)) {
-                    self.send(p, Kind::Clock, self.clock, 0, &[], ctx);
+                    self.send(p, Kind::Clock, self.clock, 0, Draft::with_capacity(0), ctx);
                 }
             }
         }
@@ -187,8 +190,8 @@ impl EdgeOut {
             }
             let signs = batch.sign.as_ref().map(|s| s.as_slice());
             let beside = Beside { ts: &batch.ts, stamps, signs };
-            row_bodies(&columns, beside, rows, &mut |chunk, body| {
-                self.send(partition as u32, kind, clock, chunk.len() as u32, body, ctx);
+            row_frames(&columns, beside, rows, &mut |chunk, frame| {
+                self.send(partition as u32, kind, clock, chunk.len() as u32, frame, ctx);
                 if let (Some(stamps), Some(&last)) = (stamps, chunk.last()) {
                     self.told[partition] = self.told[partition].max(stamps[last as usize]);
                 }
@@ -252,42 +255,43 @@ pub struct Combine {
     pub late_wanted: bool,
     store: Store,
     position: u64,
-    scratch: Vec<u8>,
 }
 
 impl Combine {
     pub fn new(out: EdgeOut, fold: Fold, key_types: Vec<DataType>, late_wanted: bool, store: Store) -> Self {
-        Combine { out, fold, key_types, late_wanted, store, position: 0, scratch: vec![] }
+        Combine { out, fold, key_types, late_wanted, store, position: 0 }
     }
 
     /// Sends what is held. `clock`: what the last frame of each partition tells; in mid-generation the settled one, since
     /// rows of windows that the new clock would close may still come.
     fn ship(&mut self, clock: i64, ctx: &mut Ctx<'_>) {
         let partitions = self.out.partitions() as usize;
-        let mut bodies: Vec<(Writer, u32)> = (0..partitions).map(|_| (Writer::default(), 0)).collect();
-        let mut full: Vec<(u32, u32, Vec<u8>)> = vec![];
-        let mut user = vec![];
         let (store, key_types) = (&self.store, &self.key_types);
-        store.changes(|c, vars| {
+        let entry = store.layout.size + ENTRY_BYTES;
+        let room = (store.changed() * entry * 9 / 8 / partitions).min(BODY_BYTES_MAX + 4 * entry);
+        let mut frames: Vec<(Draft, u32)> = (0..partitions).map(|_| (Draft::with_capacity(room), 0)).collect();
+        let mut full: Vec<(u32, u32, Draft)> = vec![];
+        let mut user = vec![];
+        store.touched(|c, vars| {
             // Rows with a null key never came this far.
             key::to_user_key(key_types, c.key, &mut user);
             let p = partitioner::partition(&user, partitions as u32) as usize;
-            let (w, count) = &mut bodies[p];
-            write_entry(w, &store.layout, c.window, c.key, c.max_ts, c.new, vars);
+            let (frame, count) = &mut frames[p];
+            write_entry(&mut frame.body, &store.layout, c.window, c.key, c.max_ts, c.new, vars);
             *count += 1;
-            if w.bytes.len() > BODY_BYTES_MAX {
-                full.push((p as u32, *count, std::mem::take(&mut w.bytes)));
+            if frame.len() > BODY_BYTES_MAX {
+                full.push((p as u32, *count, std::mem::replace(frame, Draft::with_capacity(room))));
                 *count = 0;
             }
         });
         // Every frame but a partition's last carries the old clock: the new one would close windows still being told.
         let settled = self.out.settled;
-        for (p, count, body) in full {
-            self.out.send(p, Kind::Partials, settled, count, &body, ctx);
+        for (p, count, frame) in full {
+            self.out.send(p, Kind::Partials, settled, count, frame, ctx);
         }
-        for (p, (w, count)) in bodies.iter().enumerate() {
-            if *count > 0 {
-                self.out.send(p as u32, Kind::Partials, clock, *count, &w.bytes, ctx);
+        for (p, (frame, count)) in frames.into_iter().enumerate() {
+            if count > 0 {
+                self.out.send(p as u32, Kind::Partials, clock, count, frame, ctx);
             }
         }
         self.store.clear();
@@ -324,10 +328,11 @@ impl Operator for Combine {
         let prepared = self.fold.prepare(&batch, ctx.foreign);
         let mut late: Vec<u32> = vec![];
         let mut folded = 0;
-        for row in batch.live_rows() {
+        for (i, row) in batch.live_rows().enumerate() {
+            self.fold.fetch(&prepared, i, &self.store);
             let clock = &mut self.out.clock;
-            let into = Destination { store: &mut self.store, position: self.position, scratch: &mut self.scratch };
-            let verdict = self.fold.row(&prepared, row, into, ctx, &mut |to| {
+            let into = Destination { store: &mut self.store, position: self.position };
+            let verdict = self.fold.row(&prepared, (i, row), into, ctx, &mut |to| {
                 *clock = (*clock).max(to);
                 Clocks { lane: *clock, slowest: NO_TIME }
             });

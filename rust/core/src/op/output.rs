@@ -5,7 +5,7 @@ use crate::batch::Batch;
 use crate::codec::JsonEncoder;
 use crate::column::{reason, Column, NULL};
 use crate::error::Fatal;
-use crate::frame::{row_bodies, seal, Beside, Header, Kind};
+use crate::frame::{row_frames, Beside, Header, Kind};
 use crate::key;
 use crate::partitioner;
 use crate::wire::{Reader, Writer};
@@ -94,7 +94,7 @@ impl Operator for SinkRows {
         let columns: Vec<&Column> = self.columns.iter().map(|&c| &*batch.columns[c]).collect();
         let beside = Beside { ts: &batch.ts, stamps: None, signs: None };
         let partition = ctx.task_partition % ctx.partitions[self.topic].max(1);
-        row_bodies(&columns, beside, &rows, &mut |chunk, body| {
+        row_frames(&columns, beside, &rows, &mut |chunk, frame| {
             let header = Header {
                 kind: Kind::Rows,
                 lane: ctx.task_partition,
@@ -110,7 +110,7 @@ impl Operator for SinkRows {
                 seq: batch.seq[chunk[0] as usize],
                 timestamp: chunk.iter().map(|&r| batch.ts[r as usize]).max().unwrap_or(0).max(0),
                 key: None,
-                value: Some(seal(&header, body)),
+                value: Some(frame.seal(&header)),
                 headers: vec![],
             });
         });

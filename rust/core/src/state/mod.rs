@@ -110,6 +110,36 @@ impl Pane {
             at = (at + 1) & mask;
         }
     }
+    /// The row of a key with this hash, most probably.
+    #[inline]
+    fn guess(&self, hash: u32) -> Option<u32> {
+        let mask = self.slots.len() - 1;
+        let mut at = hash as usize & mask;
+        loop {
+            let slot = self.slots[at];
+            if slot == 0 {
+                return None;
+            }
+            if (slot >> 32) as u32 == hash {
+                return Some(slot as u32 - 1);
+            }
+            at = (at + 1) & mask;
+        }
+    }
+    #[inline]
+    fn prefetch_row(&self, row: u32) {
+        let at = (row as usize % ROWS_PER_CHUNK) * self.row_size;
+        let chunk = &self.rows[row as usize / ROWS_PER_CHUNK];
+        prefetch(chunk, at);
+        prefetch(chunk, at + self.row_size - 1);
+    }
+    #[inline]
+    fn prefetch_key(&self, row: u32) {
+        let address = u32_at(self.row(row), 0);
+        let chunk = &self.keys[(address >> 16) as usize];
+        prefetch(chunk, (address & 0xFFFF) as usize);
+        prefetch(chunk, (address & 0xFFFF) as usize + 63);
+    }
     fn put_key(&mut self, key: &[u8]) -> u32 {
         let need = key.len() + 5;
         let fits = self.keys.last().is_some_and(|c| c.len() + need <= KEY_CHUNK_BYTES);
@@ -303,6 +333,16 @@ impl Store {
         HEADER + self.layout.size
     }
 
+    /// Fetches what looking up some (window, hash) will touch, all at once: slots, then rows, then keys.
+    #[inline]
+    pub fn prefetch(&self, wanted: impl Iterator<Item = (i64, u32)> + Clone) {
+        let panes = wanted.filter_map(|(window, hash)| self.panes.get(window).map(|pane| (pane, hash)));
+        panes.clone().for_each(|(pane, hash)| prefetch(&pane.slots, hash as usize & (pane.slots.len() - 1)));
+        let rows = panes.filter_map(|(pane, hash)| pane.guess(hash).map(|row| (pane, row)));
+        rows.clone().for_each(|(pane, row)| pane.prefetch_row(row));
+        rows.for_each(|(pane, row)| pane.prefetch_key(row));
+    }
+
     /// Calls `change` with the group's accumulators, creating them zeroed; `ts` raises the group's largest event time.
     #[inline]
     pub fn update<R>(
@@ -342,25 +382,39 @@ impl Store {
     /// The rows touched in the current generation, in order of each one's latest update.
     pub fn changes(&self, see: impl FnMut(Change<'_>, &Vars)) {
         let generation = self.generations.back().expect("there is always a current generation");
-        let mut order: Vec<(u32, u32)> = generation
-            .touched
-            .iter()
-            .enumerate()
-            .filter_map(|(i, t)| self.panes.get(t.window).map(|p| (u32_at(p.row(t.row), 12), i as u32)))
-            .collect();
-        order.sort_unstable();
-        self.tell(order.into_iter().map(|(_, i)| i as usize), see);
+        // Updates are numbered, so that everybody's place is known: no sorting.
+        const NOBODY: u32 = u32::MAX;
+        let mut order = vec![NOBODY; self.updates as usize + 1];
+        for (i, t) in generation.touched.iter().enumerate() {
+            if let Some(ahead) = generation.touched.get(i + 8) {
+                self.panes.get(ahead.window).into_iter().for_each(|p| p.prefetch_row(ahead.row));
+            }
+            if let Some(pane) = self.panes.get(t.window) {
+                order[u32_at(pane.row(t.row), 12) as usize] = i as u32;
+            }
+        }
+        order.retain(|&i| i != NOBODY);
+        self.tell(order.len(), |i| order[i] as usize, see);
     }
 
     /// The same, in order of each one's first update: as they lie in memory.
     pub fn touched(&self, see: impl FnMut(Change<'_>, &Vars)) {
-        self.tell(0..self.changed(), see);
+        self.tell(self.changed(), |i| i, see);
     }
 
-    fn tell(&self, order: impl Iterator<Item = usize>, mut see: impl FnMut(Change<'_>, &Vars)) {
+    /// Rows `order(0..count)` of the touched ones.
+    fn tell(&self, count: usize, order: impl Fn(usize) -> usize, mut see: impl FnMut(Change<'_>, &Vars)) {
         let generation = self.generations.back().expect("there is always a current generation");
-        for i in order {
-            let t = &generation.touched[i];
+        let fetch = |i: usize, what: fn(&Pane, u32)| {
+            if i < count {
+                let t = &generation.touched[order(i)];
+                self.panes.get(t.window).into_iter().for_each(|pane| what(pane, t.row));
+            }
+        };
+        for i in 0..count {
+            fetch(i + 16, Pane::prefetch_row);
+            fetch(i + 8, Pane::prefetch_key);
+            let t = &generation.touched[order(i)];
             let Some(pane) = self.panes.get(t.window) else { continue };
             let row = pane.row(t.row);
             let ts = |b: &[u8]| i64::from_le_bytes(b[16..24].try_into().expect("8 bytes"));
