@@ -11,15 +11,16 @@ ROUNDS ?= 10
 
 # maturin hands pyo3 its configuration by these two variables. Without them every other cargo command would rebuild pyo3,
 # and maturin would rebuild it again. (The stamp is what makes the file exist.)
-CARGO = PYO3_BUILD_EXTENSION_MODULE=1 \
-        PYO3_CONFIG_FILE=$(abspath $(shell ls -t target/maturin/pyo3-config-*.txt | head -1)) cargo
+PYO3  = PYO3_BUILD_EXTENSION_MODULE=1 \
+        PYO3_CONFIG_FILE=$(abspath $(shell ls -t target/maturin/pyo3-config-*.txt | head -1))
+CARGO = $(PYO3) cargo
 
 RUST  := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
 STUB  := python/adstream/_core.pyi
 ALLOW := tools/stubtest.allow
 
 .DEFAULT_GOAL := help
-.PHONY: help setup servers demo test check bench sim chaos lock clean
+.PHONY: help setup servers demo test check bench sim chaos mutants lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this
@@ -68,6 +69,8 @@ sim: setup ## simulate a cluster with faults: SEED=1 [N=seeds to run]
 chaos: setup servers ## kill workers and servers under load: ROUNDS=10
 	PYTHONPATH=. $(BIN)/python tests/chaos/run.py --rounds $(ROUNDS)
 
+mutants: setup ## break the source in a copy, in many ways: each must turn the suite red
+	$(PYO3) $(BIN)/python tools/mutants.py
 
 lock: $(VENV)/.locked ## write requirements-dev.lock anew from pyproject.toml, with the newest versions
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade --quiet \

@@ -9,6 +9,19 @@ from adstream.interfaces import TopicSpec
 from adstream.logs.embedded import EmbeddedLog
 from adstream.runtime import launch
 from adstream.runtime.settings import Settings
+from adstream.runtime.trim import ChangelogTrim
+
+
+def test_what_a_needed_generation_wrote_is_never_forgotten() -> None:
+    trim = ChangelogTrim()
+    for generation, end in ((3, 30), (5, 50), (6, 60)):
+        trim.mark(generation, end)
+    assert trim.forgettable(None) is None  # all is needed
+    assert trim.forgettable(2) is None  # it may have written before 30
+    assert trim.forgettable(4) == 30  # it wrote behind 30, and perhaps before 50
+    assert trim.forgettable(5) == 50
+    assert trim.forgettable(5) is None  # no more than before
+    assert trim.forgettable(9) == 60
 
 
 class Event(ads.Record):
@@ -36,6 +49,15 @@ def records(first: int, count: int, users: int = 40) -> RawBatch:
     return RawBatch([(i, 1_000_000_000_000 + i * 100, f"u{i % users}".encode(), value(i), []) for i in numbers])
 
 
+COLD = 60
+"""Users that come once, at the beginning: only what is written again keeps them."""
+
+
+def once(first: int) -> RawBatch:
+    value = [json.dumps({"id": f"c{first + i}", "user": f"cold{i}", "value": 1}).encode() for i in range(COLD)]
+    return RawBatch([(i, 1_000_000_000_000, None, v, []) for i, v in enumerate(value)])
+
+
 def test_the_changelog_forgets_and_what_is_left_restores(tmp_path: Path) -> None:
     built = trimmed.build()
     plan = Plan(json.dumps(built.plan), list(built.callables))
@@ -46,10 +68,13 @@ def test_the_changelog_forgets_and_what_is_left_restores(tmp_path: Path) -> None
     with_log = EmbeddedLog(tmp_path)
     with_log.create_topics([TopicSpec("events", 1)])
     writer = with_log.writer("test-producer")
+    writer.commit([("events", 0, once(0))], {}, "none", None)
     for r in range(rounds):
         writer.commit([("events", 0, records(r * per_round, per_round))], {}, "none", None)
         launch.run(plan, settings, with_log, stop_at_end=True)  # each run restores from what is left
         starts.append(with_log.start_offsets([changelog])[changelog])
+    writer.commit([("events", 0, once(COLD))], {}, "none", None)
+    launch.run(plan, settings, with_log, stop_at_end=True)
     end = with_log.end_offsets([changelog], committed=True)[changelog]
     assert starts[-1] > 0, "nothing was forgotten"
     assert end - starts[-1] < end / 2, (starts, end)
@@ -60,4 +85,5 @@ def test_the_changelog_forgets_and_what_is_left_restores(tmp_path: Path) -> None
         for _, _, _, value, _ in batch.records():
             row = json.loads(value or b"")
             newest[row["user"]] = row["total"]
-    assert newest == {f"u{u}": rounds * per_round // 40 for u in range(40)}
+    hot, cold = {f"u{u}": rounds * per_round // 40 for u in range(40)}, {f"cold{u}": 2 for u in range(COLD)}
+    assert newest == hot | cold

@@ -1,12 +1,13 @@
 """The worker with the echo task: exactly once, whatever happens between two steps."""
 
 import itertools
+from collections import deque
 
 import pytest
 
 from adstream.errors import FatalError, LogUnavailableError
-from adstream.interfaces import Outcome, TopicSpec
-from adstream.logs.embedded import EmbeddedLog
+from adstream.interfaces import LeaseChange, Outcome, TopicSpec
+from adstream.logs.embedded import EmbeddedLeases, EmbeddedLog
 from adstream.runtime.assignment import prepare
 from adstream.runtime.contest import FREE
 from adstream.runtime.end import EndOfInput
@@ -218,6 +219,39 @@ def test_a_zombie_cannot_finish_its_commit() -> None:
     cluster.settle()
     cluster.check()
     assert zombie._counters.commits["aborted"] == 1
+
+
+def test_a_new_membership_does_not_bless_what_was_done_in_the_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kafka's client joins again on a thread of its own: it may have lost everything and be a member again when the
+    worker asks for its fencing token. Another worker owned the tasks in between, and committed."""
+    cluster = Cluster()
+    worker = cluster.worker()
+    cluster.send_random(100)
+    cluster.turns(4)  # it has processed, and not committed
+    leases = worker._leases
+    assert isinstance(leases, EmbeddedLeases)
+    told: deque[LeaseChange] = deque()
+    poll, fence, other = leases.poll, leases.fence, []
+
+    def rejoined() -> object:
+        if not other:
+            expel(cluster, worker)
+            other.append(cluster.worker(slot=9))
+            cluster.workers.remove(worker)
+            cluster.settle()
+            other[0].stop()
+            cluster.until(cluster.stopped)
+            cluster.workers = [worker]
+            while (change := poll()) is not None:
+                told.append(change)
+        return fence()
+
+    monkeypatch.setattr(leases, "poll", lambda: told.popleft() if told else poll())
+    monkeypatch.setattr(leases, "fence", rejoined)
+    cluster.until(lambda: bool(other))
+    cluster.send_random(100, 1)
+    cluster.settle()
+    cluster.check()
 
 
 @pytest.mark.parametrize("seed", range(25))
