@@ -239,7 +239,9 @@ def test_the_order_of_tasks_does_not_show(
 
 @profile
 @given(plans, st.lists(inputs, min_size=1, max_size=3), partitions, commits)
-def test_restarts_do_not_show(recipe: Recipe, parts: list[list[Sent | Advance]], count: int, commit_every: int | None) -> None:
+def test_restarts_do_not_show(
+    recipe: Recipe, parts: list[list[Sent | Advance]], count: int, commit_every: int | None
+) -> None:
     plan = built(recipe)
 
     def run(restart: bool) -> tuple[list[RawRecord], dict[str, Any], Any]:

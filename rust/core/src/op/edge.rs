@@ -129,7 +129,7 @@ impl EdgeOut {
     /// Tells the clock to partitions that would otherwise keep a window open.
     fn heartbeats(&mut self, ctx: &mut Ctx<'_>) {
         if let Some(kind) = self.turn(ctx) {
-            (0..self.partitions()).for_each(|p| self.send(p, kind, self.clock, 0, &[], ctx));
+            (0..self.partitions()).for_each(|p| self.send(p, kind, self.clock, 0, Draft::with_capacity(0), ctx));
         }
         if let Some(w) = self.window {
             let closes = |clock: i64| clock.saturating_sub(w.grace_ms).div_euclid(w.size_ms);
