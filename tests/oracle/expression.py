@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from decimal import ROUND_HALF_UP, Decimal, localcontext
+from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from fractions import Fraction
 from typing import Any
 
@@ -296,10 +296,10 @@ def unary(op: str, a: Typed, digits: int) -> Typed:
 
 
 def round_text(v: float, digits: int) -> float:
-    """Half away from zero, on the shortest text."""
+    """Half to even, on the shortest text."""
     with localcontext() as context:
         context.prec = 400
-        return math.copysign(float(Decimal(repr(v)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)), v)
+        return math.copysign(float(Decimal(repr(v)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_EVEN)), v)
 
 
 def cast(a: Typed, to: str) -> Typed:

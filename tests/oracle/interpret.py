@@ -214,6 +214,8 @@ class Shape:
         if a["fn"] == "sum":
             return f"decimal(38,{scale(dtype)})" if is_decimal(dtype) else dtype
         if a["fn"] == "mean":
+            if dtype == "duration":
+                return dtype
             return f"decimal(38,{max(6, scale(dtype))})" if is_decimal(dtype) else "float"
         return widened(dtype)
 
@@ -759,6 +761,8 @@ def fold(fn: str, found: list[tuple[Any, int, Any]], given: str, dtype: str) -> 
         exact = sum((Fraction(value) * sign for _, sign, value in found), Fraction(0))
         if is_decimal(dtype):
             return decimal(round(exact / count * 10 ** scale(dtype)), scale(dtype))
+        if dtype == "duration":
+            return round(exact / count)
         return floating(float(exact) / float(count))
     if not found:
         return None

@@ -173,6 +173,8 @@ def ms(value: Any) -> Any:
     match value:
         case datetime():
             return (value - EPOCH) // timedelta(milliseconds=1)
+        case timedelta():
+            return value // timedelta(milliseconds=1)
         case tuple():
             return tuple(map(ms, value))
         case dict():

@@ -74,6 +74,7 @@ AGGREGATES: dict[str, Callable[[], ads.Expr]] = {
     "least": lambda: ads.min("shop"),
     "most": lambda: ads.max("price"),
     "mean_n": lambda: ads.mean("n"),
+    "mean_span": lambda: ads.mean(col("at") - lit(START)),
     "mean_x": lambda: ads.mean("x", where=col("kind") != "C"),
     "mean_price": lambda: ads.mean("price"),
     "first_kind": lambda: ads.first("kind"),

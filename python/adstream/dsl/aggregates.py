@@ -91,7 +91,7 @@ class Aggregate(Expr):
             case "mean":
                 if scale is not None:
                     return f"decimal({PRECISION_MAX},{scale if scale > _MEAN_SCALE_MIN else _MEAN_SCALE_MIN})"
-                return "float" if argument in ("int", "float") else None
+                return "duration" if argument == "duration" else "float" if argument in ("int", "float") else None
         return widened(argument)
 
 
@@ -154,7 +154,10 @@ def max(value: str | Expr, where: Expr | Callable[[Any], bool] | None = None) ->
 
 
 def mean(value: str | Expr, where: Expr | Callable[[Any], bool] | None = None) -> Aggregate:
-    """The mean; nulls are left out; of nothing: null. Of decimals: at least six decimals, half even."""
+    """The mean; nulls are left out; of nothing: null.
+
+    Of decimals: at least six digits after the point, half to even; of durations: whole milliseconds, half to even.
+    """
     return _make("mean", value, where)
 
 

@@ -83,7 +83,6 @@ class App:
             "fields": [field.to_plan() for field in declared.fields],
             "timestamp": timestamp,
             "key": keys,
-            "extra": declared.extra,
         }
         about = f"topic {topic}, {declared.name}, time from {timestamp or 'the record'}"
         about += f", key {', '.join(keys)}" if keys else ""

@@ -306,7 +306,7 @@ class Expr:
         return Expr("cast", (self,), dtype=resolve(dtype, "cast", operation="cast").type)
 
     def round(self, decimals: int = 0) -> Expr:
-        """To `decimals` digits after the point."""
+        """To `decimals` digits after the point, half to even (floats by their shortest text)."""
         return Expr("round", (self,), digits=decimals)
 
     def floor(self) -> Expr:

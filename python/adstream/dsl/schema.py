@@ -1,6 +1,6 @@
 """What a topic's records hold: fields with types, taken from a class.
 
-    class AdEvent(ads.Record, extra="keep"):
+    class AdEvent(ads.Record):
         event_id: str = ads.content_id()                         absent: xxh3-128 of the payload, in hex
         event_type: Literal["IMPRESSION", "CLICK"]               anything else is a dead letter
         timestamp: datetime                                      RFC 3339; Annotated[datetime,
@@ -62,7 +62,6 @@ class Schema:
 
     name: str
     fields: tuple[Field, ...]
-    extra: str = "drop"
 
     @property
     def types(self) -> dict[str, str]:
@@ -93,8 +92,9 @@ def content_id() -> Any:
 class Record:
     """Base of classes that say what a topic holds; see the head of this module.
 
+    Keys that no field names are not looked at, and not carried on.
+
     Args:
-        extra: what becomes of keys that no field names: `drop` (the default) or `keep`.
         rename: how the JSON spells the fields' names: `camel` for `eventType`; by default as they are.
 
     Raises:
@@ -103,23 +103,14 @@ class Record:
 
     __adstream_schema__: ClassVar[Schema]
 
-    def __init_subclass__(cls, *, extra: str | None = None, rename: str | None = None, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, rename: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         base: Schema | None = getattr(cls, "__adstream_schema__", None)
-        if extra is None:
-            extra = base.extra if base else "drop"
-        if extra not in ("keep", "drop"):
-            raise fault(
-                "bad_option",
-                f"extra={extra!r}",
-                operation=cls.__name__,
-                hint='write extra="keep" or extra="drop"',
-            )
         if rename not in (None, "camel"):
             raise fault("bad_option", f"rename={rename!r}", operation=cls.__name__, hint='write rename="camel"')
         known = {f.name: f for f in base.fields} if base else {}
         known |= {f.name: f for f in _class_fields(cls, rename, own=True)}
-        cls.__adstream_schema__ = Schema(cls.__name__, _checked(cls.__name__, tuple(known.values())), extra)
+        cls.__adstream_schema__ = Schema(cls.__name__, _checked(cls.__name__, tuple(known.values())))
 
     def __init__(self, **values: Any) -> None:
         fields = self.__adstream_schema__.fields
@@ -172,7 +163,7 @@ def schema_of(source: object, *, operation: str) -> Schema:
 
 def _of_class(cls: type, names: Mapping[str, str], operation: str) -> Schema:
     fields = _class_fields(cls, None, own=False, names=names, operation=operation)
-    return Schema(cls.__name__, _checked(cls.__name__, fields), "drop")
+    return Schema(cls.__name__, _checked(cls.__name__, fields))
 
 
 def _class_fields(
@@ -293,7 +284,7 @@ def _of_arrow(source: Any, operation: str) -> Schema:
                 hint="use bool, integers, floats, strings, decimal128, timestamps with a zone, durations in ms",
             )
         fields.append(Field(arrow.name, dtype, bool(arrow.nullable), (arrow.name,), time))
-    return Schema("pyarrow.Schema", _checked("pyarrow.Schema", tuple(fields)), "drop")
+    return Schema("pyarrow.Schema", _checked("pyarrow.Schema", tuple(fields)))
 
 
 def row_of(value: object, names: tuple[str, ...]) -> dict[str, Any]:

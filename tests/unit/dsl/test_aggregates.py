@@ -25,6 +25,7 @@ def test_reprs():
         (ads.sum("price"), "decimal(38,2)"),
         (ads.mean("count"), "float"),
         (ads.mean("price"), "decimal(38,6)"),
+        (ads.mean(col("at") - ads.timestamp()), "duration"),
         (ads.min("price"), "decimal(10,2)"),
         (ads.max("at"), "timestamp"),
         (ads.first("user"), "str"),

@@ -13,7 +13,7 @@ Money = Annotated[Decimal, ads.decimal(10, 2)]
 RFC3339 = ads.rfc3339()
 
 
-class AdEvent(ads.Record, extra="keep"):
+class AdEvent(ads.Record):
     event_id: str = ads.content_id()
     event_type: Literal["IMPRESSION", "CLICK"]
     timestamp: datetime
@@ -27,7 +27,6 @@ class AdEvent(ads.Record, extra="keep"):
 
 def test_a_record_says_its_fields():
     schema = schema_of(AdEvent, operation="stream")
-    assert schema.extra == "keep"
     assert schema.fields == (
         Field("event_id", "str", False, ("event_id",), default="content_id"),
         Field("event_type", 'enum["IMPRESSION","CLICK"]', False, ("event_type",)),
@@ -64,7 +63,7 @@ def test_camel_case():
 
 
 def test_records_inherit():
-    class Base(ads.Record, extra="keep"):
+    class Base(ads.Record):
         id: str
 
     class Event(Base):
@@ -72,7 +71,6 @@ def test_records_inherit():
 
     schema = schema_of(Event, operation="s")
     assert [f.name for f in schema.fields] == ["id", "n"]
-    assert schema.extra == "keep"
 
 
 def test_records_are_values():
@@ -96,11 +94,6 @@ def test_what_is_wrong_with_a_record_is_said_at_the_class():
 
         class Event(ads.Record):
             price: Decimal
-
-    with refused("bad_option", "extra='forbid'", 'extra="keep" or extra="drop"'):
-
-        class Forbids(ads.Record, extra="forbid"):
-            id: str
 
     with refused("bad_option", "rename='kebab'"):
 

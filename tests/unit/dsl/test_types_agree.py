@@ -62,6 +62,7 @@ AGGREGATES: dict[str, ads.Expr] = {
     **{f"mean_{name}": ads.mean(name) for name in ("n", "x", "price", "rate")},
     "rows": ads.count(where=col("flag")),
     "spans": ads.sum(col("at") - col("at")),
+    "mean_span": ads.mean(col("at") - col("at")),
     "share": ads.count(where=col("flag")) / ads.count(),
     "money_share": ads.sum("price") / ads.sum("rate"),
     "folded": ads.udaf(list, lambda acc, row: acc, type=str),

@@ -61,12 +61,17 @@ def positive(n: int | None) -> bool:
     [
         (lambda f: col("n").is_not_null() & f, [1, -1, 0, 2], [True, False, False, False, True]),
         (lambda f: col("n").is_null() | f, [1, -1, 0, 2], [True, False, False, True, True]),
-        # null decides nothing
         (lambda f: (col("n") > 1) | (col("n").is_not_null() & f), [1, -1, 0], [True, False, False, None, True]),
         (lambda f: when(col("n").is_null()).then(lit(False)).otherwise(f), [1, -1, 0, 2], [True, False, False, False, True]),
         (lambda f: when(col("n") > 0).then(f).otherwise(lit(False)), [1, 2], [True, False, False, False, True]),
         (
-            lambda f: when(col("n") < 0).then(lit(None, bool)).when((col("n") >= 0) & f).then(lit(True)).otherwise(col("n") == 0),
+            lambda f: (
+                when(col("n") < 0)
+                .then(lit(None, bool))
+                .when(col("n").is_not_null() & f)
+                .then(lit(True))
+                .otherwise(col("n") == 0)
+            ),
             [1, 0, 2],
             [True, None, True, None, True],
         ),
@@ -89,10 +94,16 @@ def test_coalesce_and_fill_null() -> None:
 
 def test_an_error_before_it_is_the_answer() -> None:
     asked = Asked(positive)
-    out, dead = column(lambda f: (col("n") * 2**62 > 0) & f, asked)
-    assert dead == ["overflow"]  # 2 * 2**62; and null is not handed over either
-    assert out == [True, False, False]
+    out, dead = column(lambda f: col("n").is_not_null() & (col("n") * 2**62 > 0) & f, asked)
+    assert dead == ["overflow"]  # 2 * 2**62
+    assert out == [True, False, False, False]
     assert asked.rows == [1]
+
+
+def test_null_decides_nothing() -> None:
+    asked = Asked(lambda n: n == 2)
+    assert column(lambda f: (col("n") > 0) & f, asked) == ([False, False, False, False, True], [])
+    assert asked.rows == [1, None, 2]
 
 
 def test_what_it_raises_is_its_rows_affair() -> None:

@@ -31,7 +31,7 @@ from adstream import col
 Money = Annotated[Decimal, ads.decimal(10, 2)]
 
 
-class AdEvent(ads.Record, extra="keep"):
+class AdEvent(ads.Record):
     """An event of the topic `ad-events`, which is keyed by device."""
 
     event_id: str = ads.content_id()

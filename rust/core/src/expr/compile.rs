@@ -8,8 +8,8 @@
 //! - **Arithmetic**: `int` is checked 64-bit, `int / int` a float. Decimals have 38 digits; add, sub and mod have the
 //!   larger scale, mul the sum of both, div `max(6, both)` rounded half to even, floordiv 0. Floor and modulo as
 //!   Python's. By zero is null.
-//! - **Rounding**: decimals half to even (the result has the lower scale), floats half away from zero on their shortest
-//!   text, casts to `int` cut off.
+//! - **Rounding**: half to even, of decimals (the result has the lower scale) and of floats, these on their shortest text;
+//!   casts to `int` cut off.
 //! - **Nulls and errors**: the first error among the arguments, else null if any is null; `min_horizontal` and
 //!   `max_horizontal` leave nulls out; the other exceptions (`and`, `or`, `when`, `coalesce`, `is_null`) stand in
 //!   `eval_logic.rs`.

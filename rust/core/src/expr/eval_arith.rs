@@ -167,8 +167,8 @@ pub fn whole_decimal(scale: u8, up: bool) -> Kernel {
     plain1(move |a: i128| decimal::to_whole(a, scale, up))
 }
 
-/// Half away from zero, on the shortest decimal text of the float: 2.675 to two digits is 2.68, although the double is
-/// a little less.
+/// Half to even, on the shortest decimal text of the float: 2.675 to two digits is 2.68, although the double is a
+/// little less.
 pub fn round_float(digits: u32) -> Kernel {
     let factor = 10f64.powi(digits.min(22) as i32);
     checked1(move |x: f64| {
@@ -195,7 +195,10 @@ fn round_by_text(x: f64, digits: u32) -> f64 {
     if keep < 0 {
         return 0f64.copysign(x);
     }
-    let up = figures[keep as usize] >= 5;
+    let cut = keep as usize;
+    // The shortest text has no zeros at its end: a single 5 is a tie, and goes to the even neighbour.
+    let tie = figures[cut] == 5 && figures.len() == cut + 1;
+    let up = if tie { cut > 0 && figures[cut - 1] % 2 == 1 } else { figures[cut] >= 5 };
     figures.truncate(keep as usize);
     let mut exponent = exponent;
     if up {
@@ -244,17 +247,20 @@ mod tests {
         for (x, digits, want) in [
             (2.675, 2, 2.68),
             (-2.675, 2, -2.68),
-            (0.5, 0, 1.0),
+            (2.665, 2, 2.66),
+            (2.6650001, 2, 2.67),
+            (0.5, 0, 0.0),
             (1.5, 0, 2.0),
-            (2.5, 0, 3.0),
-            (-0.5, 0, -1.0),
+            (2.5, 0, 2.0),
+            (-0.5, 0, 0.0),
             (0.49, 0, 0.0),
             (0.04, 0, 0.0),
             (9.995, 2, 10.0),
-            (0.05, 1, 0.1),
+            (0.05, 1, 0.0),
+            (0.15, 1, 0.2),
             (1e300, 2, 1e300),
             (5e-324, 3, 0.0),
-            (123456789012.345, 2, 123456789012.35),
+            (123456789012.345, 2, 123456789012.34),
         ] {
             assert_eq!(round_by_text(x, digits), want, "{x}");
         }

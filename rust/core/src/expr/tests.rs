@@ -365,8 +365,8 @@ fn rounding_and_signs() {
     let round = |c: &str, digits: i32| run_on(&b, with(call("round", &[col(c)]), "digits", json!(digits)));
     assert_eq!(round("d", 2), (dtype("decimal(5,2)"), vec![D(122, 2), D(-122, 2), D(10_000, 2), N]));
     assert_eq!(round("d", 5).0, dtype("decimal(5,3)"));
-    assert_eq!(round("f", 2).1, [F(1.23), F(-2.5), F(1e20), N]);
-    assert_eq!(round("f", 0).1, [F(1.0), F(-3.0), F(1e20), N]);
+    assert_eq!(round("f", 2).1, [F(1.22), F(-2.5), F(1e20), N]);
+    assert_eq!(round("f", 0).1, [F(1.0), F(-2.0), F(1e20), N]);
     assert_eq!(round("i", 0).1, [I(5), I(-5), I(i64::MIN), N]);
     let one = |op: &str, c: &str| run_on(&b, call(op, &[col(c)]));
     assert_eq!(one("floor", "d"), (dtype("decimal(5,0)"), vec![D(1, 0), D(-2, 0), D(99, 0), N]));
