@@ -48,6 +48,10 @@ def install() -> Path:
     return JARS
 
 
+def new_cluster_id() -> str:
+    return "A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]  # "-…" would be an option
+
+
 class Kafka(Server):
     name = "kafka"
     ready_line = "Kafka Server started"
@@ -60,11 +64,12 @@ class Kafka(Server):
         quick: bool = True,
         settings: dict[str, str] | None = None,
         joins: "Kafka | None" = None,
+        cluster_id: str | None = None,
     ) -> None:
         """`quick` starts in half the time by leaving out the JVM's second compiler: not for benchmarks.
 
         `settings` are broker properties on top of those below. With `joins`, which must be running, it is that one's
-        second broker: node 2, without a controller.
+        second broker: node 2, without a controller. `cluster_id`: for nodes that belong together from the start.
         """
         super().__init__(directory)
         self.heap = heap
@@ -72,6 +77,7 @@ class Kafka(Server):
         self.joins = joins
         self.controller_port = free_port() if joins is None else joins.controller_port
         self.settings = settings or {}
+        self.cluster_id: str = joins.cluster_id if joins is not None else cluster_id or new_cluster_id()
 
     @property
     def bootstrap(self) -> str:
@@ -83,8 +89,7 @@ class Kafka(Server):
         config = self.directory / "server.properties"
         config.write_text("".join(f"{key}={value}\n" for key, value in self._properties().items()))
         if not (self.directory / "data" / "meta.properties").exists():
-            cluster = self._cluster()
-            tool = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config)]
+            tool = ["kafka.tools.StorageTool", "format", "-t", self.cluster_id, "-c", str(config)]
             self.run([find_program("java"), *QUICK_JVM, "-cp", f"{jars}/*", *tool])
 
     def command(self) -> list[str]:
@@ -99,13 +104,6 @@ class Kafka(Server):
             "kafka.Kafka",
             str(self.directory / "server.properties"),
         ]
-
-    def _cluster(self) -> str:
-        if self.joins is None:
-            # "-…" would be an option.
-            return "A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
-        lines = (self.joins.directory / "data" / "meta.properties").read_text().splitlines()
-        return next(line.removeprefix("cluster.id=") for line in lines if line.startswith("cluster.id="))
 
     def _properties(self) -> dict[str, str]:
         joining = {
