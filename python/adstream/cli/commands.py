@@ -9,10 +9,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from adstream.cli.failing import exit_code, tell
 from adstream.cli.options import JobOptions, RunOptions, takes
-from adstream.errors import AdstreamError, ConfigError, TopologyError
-
-EXIT_FAILED, EXIT_WRONG = 1, 2
+from adstream.errors import ConfigError
 
 
 class Commands(TyperGroup):
@@ -21,21 +20,12 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except AdstreamError as error:
-            _tell(str(error))
-            code = EXIT_WRONG if isinstance(error, ConfigError | TopologyError) else EXIT_FAILED
         except Exception as error:
-            core = sys.modules.get("adstream._core")
-            if core is None or not isinstance(error, core.CoreError):
+            code = exit_code(error)
+            if code is None:
                 raise
-            kind, _, message, hint, _ = error.args
-            _tell(f"{message}\nhint: {hint}" if hint else message)
-            code = EXIT_WRONG if kind == "plan" else EXIT_FAILED
+            tell(error)
         raise typer.Exit(code)
-
-
-def _tell(message: str) -> None:
-    typer.echo(f"error: {message}", err=True)
 
 
 def _group(help: str) -> typer.Typer:
@@ -59,29 +49,27 @@ app.add_typer(generate, name="generate")
 app.add_typer(dlq, name="dlq")
 
 Job = Annotated[str, typer.Argument(metavar="JOB", help="ads.performance, or module:attribute.", show_default=False)]
-Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Says more; -vv says all.")]
-LogFormat = Annotated[str, typer.Option("--log-format", metavar="text|json", envvar="ADSTREAM_LOG_FORMAT")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same events.")]
 
 
 @app.command()
 @takes(RunOptions)
-def run(job: Job, verbose: Verbose = 0, log_format: LogFormat = "text", *, options: RunOptions) -> None:
+def run(job: Job, *, options: RunOptions) -> None:
     """Runs a job until it is stopped: SIGTERM and Ctrl-C drain it, a second Ctrl-C ends it at once."""
     from adstream.cli import running
 
-    running.start(job, options, verbose, log_format)
+    running.start(job, options)
 
 
 @app.command()
 @takes(RunOptions)
-def replay(job: Job, verbose: Verbose = 0, log_format: LogFormat = "text", *, options: RunOptions) -> None:
+def replay(job: Job, *, options: RunOptions) -> None:
     """Runs a job to the end of its inputs, with progress bars, and stops (`run --stop-at-end`)."""
     from adstream.cli import running
 
     options.stop_at_end = True
-    running.start(job, options, verbose, log_format, bars=True)
+    running.start(job, options, bars=True)
 
 
 @app.command()
@@ -182,13 +170,15 @@ def dlq_replay(
     job: Job,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many.", show_default="all")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Does not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Says what would become of them, and sends none.")] = False,
     *,
     options: JobOptions,
 ) -> None:
-    """Sends dead letters that were not replayed yet to where they came from, once more."""
+    """Sends dead letters that were not replayed yet to where they came from, once more; first it says what would become
+    of them: how many would be late, or dead again."""
     from adstream.cli import dead
 
-    dead.replay(job, options, limit, yes=yes)
+    dead.replay(job, options, limit, yes=yes, dry_run=dry_run)
 
 
 @app.command()

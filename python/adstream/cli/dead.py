@@ -1,4 +1,4 @@
-"""`adstream dlq list|replay`: the dead letters of a job's input topics."""
+"""`adstream dlq list|replay`: the dead letters of a job's input topics. A replay first shows what would become of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -16,8 +17,14 @@ from adstream.cli.options import JobOptions
 from adstream.interfaces import Log
 from adstream.runtime import dead_letters
 from adstream.runtime.dead_letters import DeadLetter, dead_letter_topic, list_dead
+from adstream.testing import TopologyTestDriver
+
+if TYPE_CHECKING:
+    from adstream._core import Record
 
 ALL = 1 << 40
+NEWEST = 5_000
+"""Records of a partition that say what time it is there."""
 SHOWN = 100
 """Characters of a value."""
 
@@ -36,7 +43,7 @@ def show(job: str, options: JobOptions, limit: int, *, as_json: bool) -> None:
             typer.echo(json.dumps(_plain(letter), ensure_ascii=False) if as_json else _line(letter))
 
 
-def replay(job: str, options: JobOptions, limit: int | None, *, yes: bool) -> None:
+def replay(job: str, options: JobOptions, limit: int | None, *, yes: bool, dry_run: bool) -> None:
     chosen, built = prepare(job, options)
     log = open_log(chosen.settings)
     try:
@@ -45,35 +52,89 @@ def replay(job: str, options: JobOptions, limit: int | None, *, yes: bool) -> No
             if not waiting:
                 typer.echo(f"{topic}: nothing to replay")
                 continue
-            count = min(sum(waiting.values()), limit or ALL)
-            typer.echo(f"{topic}: {count} of {sum(waiting.values())} dead letters go back")
-            for reason, n in waiting.most_common():
+            going = waiting[: limit or ALL]
+            typer.echo(f"{topic}: {len(going)} of {len(waiting)} dead letters go back")
+            for reason, n in Counter(x.reason for x in going).most_common():
                 typer.echo(f"  {n:>8}  {reason}")
-            typer.echo("they come after everything that is in the topic now, so windows may be closed: see `.late`")
+            _foretell(log, built, topic, going)
+            if dry_run:
+                continue
             if not yes and not (sys.stdin.isatty() and typer.confirm("send them?")):
                 typer.echo("nothing was sent (`--yes` does not ask)")
                 continue
             done = dead_letters.replay(log, topic, app=built.app, limit=limit)
-            kept = f", {done.kept} have no origin and stay" if done.kept else ""
+            kept = f", {done.kept} have no origin or were cut, and stay" if done.kept else ""
             typer.echo(f"{topic}: {done.sent} sent{kept}")
     finally:
         log.close()
 
 
+def _foretell(log: Log, built: Built, topic: str, letters: list[DeadLetter]) -> None:
+    """What would become of them now: the job itself runs, in memory, on the newest records of their partitions, which
+    tell it what time it is there, and then on them."""
+    with TopologyTestDriver(built, partitions=log.partitions(_sources(built))) as driver:
+        source = driver.input(topic)
+        at_home = [x for x in letters if x.origin is not None and x.origin[0] == topic]
+        for partition in sorted({x.origin[1] for x in at_home if x.origin is not None}):
+            for _, timestamp, key, value, headers in _newest(log, topic, partition):
+                source.pipe(value, key=key, partition=partition, at=timestamp, headers=headers)
+        before = driver.counters()
+        for x in at_home:
+            assert x.origin is not None
+            source.pipe(x.value, key=x.key, partition=x.origin[1], at=x.timestamp, headers=x.headers)
+        after = driver.counters()
+    typer.echo(f"as things stand (judged by the newest {NEWEST:,} records of each partition):")
+    told = 0
+    for node, counters in after.items():
+        for reason, n in counters.items():
+            more = n - before.get(node, {}).get(reason, 0)
+            if more and (reason == "late" or reason.startswith(("dead:", "filtered:", "repeated"))):
+                typer.echo(f"  {more:>8}  {'too late' if reason == 'late' else reason} ({node})")
+                told += more
+    if stay := len(letters) - len(at_home):
+        typer.echo(f"  {stay:>8}  cannot go back: no origin, or only coordinates were kept")
+    if not told:
+        typer.echo(f"  {len(at_home):>8}  in time, and read")
+
+
+def _newest(log: Log, topic: str, partition: int) -> list[Record]:
+    where = (topic, partition)
+    end = log.end_offsets([where], committed=True)[where]
+    position = max(log.start_offsets([where])[where], end - NEWEST)
+    found: list[Record] = []
+    reader = log.reader()
+    try:
+        reader.add(topic, partition, position)
+        while position < end:
+            batch = reader.read(topic, partition, NEWEST)
+            if batch is None:
+                reader.wait(0.2)
+                continue
+            found += [record for record in batch.records() if record[0] < end]
+            position = batch.next_offset
+    finally:
+        reader.close()
+    return found
+
+
+def _sources(built: Built) -> list[str]:
+    return [node["topic"] for node in built.plan["nodes"] if node["op"] == "source"]
+
+
 def _topics(log: Log, built: Built) -> list[str]:
     """The job's inputs that have dead letters' topics."""
-    sources = [node["topic"] for node in built.plan["nodes"] if node["op"] == "source"]
+    sources = _sources(built)
     found = log.partitions([dead_letter_topic(topic) for topic in sources])
     return [topic for topic in sources if dead_letter_topic(topic) in found]
 
 
-def _waiting(log: Log, topic: str, app: str) -> Counter[str]:
-    """Dead letters that were not replayed yet, by reason."""
+def _waiting(log: Log, topic: str, app: str) -> list[DeadLetter]:
+    """Dead letters that were not replayed yet, in the order of their replay."""
     name = dead_letter_topic(topic)
     partitions = [(name, p) for p in range(log.partitions([name])[name])]
     done = log.committed(f"{app}-replay", partitions)
-    letters = list_dead(log, topic, ALL)
-    return Counter(x.reason for x in letters if x.offset >= (done.get((name, x.partition)) or 0))
+    letters = [x for x in list_dead(log, topic, ALL) if x.offset >= (done.get((name, x.partition)) or 0)]
+    return sorted(letters, key=lambda x: (x.partition, x.offset))
 
 
 def _line(letter: DeadLetter) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-import typer
-
 from adstream._core import Plan
 from adstream.cli.jobs import prepare
 from adstream.cli.options import JobOptions
@@ -20,22 +18,22 @@ def describe(job: str, options: JobOptions, *, as_json: bool) -> None:
             for node in sub["nodes"]:
                 node.update(about.get(node["id"], {}))
         settings = {name: _plain(value) for name, value in built.settings.items()}
-        typer.echo(json.dumps({"settings": settings, **plan}, ensure_ascii=False, indent=2))
+        print(json.dumps({"settings": settings, **plan}, ensure_ascii=False, indent=2))
         return
-    typer.echo(built.describe())
+    print(built.describe())
     if built.settings:
-        typer.echo("settings " + ", ".join(f"{name}={value}" for name, value in built.settings.items()))
+        print("settings " + ", ".join(f"{name}={value}" for name, value in built.settings.items()))
     for sub in plan["subtopologies"]:
-        typer.echo(f"\nsub-topology {sub['id']}{', with state' if sub['stateful'] else ''}")
+        print(f"\nsub-topology {sub['id']}{', with state' if sub['stateful'] else ''}")
         for source in sub["sources"]:
-            typer.echo(f"  <- {source['topic']}  ({_KINDS.get(source['kind'], source['kind'])})")
-        typer.echo(f"     {' → '.join(node['name'] for node in sub['nodes'])}")
+            print(f"  <- {source['topic']}  ({_KINDS.get(source['kind'], source['kind'])})")
+        print(f"     {' → '.join(node['name'] for node in sub['nodes'])}")
         for output in sub["outputs"]:
-            typer.echo(f"  -> {output['topic']}  ({_KINDS.get(output['kind'], output['kind'])})")
+            print(f"  -> {output['topic']}  ({_KINDS.get(output['kind'], output['kind'])})")
     for sink in plan["sinks"]:
         options_ = ", ".join(f"{name}={value}" for name, value in sink["options"].items())
-        typer.echo(f"\nsink {sink['name']}  {sink['kind']} ({options_})\n  <- {sink['topic']}")
-        typer.echo(f"     key {', '.join(sink['key'])}")
+        print(f"\nsink {sink['name']}  {sink['kind']} ({options_})\n  <- {sink['topic']}")
+        print(f"     key {', '.join(sink['key'])}")
 
 
 def _plain(value: object) -> object:

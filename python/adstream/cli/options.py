@@ -1,45 +1,57 @@
 """The options that commands share, and how flags, environment and TOML become one `Chosen`.
 
-A command takes a dataclass of options as its last parameter; `takes` shows typer its fields instead. What is a
-setting goes through `runtime.settings`; what only the command line has is handled here, in the same order (flag,
-environment, TOML):
+A command takes a dataclass of options as its last parameter; `takes` shows typer its fields instead, and `parse` reads
+them without typer, whose import takes longer than `describe` itself (`quick.py`). What is a setting goes through
+`runtime.settings`; what only the command line has is handled here, in the same order (flag, environment, TOML):
 
     log            --log, --bootstrap    ADSTREAM_LOG, ADSTREAM_BOOTSTRAP      log = "dir:PATH"
     inputs         --input TOPIC=FILE    ADSTREAM_INPUT="TOPIC=FILE …"         [input]  TOPIC = "FILE" or ["FILE", …]
     job            --set KEY=VALUE       ADSTREAM_SET_KEY=VALUE                [set]  KEY = "VALUE"
     stop_at_end    --stop-at-end         ADSTREAM_STOP_AT_END=true             stop_at_end = true
+    verbose        -v, -vv               ADSTREAM_VERBOSE=1                    verbose = 1
+    log_format     --log-format json     ADSTREAM_LOG_FORMAT=json              log_format = "json"
+    config         --config FILE.toml    ADSTREAM_CONFIG=FILE.toml
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
-
-import typer
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from adstream.errors import ConfigError
-from adstream.runtime.settings import PREFIX, Settings, load
+from adstream.runtime.settings import PREFIX, Settings, load, value_of
 
-BESIDE = ("log", "input", "set", "stop_at_end")
+BESIDE = ("log", "input", "set", "stop_at_end", "verbose", "log_format")
 """Keys of a TOML file that are the command line's own."""
 
 _NAMED_URL = re.compile(r"(?:(?P<name>[A-Za-z_][\w-]*)=)?(?P<url>.+)", re.DOTALL)
 _WHERE, _HOW = "Where", "How"
 
 
-def _option(*names: str, metavar: str, help: str, panel: str = _HOW) -> Any:
-    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, show_default=False)
+@dataclass(frozen=True)
+class Flag:
+    """How an option is written and shown."""
+
+    names: tuple[str, ...]
+    help: str
+    metavar: str | None = None
+    panel: str = _HOW
+    count: bool = False
+    """`-vv` is 2."""
 
 
-def _switch(*names: str, help: str, panel: str = _HOW) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False)
+def _option(*names: str, metavar: str, help: str, panel: str = _HOW) -> Flag:
+    return Flag(names, help, metavar, panel)
+
+
+def _switch(*names: str, help: str, panel: str = _HOW, count: bool = False) -> Flag:
+    return Flag(names, help, None, panel, count)
 
 
 @dataclass(kw_only=True)
@@ -96,6 +108,10 @@ class RunOptions(JobOptions):
         str | None,
         _option("--commit-interval", metavar="TIME", help="Such as 100ms, the default (5s while files are read)."),
     ] = None
+    dead_letters_max: Annotated[
+        str | None,
+        _option("--dead-letters-max", metavar="SHARE", help='Such as "1% in 5m": more of them stop the job.'),
+    ] = None
     workers: Annotated[int | None, _option("--workers", metavar="N", help="Processes on this machine.")] = None
     state_dir: Annotated[
         str | None, _option("--state-dir", metavar="PATH", help="Keeps state on disk for a fast restart here.")
@@ -109,6 +125,10 @@ class RunOptions(JobOptions):
     stop_at_end: Annotated[
         bool | None, _switch("--stop-at-end", help="Ends when all that stood in the inputs at the start is worked off.")
     ] = None
+    verbose: Annotated[int, _switch("--verbose", "-v", help="Says more; -vv says all.", count=True)] = 0
+    log_format: Annotated[
+        str | None, _option("--log-format", metavar="text|json", help="Log lines for people (default) or machines.")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -121,13 +141,22 @@ class Chosen:
     inputs: Mapping[str, list[str]] = field(default_factory=dict)
     job: Mapping[str, str] = field(default_factory=dict)
     stop_at_end: bool = False
+    verbose: int = 0
+    log_format: str = "text"
+
+
+Options = TypeVar("Options", bound=LogOptions)
 
 
 def takes(options: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Shows the last parameter of a command, a dataclass of options, as these options."""
-    hints = get_type_hints(options, include_extras=True)
+    import inspect
+
+    hints = _hints(options)
     shown = [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hints[f.name])
+        inspect.Parameter(
+            f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=_for_typer(hints[f.name])
+        )
         for f in fields(options)
     ]
 
@@ -148,20 +177,63 @@ def takes(options: type[Any]) -> Callable[[Callable[..., None]], Callable[..., N
     return decorate
 
 
+def _for_typer(hint: Any) -> Any:
+    import typer
+
+    type_, flag = get_args(hint)
+    more: dict[str, Any] = {"count": True} if flag.count else {"metavar": flag.metavar}
+    shown = typer.Option(*flag.names, help=flag.help, rich_help_panel=flag.panel, show_default=False, **more)
+    return Annotated[type_, shown]
+
+
+def _hints(options: type[Any]) -> dict[str, Any]:
+    return get_type_hints(options, include_extras=True)
+
+
+def parse(options: type[Options], arguments: Sequence[str]) -> tuple[list[str], Options] | None:
+    """What is no option, and the options; None: something is not plain, typer is to say what (or to help)."""
+    flags: dict[str, tuple[str, Any]] = {}
+    for name, hint in _hints(options).items():
+        type_, flag = get_args(hint)
+        flags |= dict.fromkeys(flag.names, (name, type_))
+    rest: list[str] = []
+    found: dict[str, Any] = {}
+    left = iter(arguments)
+    for argument in left:
+        if not argument.startswith("-"):
+            rest.append(argument)
+            continue
+        written, equals, value = argument.partition("=") if argument.startswith("--") else (argument, "", "")
+        name, type_ = flags.get(written, ("", None))
+        types = get_args(type_)
+        if not equals:
+            value = next(left, "")
+        if not name or not value or value.startswith("-"):
+            return None
+        if list[str] in types:
+            found.setdefault(name, []).append(value)
+        elif str in types or Path in types:
+            found[name] = Path(value) if Path in types else value
+        else:
+            return None
+    return rest, options(**found)
+
+
 def choose(options: LogOptions, environ: Mapping[str, str] = os.environ) -> Chosen:
     """Flags, environment and TOML as one. Raises ConfigError."""
     flags: dict[str, object] = {
         name: value
         for name, value in vars(options).items()
-        if name not in ("log", "bootstrap", "extra", "config", "sql", "redis", "input", "set", "stop_at_end")
+        if name not in ("bootstrap", "extra", "config", "sql", "redis", *BESIDE)
     }
-    file = _toml(options.config)
+    config = options.config or (Path(environ[PREFIX + "CONFIG"]) if environ.get(PREFIX + "CONFIG") else None)
+    file = _toml(config)
     flags["connections"] = _connections(options)
     flags["kafka"] = dict(_client_setting(text) for text in options.extra or ())
-    place = _place(options, environ, file)
+    place = _place(options, environ, file, config)
     if place is not None:
         flags["bootstrap"], flags["data"] = place
-    settings = load(flags, environ, options.config, beside=BESIDE)
+    settings = load(flags, environ, config, beside=BESIDE)
     job = {key: str(value) for key, value in _table(file, "set").items()}
     job |= {
         name.removeprefix(PREFIX + "SET_").lower(): value
@@ -169,10 +241,26 @@ def choose(options: LogOptions, environ: Mapping[str, str] = os.environ) -> Chos
         if name.startswith(PREFIX + "SET_")
     }
     job |= dict(_pair(text, "--set", "KEY=VALUE") for text in getattr(options, "set", None) or ())
-    stop = getattr(options, "stop_at_end", None)
-    if stop is None:
-        stop = environ.get(PREFIX + "STOP_AT_END", str(file.get("stop_at_end", False))).lower() in ("true", "1")
-    return Chosen(settings, place is not None, _inputs(options, environ, file), job, stop)
+    return Chosen(
+        settings,
+        place is not None,
+        _inputs(options, environ, file),
+        job,
+        bool(_own("stop_at_end", "bool", options, environ, file) or False),
+        int(str(_own("verbose", "int", options, environ, file) or 0)),
+        str(_own("log_format", "str", options, environ, file) or "text"),
+    )
+
+
+def _own(name: str, kind: str, options: LogOptions, environ: Mapping[str, str], file: Mapping[str, Any]) -> object:
+    """A value that is the command line's own, as `settings.load` would find it."""
+    value = getattr(options, name, None)
+    if value:
+        return value
+    for said, key, where in ((environ, PREFIX + name.upper(), PREFIX + name.upper()), (file, name, f"`{name}`")):
+        if said.get(key) not in (None, ""):
+            return value_of(name, kind, said[key], where)
+    return None
 
 
 def log_place(url: str, option: str = "--log") -> tuple[str, str]:
@@ -188,7 +276,9 @@ def log_place(url: str, option: str = "--log") -> tuple[str, str]:
     raise ConfigError(f"`{url}` is not a log", option=option, hint="write kafka://HOST:PORT, dir:PATH or memory:")
 
 
-def _place(options: LogOptions, environ: Mapping[str, str], file: Mapping[str, Any]) -> tuple[str, str] | None:
+def _place(
+    options: LogOptions, environ: Mapping[str, str], file: Mapping[str, Any], config: Path | None
+) -> tuple[str, str] | None:
     """The first of flags, environment and file that says anything about the log says all."""
     if options.log and options.bootstrap:
         raise ConfigError("give one of --log and --bootstrap", option="--bootstrap")
@@ -196,7 +286,7 @@ def _place(options: LogOptions, environ: Mapping[str, str], file: Mapping[str, A
         key: environ[PREFIX + key.upper()] for key in ("log", "bootstrap", "data") if environ.get(PREFIX + key.upper())
     }
     flags = {key: value for key in ("log", "bootstrap") if (value := getattr(options, key))}
-    for said, option in ((flags, "--log"), (env, PREFIX + "LOG"), (file, f"`log` in {options.config}")):
+    for said, option in ((flags, "--log"), (env, PREFIX + "LOG"), (file, f"`log` in {config}")):
         if log := said.get("log"):
             return log_place(str(log), option)
         if said.get("bootstrap"):

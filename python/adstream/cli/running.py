@@ -32,10 +32,10 @@ _STOPPING_S = 5.0
 """What a worker may need beyond its drain timeout to close what it has."""
 
 
-def start(job: str, options: RunOptions, verbose: int, log_format: str, *, bars: bool = False) -> None:
+def start(job: str, options: RunOptions, *, bars: bool = False) -> None:
     """Until it has stopped. Raises ConfigError, TopologyError, FatalError."""
     chosen, built = prepare(job, options)
-    messages.configure(verbose, log_format)
+    messages.configure(chosen.verbose, chosen.log_format)
     if not chosen.log_named and not chosen.inputs:
         raise ConfigError(
             "which log?", option="--log", hint="give --bootstrap HOST:PORT, --log dir:PATH or --input TOPIC=FILE.jsonl"

@@ -116,7 +116,7 @@ def test_topics_that_are_missing():
     invoke("generate", "ads", "--events", "10", "--out", "dir:log")
     checked = invoke("topics", "check", "ads.performance", "--log", "dir:log")
     assert checked.exit_code == 2
-    assert "11 topics are missing" in checked.stderr
+    assert "12 topics are missing" in checked.stderr
 
 
 def test_dead_letters_are_shown_and_sent_again():
@@ -137,6 +137,57 @@ def test_dead_letters_are_shown_and_sent_again():
     assert "orders: 1 sent" in sent.stdout
     assert "nothing to replay" in invoke("dlq", "replay", "shop:orders", "--log", "dir:log", "-y").stdout
     assert "1 offsets" in invoke(*run).stderr
+
+
+CLICKS = """
+from datetime import datetime
+
+import adstream as ads
+
+
+class Click(ads.Record):
+    user: str
+    price: int
+    at: datetime
+
+
+@ads.topology
+def clicks(app: ads.App, least: int = 0) -> None:
+    stream = app.stream("clicks", Click, timestamp="at").require(cheap=ads.col("price") >= least)
+    table = stream.group_by("user").windowed_by(ads.tumbling("1m", grace="10s")).aggregate(n=ads.count())
+    table.named("per-minute").to_stream().to("counts", key="user")
+"""
+
+
+def test_a_replay_first_says_what_would_be_late():
+    Path("web.py").write_text(CLICKS)
+
+    def click(minute: int, price: int) -> bytes:
+        return f'{{"user":"u","price":{price},"at":"2026-01-15T10:{minute:02}:00Z"}}'.encode()
+
+    invoke("topics", "create", "web:clicks", "--log", "dir:log", "--inputs", "1")
+    write("log", "clicks", [click(1, 9), click(2, 5), click(3, 5), click(20, 9), click(20, 5), b"{bad", click(20, 1)])
+    run = ("replay", "web:clicks", "--log", "dir:log", "--set", "least=6")
+    assert invoke(*run).exit_code == 0
+    dlq = ("dlq", "replay", "web:clicks", "--log", "dir:log", "--set", "least=3")
+    told = invoke(*dlq, "--dry-run")
+    assert told.exit_code == 0, told.output
+    assert "clicks: 5 of 5 dead letters go back" in told.stdout
+    for n, what in (
+        (4, "cheap"),
+        (1, "malformed_json"),
+        (2, "too late (per-minute)"),
+        (1, "dead:malformed_json (clicks)"),
+        (1, "dead:cheap (require-1)"),
+    ):
+        assert f"{n:>8}  {what}\n" in told.stdout
+    assert invoke(*dlq, "--dry-run").stdout == told.stdout, "nothing was sent"
+    assert "2  too late" not in invoke(*dlq, "--dry-run", "--limit", "1").stdout
+    assert "clicks: 5 sent" in invoke(*dlq, "--yes").stdout
+    web = invoke("replay", "web:clicks", "--log", "dir:log", "--set", "least=3")
+    assert "5 offsets" in web.stderr
+    left = invoke("dlq", "list", "web:clicks", "--log", "dir:log", "--json").stdout.splitlines()
+    assert len(left) == 5 + 2, "those two are dead again, as it said"
 
 
 def test_generate_is_deterministic_and_writes_its_truth():

@@ -62,6 +62,8 @@ def test_describe_loads_no_drivers(tmp_path: Path):
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stderr.split()
     assert done[0] == "0"
     heavy = {
+        "typer",
+        "pydantic",
         "rich",
         "sqlalchemy",
         "redis",

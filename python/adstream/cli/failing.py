@@ -1,0 +1,40 @@
+"""Which error ends a command with which exit code, and how it is told. Anything else is a defect and keeps its
+traceback.
+
+    1  the run cannot go on
+    2  something was asked or set wrongly: the same again will fail again
+    3  the job stopped itself (`dead_letters_max`): so will it
+"""
+
+from __future__ import annotations
+
+import sys
+
+from adstream.errors import AdstreamError, ConfigError, TooManyDeadLettersError, TopologyError
+
+EXIT_FAILED, EXIT_WRONG, EXIT_TRIPPED = 1, 2, 3
+
+
+def exit_code(error: Exception) -> int | None:
+    """None: a defect."""
+    if isinstance(error, AdstreamError):
+        if isinstance(error, TooManyDeadLettersError):
+            return EXIT_TRIPPED
+        return EXIT_WRONG if isinstance(error, ConfigError | TopologyError) else EXIT_FAILED
+    if _of_core(error):
+        return EXIT_WRONG if error.args[0] == "plan" else EXIT_FAILED
+    return None
+
+
+def tell(error: Exception) -> None:
+    """One message on stderr."""
+    text = str(error)
+    if _of_core(error):
+        _, _, message, hint, _ = error.args
+        text = f"{message}\nhint: {hint}" if hint else message
+    print(f"error: {text}", file=sys.stderr)
+
+
+def _of_core(error: Exception) -> bool:
+    core = sys.modules.get("adstream._core")
+    return core is not None and isinstance(error, core.CoreError)
