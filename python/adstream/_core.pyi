@@ -115,12 +115,13 @@ class Plan:
     def __new__(cls, plan: str, callables: Sequence[Callable[..., Any]] = ...) -> Self:
         """Raises CoreError (kind `plan`)."""
     def describe(self) -> str:
-        """JSON: `{"app", "topics", "subtopologies", "sinks"}`.
+        """JSON: `{"app", "topics", "subtopologies", "sinks", "formats"}`; `formats`: versions of stored formats.
 
         A sub-topology is `{"id", "sources": [{"topic", "kind": "user"|"edge", "node"}], "nodes": [...], "outputs": [{"topic",
         "kind": "user"|"edge"|"sink"|"dead_letters"|"changelog", ...}], "stateful", "changelog"}`, a sink `{"name", "kind",
         "topic", "key", "columns", "options", "subtopology"}`. Names of internal topics are whole:
-        `<app>-<node>-repartition`, `<app>-<node>-sink`, `<app>-<subtopology>-changelog`.
+        `<app>-<node>-repartition`, `<app>-<node>-sink`, `<app>-<subtopology>-changelog`. A node with state has
+        `"meaning": [[part, text], …]`: what its stored state means; with another one it cannot be used.
         """
     def task(self, subtopology: int, partition: int, partitions: Mapping[str, int], options: str = ...) -> Task:
         """A task, empty. `partitions`: the partition count of every topic of the plan. `options` JSON: `{"exactly_once": true,

@@ -4,6 +4,7 @@ AdstreamError
 ├── TopologyError         the topology is wrong: code, the operation, the user's line, one remedy
 ├── ConfigError           a setting or an outside system is wrong: names the option
 ├── FatalError            this worker must stop: its state cannot be trusted or its shuffle is corrupt
+│   └── TooManyDeadLettersError   the job stops itself: its input is not what it was (`dead_letters_max`)
 ├── LogUnavailableError   the log does not answer: try again later
 │   └── OffsetGoneError   the log does not have the position that is asked for, and never will again
 └── RecordTooLargeError   a record is larger than the log takes
@@ -60,6 +61,17 @@ class ConfigError(AdstreamError):
 
 class FatalError(AdstreamError):
     """This worker must not go on."""
+
+
+class TooManyDeadLettersError(FatalError):
+    """More of the input became dead letters than `dead_letters_max` allows. None of what tripped it was committed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            f"{message}\nnothing of that was committed: it is still to be read, and not in the dead-letter topic\n"
+            "hint: has the input changed its schema? Fix the topology and start again; or raise --dead-letters-max, or"
+            " leave it out, and they become dead letters"
+        )
 
 
 class LogUnavailableError(AdstreamError):

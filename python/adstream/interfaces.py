@@ -119,6 +119,10 @@ class Log(Protocol):
     def partitions(self, topics: Sequence[str]) -> dict[str, int]:
         """Partition counts; a topic that does not exist is absent."""
 
+    def topic_settings(self, topics: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Kafka topic settings (`retention.ms` …, and `replication.factor`) of topics that exist, defaults included, as far
+        as the log has and tells them."""
+
     def committed(self, group: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int | None]:
         """Stable committed positions: waits out (bounded) or settles transactions that hold offsets back."""
 

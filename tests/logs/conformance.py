@@ -136,6 +136,14 @@ def check_topics_are_created_once_and_never_with_another_partition_count(log: Lo
         log.create_topics([TopicSpec(name, 4)])
 
 
+def check_settings_of_topics_are_told(log: Log) -> None:
+    name = unique("conformance")
+    log.create_topics([TopicSpec(name, 1, {"cleanup.policy": "compact", "retention.ms": "1234000"})])
+    found = log.topic_settings([name, unique("absent")])
+    assert list(found) == [name]
+    assert (found[name]["cleanup.policy"], found[name]["retention.ms"]) == ("compact", "1234000")
+
+
 # Records.
 
 

@@ -16,8 +16,12 @@ class Event(ads.Record):
 
 
 @ads.topology(name="changed")
-def changed(app: ads.App, column: str = "a", size: str = "5m", grace: str = "10s", within: str = "1h") -> None:
+def changed(
+    app: ads.App, column: str = "a", size: str = "5m", grace: str = "10s", within: str = "1h", filtered: bool = True
+) -> None:
     stream = app.stream("events", Event, key="user").deduplicate("a", "b", within=within)
+    if filtered:
+        stream = stream.filter(ads.col("b") > 0, reason="b").named("positive")
     windows = stream.group_by("user").windowed_by(ads.tumbling(size, grace=grace, retention="1h"))
     windows.aggregate(total=ads.sum(column)).named("totals").to_stream().to("out", key="user")
 
@@ -45,8 +49,8 @@ def test_another_meaning_is_refused(changelog: RawBatch, settings: dict[str, str
     assert refused.value.args[:2] == ("fatal", "unknown_state")
 
 
-@pytest.mark.parametrize("settings", [{}, {"grace": "30s"}, {"within": "10m"}])
-def test_how_long_state_matters_may_change(changelog: RawBatch, settings: dict[str, str]) -> None:
+@pytest.mark.parametrize("settings", [{}, {"grace": "30s"}, {"within": "10m"}, {"filtered": False}])
+def test_how_long_state_matters_and_what_has_none_may_change(changelog: RawBatch, settings: dict[str, str]) -> None:
     later = task(**settings)
     later.restore(changelog)
     value = json.dumps({"user": "u", "a": 2, "b": 100}).encode()

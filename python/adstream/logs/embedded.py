@@ -112,6 +112,11 @@ class EmbeddedLog:
         with self._changed:
             return {topic: len(self._topics[topic]) for topic in topics if topic in self._topics}
 
+    def topic_settings(self, topics: Sequence[str]) -> dict[str, dict[str, str]]:
+        """As given to `create_topics`; nothing here acts on them."""
+        with self._changed:
+            return {topic: dict(self._configs[topic]) for topic in topics if topic in self._topics}
+
     def committed(self, group: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int | None]:
         with self._changed:
             offsets = self._offsets.get(group, {})

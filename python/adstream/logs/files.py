@@ -62,6 +62,9 @@ class FilesLog:
         mine = {topic: len(self._files[topic]) for topic in topics if topic in self._files}
         return mine | self._inner.partitions([topic for topic in topics if topic not in mine])
 
+    def topic_settings(self, topics: Sequence[str]) -> dict[str, dict[str, str]]:
+        return self._inner.topic_settings([topic for topic in topics if topic not in self._files])
+
     def committed(self, group: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int | None]:
         """Raises ConfigError where a position does not fit its file."""
         found = self._inner.committed(group, partitions)

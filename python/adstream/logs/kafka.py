@@ -31,7 +31,7 @@ from confluent_kafka import (
     KafkaException,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec  # type: ignore[attr-defined]
 
 from adstream.errors import ConfigError
 from adstream.interfaces import Leases, Log, Reader, TopicSpec, Writer
@@ -56,6 +56,8 @@ GRACE_S = 1.0
 HANGING_S = 60.0
 """More than a transaction's time-out and the broker's interval for looking at it."""
 PAUSE_S = 0.02
+BATCH_BYTES = 1_000_000
+"""librdkafka's default."""
 
 T = TypeVar("T")
 
@@ -121,6 +123,8 @@ class KafkaLog(Log):
         self._writers: WeakSet[KafkaWriter] = WeakSet()
         self._held_since: dict[str, float] = {}
         """Groups whose offsets a transaction holds back."""
+        self._batch_bytes = BATCH_BYTES
+        """The smallest limit of the topics whose settings were asked for."""
         self._lock = threading.Lock()
         self._askers: dict[tuple[str, bool], Consumer] = {}
         problems: list[str] = []
@@ -136,7 +140,8 @@ class KafkaLog(Log):
             raise ConfigError(
                 f"no Kafka broker answered at {bootstrap} within {connect_timeout_s:.0f} s ({why})",
                 option="--bootstrap",
-                hint="check that the broker runs and that the address is the one it advertises",
+                hint="check that the broker runs and that the address is the one it advertises; one that wants TLS or SASL"
+                " may just hang up: `-X kafka.security.protocol=SASL_SSL`",
             ) from problem
 
     # Topics.
@@ -211,6 +216,23 @@ class KafkaLog(Log):
             _results(self._admin.delete_records(parts, request_timeout=CALL_TIMEOUT_S))
 
         self._patiently(ask, "delete records")
+
+    def topic_settings(self, topics: Sequence[str]) -> dict[str, dict[str, str]]:
+        """A topic whose settings may not be read (an ACL) is left out."""
+        there = self._topics()
+        asked = {ConfigResource(ConfigResource.Type.TOPIC, t): t for t in topics if t in there}
+        found: dict[str, dict[str, str]] = {}
+        for resource, future in self._admin.describe_configs(list(asked), request_timeout=CALL_TIMEOUT_S).items():
+            topic = asked[resource]
+            try:
+                found[topic] = {name: str(entry.value) for name, entry in future.result().items()}
+            except KafkaException as problem:
+                logger.info("settings of %s cannot be read: %s", topic, problem)
+                continue
+            if replicas := [len(p.replicas) for p in there[topic].partitions.values()]:
+                found[topic]["replication.factor"] = str(min(replicas))
+            self._batch_bytes = min(self._batch_bytes, int(found[topic].get("max.message.bytes", BATCH_BYTES)))
+        return found
 
     # Offsets.
 
@@ -368,8 +390,11 @@ class KafkaLog(Log):
         return open_reader(self._reader, of_consumer(self._settings), headers=self._headers)
 
     def writer(self, slot: str, *, exactly_once: bool = True) -> Writer:
+        # A topic's limit is one of batches. librdkafka fills them up to its own, and what a broker refuses for its size it
+        # does not split (as Java's client does): it would be refused for ever.
+        batch = {"batch.size": str(self._batch_bytes)} if self._batch_bytes < BATCH_BYTES else {}
         writer = KafkaWriter(
-            of_producer(self._settings),
+            batch | of_producer(self._settings),
             slot,
             exactly_once=exactly_once,
             unfenced=self._commit_unfenced,

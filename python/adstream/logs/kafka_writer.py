@@ -27,6 +27,7 @@ Traps, all tried on a broker:
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,8 @@ from adstream.logs.kafka_leases import Fence
 
 if TYPE_CHECKING:
     from adstream._core import Output
+
+warnings.filterwarnings("ignore", "Producer abort_transaction failed during close", RuntimeWarning)
 
 TRANSACTION_TIMEOUT_MS = 15_000
 CALL_TIMEOUT_S = 5.0
@@ -128,7 +131,8 @@ def _end(producer: Producer, slot: str) -> None:
 
     try:
         bounded(end, CLOSE_TIMEOUT_S, "adstream-close")
-    except KafkaException as problem:  # of a fenced one: it says so once more
+    except (KafkaException, SystemError) as problem:
+        # Of a fenced one: it says so once more, as a warning, which is a SystemError where warnings are errors.
         logger.info("close of %s: %s", slot, problem)
     except TimeoutError:
         logger.info("close of %s takes longer than %.0f s: not waited for", slot, CLOSE_TIMEOUT_S)

@@ -12,18 +12,22 @@ when either changes, the lease topic no longer fits and the start is refused, wi
     edges, sinks      the most that a user source has           delete, unlimited: forgotten once processed
     changelogs        the tasks of their sub-topology           delete, unlimited: they are the state
     <source>-dlq      the source's
+    <app>-topology    one                                       compact: what all that rests on (`manifest.py`)
     <app>-tasks       the number of tasks
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from adstream.errors import ConfigError
 from adstream.interfaces import Log, TopicPartition, TopicSpec
+from adstream.runtime import manifest
+from adstream.runtime.topic_settings import INTERNAL, MESSAGE_BYTES, TopicConfigs, remarks
 
 KEYED = ("aggregate", "deduplicate")
 """Operations whose inputs must be cut into partitions in the same way."""
@@ -74,6 +78,8 @@ class Assignment:
     topics: tuple[TopicSpec, ...]
     """To be created unless they exist; the lease topic is the last."""
     sinks: tuple[Mapping[str, Any], ...] = field(default=())
+    dead_letter_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Dead-letter topic -> the largest record it takes."""
 
     @property
     def lease_topic(self) -> str:
@@ -81,7 +87,12 @@ class Assignment:
 
 
 def prepare(
-    log: Log, plan: Describes, *, edge_partitions: int | None = None, create_topics: bool = False
+    log: Log,
+    plan: Describes,
+    *,
+    edge_partitions: int | None = None,
+    create_topics: bool = False,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Assignment:
     """Enumerates the tasks and makes the topics they need.
 
@@ -90,13 +101,48 @@ def prepare(
         create_topics: whether missing output topics are created (inputs never are).
 
     Raises:
-        ConfigError: a topic is missing or has another partition count than the application was started with.
+        ConfigError: a topic is missing or has another partition count than the application was started with, or the
+            plan does not fit what the application has stored (`manifest.py`).
+        FatalError: a newer version of adstream has stored it.
+        LogUnavailableError: the log stopped answering.
     """
     description = json.loads(plan.describe())
-    found = log.partitions([*_kinds(description), f"{description['app']}-tasks"])
+    app: str = description["app"]
+    signature = manifest.topology_topic(app).name
+    found = log.partitions([*_kinds(description), f"{app}-tasks", signature])
+    now = manifest.signature(description, found)
+    before = manifest.stored(log, app) if signature in found else None
+    if before is not None:
+        manifest.check(app, before, now)
     assignment = enumerate_tasks(description, found, edge_partitions=edge_partitions, create_topics=create_topics)
     log.create_topics(assignment.topics)
-    return assignment
+    found_settings = log.topic_settings([spec.name for spec in assignment.topics])
+    _check_settings(description, found_settings)
+    manifest.agree(log, app, now, sleep=sleep)
+    dead = {topic for topic, kind in _kinds(description).items() if kind == "dead_letters"}
+    sizes = {topic: int(found_settings.get(topic, {}).get("max.message.bytes", MESSAGE_BYTES)) for topic in dead}
+    return replace(assignment, dead_letter_bytes={topic: min(n, MESSAGE_BYTES) for topic, n in sizes.items()})
+
+
+def _check_settings(description: Mapping[str, Any], configs: TopicConfigs) -> None:
+    """Refuses internal topics that would lose what is kept in them. (What a log does not tell is not judged.)"""
+    kinds = topic_kinds(description)
+    internal = {topic: kind for topic, kind in kinds.items() if kind in (*INTERNAL, "topology")}
+    wrong = [r for r in remarks(internal, None, configs) if r.wrong]
+    if wrong:
+        raise ConfigError(
+            "; ".join(map(str, wrong)),
+            option="topics",
+            hint="`kafka-configs.sh --alter --entity-type topics --entity-name TOPIC --add-config SETTING=VALUE`",
+        )
+
+
+def topic_kinds(description: Mapping[str, Any]) -> dict[str, str]:
+    """Every topic of an application, its own ones included; a topic that is both an output and an input is an input."""
+    sources = {s["topic"] for sub in description["subtopologies"] for s in sub["sources"] if s["kind"] == "user"}
+    found = {topic: "input" if topic in sources else kind for topic, kind in _kinds(description).items()}
+    app = description["app"]
+    return {**found, manifest.topology_topic(app).name: "topology", f"{app}-tasks": "tasks"}
 
 
 def enumerate_tasks(
@@ -178,6 +224,7 @@ def enumerate_tasks(
         for topic, count in partitions.items()
         if topic not in user_sources
     ]
+    specs.append(manifest.topology_topic(app))
     specs.append(TopicSpec(f"{app}-tasks", len(tasks), {"cleanup.policy": "delete"}))
     _check_unchanged(app, specs, found)
     return Assignment(
@@ -211,7 +258,7 @@ def _check_unchanged(app: str, specs: Sequence[TopicSpec], found: Mapping[str, i
                 f"topic `{spec.name}` has {have} partitions, {spec.partitions} are needed now:"
                 " the topology or the partitions of an input changed since this application first ran",
                 option="topics",
-                hint=f"`adstream reset {app}` starts over from the inputs, or run under another application id",
+                hint=f"start beside the old one under another application id (`--app {app}-2`)",
             )
 
 

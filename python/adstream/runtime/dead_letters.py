@@ -5,21 +5,36 @@
     adstream.topic, .partition, .offset, .timestamp    where it came from; absent for rows that only exist inside
     adstream.operator, .reason, .message    who refused it, the stable reason, and more about it
 
+A letter that is larger than its topic takes (the input's limit was higher, or headers made it so) keeps its coordinates
+and loses its body: `adstream.value_size`, `.key_size`, `.sha256` (of the value) stand for it. Whoever has kept the
+input topic finds the original at its offset. Any other output that is too large stops its task: an output is a promise,
+and the limit can be raised.
+
 *Replay* sends them to their original topic and partition once more, in one transaction with its own position (group
 `<app>-replay`): a second replay does not send them again. One that fails again is a new dead letter, and can be
-replayed again. Rows without coordinates cannot go back; they are counted and left where they are.
+replayed again. Rows without coordinates, and letters that were cut, cannot go back; they are counted and left where
+they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from adstream._core import RawBatch
 from adstream.errors import ConfigError
 from adstream.interfaces import Log, Outcome, TopicPartition
 
+if TYPE_CHECKING:
+    from adstream._core import Output, Record
+
 PREFIX = "adstream."
+ENVELOPE_BYTES = 128
+"""Of a batch with one record, besides the record."""
+MESSAGE_SHOWN = 200
+NO_LIMIT = 1 << 62
 READ_ROWS = 1_000
 
 
@@ -44,7 +59,12 @@ class DeadLetter:
     def origin(self) -> TopicPartition | None:
         """Where it came from, and a replay sends it."""
         topic, partition = self.envelope.get("topic"), self.envelope.get("partition", "")
-        return (topic, int(partition)) if topic and partition.isdecimal() else None
+        return (topic, int(partition)) if topic and partition.isdecimal() and not self.cut else None
+
+    @property
+    def cut(self) -> bool:
+        """It was too large: only its coordinates, sizes and hash are here."""
+        return "sha256" in self.envelope
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +72,48 @@ class Replayed:
     sent: int
     kept: int
     """Passed over: they have no origin."""
+
+
+def fitting(outputs: Sequence[Output], limits: Mapping[str, int]) -> list[Output]:
+    """The outputs, with dead letters that their topics would not take cut down to where they came from.
+
+    Args:
+        limits: dead-letter topic -> bytes of the largest record it takes.
+    """
+    return [
+        (
+            topic,
+            partition,
+            batch if batch.byte_size + ENVELOPE_BYTES <= limits.get(topic, NO_LIMIT) else _cut(batch, limits[topic]),
+        )
+        for topic, partition, batch in outputs
+    ]
+
+
+def _cut(batch: RawBatch, limit: int) -> RawBatch:
+    return RawBatch([record if _size(record) <= limit else _coordinates(record, limit) for record in batch.records()])
+
+
+def _coordinates(record: Record, limit: int) -> Record:
+    offset, timestamp, key, value, headers = record
+    sizes = {"key_size": len(key or b""), "value_size": len(value or b"")}
+    about = [(name, text) for name, text in headers if name.startswith(PREFIX)]
+    about = [(name, (text or b"")[:MESSAGE_SHOWN] if name == f"{PREFIX}message" else text) for name, text in about]
+    about += [(f"{PREFIX}{name}", str(size).encode()) for name, size in sizes.items()]
+    about.append((f"{PREFIX}sha256", hashlib.sha256(value or b"").hexdigest().encode()))
+    own = [header for header in headers if not header[0].startswith(PREFIX)]
+    for kept_key, kept_headers in ((key, own), (key, []), (None, [])):
+        cut: Record = (offset, timestamp, kept_key, None, [*kept_headers, *about])
+        if _size(cut) <= limit:
+            break
+    return cut
+
+
+def _size(record: Record) -> int:
+    """What a broker counts, and a little more."""
+    _, _, key, value, headers = record
+    body = len(key or b"") + len(value or b"")
+    return body + sum(len(name.encode()) + len(text or b"") + 10 for name, text in headers) + ENVELOPE_BYTES
 
 
 def dead_letter_topic(source: str) -> str:

@@ -16,6 +16,8 @@ What the core counts is seen, so no drop has no counter:
     adstream_held_windows{task, node}          windows that are open only for that, and
     adstream_held_seconds{task, node, topic, partition}   for how long that partition has not moved
     adstream_clock{task, topic}                the event time (ms) an input has come to
+
+`process_resident_memory_bytes`, `process_cpu_seconds_total` and their kin are the Prometheus client's.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from prometheus_client import ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -173,6 +176,7 @@ class MetricsServer:
     ) -> None:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(collector)
+        ProcessCollector(registry=registry)
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:

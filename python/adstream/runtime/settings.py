@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from adstream.errors import ConfigError
+from adstream.runtime.breaker import limit_of
+from adstream.runtime.durations import duration_ms
 
 PREFIX = "ADSTREAM_"
 GUARANTEES = ("exactly_once", "at_least_once")
 CONNECTIONS = ("sql", "redis")
 """Connections with an option of their own (`--sql`, `ADSTREAM_SQL`); others live in `[connections]`."""
 
-_UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_PART = re.compile(r"(\d+)(ms|s|m|h|d)")
 _SECRET = re.compile(r"password|secret|token|key|jaas|credential|sasl\.username", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(?<=:)[^:/@]*(?=@)")
 
@@ -83,6 +83,11 @@ class Settings:
     """Partitions of new internal topics; 0: the most that an input has."""
     create_topics: bool = False
     """Whether missing output topics are created."""
+    dead_letters_max: str = ""
+    """`"1% in 5m"`: more dead letters than that, in event time, stop the job (`breaker.py`); empty: never."""
+    sink_retain_ms: int = 600_000
+    """How long rows for a sink are kept after they were stored: a target that loses its last writes (a Redis that
+    fails over) gets them again."""
     metrics_port: int = 0
     """Port of /metrics, /healthz, /readyz; 0: none."""
     connections: Mapping[str, str] = field(default_factory=dict)
@@ -91,6 +96,7 @@ class Settings:
     """Passed through to the Kafka client."""
 
     def __post_init__(self) -> None:
+        limit_of(self.dead_letters_max, option_name("dead_letters_max"))
         if self.guarantee not in GUARANTEES:
             raise ConfigError(f"`{self.guarantee}` is not one of {', '.join(GUARANTEES)}", option="--guarantee")
         for f in fields(self):
@@ -108,7 +114,7 @@ class Settings:
         return f"Settings({shown})"
 
 
-_MAY_BE_ZERO = ("commit_interval_ms", "slot", "edge_partitions", "metrics_port", "purge_every_ms")
+_MAY_BE_ZERO = ("commit_interval_ms", "slot", "edge_partitions", "metrics_port", "purge_every_ms", "sink_retain_ms")
 
 
 def load(
@@ -129,10 +135,10 @@ def load(
     given: dict[str, Any] = {"connections": {}, "kafka": {}}
     if toml is not None:
         found = {key: value for key, value in _read_toml(toml).items() if key not in beside}
-        _merge(given, found, lambda key: f"`{key}` in {toml}")
-    _merge(given, _from_environ(environ), lambda key: PREFIX + key.upper())
+        _merge(given, found, lambda key: f"`{key}` in {toml}", beside)
+    _merge(given, _from_environ(environ), lambda key: PREFIX + key.upper(), ())
     present = {key: value for key, value in (flags or {}).items() if value is not None}
-    _merge(given, present, option_name)
+    _merge(given, present, option_name, ())
     return Settings(**given)
 
 
@@ -141,20 +147,8 @@ def option_name(key: str) -> str:
     return "--" + key.removesuffix("_ms").replace("_", "-")
 
 
-def duration_ms(text: object, option: str) -> int:
-    """`"1h30m"` -> 5400000; numbers without a unit are refused.
-
-    Raises:
-        ConfigError: naming `option`.
-    """
-    parts = _PART.findall(text) if isinstance(text, str) else []
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise ConfigError(f"`{text}` is not a duration", option=option, hint='write "100ms", "30s" or "1h30m"')
-    return sum(int(number) * _UNITS_MS[unit] for number, unit in parts)
-
-
-def _merge(given: dict[str, Any], found: Mapping[str, object], where: Any) -> None:
-    """Adds what was found in one place over what less important places said."""
+def _merge(given: dict[str, Any], found: Mapping[str, object], where: Any, beside: Collection[str]) -> None:
+    """Adds what was found in one place over what less important places said; `beside` could have been meant, too."""
     known = {f.name.removesuffix("_ms"): f for f in fields(Settings)}
     for key, value in found.items():
         if key in CONNECTIONS:
@@ -162,21 +156,28 @@ def _merge(given: dict[str, Any], found: Mapping[str, object], where: Any) -> No
             continue
         f = known.get(key.removesuffix("_ms"))
         if f is None:
-            near = difflib.get_close_matches(key, [*known, *CONNECTIONS], n=1)
+            near = difflib.get_close_matches(key, [*known, *CONNECTIONS, *beside], n=1)
             raise ConfigError(
                 "there is no such setting",
                 option=where(key),
-                hint=f"did you mean `{near[0]}`?" if near else f"known: {', '.join(sorted(known))}",
+                hint=f"did you mean `{near[0]}`?"
+                if near
+                else f"known: {', '.join(sorted([*known, *CONNECTIONS, *beside]))}",
             )
         if f.name in ("connections", "kafka"):
             if not isinstance(value, Mapping):
                 raise ConfigError("a table of texts is expected", option=where(key))
             given[f.name] = {**given[f.name], **{name: _text(v) for name, v in value.items()}}
         else:
-            given[f.name] = _value(f.name, str(f.type), value, where(key))
+            given[f.name] = value_of(f.name, str(f.type), value, where(key))
 
 
-def _value(name: str, kind: str, value: object, option: str) -> object:
+def value_of(name: str, kind: str, value: object, option: str) -> object:
+    """A text (or a TOML value) as a setting of this kind: `bool`, `int`, `str`; names that end in `_ms` are durations.
+
+    Raises:
+        ConfigError: naming `option`.
+    """
     if name.endswith("_ms"):
         return duration_ms(value, option)
     if kind == "bool":

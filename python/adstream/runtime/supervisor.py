@@ -4,6 +4,7 @@
     0  it is finished          not started again; when all are, so is the supervisor (0)
     2  a setting is wrong      starting again would not help: the others are stopped, 2. Unless one has run for a minute:
                                then the settings were right, and a server is away (which says 2 at a start, too)
+    3  too many dead letters   starting again would not help: the others are stopped, 3
     anything else              started again after 1, 2, 4 … 60 s; a minute of good health sets that back to 1 s
 
 SIGTERM and SIGINT are passed on; workers have `drain_timeout_s` to commit what they have, then they are killed
@@ -25,6 +26,7 @@ from types import FrameType
 log = logging.getLogger(__name__)
 
 EXIT_CONFIG = 2
+HOPELESS = {EXIT_CONFIG: "a setting is wrong", 3: "too many dead letters"}
 BACKOFF_FIRST_S, BACKOFF_MAX_S, HEALTHY_S = 1.0, 60.0, 60.0
 POLL_S = 0.05
 
@@ -99,10 +101,10 @@ class Supervisor:
         child.process = None
         if code == 0:
             child.finished = True
-        elif code == EXIT_CONFIG and not self._proven:
-            log.error("worker %d: a setting is wrong; stopping", child.slot)
+        elif code in HOPELESS and not (code == EXIT_CONFIG and self._proven):
+            log.error("worker %d: %s; stopping", child.slot, HOPELESS[code])
             child.finished = True
-            self._signal, self._code = signal.SIGTERM, EXIT_CONFIG
+            self._signal, self._code = signal.SIGTERM, code
         else:
             if now - child.started_s >= HEALTHY_S:
                 child.backoff_s = BACKOFF_FIRST_S

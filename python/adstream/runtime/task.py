@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from adstream._core import RawBatch
 from adstream.interfaces import Log, Reader, TopicPartition
 from adstream.runtime.assignment import TaskSpec
+from adstream.runtime.breaker import Breaker, Limit
 from adstream.runtime.positions import check_positions
 from adstream.runtime.restore import Restore
 from adstream.runtime.snapshot import Snapshot, Snapshots
@@ -79,6 +80,7 @@ class StreamTask:
         self.restore: Restore | None = None
         self.snapshot: Snapshot | None = None
         self.trim = ChangelogTrim()
+        self.breaker: Breaker | None = None
         self.failure: Exception | None = None
         """Set: stands still until it can be rolled back."""
         self.failures = 0
@@ -135,7 +137,9 @@ class StreamTask:
         self.postponed, self.begin_ms = self.postponed + 1, now_ms + wait_ms
         return wait_ms
 
-    def run(self, reader: Reader, now_ms: int, limits: Mapping[TopicPartition, int]) -> None:
+    def run(
+        self, reader: Reader, now_ms: int, limits: Mapping[TopicPartition, int], dead_letters_max: Limit | None = None
+    ) -> None:
         """The restore is done: reads the inputs on from the committed positions, up to `limits` where there is
         one."""
         assert self.restore is not None
@@ -146,6 +150,9 @@ class StreamTask:
         for (topic, partition), position in positions.items():
             self.core.feed(topic, partition, RawBatch([], position))  # where it stands; no records
         self._read_from(reader, positions)
+        self.breaker = None if dead_letters_max is None else Breaker(dead_letters_max)
+        if self.breaker is not None:
+            self.breaker.begin(self.core.stats())
         self.settled, self.settled_ms = positions, now_ms
         self.state = State.RUNNING
 
@@ -212,6 +219,8 @@ class StreamTask:
         """Back to the last commit; the inputs are read again from there."""
         assert self.core is not None
         positions = self.core.rollback()
+        if self.breaker is not None:
+            self.breaker.begin(self.core.stats())
         self.failure = None
         self.rows = 0
         self.quiet = False

@@ -37,17 +37,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from adstream._core import CoreError
-from adstream.errors import ConfigError, FatalError, LogUnavailableError, OffsetGoneError
+from adstream.errors import ConfigError, FatalError, LogUnavailableError, OffsetGoneError, RecordTooLargeError
 from adstream.interfaces import Leases, Log, Outcome, Reader, TopicPartition, Writer
 from adstream.runtime.assignment import Assignment
+from adstream.runtime.breaker import limit_of
 from adstream.runtime.commit import Commit, Result, write
 from adstream.runtime.contest import Contest
+from adstream.runtime.dead_letters import fitting
 from adstream.runtime.end import EndOfInput
 from adstream.runtime.ports import Hooks, Sink, Tasks
 from adstream.runtime.settings import Settings
 from adstream.runtime.snapshot import Snapshot, Snapshots
 from adstream.runtime.status import Counters, Holding, Status, sink_status, task_status
 from adstream.runtime.task import FAILURES_MAX, Core, State, StreamTask
+from adstream.runtime.trim import SinkTrim
 
 if TYPE_CHECKING:
     from adstream._core import Output, RawBatch
@@ -166,6 +169,13 @@ class Worker:
         self._end_checked_ms = 0
         self._counters = Counters()
         self._holding = Holding()
+        self._sink_trim = SinkTrim(settings.sink_retain_ms)
+        self._dead_letters_max = limit_of(settings.dead_letters_max, "dead_letters_max")
+        client = settings.kafka.get("message.max.bytes", "")
+        self._dead_letter_bytes = {
+            topic: min(limit, int(client) if client.isdecimal() else limit)
+            for topic, limit in assignment.dead_letter_bytes.items()
+        }
 
     # The outside
 
@@ -345,7 +355,11 @@ class Worker:
             log.info("commit aborted; %d tasks go back to their last commit", len(mine))
             for c in mine:
                 self._roll_back(c.task)
-            if self._aborts > ABORTS_MAX and len(mine) == 1:
+            if isinstance(result.error, RecordTooLargeError):  # it will be, each time: find out whose record it is
+                self._aborts = max(self._aborts, ABORTS_MAX)
+                if len(underway.closed) == 1 and mine:
+                    mine[0].task.failure, mine[0].task.failures = result.error, FAILURES_MAX
+            elif self._aborts > ABORTS_MAX and len(mine) == 1:
                 self._suspect(mine[0].task)
         else:
             self._start_over(result, now)
@@ -467,7 +481,7 @@ class Worker:
                     loaded, rows = task.restore.loaded, task.restore.rows
                     self._counters.restored["snapshot"] += loaded
                     self._counters.restored["changelog"] += rows - loaded
-                    task.run(self._reader, now, self._end.limits if self._end else {})
+                    task.run(self._reader, now, self._end.limits if self._end else {}, self._dead_letters_max)
                     log.info("task %s: running (state: %d records, %d from its snapshot)", task.spec.name, rows, loaded)
                     did = True
             except OffsetGoneError as error:  # trimmed while it was read: what is left suffices
@@ -552,6 +566,8 @@ class Worker:
             assert core is not None
             try:
                 generation = task.close(now)
+                if task.breaker is not None:
+                    task.breaker.check(task.spec.name, core.stats())
                 positions = generation.positions
                 forget_due = now - task.settled_ms >= self._settings.recommit_every_ms
                 if generation.empty and positions == task.settled and not forget_due:
@@ -559,7 +575,7 @@ class Worker:
                     if draining:
                         self._let_go(task.spec.index)
                     continue
-                outputs += generation.outputs
+                outputs += fitting(generation.outputs, self._dead_letter_bytes)
                 changelog = task.spec.changelog
                 if task.snapshot is not None and changelog is not None:
                     changes = [batch for topic, p, batch in generation.outputs if (topic, p) == changelog]
@@ -611,9 +627,13 @@ class Worker:
         self._purged_ms = now
         edges = self._assignment.edges
         done = {tp: position for tp, position in offsets.items() if tp[0] in edges}
-        for name, sink in self._sinks.items():
-            if self._topics[name] in edges:
-                done |= {(self._topics[name], p): position for p, position in sink.stored.items()}
+        stored = {
+            (self._topics[name], p): position
+            for name, sink in self._sinks.items()
+            if self._topics[name] in edges
+            for p, position in sink.stored.items()
+        }
+        done |= self._sink_trim.forgettable(stored, now)
         marks: list[tuple[StreamTask, int]] = []
         for task in tasks:
             if task.core is not None and task.spec.changelog is not None:

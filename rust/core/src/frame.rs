@@ -19,7 +19,7 @@ use crate::error::Fatal;
 use crate::types::{DataType, Schema};
 use crate::wire::{Reader, Writer};
 
-const VERSION: u8 = 1;
+pub const VERSION: u8 = 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

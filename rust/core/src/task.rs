@@ -599,8 +599,8 @@ impl Task {
         let mut r = Reader::new(meta);
         for _ in 0..r.varint()? {
             let (hash, saved) = (r.u64()?, r.blob()?);
-            let node = self.nodes.iter_mut().find(|n| n.state_id == hash)?;
             if !saved.is_empty() {
+                let node = self.nodes.iter_mut().find(|n| n.state_id == hash)?;
                 node.operator.load(&mut Reader::new(saved))?;
             }
         }

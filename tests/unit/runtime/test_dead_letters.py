@@ -1,5 +1,6 @@
 """Dead letters: listed with their reasons, replayed once."""
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -8,7 +9,7 @@ from adstream._core import RawBatch
 from adstream.errors import ConfigError
 from adstream.interfaces import Outcome, TopicSpec
 from adstream.logs.embedded import EmbeddedLog
-from adstream.runtime.dead_letters import Replayed, list_dead, replay
+from adstream.runtime.dead_letters import Replayed, fitting, list_dead, replay
 
 if TYPE_CHECKING:
     from adstream._core import Record
@@ -74,3 +75,31 @@ def test_a_limit_leaves_the_rest_for_later(log: EmbeddedLog) -> None:
 def test_no_such_topic() -> None:
     with pytest.raises(ConfigError, match="no dead-letter topic `x-dlq`"):
         list_dead(EmbeddedLog(), "x")
+
+
+def big(size: int, headers: int = 0, offset: int = 0) -> "Record":
+    own: list[tuple[str, bytes | None]] = [("own", b"x" * headers)] if headers else []
+    *_, about = letter(0)
+    return (offset, 1_000, b"k", b"v" * size, [*own, *about])
+
+
+def test_a_letter_that_is_too_large_keeps_its_coordinates_and_a_hash() -> None:
+    log = EmbeddedLog()
+    log.create_topics([TopicSpec("in", 1), TopicSpec("in-dlq", 1)])
+    [(_, _, batch)] = fitting(
+        [("in-dlq", 0, RawBatch([big(10), big(5_000, offset=1), big(20, 5_000, offset=2)]))], {"in-dlq": 2_000}
+    )
+    add(log, *batch.records())
+    small, large, wordy = list_dead(log, "in")
+    assert (small.value, small.cut, small.origin) == (b"v" * 10, False, ("in", 0))
+    assert (large.value, large.cut, large.origin, large.headers) == (None, True, None, (("own", b"1"),))
+    assert large.envelope["offset"] == "7"
+    assert large.envelope["value_size"] == "5000"
+    assert large.envelope["sha256"] == hashlib.sha256(b"v" * 5_000).hexdigest()
+    assert (wordy.value, wordy.headers, wordy.reason) == (None, (), "bad_price")
+    assert replay(log, "in", app="a") == Replayed(sent=1, kept=2)
+
+
+def test_other_outputs_are_left_as_they_are() -> None:
+    outputs = [("out", 0, RawBatch([big(5_000)]))]
+    assert fitting(outputs, {"in-dlq": 2_000}) == outputs

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from adstream.errors import ConfigError
-from adstream.runtime.settings import Settings, duration_ms, load
+from adstream.runtime.durations import duration_ms
+from adstream.runtime.settings import Settings, load
 
 
 def test_flags_before_environment_before_toml(tmp_path: Path) -> None:

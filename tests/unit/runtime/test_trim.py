@@ -9,7 +9,7 @@ from adstream.interfaces import TopicSpec
 from adstream.logs.embedded import EmbeddedLog
 from adstream.runtime import launch
 from adstream.runtime.settings import Settings
-from adstream.runtime.trim import ChangelogTrim
+from adstream.runtime.trim import ChangelogTrim, SinkTrim
 
 
 def test_what_a_needed_generation_wrote_is_never_forgotten() -> None:
@@ -87,3 +87,28 @@ def test_the_changelog_forgets_and_what_is_left_restores(tmp_path: Path) -> None
             newest[row["user"]] = row["total"]
     hot, cold = {f"u{u}": rounds * per_round // 40 for u in range(40)}, {f"cold{u}": 2 for u in range(COLD)}
     assert newest == hot | cold
+
+
+def test_rows_that_a_sink_stored_are_kept_for_a_while() -> None:
+    where = ("rows", 0)
+    trim = SinkTrim(100)
+    assert trim.forgettable({where: 10}, 1_000) == {}
+    assert trim.forgettable({where: 20}, 1_060) == {}
+    assert trim.forgettable({where: 30}, 1_100) == {where: 10}
+    assert trim.forgettable({where: 30}, 1_160) == {where: 20}
+
+
+def test_a_target_that_was_set_back_keeps_what_it_asks_for_again() -> None:
+    where = ("rows", 0)
+    trim = SinkTrim(100)
+    assert trim.forgettable({where: 10}, 1_000) == {}
+    assert trim.forgettable({where: 90}, 1_050) == {}
+    assert trim.forgettable({where: 40}, 1_090) == {}
+    assert trim.forgettable({where: 45}, 1_160) == {where: 10}
+    assert trim.forgettable({where: 45}, 1_195) == {where: 40}
+    assert trim.forgettable({}, 2_000) == {}
+    assert trim.forgettable({where: 99}, 3_000) == {}, "a new lease counts anew"
+
+
+def test_nothing_is_kept_when_that_is_asked_for() -> None:
+    assert SinkTrim(0).forgettable({("rows", 0): 10}, 1_000) == {("rows", 0): 10}

@@ -5,7 +5,7 @@ from collections import deque
 
 import pytest
 
-from adstream.errors import FatalError, LogUnavailableError
+from adstream.errors import FatalError, LogUnavailableError, RecordTooLargeError
 from adstream.interfaces import LeaseChange, Outcome, TopicSpec
 from adstream.logs.embedded import EmbeddedLeases, EmbeddedLog
 from adstream.runtime.assignment import prepare
@@ -359,6 +359,27 @@ def test_output_that_cannot_be_committed_is_found_out() -> None:
     assert len(worker.quarantined) == 1
     assert "cannot be committed" in next(iter(worker.quarantined.values()))
     assert worker._counters.commits["committed"] > 30
+
+
+def test_the_task_of_a_record_that_is_too_large_is_set_aside_even_when_it_is_alone() -> None:
+    cluster = Cluster()
+    worker = cluster.worker()
+    cluster.turns(2)
+    writer = worker._writer
+    assert writer is not None
+    real = writer.commit
+
+    def commit(outputs, *rest):  # type: ignore[no-untyped-def]
+        if any(topic == EDGE for topic, _, _ in outputs):
+            raise RecordTooLargeError(EDGE, 0, 7)
+        return real(outputs, *rest)
+
+    writer.commit = commit  # type: ignore[method-assign]
+    cluster.send(["k1"])
+    cluster.until(lambda: bool(worker.quarantined), turns=300)
+    [(name, error)] = worker.quarantined.items()
+    assert name == f"0_{partition_of(b'k1', PARTITIONS)}"
+    assert f"too large for {EDGE}-0" in error
 
 
 def test_the_log_may_be_away_for_minutes(monkeypatch: pytest.MonkeyPatch) -> None:

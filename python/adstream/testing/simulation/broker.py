@@ -151,6 +151,7 @@ class Broker:
     def __init__(self, now: Callable[[], int], rng: Random, faults: Faults = NO_FAULTS) -> None:
         self.now, self.rng, self.faults = now, rng, faults
         self.topics: dict[str, list[Partition]] = {}
+        self.settings: dict[str, dict[str, str]] = {}
         self.offsets: dict[str, dict[TopicPartition, int]] = {}
         self.slots: dict[str, Slot] = {}
         self.groups: dict[tuple[str, str], Group] = {}
@@ -554,11 +555,15 @@ class SimLog:
         made = [spec for spec in specs if spec.name not in self.broker.topics]
         for spec in made:
             self.broker.topics[spec.name] = [Partition() for _ in range(spec.partitions)]
+            self.broker.settings[spec.name] = dict(spec.config)
         return [spec.name for spec in made]
 
     def partitions(self, topics: Sequence[str]) -> dict[str, int]:
         self.call("partitions")
         return {topic: len(self.broker.topics[topic]) for topic in topics if topic in self.broker.topics}
+
+    def topic_settings(self, topics: Sequence[str]) -> dict[str, dict[str, str]]:
+        return {topic: dict(self.broker.settings.get(topic, {})) for topic in topics if topic in self.broker.topics}
 
     def start_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         self.call("start offsets")

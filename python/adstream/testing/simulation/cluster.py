@@ -143,7 +143,7 @@ class Process:
             settings, state_dir=cluster.disks.state_dir(self.slot), snapshot_every_ms=cluster.disks.every_ms
         )
         plan = cluster.plan
-        assignment = prepare(self.log, plan)
+        assignment = prepare(self.log, plan, sleep=lambda seconds: self._wait(round(seconds * 1000)))
         sinks: dict[str, Sink] = {}
         executor = SimExecutor(cluster, self)
         for sink in assignment.sinks:
@@ -208,6 +208,7 @@ class Cluster:
         self.stores: dict[str, Store] = {}
         self.disks = Disks(scenario.seed)
         self.processes: list[Process] = []
+        self._starting: list[int] = []
         self.failures: list[str] = []
         """What a worker raised or set aside, in words."""
         self.targets_down_until = 0
@@ -330,17 +331,21 @@ class Cluster:
         process = Process(self, slot, self._numbers)
         if self.faulty:
             self.disks.restart(slot, self.counts)
+        self._starting.append(slot)
         try:
             process.start()
         except LogUnavailableError:
             self.at(self.now + 200, partial(self._start_unless_there, slot))
             return
+        finally:
+            self._starting.remove(slot)
         self._broken(process)
         self.processes.append(process)
         self.counts["starts"] += 1
 
     def _start_unless_there(self, slot: int) -> None:
-        if not any(p.slot == slot and not p.dead for p in self.processes):
+        """Nor on its way: starting takes time, and what is due meanwhile happens."""
+        if slot not in self._starting and not any(p.slot == slot and not p.dead for p in self.processes):
             self._start(slot)
 
     def _bury(self, process: Process) -> None:

@@ -3,6 +3,7 @@
 use serde_json::{json, Value};
 
 use super::logical::{Op, Plan};
+use super::lower::spelled_meaning;
 
 impl Plan {
     /// See `Plan.describe` in `_core.pyi`.
@@ -54,6 +55,10 @@ impl Plan {
                         .map(|s| s.fields.iter().map(|f| format!("{}: {}", f.name, f.dtype)).collect())
                         .collect();
                     operation["columns"] = json!(columns);
+                    let meaning = spelled_meaning(self, n);
+                    if !meaning.is_empty() {
+                        operation["meaning"] = json!(meaning);
+                    }
                     nodes.push(operation);
                 }
                 for &n in &sub.feeds {
@@ -79,6 +84,7 @@ impl Plan {
                        "options": s.options, "subtopology": s.subtopology})
             })
             .collect();
-        json!({"app": self.app, "topics": self.topics, "subtopologies": subtopologies, "sinks": sinks})
+        json!({"app": self.app, "topics": self.topics, "subtopologies": subtopologies, "sinks": sinks,
+               "formats": {"frame": crate::frame::VERSION}})
     }
 }

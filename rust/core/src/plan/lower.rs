@@ -62,6 +62,37 @@ fn meaning(plan: &Plan, id: usize) -> String {
     }
 }
 
+/// The same as people read it, part by part, and with the types of what is stored; none: it has no state of its own. An
+/// application is held against it when it starts.
+pub fn spelled_meaning(plan: &Plan, id: usize) -> Vec<(String, String)> {
+    let node = &plan.nodes[id];
+    let input = || plan.facts[node.inputs[0].0].ports[node.inputs[0].1].clone();
+    let typed = |columns: &[String]| {
+        let schema = input();
+        let dtype = |c: &String| schema.fields.iter().find(|f| f.name == *c).map_or(String::new(), |f| f.dtype.to_string());
+        columns.iter().map(|c| format!("{c}: {}", dtype(c))).collect::<Vec<_>>().join(", ")
+    };
+    match &node.op {
+        Op::Aggregate { keys, window, aggregates, .. } => {
+            let schema = input();
+            // Grace and retention may change: they say how long state matters, not what it is.
+            let size = window.as_ref().map_or("none".to_string(), |w| format!("{} {} ms", w.kind, w.size_ms));
+            let mut parts = vec![("key".to_string(), typed(keys)), ("window".to_string(), size)];
+            for a in aggregates {
+                let text = |e: &Expr| serde_json::to_string(e).unwrap_or_default();
+                let input = a.arg.as_ref().and_then(|e| compile(e, &schema).ok()).map_or(String::new(), |e| e.dtype.to_string());
+                let output = a.dtype.as_ref().map_or(String::new(), |t| format!(" as {t}"));
+                let of = a.arg.as_ref().map_or(String::new(), |e| format!(" of {}", text(e)));
+                let condition = a.condition.as_ref().map_or(String::new(), |e| format!(" where {}", text(e)));
+                parts.push((a.name.clone(), format!("{}({input}){output}{of}{condition}", a.function)));
+            }
+            parts
+        }
+        Op::Deduplicate { columns, .. } => vec![("columns".to_string(), typed(columns))],
+        _ => vec![],
+    }
+}
+
 /// What an edge's frames mean: the columns, and how they are folded.
 fn edge_hash(plan: &Plan, aggregate: usize, schema: &Schema) -> u64 {
     let spec = meaning(plan, aggregate);

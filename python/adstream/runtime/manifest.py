@@ -1,0 +1,225 @@
+"""The signature of an application: what its stored state, its shuffles and its tasks rest on, kept in the log.
+
+    topic    <app>-topology, one partition, compacted; the newest record counts
+    record   key `plan`, value JSON:
+
+        version      1
+        formats      {"frame": 1}                                  what the newest writer of internal topics writes
+        inputs       {topic: partitions}                           keys are spread by them, lanes are counted by them
+        operations   {name: {"kind", "changelog", "meaning"}}      with state; meaning: [[part, text], …]
+        shuffles     [name, …]
+        sinks        [name, …]
+
+At every start the plan is held against it, *before* anything is created or processed: an operation with state that was
+renamed, removed or made to mean something else, another number of partitions of an input, another shuffle or sink are
+refused, with name, old, new and the remedy. Without it, a rename is noticed only by the restore that finds state of
+nobody, and a removed sink not at all. What may change (grace, retention, operations without state, new operations with
+state in a sub-topology that is there) is written down as a new record.
+
+*Two workers that start at once agree*: a record is written through a transactional writer of one name, opened before
+the last look. Whoever opens it later fences the earlier one, whose commit is then refused, and who looks again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from adstream._core import RawBatch
+from adstream.errors import ConfigError, FatalError, LogUnavailableError
+from adstream.interfaces import Log, Outcome, TopicSpec
+from adstream.runtime.commit import Commit, write
+
+if TYPE_CHECKING:
+    from adstream._core import Record
+
+VERSION = 1
+KEY = b"plan"
+ATTEMPTS = 30
+PAUSE_S = 0.05
+TURNS = 600
+
+Signature = Mapping[str, Any]
+
+
+def topology_topic(app: str) -> TopicSpec:
+    return TopicSpec(f"{app}-topology", 1, {"cleanup.policy": "compact"})
+
+
+def signature(description: Mapping[str, Any], found: Mapping[str, int]) -> Signature:
+    """Of a plan (`Plan.describe()`) on topics with these partition counts."""
+    subtopologies = description["subtopologies"]
+    return {
+        "version": VERSION,
+        "formats": dict(description.get("formats", {})),
+        "inputs": {
+            s["topic"]: found[s["topic"]]
+            for sub in subtopologies
+            for s in sub["sources"]
+            if s["kind"] == "user" and s["topic"] in found
+        },
+        "operations": {
+            node["name"]: {"kind": node["op"], "changelog": sub["changelog"], "meaning": node["meaning"]}
+            for sub in subtopologies
+            for node in sub["nodes"]
+            if "meaning" in node
+        },
+        "shuffles": sorted(
+            s["topic"].removeprefix(f"{description['app']}-").removesuffix("-repartition")
+            for sub in subtopologies
+            for s in sub["sources"]
+            if s["kind"] == "edge"
+        ),
+        "sinks": sorted(sink["name"] for sink in description["sinks"]),
+    }
+
+
+def check(app: str, old: Signature, new: Signature) -> None:
+    """Whether an application that was `old` may go on as `new`.
+
+    Raises:
+        ConfigError: naming what differs, how it was and how it is, and what to do.
+        FatalError: `old` was written by a newer version of adstream.
+    """
+    ahead = {name: n for name, n in {**old["formats"], "manifest": old["version"]}.items() if n > _known(name, new)}
+    if ahead:
+        raise FatalError(
+            f"`{app}` was run by a newer version of adstream, whose stored formats this one does not know ({ahead})\n"
+            "hint: use that version, or a newer one"
+        )
+    wrong = [*_inputs(old, new), *_operations(old, new), *_places(old, new)]
+    if wrong:
+        what = wrong[0][0] if len(wrong) == 1 else "".join(f"\n  - {text}" for text, _ in wrong)
+        first = f"{wrong[0][1]}; or " if wrong[0][1] else ""
+        raise ConfigError(
+            f"this is not the topology that `{app}` has state of: {what}",
+            option="topology",
+            hint=f"{first}start beside the old one under another application id (`--app {app}-2`)",
+        )
+
+
+def agree(log: Log, app: str, new: Signature, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Sees to it that the log says `new`, whoever else is starting; its topic exists.
+
+    Raises:
+        ConfigError, FatalError: see `check`.
+        LogUnavailableError: it did not come to that in some seconds.
+    """
+    topic = topology_topic(app).name
+    trouble: LogUnavailableError | None = None
+    for _ in range(ATTEMPTS):
+        if stored(log, app) == new:
+            return
+        try:
+            writer = log.writer(topic)
+        except LogUnavailableError as error:  # fenced while it was opened
+            trouble = error
+            sleep(PAUSE_S)
+            continue
+        try:
+            old = stored(log, app)
+            if old is not None:
+                check(app, old, new)
+            if old == new:
+                return
+            record: Record = (0, 0, KEY, json.dumps(new, ensure_ascii=False, sort_keys=True).encode(), [])
+            commit = Commit([(topic, 0, RawBatch([record]))], {}, app, None)
+            if write(writer, commit, lambda name: None).outcome is Outcome.COMMITTED:
+                return
+        finally:
+            writer.close()
+        sleep(PAUSE_S)  # somebody else is writing, or the outcome is not known: look again
+    raise LogUnavailableError(f"the signature in `{topic}` could not be written: others keep writing it") from trouble
+
+
+def stored(log: Log, app: str) -> Signature | None:
+    """The newest signature in the log; None: there is none yet."""
+    where = (topology_topic(app).name, 0)
+    position, end = log.start_offsets([where])[where], log.end_offsets([where], committed=True)[where]
+    found: Signature | None = None
+    if position >= end:
+        return found
+    reader = log.reader()
+    try:
+        reader.add(*where, position)
+        for _ in range(TURNS):
+            batch = reader.read(*where, 100)
+            if batch is None:
+                reader.wait(PAUSE_S)
+                continue
+            for _, _, key, value, _ in batch.records():
+                if key == KEY and value is not None:
+                    found = json.loads(value)
+            if batch.next_offset >= end:
+                return found
+    finally:
+        reader.close()
+    raise LogUnavailableError(f"`{where[0]}` could not be read to its end")
+
+
+def _known(name: str, new: Signature) -> int:
+    return VERSION if name == "manifest" else int(new["formats"].get(name, 0))
+
+
+Fault = tuple[str, str]
+"""What differs; the first thing to do about it, if there is one."""
+
+
+def _inputs(old: Signature, new: Signature) -> list[Fault]:
+    found: list[Fault] = []
+    for topic, count in old["inputs"].items():
+        now = new["inputs"].get(topic)
+        if now is None and old["operations"]:
+            found.append((f"input `{topic}` was read, and is not any more", f"read `{topic}` again"))
+        elif now is not None and now != count:
+            text = f"input `{topic}` had {count} partitions and has {now}: its keys are spread anew, the state is not"
+            found.append((text, ""))
+    return found
+
+
+def _operations(old: Signature, new: Signature) -> list[Fault]:
+    found: list[Fault] = []
+    fresh = {name: it for name, it in new["operations"].items() if name not in old["operations"]}
+    for name, was in old["operations"].items():
+        now = new["operations"].get(name)
+        if now is None:
+            heirs = [other for other, it in fresh.items() if it == was]
+            if heirs:
+                found.append((f"the {was['kind']} `{name}` is called `{heirs[0]}` now", f'write `.named("{name}")`'))
+            else:
+                text = f"the {was['kind']} `{name}` is gone; its state is in `{was['changelog']}`"
+                found.append((text, f"put `{name}` back"))
+            continue
+        parts = _differing(was, now)
+        if parts:
+            text = f"the {was['kind']} `{name}` means something else now: {'; '.join(parts)}"
+            found.append((text, f'put it back, and give the new one another name (`.named("{name}-2")`)'))
+    return found
+
+
+def _differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    parts = [f"{part} was {was[part]}, is {now[part]}" for part in ("kind", "changelog") if was[part] != now[part]]
+    before, after = dict(was["meaning"]), dict(now["meaning"])
+    for part in dict.fromkeys([*before, *after]):
+        if before.get(part) != after.get(part):
+            parts.append(f"{part} was {before.get(part, 'not there')}, is {after.get(part, 'not there')}")
+    if not parts and was != now:
+        parts.append(f"the order of its parts was {', '.join(before)}, is {', '.join(after)}")
+    return parts
+
+
+def _places(old: Signature, new: Signature) -> list[Fault]:
+    found: list[Fault] = []
+    for what, key in (("shuffle", "shuffles"), ("sink", "sinks")):
+        for name in sorted({*old[key]} - {*new[key]}):
+            if what == "shuffle" and name not in new["operations"] and name in old["operations"]:
+                continue  # said above
+            rows = "rows that it has not written yet would be lost" if what == "sink" else "the state is cut by it"
+            found.append((f"the {what} `{name}` is gone: {rows}", f"put `{name}` back"))
+        for name in sorted({*new[key]} - {*old[key]}):
+            if what == "shuffle" and name not in old["operations"] and name in new["operations"] and found:
+                continue
+            found.append((f"the {what} `{name}` is new: it brings more tasks, and their number is fixed", ""))
+    return found
