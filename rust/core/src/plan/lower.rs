@@ -69,7 +69,8 @@ pub fn spelled_meaning(plan: &Plan, id: usize) -> Vec<(String, String)> {
     let input = || plan.facts[node.inputs[0].0].ports[node.inputs[0].1].clone();
     let typed = |columns: &[String]| {
         let schema = input();
-        let dtype = |c: &String| schema.fields.iter().find(|f| f.name == *c).map_or(String::new(), |f| f.dtype.to_string());
+        let dtype =
+            |c: &String| schema.fields.iter().find(|f| f.name == *c).map_or(String::new(), |f| f.dtype.to_string());
         columns.iter().map(|c| format!("{c}: {}", dtype(c))).collect::<Vec<_>>().join(", ")
     };
     match &node.op {
@@ -80,7 +81,11 @@ pub fn spelled_meaning(plan: &Plan, id: usize) -> Vec<(String, String)> {
             let mut parts = vec![("key".to_string(), typed(keys)), ("window".to_string(), size)];
             for a in aggregates {
                 let text = |e: &Expr| serde_json::to_string(e).unwrap_or_default();
-                let input = a.arg.as_ref().and_then(|e| compile(e, &schema).ok()).map_or(String::new(), |e| e.dtype.to_string());
+                let input = a
+                    .arg
+                    .as_ref()
+                    .and_then(|e| compile(e, &schema).ok())
+                    .map_or(String::new(), |e| e.dtype.to_string());
                 let output = a.dtype.as_ref().map_or(String::new(), |t| format!(" as {t}"));
                 let of = a.arg.as_ref().map_or(String::new(), |e| format!(" of {}", text(e)));
                 let condition = a.condition.as_ref().map_or(String::new(), |e| format!(" where {}", text(e)));
