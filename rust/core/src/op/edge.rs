@@ -272,7 +272,7 @@ impl Combine {
         let mut frames: Vec<(Draft, u32)> = (0..partitions).map(|_| (Draft::with_capacity(room), 0)).collect();
         let mut full: Vec<(u32, u32, Draft)> = vec![];
         let mut user = vec![];
-        store.touched(|c, vars| {
+        store.changes(|c, vars| {
             // Rows with a null key never came this far.
             key::to_user_key(key_types, c.key, &mut user);
             let p = partitioner::partition(&user, partitions as u32) as usize;
