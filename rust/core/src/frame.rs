@@ -140,11 +140,11 @@ pub fn open(frame: &[u8]) -> Result<(Header, &[u8]), Fatal> {
     let mut header = || {
         Some(Header {
             kind: Kind::of(r.u8()?)?,
-            lane: r.varint()? as u32,
+            lane: u32::try_from(r.varint()?).ok()?,
             sequence: r.varint()?,
             clock: r.zigzag()?,
             schema: r.u64()?,
-            count: r.varint()? as u32,
+            count: u32::try_from(r.varint()?).ok()?,
         })
     };
     let header = header().ok_or_else(|| corrupt("has a broken header"))?;
@@ -238,6 +238,10 @@ pub fn read_rows(schema: &Arc<Schema>, header: &Header, body: &[u8]) -> Result<B
 
 fn parse_rows(schema: &Arc<Schema>, header: &Header, body: &[u8]) -> Option<Batch> {
     let n = header.count as usize;
+    // A row needs a byte at least: a count that lies cannot make us allocate out of proportion.
+    if n > body.len() {
+        return None;
+    }
     let mut r = Reader::new(body);
     let mut columns = Vec::with_capacity(schema.len());
     for field in &schema.fields {
@@ -253,10 +257,15 @@ fn parse_rows(schema: &Arc<Schema>, header: &Header, body: &[u8]) -> Option<Batc
             DataType::Decimal { .. } => Data::I128(
                 r.raw(n * 16)?.chunks_exact(16).map(|c| i128::from_le_bytes(c.try_into().unwrap())).collect(),
             ),
-            DataType::Enum(_) => {
+            DataType::Enum(values) => {
                 let mut v = Vec::with_capacity(n);
-                for _ in 0..n {
-                    v.push(r.varint()? as u32);
+                for row in 0..n {
+                    let code = u32::try_from(r.varint()?).ok()?;
+                    let valid = state.as_ref().is_none_or(|s| s[row] == VALID);
+                    if valid && code as usize >= values.len() {
+                        return None;
+                    }
+                    v.push(code);
                 }
                 Data::Code(v)
             }
@@ -286,6 +295,9 @@ fn parse_rows(schema: &Arc<Schema>, header: &Header, body: &[u8]) -> Option<Batc
         None
     };
     let sign = if r.u8()? != 0 { Some(Arc::new(r.raw(n)?.iter().map(|&b| b as i8).collect())) } else { None };
+    if !r.rest.is_empty() {
+        return None;
+    }
     Some(Batch {
         schema: schema.clone(),
         columns,
