@@ -250,7 +250,13 @@ class KafkaLog(Log):
         def ask() -> dict[Where, int]:
             wanted = {TopicPartition(*where): spec for where in partitions}
             got = self._admin.list_offsets(wanted, isolation_level=level, request_timeout=CALL_TIMEOUT_S)
-            return {(where.topic, where.partition): result.offset for where, result in _results(got)}
+            found = {(where.topic, where.partition): result.offset for where, result in _results(got)}
+            for (topic, partition), offset in found.items():
+                # No error, and no offset either: the broker died while it answered. As the end of a changelog it would
+                # mean that there is nothing to restore.
+                if offset < 0:
+                    raise KafkaException(KafkaError(KafkaError._TRANSPORT, f"{topic}-{partition} has no offset"))
+            return found
 
         return self._patiently(ask, "list offsets")
 

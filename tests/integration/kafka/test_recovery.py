@@ -6,9 +6,11 @@ import contextlib
 import threading
 import time
 from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from confluent_kafka import OFFSET_INVALID
 
 from adstream.interfaces import Outcome
 from adstream.logs import LogUnavailableError
@@ -17,6 +19,7 @@ from tests.integration.kafka.conftest import SESSION_MS
 from tests.logs.conformance import (
     Crash,
     Member,
+    append,
     crash_at,
     expected,
     make_topic,
@@ -132,6 +135,26 @@ def test_a_future_that_is_never_done_is_not_waited_for(one_log: KafkaLog, monkey
     assert not asked.is_alive()
     assert len(answers) == 1
     one_log.writer(slot).close()
+
+
+def test_an_answer_without_an_offset_is_none(one_log: KafkaLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dying broker's answer has no error and the offset -1001. Believed to be a changelog's end, it would mean an empty
+    state."""
+    topic, real, asked = make_topic(one_log), one_log._admin.list_offsets, 0
+    append(one_log, topic, range(3))
+
+    def list_offsets(wanted: dict[Any, Any], **options: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            return real(wanted, **options)
+        answer: Future[Any] = Future()
+        answer.set_result(SimpleNamespace(offset=OFFSET_INVALID))
+        return dict.fromkeys(wanted, answer)
+
+    monkeypatch.setattr(one_log._admin, "list_offsets", list_offsets)
+    assert one_log.end_offsets([(topic, 0)], committed=False)[topic, 0] >= 3
+    assert asked == 2
 
 
 def test_who_was_started_again_is_not_fenced_for_what_its_former_self_noted(kafka: Kafka, one_log: KafkaLog) -> None:
