@@ -289,6 +289,8 @@ class Worker:
         did = False
         while (change := self._leases.poll()) is not None:
             did = True
+            for owned in self.tasks.values():
+                owned.suspicions = 0  # commits around a rebalance are refused whatever is in them
             for index in change.lost:
                 self._revoked.discard(index)
                 self._let_go(index)
