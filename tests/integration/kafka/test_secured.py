@@ -135,7 +135,7 @@ def test_secured(secured: SecuredKafka, kind: str, check: Callable[[Log], None])
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_portable_reader(secured: SecuredKafka, kind: str) -> None:
-    log = KafkaLog(secured.at(kind), KINDS[kind](secured.directory), native=False)
+    log = KafkaLog(secured.at(kind), KINDS[kind](secured.directory), reader="portable")
     CORE[0](log)
     log.close()
 
