@@ -1,0 +1,407 @@
+"""The families of cases: each starts with what gives it its name, then grows."""
+
+from collections.abc import Callable
+
+from tests.differential.kstreams.topologies import KEYS, Gen, Json
+
+
+def stateless(g: Gen) -> None:
+    ref = g.stream()
+    for _ in range(g.rng.randint(1, 5)):
+        ref = g.stateless(ref)
+    g.finish(ref, 0)
+
+
+def merge(g: Gen) -> None:
+    left = g.stream()
+    right = g.stream(left.key, left.value)
+    both = g.add("merge", [left, right], "stream", left.key, left.value)
+    if g.chance(0.5):
+        split = g.split(both)
+        both = g.add("merge", [split, left], "stream", left.key, left.value)
+    g.finish(both)
+
+
+def repartition(g: Gen) -> None:
+    ref = g.prepare(g.stream())
+    ref = g.add("repartition", [ref], "stream", ref.key, ref.value, name="r" if g.chance(0.5) else None)
+    g.finish(ref)
+
+
+def to_table(g: Gen) -> None:
+    g.finish(g.to_table(g.prepare(g.stream())))
+
+
+def tables(g: Gen) -> None:
+    ref = g.table()
+    for _ in range(g.rng.randint(0, 3)):
+        ref = g.table_op(ref)
+    g.finish(ref, 2)
+
+
+def table_groups(g: Gen) -> None:
+    ref = g.table()
+    if g.chance(0.3):
+        ref = g.table_op(ref)
+    g.finish(g.aggregated(g.group_table(ref)), 2)
+
+
+def table_joins(g: Gen) -> None:
+    left = g.table("string")
+    right = g.table("string")
+    if g.chance(0.3):
+        left = g.table_op(left)
+    if g.chance(0.2):
+        right = g.table_op(right)
+    g.finish(g.table_join(left, right), 2)
+
+
+def foreign_keys(g: Gen) -> None:
+    left = g.table("string", g.pick(["int64", "string"]))
+    if g.chance(0.2):
+        left = g.table_op(left)
+    g.finish(g.fk_join(left), 2)
+
+
+def versioned(g: Gen) -> None:
+    table = g.table("string", versioned=True)
+    match g.pick(["plain", "stream", "stream", "table", "group", "fk"]):
+        case "plain":
+            ref = g.table_op(table)
+        case "stream":
+            ref = g.stream_table_join(g.prepare(g.stream("string"), 0), table)
+        case "table":
+            ref = g.table_join(table, g.table("string", versioned=g.chance(0.5)))
+        case "group":
+            ref = g.aggregated(g.group_table(table))
+        case _:
+            ref = g.fk_join(table)
+    g.finish(ref, 1)
+
+
+def table_grace(g: Gen) -> None:
+    """A stream that waits for a versioned table. (A left join throws on a null key in the original.)"""
+    g.null_keys = False
+    table = g.table("string", versioned=True)
+    history = g.nodes[-1]["store"]["history"]
+    grace = g.pick([0, history // 2, history])
+    if grace:
+        g.distances.append(grace)
+    g.finish(g.stream_table_join(g.stream("string"), table, grace=grace), 1)
+
+
+def stream_joins(g: Gen) -> None:
+    left = g.prepare(g.stream("string"), 1)
+    right = g.stream(left.key) if left.key in KEYS else left
+    g.finish(g.stream_join(left, right), 2)
+
+
+def self_join(g: Gen) -> None:
+    ref = g.stream("string")
+    other = g.add("map_values", [ref], "stream", ref.key, "string", fn=["append", "'"]) if g.chance(0.5) else ref
+    g.finish(g.stream_join(ref, other, "inner" if g.chance(0.6) else None), 1)
+
+
+def stream_tables(g: Gen) -> None:
+    stream = g.prepare(g.stream("string"), 1)
+    g.finish(g.stream_table_join(stream, g.partner("table", stream.key)), 2)
+
+
+def stream_globals(g: Gen) -> None:
+    stream = g.prepare(g.stream(), 1)
+    g.finish(g.stream_global_join(stream, g.global_table(g.pick(["string", "string", "int64"]))), 2)
+
+
+def aggregates(g: Gen) -> None:
+    g.finish(g.aggregated(g.group(g.prepare(g.stream()))), 2)
+
+
+def _windows(kind: str) -> Callable[[Gen], None]:
+    def family(g: Gen) -> None:
+        g.finish(g.aggregated(g.windowed(g.group(g.prepare(g.stream(), 1)), kind)), 2)
+
+    return family
+
+
+def cogroups(g: Gen) -> None:
+    ref = g.cogroup([g.stream("string") for _ in range(g.pick([2, 2, 3]))])
+    if g.chance(0.6):
+        ref = g.windowed(ref)
+    g.finish(g.aggregated(ref), 1)
+
+
+def emit_close(g: Gen) -> None:
+    kind = g.pick(["tumbling", "hopping", "sliding", "session"])
+    g.finish(g.aggregated(g.windowed(g.group(g.stream()), kind, emit="close")), 2)
+
+
+def suppress_closes(g: Gen) -> None:
+    kind = g.pick(["tumbling", "tumbling", "hopping", "session", "sliding"])
+    table = g.aggregated(g.windowed(g.group(g.prepare(g.stream(), 1)), kind))
+    if g.chance(0.2):
+        table = g.table_op(table)
+    g.finish(g.suppress(table, "closes"), 2)
+
+
+def suppress_limit(g: Gen) -> None:
+    table = g.table(versioned=False) if g.chance(0.4) else g.aggregated(g.group(g.stream()))
+    g.finish(g.suppress(table, "limit"), 1)
+
+
+def processors(g: Gen) -> None:
+    g.finish(g.process(g.prepare(g.stream(), 1)), 1)
+
+
+def fixed_processors(g: Gen) -> None:
+    g.finish(g.process_values(g.prepare(g.stream(), 1)), 2)
+
+
+def punctuators(g: Gen) -> None:
+    """The Processor API's own topology: a source, processors with named children, sinks, shared stores."""
+    key, value = g.key_type(), g.pick(["int64", "string"])
+    topics = [g.topic(key, value) for _ in range(g.pick([1, 2]))]
+    g.nodes.append({"id": "source", "op": "add_source", "types": [key, value], "topics": topics})
+    every: list[Json] = []
+    name = f"p{g.number()}"
+    do: list[Json] = [["stop_if", ["key_is_null"]], ["put", name]]
+    match g.pick(["named", "all", "punctuate", "punctuate"]):
+        case "named":
+            do += [
+                ["forward", "left"],
+                ["set", ["null_if", g.predicate_of_value(value), ["value"]]],
+                ["forward", "right"],
+            ]
+        case "all":
+            do += [["forward"], ["time", g.ms(1, 5)], ["header", "p", "x"], ["forward", "right"]]
+        case _:
+            for kind in g.pick([["stream"], ["wall"], ["stream", "wall"]]):
+                every.append(
+                    {
+                        "ms": g.ms(3, 5, 10),
+                        "type": kind,
+                        "do": [["seen"], ["each", name, [["forward", g.pick(["left", "right"])], ["delete", name]]]],
+                    }
+                )
+                if g.chance(0.3):
+                    every[-1]["times"] = g.pick([1, 2])
+            g.wall = True
+    if g.chance(0.3):
+        do += [["meta"], ["seen"]]
+    if g.chance(0.2):
+        do += [["stream_time"], ["seen"]]
+    script = {"do": do} | ({"every": every} if every else {})
+    g.nodes.append({"id": "first", "op": "add_processor", "in": ["source"], "script": script})
+    f, mapped = g.value_fn(value, key=True)
+    g.nodes.append({"id": "left", "op": "add_processor", "in": ["first"], "script": {"do": [["set", f], ["forward"]]}})
+    second: list[Json] = [["stop_if", ["key_is_null"]], ["get", name], ["forward"]]
+    g.nodes.append({"id": "right", "op": "add_processor", "in": ["first"], "script": {"do": second}})
+    store = {"name": name, "type": "kv", "key": key, "value": value, "backend": "memory"}
+    g.nodes.append({"id": "state", "op": "add_store", "in": ["first", "right"], "store": store})
+    out = g.topic(key, mapped, out=True)
+    g.nodes.append({"id": "sink0", "op": "add_sink", "in": ["left"], "types": [key, mapped], "topic": out})
+    out = g.topic(key, value, out=True)
+    g.nodes.append({"id": "sink1", "op": "add_sink", "in": ["right"], "types": [key, value], "topic": out})
+
+
+def added_stores(g: Gen) -> None:
+    """Global stores and read-only stores, read by a processor."""
+    kind = g.pick(["add_global_store", "add_read_only_store"])
+    key, value = "string", g.pick(["int64", "string"])
+    store = {"name": "shared", "type": "kv", "key": key, "value": value, "backend": "memory"}
+    if kind == "add_global_store":
+        store["logging"] = False
+    keep: list[Json] = [["stop_if", ["key_is_null"]]]
+    if g.chance(0.3):
+        keep.append(["set", ["null_if", g.predicate_of_value(value), ["value"]]])
+    g.nodes.append(
+        {
+            "id": "keeper",
+            "op": kind,
+            "types": [key, value],
+            "topic": g.topic(key, value),
+            "store": store,
+            "script": {"do": [*keep, ["put", "shared"]]},
+        }
+    )
+    g.nodes.append({"id": "source", "op": "add_source", "types": [key, "string"], "topics": [g.topic(key, "string")]})
+    do: list[Json] = [["stop_if", ["key_is_null"]], ["get", "shared"], ["forward"], ["set_key", ["const", "b"]]]
+    do += [["get", "shared"], ["forward"]]
+    g.nodes.append({"id": "reader", "op": "add_processor", "in": ["source"], "script": {"do": do}})
+    if kind == "add_read_only_store":
+        g.nodes.append({"id": "connection", "op": "add_connection", "in": ["reader"], "stores": ["shared"]})
+    out = g.topic(key, value, out=True)
+    g.nodes.append({"id": "sink", "op": "add_sink", "in": ["reader"], "types": [key, value], "topic": out})
+
+
+def timestamps(g: Gen) -> None:
+    ref = g.stream(value="int64")
+    g.nodes[-1]["timestamps"] = g.pick(
+        [
+            ["value"],
+            ["plus", -g.ms(5, 10)],
+            ["partition_time"],
+            ["use_partition_time"],
+            ["log_and_skip"],
+            ["wall_clock"],
+        ]
+    )
+    g.wall = g.nodes[-1]["timestamps"] == ["wall_clock"]
+    g.finish(g.grow(ref), 1)
+
+
+def errors(g: Gen) -> None:
+    """Functions that fail, bytes that are none, handlers that go on or do not."""
+    ref = g.stream(value="int64")
+    if g.chance(0.5):
+        g.options["processing"] = "continue"
+    if g.chance(0.5):
+        g.options["deserialization"] = "continue"
+    fails: Json = ["fail_if", g.pick([["value_gt", 4], ["value_is_null"], ["value_gt", 100]]), ["value"]]
+    match g.pick(["map_values", "filter", "aggregate", "select_key", "process"]):
+        case "map_values":
+            ref = g.add("map_values", [ref], "stream", ref.key, ref.value, fn=fails)
+        case "filter":
+            ref = g.add("filter", [ref], "stream", ref.key, ref.value, fn=["then", fails, ["value_even"]])
+        case "select_key":
+            ref = g.add("select_key", [ref], "stream", "string", ref.value, fn=["then", fails, ["text"]])
+        case "process":
+            do = [["forward"], ["fail_if", fails[1]], ["set", ["add", 100]], ["forward"]]
+            ref = g.add("process", [ref], "stream", ref.key, ref.value, script={"do": do})
+        case _:
+            grouped = g.add("group_by_key", [ref], "grouped_stream", ref.key, ref.value)
+            ref = g.add(
+                "aggregate", [grouped], "table", ref.key, "int64", fn=["fail_when", fails[1], ["sum"]], store=g.store()
+            )
+            g.nodes[-1]["init"] = 0
+    g.finish(ref, 1)
+
+
+def caches(g: Gen) -> None:
+    g.options["cache"] = True
+    composed(g)
+
+
+def composed(g: Gen) -> None:
+    ref = g.stream() if g.chance(0.7) else g.table()
+    for _ in range(g.rng.randint(3, 7)):
+        ref = g.grow(ref)
+    g.finish(ref, 0)
+
+
+def chains(g: Gen) -> None:
+    """What people write: several stateful operators in a row."""
+    stream = g.stream("string", "int64")
+    match g.pick(["enrich", "pipeline", "regroup", "fork", "late"]):
+        case "enrich":
+            table = g.aggregated(g.group(stream))
+            ref = g.stream_table_join(g.stream(table.key), table)
+        case "pipeline":
+            windowed = g.aggregated(g.windowed(g.group(stream), g.pick(["tumbling", "hopping"])))
+            out = g.to_stream(g.suppress(windowed, "closes"))
+            f, key, _ = g.key_fn(out)
+            mapped = g.add("map", [out], "stream", key, "string", fn=["kv", f, ["text"]])
+            ref = g.aggregated(g.add("group_by_key", [mapped], "grouped_stream", key, "string"))
+        case "regroup":
+            joined = g.table_join(g.table("string"), g.table("string"))
+            ref = g.aggregated(g.group_table(joined))
+        case "fork":
+            left = g.add("filter", [stream], "stream", stream.key, stream.value, fn=g.predicate("int64"))
+            right = g.add("repartition", [stream], "stream", stream.key, stream.value, name="r")
+            both = g.add("merge", [left, right], "stream", stream.key, stream.value)
+            ref = g.aggregated(g.group(both))
+        case _:
+            joined = g.stream_join(stream, g.stream("string"))
+            ref = g.aggregated(g.windowed(g.group(joined)))
+    g.finish(ref, 1)
+
+
+def misuse(g: Gen) -> None:
+    """What the original refuses before there is any input."""
+    stream = g.stream("string", "int64")
+    name = {"name": "s"}
+    windows = [
+        {"type": "tumbling", "size": 0},
+        {"type": "tumbling", "size": -10, "grace": 1},
+        {"type": "tumbling", "size": 10, "grace": -1},
+        {"type": "hopping", "size": 10, "advance": 11, "grace": 0},
+        {"type": "hopping", "size": 10, "advance": 0, "grace": 0},
+        {"type": "sliding", "difference": -1, "grace": 0},
+        {"type": "session", "gap": 0, "grace": 0},
+        {"type": "session", "gap": 5, "grace": -1},
+        {"type": "unlimited", "start": -1},
+    ]
+    kind = g.pick(
+        [*windows, "retention", "bounds", "grace", "history", "suppress", "versioned", "names", "store", "shared"]
+    )
+    grouped = g.add("group_by_key", [stream], "grouped_stream", "string", "int64")
+    if isinstance(kind, dict):
+        key = "session:string" if kind["type"] == "session" else "windowed:string:10"
+        windowed = g.add("windowed_by", [grouped], "windowed", "string", "int64", window=kind)
+        ref = g.add("count", [windowed], "table", key, "int64")
+    elif kind == "retention":
+        window = {"type": "tumbling", "size": 10, "grace": 5}
+        windowed = g.add("windowed_by", [grouped], "windowed", "string", "int64", window=window)
+        store = name | {"retention": 14}
+        ref = g.add("count", [windowed], "table", "windowed:string:10", "int64", store=store)
+    elif kind == "bounds":
+        bounds = {"before": -5, "after": 4, "grace": 0} if g.chance(0.5) else {"before": 5, "after": 5, "grace": -1}
+        right = g.stream("string", "int64")
+        ref = g.add("stream_join", [stream, right], "stream", "string", "int64", how="inner", fn=["sum"], **bounds)
+    elif kind in ("grace", "history"):
+        table = g.table("string", "int64", versioned=kind == "history")
+        grace = g.nodes[-1]["store"]["history"] + 1 if kind == "history" else 5
+        ref = g.stream_table_join(stream, table, "inner", grace)
+    elif kind == "suppress":
+        ref = g.add("count", [grouped], "table", "string", "int64")
+        ref = g.add("suppress", [ref], "table", "string", "int64", until="closes", buffer={})
+    elif kind == "versioned":
+        ref = g.table("string", "int64", versioned=True)
+        ref = g.add("suppress", [ref], "table", "string", "int64", until="limit", limit=5, buffer={})
+    elif kind == "names":
+        ref = g.add("count", [grouped], "table", "string", "int64", store=name)
+        g.add("reduce", [grouped], "table", "string", "int64", fn=["sum"], store=name)
+    elif kind == "store":
+        do = [["count", "nowhere"], ["forward"]]
+        ref = g.add("process", [stream], "stream", "string", "int64", script={"do": do}, stores=["nowhere"])
+    else:
+        topic = g.nodes[0]["topics"][0]
+        ref = g.add("table", [], "table", "string", "int64", topic=topic)
+    g.finish(ref, 0)
+
+
+FAMILIES: dict[str, Callable[[Gen], None]] = {
+    "stateless": stateless,
+    "merge": merge,
+    "repartition": repartition,
+    "to_table": to_table,
+    "tables": tables,
+    "table_groups": table_groups,
+    "table_joins": table_joins,
+    "foreign_keys": foreign_keys,
+    "versioned": versioned,
+    "table_grace": table_grace,
+    "stream_joins": stream_joins,
+    "self_join": self_join,
+    "stream_tables": stream_tables,
+    "stream_globals": stream_globals,
+    "aggregates": aggregates,
+    "tumbling": _windows("tumbling"),
+    "hopping": _windows("hopping"),
+    "sliding": _windows("sliding"),
+    "session": _windows("session"),
+    "unlimited": _windows("unlimited"),
+    "cogroups": cogroups,
+    "emit_close": emit_close,
+    "suppress_closes": suppress_closes,
+    "suppress_limit": suppress_limit,
+    "processors": processors,
+    "fixed_processors": fixed_processors,
+    "punctuators": punctuators,
+    "added_stores": added_stores,
+    "timestamps": timestamps,
+    "errors": errors,
+    "caches": caches,
+    "composed": composed,
+    "chains": chains,
+    "misuse": misuse,
+}
