@@ -295,8 +295,8 @@ fn reserve(out: &mut RawBatch, rows: usize, bytes: usize, left: usize) {
     out.timestamps.reserve(rows);
     out.keys.values.ends.reserve(rows);
     out.values.values.ends.reserve(rows);
-    if left > 0 {
-        out.values.values.bytes.reserve((bytes / left + 1).saturating_mul(rows).min(bytes));
+    if let Some(each) = bytes.checked_div(left) {
+        out.values.values.bytes.reserve((each + 1).saturating_mul(rows).min(bytes));
     }
 }
 
