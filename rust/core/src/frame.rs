@@ -6,7 +6,7 @@
 //!
 //! `sequence` counts the frames of one lane to one partition without gaps, so that the reader audits its shuffle for free.
 //! `clock` is the lane's clock after the frame. `schema` is a hash of what the body means; a reader with another plan
-//! refuses. The checksum covers everything before it. State frames ([`Kind::State`], [`Kind::Seen`], [`Kind::Meta`]) go to
+//! refuses. The checksum covers everything before it. State frames ([`Kind::State`], [`Kind::Seen`], [`Kind::Store`], [`Kind::Meta`]) go to
 //! the changelog in the same envelope, with a hash of the operation's name and meaning as schema.
 
 use std::sync::Arc;
@@ -39,11 +39,13 @@ pub enum Kind {
     Meta = 7,
     /// Nothing but the clock, and that nobody need wait for this lane until it speaks again.
     Idle = 8,
+    /// Entries of a store of a record flow.
+    Store = 9,
 }
 
 impl Kind {
     fn of(byte: u8) -> Option<Kind> {
-        [Kind::Rows, Kind::Partials, Kind::Clock, Kind::Late, Kind::State, Kind::Seen, Kind::Meta, Kind::Idle]
+        [Kind::Rows, Kind::Partials, Kind::Clock, Kind::Late, Kind::State, Kind::Seen, Kind::Meta, Kind::Idle, Kind::Store]
             .into_iter()
             .find(|k| *k as u8 == byte)
     }

@@ -24,6 +24,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::batch::{Batch, Origin};
 use crate::error::{Fatal, PlanError};
 use crate::expr::Foreign;
+use crate::flow::{Place, Taken};
 use crate::frame::{open, seal, Header, Kind};
 use crate::op::{Changelog, Counters, Ctx, DeadLetters, Inputs, Message, Needs, Outgoing};
 use crate::plan::{lower, Lowered, Plan, Route, SourceKind};
@@ -55,6 +56,8 @@ struct Input {
     position: Option<i64>,
     clock: i64,
     caught_up: bool,
+    /// The next record of a record flow, read: so that its time is known.
+    head: Option<Taken>,
 }
 
 /// What one commit of a task consists of.
@@ -142,6 +145,7 @@ impl Task {
                 position: None,
                 clock: NO_TIME,
                 caught_up: false,
+                head: None,
             })
             .collect();
         let by_source: Vec<(Arc<str>, usize)> = plan
@@ -172,7 +176,8 @@ impl Task {
             changed: 0,
             chain: 0,
             tick: NO_TIME,
-            ticks: plan.subtopologies[subtopology].feeds.iter().any(|&n| plan.facts[n].idle_ms.is_some()),
+            ticks: plan.subtopologies[subtopology].feeds.iter().any(|&n| plan.facts[n].idle_ms.is_some())
+                || plan.subtopologies[subtopology].nodes.iter().any(|&n| plan.nodes[n].op.flag("timed")),
             plan,
         };
         let mark = task.mark();
@@ -243,7 +248,7 @@ impl Task {
         Inputs {
             exhausted: self.inputs.iter().all(|i| i.caught_up && i.buffered == 0),
             asleep: self.inputs.iter().all(|i| match &i.source {
-                SourceKind::User { .. } => true,
+                SourceKind::User { .. } | SourceKind::Records { .. } => true,
                 SourceKind::Edge { source, .. } => source.asleep(),
             }),
         }
@@ -277,6 +282,11 @@ impl Task {
             input.position = Some(batch.next_offset);
             self.touched = true;
             input.queue.pop_front();
+        }
+        if let (SourceKind::Records { source }, Some((raw, cursor))) = (&input.source, input.queue.front()) {
+            if input.head.is_none() {
+                input.head = Some(source.read(raw, *cursor, input.clock, &*self.foreign));
+            }
         }
         let SourceKind::User { decoder, schema, timestamp, max_ahead_ms, .. } = &mut input.source else {
             return Ok(());
@@ -349,6 +359,10 @@ impl Task {
                     // A broken frame comes first, to be refused.
                     Some(open(frame).map_or(i64::MIN, |(h, _)| h.clock))
                 }
+                // The record's own time, as in Kafka Streams; what cannot be read comes first, to be refused.
+                SourceKind::Records { .. } => {
+                    input.head.as_ref().map(|h| h.as_ref().map_or(i64::MIN, |record| record.ts))
+                }
             }
         };
         if let [only] = self.inputs.as_slice() {
@@ -368,8 +382,10 @@ impl Task {
     /// Processes rows of one input up to `bound` and `budget`.
     fn run(&mut self, index: usize, bound: (i64, bool), budget: usize) -> Result<usize, Fatal> {
         self.touched = true;
-        if matches!(self.inputs[index].source, SourceKind::Edge { .. }) {
-            return self.run_frame(index);
+        match self.inputs[index].source {
+            SourceKind::Edge { .. } => return self.run_frame(index),
+            SourceKind::Records { .. } => return self.run_records(index, bound, budget),
+            SourceKind::User { .. } => {}
         }
         let input = &mut self.inputs[index];
         let Some(mut pending) = input.pending.take() else { return Ok(0) };
@@ -432,6 +448,48 @@ impl Task {
         }
         self.run_nodes(false, to as u32)?;
         Ok(to - from)
+    }
+
+    /// Records of one input, one by one, as long as it is the one to go on with.
+    fn run_records(&mut self, index: usize, bound: (i64, bool), budget: usize) -> Result<usize, Fatal> {
+        let mut done = 0;
+        while done < budget {
+            self.fill(index, 1)?;
+            let input = &mut self.inputs[index];
+            let Some(taken) = input.head.take() else { break };
+            let time = taken.as_ref().map_or(i64::MIN, |record| record.ts);
+            if done > 0 && (time > bound.0 || (time == bound.0 && !bound.1)) {
+                input.head = Some(taken);
+                break;
+            }
+            let Some((raw, cursor)) = input.queue.front_mut() else { break };
+            let (raw, row) = (raw.clone(), *cursor);
+            *cursor += 1;
+            input.buffered -= 1;
+            input.clock = input.clock.max(time);
+            input.position = Some(raw.offsets.get(row + 1).copied().unwrap_or(raw.offsets[row] + 1));
+            let place = Place { topic: input.topic.clone(), partition: self.partition, raw, row };
+            let SourceKind::Records { source } = &input.source else { break };
+            let node = &mut self.nodes[0];
+            let mut ctx = Ctx {
+                node: &source.name,
+                foreign: &*self.foreign,
+                emitted: &mut vec![],
+                outgoing: &mut self.outgoing,
+                counters: &mut self.counters,
+                partitions: &self.partitions,
+                dead_letters: &self.dead_letters,
+                task_partition: self.partition,
+                seq_end: 0,
+                tick: self.tick,
+                inputs: Inputs::default(),
+            };
+            ctx.count("read", 1);
+            node.operator.take(source, place, taken, &mut ctx)?;
+            done += 1;
+        }
+        self.collect();
+        Ok(done)
     }
 
     fn run_frame(&mut self, index: usize) -> Result<usize, Fatal> {
@@ -712,6 +770,7 @@ impl Task {
         for (input, position) in self.inputs.iter_mut().zip(positions) {
             input.queue.clear();
             input.pending = None;
+            input.head = None;
             input.buffered = 0;
             input.caught_up = false;
             input.position = position;
@@ -742,8 +801,9 @@ impl Task {
                     format!("the changelog holds state of an operation that this topology does not have (offset {}): an operation was renamed, removed or made to mean something else; put it back, or start under a new application name", batch.offsets[row]),
                 )
             };
-            let node = self.nodes.iter_mut().find(|n| n.state_id == header.schema).ok_or_else(unknown)?;
-            node.operator.restore(header.kind, header.count, body).ok_or_else(|| {
+            let whose = |n: &&mut crate::plan::Physical| n.state_id == header.schema || n.operator.owns(header.schema);
+            let node = self.nodes.iter_mut().find(whose).ok_or_else(unknown)?;
+            node.operator.restore_of(header.schema, header.kind, header.count, body).ok_or_else(|| {
                 Fatal::new(
                     "corrupt_state",
                     format!("state of `{}` at offset {} cannot be read", node.name, batch.offsets[row]),
@@ -822,8 +882,11 @@ impl ChangelogWriter {
 
 impl Changelog for ChangelogWriter {
     fn delta(&mut self, kind: Kind, count: u32, body: &[u8]) {
+        self.delta_of(self.node, kind, count, body);
+    }
+    fn delta_of(&mut self, id: u64, kind: Kind, count: u32, body: &[u8]) {
         self.entries += count as usize;
-        let header = Header { kind, lane: 0, sequence: 0, clock: 0, schema: self.node, count };
+        let header = Header { kind, lane: 0, sequence: 0, clock: 0, schema: id, count };
         self.push(&header, body);
     }
 }

@@ -9,17 +9,17 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
 
-struct Classes {
-    decimal: Py<PyAny>,
+pub struct Classes {
+    pub decimal: Py<PyAny>,
     timedelta: Py<PyAny>,
-    datetime: Py<PyAny>,
+    pub datetime: Py<PyAny>,
     epoch: Py<PyAny>,
     millisecond: Py<PyAny>,
 }
 
 static CLASSES: PyOnceLock<Classes> = PyOnceLock::new();
 
-fn classes(py: Python<'_>) -> PyResult<&Classes> {
+pub fn classes(py: Python<'_>) -> PyResult<&Classes> {
     CLASSES.get_or_try_init(py, || {
         let datetime = py.import("datetime")?;
         let timedelta = datetime.getattr("timedelta")?;

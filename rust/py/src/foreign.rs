@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use adstream_core::batch::Batch;
 use adstream_core::column::{Column, ColumnBuilder, Value, ERR_CALLABLE};
+use adstream_core::datum::Datum;
 use adstream_core::expr::Foreign;
 use adstream_core::types::{DataType, Schema};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMapping, PyTuple};
 
 use crate::convert::{from_python, to_python};
+use crate::datum::{from_py, to_py};
 
 pub struct Callables(pub Vec<Py<PyAny>>);
 
@@ -100,6 +102,16 @@ impl Foreign for Callables {
             first.messages = Some(Arc::new(messages));
         }
         columns
+    }
+
+    fn apply(&self, function: usize, args: &[Datum]) -> Result<Datum, String> {
+        Python::attach(|py| {
+            let value = || -> PyResult<Datum> {
+                let args: Vec<_> = args.iter().map(|a| to_py(py, a)).collect::<PyResult<_>>()?;
+                from_py(&self.0[function].bind(py).call1(PyTuple::new(py, args)?)?)
+            };
+            value().map_err(|e| text(py, &e))
+        })
     }
 
     fn fold(&self, function: usize, state: Option<&[u8]>, batch: &Batch, row: usize) -> Result<Vec<u8>, String> {

@@ -1,6 +1,7 @@
 //! `adstream._core`: bindings only, one file per subject. See `python/adstream/_core.pyi`.
 
 mod convert;
+mod datum;
 mod error;
 mod foreign;
 mod kafka;
@@ -27,6 +28,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(murmur2, m)?)?;
     m.add_function(wrap_pyfunction!(task::infer, m)?)?;
     m.add_function(wrap_pyfunction!(task::bench_decode, m)?)?;
+    m.add_class::<datum::PyWindowed>()?;
     m.add_class::<raw::PyRawBatch>()?;
     m.add_class::<lines::PyLineReader>()?;
     m.add_class::<kafka::PyFetchReader>()?;

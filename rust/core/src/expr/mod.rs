@@ -82,6 +82,10 @@ pub trait Foreign: Send + Sync {
     /// One row of `schema` per live row, in order: what `map(fn, schema=…)` returns. A row whose call raised is
     /// `ERR_CALLABLE` in its first column.
     fn map(&self, function: usize, batch: &Batch, schema: &crate::types::Schema) -> Vec<Column>;
+    /// A function of single values, called with what its node says.
+    fn apply(&self, _function: usize, _args: &[crate::datum::Datum]) -> Result<crate::datum::Datum, String> {
+        unreachable!("the plan has no functions of single values")
+    }
     /// A user-defined aggregate's next state: `add(state, row)`; `None` is a group that saw nothing yet.
     fn fold(&self, _function: usize, _state: Option<&[u8]>, _batch: &Batch, _row: usize) -> Result<Vec<u8>, String> {
         unreachable!("the plan has no user-defined aggregates")

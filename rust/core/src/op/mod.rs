@@ -27,6 +27,7 @@ use std::sync::Arc;
 use crate::batch::Batch;
 use crate::error::Fatal;
 use crate::expr::Foreign;
+use crate::flow::{FlowSource, Place, Taken};
 use crate::frame::Header;
 use crate::raw::RawBatch;
 use crate::wire::{Reader, Writer};
@@ -164,6 +165,27 @@ impl Ctx<'_> {
         });
     }
 
+    /// What exists only inside and has no record behind it.
+    pub fn dead_bytes(&mut self, value: Option<Vec<u8>>, seq: u32, reason: &str, message: Option<&str>) {
+        let Some(to) = self.dead_letters.fallback else { return };
+        let mut headers = vec![
+            ("adstream.operator".to_string(), Some(self.node.as_bytes().to_vec())),
+            ("adstream.reason".to_string(), Some(reason.as_bytes().to_vec())),
+        ];
+        if let Some(m) = message {
+            headers.push(("adstream.message".into(), Some(m.as_bytes().to_vec())));
+        }
+        self.outgoing.push(Outgoing {
+            topic: to,
+            partition: self.task_partition % self.partitions[to].max(1),
+            seq,
+            timestamp: 0,
+            key: None,
+            value,
+            headers,
+        });
+    }
+
     /// A row that exists only inside (after a shuffle or an aggregate): its columns as JSON.
     fn dead_row(&mut self, batch: &Batch, row: usize, reason: &str, message: Option<&str>) {
         let Some(to) = self.dead_letters.fallback else { return };
@@ -193,6 +215,8 @@ impl Ctx<'_> {
 pub trait Changelog {
     /// `count` entries of `kind`, in the encoding that `restore` of the same operator reads.
     fn delta(&mut self, kind: crate::frame::Kind, count: u32, body: &[u8]);
+    /// The same of one of several stores of an operator, under the store's own id.
+    fn delta_of(&mut self, id: u64, kind: crate::frame::Kind, count: u32, body: &[u8]);
 }
 
 /// Which part of its changelog an operator still needs, apart from what it writes again.
@@ -209,6 +233,11 @@ pub type Stats = Vec<(String, i64)>;
 pub trait Operator: Send {
     /// Takes a message in on `input`.
     fn process(&mut self, input: usize, message: Message, ctx: &mut Ctx<'_>) -> Result<(), Fatal>;
+
+    /// Takes one record of a topic (record flows only); returns its time if it was processed.
+    fn take(&mut self, _: &FlowSource, _: Place, _: Taken, _: &mut Ctx<'_>) -> Result<(), Fatal> {
+        Err(Fatal::new("bad_plan", "this operator takes no single records"))
+    }
 
     /// All messages of a batch have arrived (operators with several inputs act here).
     fn end_batch(&mut self, _ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
@@ -243,6 +272,14 @@ pub trait Operator: Send {
     /// Keyed state: an entry block of the changelog; between `begin_restore` and `end_restore` (`load` comes before the latter).
     fn restore(&mut self, _kind: crate::frame::Kind, _count: u32, _body: &[u8]) -> Option<()> {
         None
+    }
+    /// Whether a store of this id is the operator's, apart from the one under its own.
+    fn owns(&self, _id: u64) -> bool {
+        false
+    }
+    /// As `restore`, of the store `id`.
+    fn restore_of(&mut self, _id: u64, kind: crate::frame::Kind, count: u32, body: &[u8]) -> Option<()> {
+        self.restore(kind, count, body)
     }
     fn begin_restore(&mut self) {}
     fn end_restore(&mut self) {}

@@ -41,6 +41,19 @@ impl Plan {
                             json!({"op": "to_topic", "topic": topic})
                         }
                         Op::Sink { kind, .. } => json!({"op": "sink", "kind": kind}),
+                        Op::Flow { kind, .. } => {
+                            for (topic, internal) in node.op.flow_sources() {
+                                let of = if internal { "edge" } else { "user" };
+                                sources.push(json!({"topic": topic, "kind": of, "node": node.name}));
+                                if !internal {
+                                    outputs.push(json!({"topic": Plan::dead_letter_topic(&topic), "kind": "dead_letters", "source": topic}));
+                                }
+                            }
+                            for (topic, internal) in node.op.flow_targets() {
+                                outputs.push(json!({"topic": topic, "kind": if internal { "edge" } else { "user" }, "node": node.name}));
+                            }
+                            json!({"op": "flow", "kind": kind, "stores": node.op.texts("stores")})
+                        }
                     };
                     if self.facts[n].shuffled {
                         sources.push(json!({"topic": self.edge_topic(n), "kind": "edge", "node": node.name}));

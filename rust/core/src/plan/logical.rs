@@ -9,6 +9,7 @@ use crate::aggregate::{Layout, Spec};
 use crate::codec::{JsonField, TimeUnit};
 use crate::error::PlanError;
 use crate::expr::{compile, Compiled, Expr};
+use crate::flow::StoreSpec;
 use crate::frame::schema_hash;
 use crate::types::{DataType, Field, Schema};
 use crate::window::Tumbling;
@@ -147,6 +148,46 @@ pub enum Op {
         #[serde(default)]
         options: serde_json::Value,
     },
+    /// An operator that works record by record; see `flow/build.rs` for kinds and their parameters.
+    Flow {
+        kind: String,
+        #[serde(flatten)]
+        parameters: serde_json::Map<String, serde_json::Value>,
+    },
+}
+
+impl Op {
+    /// A text or a list of texts among the parameters of a flow's node.
+    pub fn texts(&self, name: &str) -> Vec<String> {
+        let Op::Flow { parameters, .. } = self else { return vec![] };
+        match parameters.get(name) {
+            Some(serde_json::Value::String(text)) => vec![text.clone()],
+            Some(serde_json::Value::Array(items)) => {
+                items.iter().filter_map(|i| i.as_str().map(str::to_string)).collect()
+            }
+            _ => vec![],
+        }
+    }
+    pub fn flag(&self, name: &str) -> bool {
+        matches!(self, Op::Flow { parameters, .. } if parameters.get(name) == Some(&serde_json::Value::Bool(true)))
+    }
+    fn is_flow(&self, of: &str) -> bool {
+        matches!(self, Op::Flow { kind, .. } if kind == of)
+    }
+    /// The topics that a flow's source reads: (topic, whether the application writes it for itself).
+    pub fn flow_sources(&self) -> Vec<(String, bool)> {
+        match self.is_flow("source") {
+            true => self.texts("topics").into_iter().map(|t| (t, self.flag("internal"))).collect(),
+            false => vec![],
+        }
+    }
+    /// The same of what it writes.
+    pub fn flow_targets(&self) -> Vec<(String, bool)> {
+        match self.is_flow("to") {
+            true => self.texts("topics").into_iter().map(|t| (t, self.flag("internal"))).collect(),
+            false => vec![],
+        }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -165,6 +206,8 @@ pub struct Node {
 struct Document {
     app: String,
     nodes: Vec<Node>,
+    #[serde(default)]
+    stores: Vec<StoreSpec>,
 }
 
 /// What is known of a node after checking.
@@ -221,6 +264,8 @@ pub struct Plan {
     /// Every topic, user's and internal, by index.
     pub topics: Vec<String>,
     pub sinks: Vec<SinkInfo>,
+    /// Stores of record flows.
+    pub stores: Vec<StoreSpec>,
     pub has_merge: bool,
     /// Text of the whole plan, hashed.
     pub hash: u64,
@@ -249,6 +294,7 @@ impl Plan {
             subtopologies: vec![],
             topics: vec![],
             sinks: vec![],
+            stores: document.stores,
             has_merge: document.nodes.iter().any(|n| matches!(n.op, Op::Merge)),
             hash: schema_hash(text),
             nodes: document.nodes,
@@ -279,8 +325,12 @@ impl Plan {
                     .hint("give one of them another name with .named(\"…\")")
                     .at(i));
             }
+            let mut read = node.op.flow_sources().into_iter().map(|t| t.0).collect::<Vec<_>>();
             if let Op::Source { topic, .. } = &node.op {
-                if !topics.insert(topic) {
+                read.push(topic.clone());
+            }
+            for topic in read {
+                if !topics.insert(topic.clone()) {
                     return Err(PlanError::new("duplicate_source", format!("topic `{topic}` is read by two sources"))
                         .hint("read it once and use the stream twice")
                         .at(i));
@@ -289,6 +339,7 @@ impl Plan {
             let inputs = match &node.op {
                 Op::Source { .. } => node.inputs.is_empty(),
                 Op::Merge => node.inputs.len() > 1,
+                Op::Flow { .. } => true,
                 _ => node.inputs.len() == 1,
             };
             if !inputs {
@@ -555,6 +606,16 @@ impl Plan {
                     column(&schema, name)?;
                 }
             }
+            Op::Flow { kind, .. } => {
+                let stranger = node.inputs.iter().find(|i| !matches!(self.nodes[i.0].op, Op::Flow { .. }));
+                if let Some(&(from, _)) = stranger {
+                    let from = &self.nodes[from].name;
+                    return Err(bad_plan(format!("`{kind}` works record by record and `{from}` does not")));
+                }
+                let read = self.nodes.iter().flat_map(|n| &n.inputs).filter(|i| i.0 == id);
+                let ports = read.map(|i| i.1 + 1).max().unwrap_or(1);
+                facts.ports = vec![Arc::new(Schema::default()); ports];
+            }
         }
         Ok(facts)
     }
@@ -635,13 +696,15 @@ impl Plan {
             self.facts.iter().map(|f| vec![BTreeSet::new(); f.ports.len()]).collect();
         for id in (0..n).rev() {
             let node = &self.nodes[id];
-            let Some(&(from, port)) = node.inputs.first() else { continue };
+            let Some(&(from, port)) = node.inputs.first().filter(|_| !matches!(node.op, Op::Flow { .. })) else {
+                continue;
+            };
             let input = self.facts[from].ports[port].clone();
             let out: BTreeSet<String> = needed[id].iter().flatten().cloned().collect();
             let mut read: BTreeSet<String> = BTreeSet::new();
             let mut reads = |expr: &Expr| names(expr, &mut read);
             match &node.op {
-                Op::Source { .. } => {}
+                Op::Source { .. } | Op::Flow { .. } => {}
                 Op::Filter { expr, .. } => {
                     reads(expr);
                     read.extend(out);
@@ -779,6 +842,15 @@ impl Plan {
                 group[a.max(b)] = a.min(b);
             }
         }
+        // Who shares a store shares a task.
+        let mut users: std::collections::BTreeMap<String, usize> = Default::default();
+        for id in 0..n {
+            for store in self.nodes[id].op.texts("stores") {
+                let first = *users.entry(store).or_insert(id);
+                let (a, b) = (root(&mut group, first), root(&mut group, id));
+                group[a.max(b)] = a.min(b);
+            }
+        }
         let roots: Vec<usize> = (0..n).map(|i| root(&mut group, i)).collect();
         let mut order: Vec<usize> = roots.clone();
         order.sort_unstable();
@@ -793,10 +865,18 @@ impl Plan {
                 let stateful = !feeds.is_empty()
                     || nodes.iter().any(|&i| {
                         matches!(self.nodes[i].op, Op::Aggregate { .. } | Op::Deduplicate { .. } | Op::Sink { .. })
+                            || !self.nodes[i].op.texts("stores").is_empty()
+                            || self.nodes[i].op.flag("timed")
                     });
                 SubTopology { nodes, feeds, stateful }
             })
             .collect();
+    }
+
+    /// The sub-topology that has a store.
+    pub fn store_home(&self, store: &str) -> Option<usize> {
+        let user = self.nodes.iter().find(|n| n.op.texts("stores").iter().any(|s| s == store))?;
+        Some(self.subtopology_of(user.id))
     }
 
     pub fn subtopology_of(&self, node: usize) -> usize {
@@ -844,6 +924,15 @@ impl Plan {
                     add(Self::dead_letter_topic(topic));
                 }
                 Op::ToTopic { topic, .. } => add(topic.clone()),
+                Op::Flow { .. } => {
+                    for (topic, internal) in node.op.flow_sources() {
+                        add(topic.clone());
+                        if !internal {
+                            add(Self::dead_letter_topic(&topic));
+                        }
+                    }
+                    node.op.flow_targets().into_iter().for_each(|(topic, _)| add(topic));
+                }
                 Op::Aggregate { .. } if self.facts[id].shuffled => add(self.edge_topic(id)),
                 Op::Sink { kind, key, columns, options } => {
                     let (from, port) = node.inputs[0];

@@ -7,6 +7,7 @@ use super::logical::{aggregate_parts, boolean, column, tumbling, Op, Plan};
 use crate::codec::{JsonDecoder, JsonEncoder};
 use crate::error::PlanError;
 use crate::expr::{compile, Expr};
+use crate::flow::FlowSource;
 use crate::frame::schema_hash;
 use crate::op::{
     Aggregate, Branch, Combine, Deduplicate, EdgeOut, EdgeSource, Filter, Map, Merge, Operator, Project, Require, Ship,
@@ -39,6 +40,8 @@ pub enum SourceKind {
     },
     /// An edge: frames are opened by the source and its messages enter at `node`.
     Edge { source: EdgeSource, routes: Vec<Route>, name: Arc<str> },
+    /// A topic of a record flow, user's or internal: records enter the flow one by one.
+    Records { source: FlowSource },
 }
 
 pub struct Lowered {
@@ -94,6 +97,15 @@ pub fn spelled_meaning(plan: &Plan, id: usize) -> Vec<(String, String)> {
             parts
         }
         Op::Deduplicate { columns, .. } => vec![("columns".to_string(), typed(columns))],
+        Op::Flow { kind, .. } => {
+            let stores = node.op.texts("stores");
+            let told = stores.iter().filter_map(|name| plan.stores.iter().find(|s| s.name == **name));
+            let mut parts: Vec<_> = told.map(|s| (s.name.to_string(), s.meaning())).collect();
+            if !parts.is_empty() {
+                parts.insert(0, ("operation".to_string(), kind.clone()));
+            }
+            parts
+        }
         _ => vec![],
     }
 }
@@ -117,6 +129,13 @@ pub fn lower(
     exactly_once: bool,
 ) -> Result<Lowered, PlanError> {
     let sub = &plan.subtopologies[subtopology];
+    if sub.nodes.iter().any(|&n| matches!(plan.nodes[n].op, Op::Flow { .. })) {
+        let (flow, sources) = crate::flow::build(plan, subtopology)?;
+        let sources = sources.into_iter().map(|(topic, source)| (topic, SourceKind::Records { source })).collect();
+        let state_id = schema_hash("flow");
+        let operator: Box<dyn Operator> = Box::new(flow);
+        return Ok(Lowered { sources, nodes: vec![Physical { name: Arc::from("flow"), state_id, operator, routes: vec![] }] });
+    }
     let mut lowered = Lowered { sources: BTreeMap::new(), nodes: vec![] };
     // Logical node -> physical index; shuffled aggregates fed from here get a sending end of their own.
     let mut physical: BTreeMap<usize, usize> = BTreeMap::new();
@@ -256,7 +275,7 @@ fn operator(plan: &Plan, id: usize, partitions: &[u32]) -> Result<Box<dyn Operat
     let (from, port) = node.inputs[0];
     let input = plan.working_schema(from, port);
     Ok(match &node.op {
-        Op::Source { .. } => return Err(PlanError::new("bad_plan", "a source is not an operator")),
+        Op::Source { .. } | Op::Flow { .. } => return Err(PlanError::new("bad_plan", "a source is not an operator")),
         Op::Filter { expr, reason } => Box::new(Filter {
             condition: boolean(expr, &input)?,
             reason: reason.clone().unwrap_or_else(|| node.name.clone()),

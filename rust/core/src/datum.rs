@@ -1,0 +1,362 @@
+//! One dynamic value: what keys and values of records are between operators that work record by record.
+//!
+//! A datum is immutable and cheap to clone. What a host language has beyond these kinds travels as an [`Opaque`] handle
+//! and becomes bytes as soon as it enters a store or a topic: nothing mutable is ever shared with state.
+//!
+//! Two encodings, both stored:
+//!
+//! - [`Datum::encode`]: tagged, exact, for values and for what stands inside composite ones.
+//! - [`Datum::key_bytes`]: for keys of stores. The bytes of Java's serialiser for the kind (UTF-8, big-endian numbers), so
+//!   that iteration has Kafka Streams' order, and one byte behind them that names the kind, so that text and number never
+//!   meet. That byte is smaller than any printable one: a key sorts before those that it begins.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::wire::{Reader, Writer};
+
+/// A value that only the host language understands.
+pub trait Opaque: Send + Sync {
+    /// As bytes, from which the host makes an equal value again; the error says why that cannot be done.
+    fn dump(&self) -> Result<Vec<u8>, String>;
+    fn as_any(&self) -> &dyn std::any::Any;
+}
+
+/// A key within a window `[start, end)` (or both inclusive, by the kind of window), ms.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Windowed {
+    pub key: Datum,
+    pub start: i64,
+    pub end: i64,
+}
+
+#[derive(Clone, Default)]
+pub enum Datum {
+    #[default]
+    Null,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    /// Unscaled value and scale.
+    Decimal(i128, u8),
+    Str(Arc<str>),
+    Bytes(Arc<[u8]>),
+    /// UTC milliseconds.
+    Timestamp(i64),
+    /// Milliseconds.
+    Duration(i64),
+    List(Arc<[Datum]>),
+    Tuple(Arc<[Datum]>),
+    /// An object with text keys, in its own order.
+    Map(Arc<[(Arc<str>, Datum)]>),
+    Windowed(Arc<Windowed>),
+    /// The host's, live.
+    Opaque(Arc<dyn Opaque>),
+    /// The host's, as it was dumped.
+    Dumped(Arc<[u8]>),
+}
+
+const NULL: u8 = 0;
+const FALSE: u8 = 1;
+const TRUE: u8 = 2;
+const INT: u8 = 3;
+const FLOAT: u8 = 4;
+const DECIMAL: u8 = 5;
+const STR: u8 = 6;
+const BYTES: u8 = 7;
+const TIMESTAMP: u8 = 8;
+const DURATION: u8 = 9;
+const LIST: u8 = 10;
+const TUPLE: u8 = 11;
+const MAP: u8 = 12;
+const WINDOWED: u8 = 13;
+const DUMPED: u8 = 14;
+
+impl Datum {
+    pub fn str(text: &str) -> Datum {
+        Datum::Str(Arc::from(text))
+    }
+    pub fn windowed(key: Datum, start: i64, end: i64) -> Datum {
+        Datum::Windowed(Arc::new(Windowed { key, start, end }))
+    }
+    #[inline]
+    pub fn is_null(&self) -> bool {
+        matches!(self, Datum::Null)
+    }
+    #[inline]
+    pub fn is_true(&self) -> bool {
+        matches!(self, Datum::Bool(true))
+    }
+    /// A field of an object.
+    pub fn get(&self, name: &str) -> Option<&Datum> {
+        match self {
+            Datum::Map(fields) => fields.iter().find(|f| &*f.0 == name).map(|f| &f.1),
+            _ => None,
+        }
+    }
+
+    /// Tagged and exact. The error is the host's, for a value of its own that cannot become bytes.
+    pub fn encode(&self, w: &mut Writer) -> Result<(), String> {
+        match self {
+            Datum::Null => w.u8(NULL),
+            Datum::Bool(b) => w.u8(if *b { TRUE } else { FALSE }),
+            Datum::Int(i) => {
+                w.u8(INT);
+                w.zigzag(*i);
+            }
+            Datum::Float(x) => {
+                w.u8(FLOAT);
+                w.u64(x.to_bits());
+            }
+            Datum::Decimal(unscaled, scale) => {
+                w.u8(DECIMAL);
+                w.u8(*scale);
+                w.raw(&unscaled.to_le_bytes());
+            }
+            Datum::Str(s) => {
+                w.u8(STR);
+                w.blob(s.as_bytes());
+            }
+            Datum::Bytes(b) => {
+                w.u8(BYTES);
+                w.blob(b);
+            }
+            Datum::Timestamp(t) => {
+                w.u8(TIMESTAMP);
+                w.zigzag(*t);
+            }
+            Datum::Duration(t) => {
+                w.u8(DURATION);
+                w.zigzag(*t);
+            }
+            Datum::List(items) | Datum::Tuple(items) => {
+                w.u8(if matches!(self, Datum::List(_)) { LIST } else { TUPLE });
+                w.varint(items.len() as u64);
+                items.iter().try_for_each(|i| i.encode(w))?;
+            }
+            Datum::Map(fields) => {
+                w.u8(MAP);
+                w.varint(fields.len() as u64);
+                for (name, value) in fields.iter() {
+                    w.blob(name.as_bytes());
+                    value.encode(w)?;
+                }
+            }
+            Datum::Windowed(window) => {
+                w.u8(WINDOWED);
+                w.zigzag(window.start);
+                w.zigzag(window.end);
+                window.key.encode(w)?;
+            }
+            Datum::Opaque(value) => {
+                w.u8(DUMPED);
+                w.blob(&value.dump()?);
+            }
+            Datum::Dumped(bytes) => {
+                w.u8(DUMPED);
+                w.blob(bytes);
+            }
+        }
+        Ok(())
+    }
+
+    pub fn decode(r: &mut Reader<'_>) -> Option<Datum> {
+        fn items(r: &mut Reader<'_>) -> Option<Arc<[Datum]>> {
+            let n = r.varint()? as usize;
+            if n > r.rest.len() {
+                return None; // each takes a byte at least
+            }
+            (0..n).map(|_| Datum::decode(r)).collect()
+        }
+        fn text(r: &mut Reader<'_>) -> Option<Arc<str>> {
+            std::str::from_utf8(r.blob()?).ok().map(Arc::from)
+        }
+        Some(match r.u8()? {
+            NULL => Datum::Null,
+            FALSE => Datum::Bool(false),
+            TRUE => Datum::Bool(true),
+            INT => Datum::Int(r.zigzag()?),
+            FLOAT => Datum::Float(f64::from_bits(r.u64()?)),
+            DECIMAL => {
+                let scale = r.u8()?;
+                Datum::Decimal(i128::from_le_bytes(r.raw(16)?.try_into().ok()?), scale)
+            }
+            STR => Datum::Str(text(r)?),
+            BYTES => Datum::Bytes(Arc::from(r.blob()?)),
+            TIMESTAMP => Datum::Timestamp(r.zigzag()?),
+            DURATION => Datum::Duration(r.zigzag()?),
+            LIST => Datum::List(items(r)?),
+            TUPLE => Datum::Tuple(items(r)?),
+            MAP => {
+                let n = r.varint()? as usize;
+                if n > r.rest.len() {
+                    return None;
+                }
+                Datum::Map((0..n).map(|_| Some((text(r)?, Datum::decode(r)?))).collect::<Option<_>>()?)
+            }
+            WINDOWED => {
+                let (start, end) = (r.zigzag()?, r.zigzag()?);
+                Datum::windowed(Datum::decode(r)?, start, end)
+            }
+            DUMPED => Datum::Dumped(Arc::from(r.blob()?)),
+            _ => return None,
+        })
+    }
+
+    /// As the whole of some bytes.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, String> {
+        let mut w = Writer::default();
+        self.encode(&mut w)?;
+        Ok(w.bytes)
+    }
+    pub fn from_bytes(bytes: &[u8]) -> Option<Datum> {
+        let mut r = Reader::new(bytes);
+        let datum = Datum::decode(&mut r)?;
+        r.rest.is_empty().then_some(datum)
+    }
+
+    /// As a key of a store: equal keys have equal bytes, and bytes sort as Kafka Streams' do.
+    pub fn key_bytes(&self) -> Result<Vec<u8>, String> {
+        let mut out = Vec::with_capacity(24);
+        self.write_key(&mut out)?;
+        Ok(out)
+    }
+    pub fn write_key(&self, out: &mut Vec<u8>) -> Result<(), String> {
+        let tag = match self {
+            Datum::Str(s) => {
+                out.extend_from_slice(s.as_bytes());
+                STR
+            }
+            Datum::Bytes(b) => {
+                out.extend_from_slice(b);
+                BYTES
+            }
+            Datum::Int(i) => {
+                out.extend_from_slice(&i.to_be_bytes());
+                INT
+            }
+            Datum::Float(x) => {
+                out.extend_from_slice(&x.to_bits().to_be_bytes());
+                FLOAT
+            }
+            // Windows are parts of their store's own keys; inside a plain store a windowed key sorts as in a topic.
+            Datum::Windowed(w) => {
+                w.key.write_key(out)?;
+                out.extend_from_slice(&w.start.to_be_bytes());
+                out.extend_from_slice(&w.end.to_be_bytes());
+                WINDOWED
+            }
+            other => {
+                out.extend_from_slice(&other.to_bytes()?);
+                NULL
+            }
+        };
+        out.push(tag);
+        Ok(())
+    }
+    pub fn from_key_bytes(bytes: &[u8]) -> Option<Datum> {
+        let (&tag, body) = bytes.split_last()?;
+        Some(match tag {
+            STR => Datum::Str(Arc::from(std::str::from_utf8(body).ok()?)),
+            BYTES => Datum::Bytes(Arc::from(body)),
+            INT => Datum::Int(i64::from_be_bytes(body.try_into().ok()?)),
+            FLOAT => Datum::Float(f64::from_bits(u64::from_be_bytes(body.try_into().ok()?))),
+            WINDOWED => {
+                let at = body.len().checked_sub(16)?;
+                let start = i64::from_be_bytes(body[at..at + 8].try_into().ok()?);
+                let end = i64::from_be_bytes(body[at + 8..].try_into().ok()?);
+                Datum::windowed(Datum::from_key_bytes(&body[..at])?, start, end)
+            }
+            NULL => Datum::from_bytes(body)?,
+            _ => return None,
+        })
+    }
+}
+
+impl PartialEq for Datum {
+    fn eq(&self, other: &Datum) -> bool {
+        match (self, other) {
+            (Datum::Opaque(a), Datum::Opaque(b)) if Arc::ptr_eq(a, b) => true,
+            _ => matches!((self.to_bytes(), other.to_bytes()), (Ok(a), Ok(b)) if a == b),
+        }
+    }
+}
+
+impl fmt::Debug for Datum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Datum::Null => f.write_str("null"),
+            Datum::Bool(b) => write!(f, "{b}"),
+            Datum::Int(i) => write!(f, "{i}"),
+            Datum::Float(x) => write!(f, "{x:?}"),
+            Datum::Decimal(u, s) => write!(f, "{u}e-{s}"),
+            Datum::Str(s) => write!(f, "{s:?}"),
+            Datum::Bytes(b) => write!(f, "{b:?}"),
+            Datum::Timestamp(t) => write!(f, "@{t}"),
+            Datum::Duration(t) => write!(f, "{t}ms"),
+            Datum::List(items) => f.debug_list().entries(items.iter()).finish(),
+            Datum::Tuple(items) => f.debug_set().entries(items.iter()).finish(),
+            Datum::Map(fields) => f.debug_map().entries(fields.iter().map(|(k, v)| (k, v))).finish(),
+            Datum::Windowed(w) => write!(f, "{:?}@[{}, {}]", w.key, w.start, w.end),
+            Datum::Opaque(_) => f.write_str("opaque"),
+            Datum::Dumped(b) => write!(f, "dumped {} bytes", b.len()),
+        }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    pub fn any() -> impl Strategy<Value = Datum> {
+        let leaf = prop_oneof![
+            Just(Datum::Null),
+            any::<bool>().prop_map(Datum::Bool),
+            any::<i64>().prop_map(Datum::Int),
+            any::<f64>().prop_map(Datum::Float),
+            (any::<i128>(), 0u8..38).prop_map(|(u, s)| Datum::Decimal(u, s)),
+            ".{0,6}".prop_map(|s| Datum::str(&s)),
+            prop::collection::vec(any::<u8>(), 0..6).prop_map(|b| Datum::Bytes(b.into())),
+            any::<i64>().prop_map(Datum::Timestamp),
+            any::<i64>().prop_map(Datum::Duration),
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(|v| Datum::List(v.into())),
+                prop::collection::vec(inner.clone(), 0..4).prop_map(|v| Datum::Tuple(v.into())),
+                prop::collection::vec((".{0,3}", inner.clone()), 0..4)
+                    .prop_map(|v| Datum::Map(v.into_iter().map(|(k, d)| (Arc::from(k.as_str()), d)).collect())),
+                (inner, any::<i64>(), any::<i64>()).prop_map(|(k, s, e)| Datum::windowed(k, s, e)),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn both_encodings_round_trip(datum in any()) {
+            prop_assert_eq!(Datum::from_bytes(&datum.to_bytes().unwrap()), Some(datum.clone()));
+            prop_assert_eq!(Datum::from_key_bytes(&datum.key_bytes().unwrap()), Some(datum));
+        }
+
+        #[test]
+        fn no_two_keys_meet(a in any(), b in any()) {
+            prop_assert_eq!(a.key_bytes() == b.key_bytes(), a == b);
+        }
+
+        #[test]
+        fn cut_bytes_are_refused(datum in any()) {
+            let bytes = datum.to_bytes().unwrap();
+            for cut in 0..bytes.len() {
+                prop_assert_eq!(Datum::from_bytes(&bytes[..cut]), None);
+            }
+        }
+    }
+
+    #[test]
+    fn texts_sort_as_their_bytes_and_before_what_they_begin() {
+        let sorted = ["", "a", "a ", "ab", "b", "é"];
+        let keys: Vec<_> = sorted.iter().map(|s| Datum::str(s).key_bytes().unwrap()).collect();
+        assert!(keys.windows(2).all(|w| w[0] < w[1]));
+    }
+}

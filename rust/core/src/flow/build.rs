@@ -1,0 +1,159 @@
+//! From the plan's nodes to a graph. One line per kind of node.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::aggregate::{Aggregate, Fold, TableAggregate};
+use super::func::{Func, Getter, Lookup};
+use super::stateless;
+use super::table::{Derivation, Derived, Regroup, Source, Teller, Telling, ToStream};
+use super::{Flow, FlowSource, Graph, Node, Serde, Slot, Store, StoreSpec};
+use crate::error::PlanError;
+use crate::plan::logical::{Op, Plan};
+
+/// Makes sense of one node's parameters.
+pub struct Builder<'a> {
+    pub name: &'a str,
+    pub parameters: &'a Value,
+    stores: &'a [RefCell<Store>],
+    plan: &'a Plan,
+}
+
+impl Builder<'_> {
+    pub fn wrong(&self, text: impl std::fmt::Display) -> PlanError {
+        PlanError::new("bad_plan", format!("`{}`: {text}", self.name))
+    }
+    /// The parameters as a struct of their own.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, PlanError> {
+        serde_json::from_value(self.parameters.clone()).map_err(|e| self.wrong(e))
+    }
+    /// One parameter.
+    pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<T, PlanError> {
+        let value = self.parameters.get(name).cloned().unwrap_or_default();
+        serde_json::from_value(value).map_err(|e| self.wrong(format!("{name}: {e}")))
+    }
+    /// A store by its name.
+    pub fn store(&self, name: &str) -> Result<usize, PlanError> {
+        let found = self.stores.iter().position(|s| s.borrow().spec.name == name);
+        found.ok_or_else(|| self.wrong(format!("there is no store `{name}`")))
+    }
+    /// The store that a parameter names.
+    pub fn store_of(&self, parameter: &str) -> Result<usize, PlanError> {
+        self.store(&self.get::<String>(parameter)?)
+    }
+    pub fn optional_store(&self, parameter: &str) -> Result<Option<usize>, PlanError> {
+        self.get::<Option<String>>(parameter)?.map(|name| self.store(&name)).transpose()
+    }
+    pub fn lookup(&self, parameter: &str) -> Result<Lookup, PlanError> {
+        self.get::<Getter>(parameter)?.find(&mut |name| self.store(name))
+    }
+    pub fn teller(&self) -> Result<Teller, PlanError> {
+        Ok(Teller::new(self.read::<Telling>()?))
+    }
+    fn topic(&self, name: &str) -> usize {
+        self.plan.topic(name)
+    }
+}
+
+fn node(kind: &str, b: &Builder<'_>) -> Result<Box<dyn Node>, PlanError> {
+    Ok(match kind {
+        "source" | "merge" => Box::new(stateless::Pass),
+        "changes" => Box::new(stateless::Changes),
+        "filter" => Box::new(b.read::<stateless::Filter>()?),
+        "map" => Box::new(b.read::<stateless::Map>()?),
+        "map_values" => Box::new(b.read::<stateless::MapValues>()?),
+        "flat_map" => Box::new(b.read::<stateless::FlatMap>()?),
+        "flat_map_values" => Box::new(b.read::<stateless::FlatMapValues>()?),
+        "select_key" => Box::new(b.read::<stateless::SelectKey>()?),
+        "peek" => Box::new(b.read::<stateless::Peek>()?),
+        "branch" => Box::new(b.read::<stateless::Branch>()?),
+        "to" => {
+            let topics = b.get::<Vec<String>>("topics")?.iter().map(|t| b.topic(t)).collect();
+            Box::new(stateless::To::new(b.parameters.clone(), topics).map_err(|e| b.wrong(e))?)
+        }
+        "table_source" => Box::new(Source { store: b.optional_store("store")?, teller: b.teller()? }),
+        "table_filter" => Box::new(Derived {
+            what: Derivation::Filter { predicate: b.get::<Func>("predicate")?, negate: b.get("negate")? },
+            store: b.optional_store("store")?,
+            teller: b.teller()?,
+            versioned: b.get::<Option<bool>>("versioned")?.unwrap_or(false),
+        }),
+        "table_map_values" => Box::new(Derived {
+            what: Derivation::MapValues(b.get::<Func>("mapper")?),
+            store: b.optional_store("store")?,
+            teller: b.teller()?,
+            versioned: false,
+        }),
+        "to_stream" => Box::new(ToStream),
+        "regroup" => Box::new(b.read::<Regroup>()?),
+        "aggregate" => Box::new(Aggregate {
+            folds: b.get::<Vec<Fold>>("folds")?,
+            store: b.store_of("store")?,
+            teller: b.teller()?,
+        }),
+        "table_aggregate" => Box::new(TableAggregate {
+            fold: b.get::<Fold>("fold")?,
+            store: b.store_of("store")?,
+            teller: b.teller()?,
+        }),
+        other => return Err(b.wrong(format!("there is no operation `{other}`"))),
+    })
+}
+
+#[derive(Deserialize)]
+struct SourceParameters {
+    topics: Vec<String>,
+    key: Serde,
+    value: Serde,
+    #[serde(default)]
+    timestamp: Option<Func>,
+    #[serde(default)]
+    internal: bool,
+}
+
+/// The flow of a sub-topology, and what it reads, by topic.
+pub fn build(plan: &Plan, subtopology: usize) -> Result<(Flow, BTreeMap<String, FlowSource>), PlanError> {
+    let ids = &plan.subtopologies[subtopology].nodes;
+    let used: Vec<&StoreSpec> = plan.stores.iter().filter(|s| plan.store_home(&s.name) == Some(subtopology)).collect();
+    let stores: Vec<RefCell<Store>> = used.iter().map(|s| RefCell::new(Store::new((*s).clone()))).collect();
+    let place = |id: usize| ids.iter().position(|&n| n == id);
+    let mut nodes = vec![];
+    let mut sources = BTreeMap::new();
+    for &id in ids {
+        let said = &plan.nodes[id];
+        let Op::Flow { kind, parameters } = &said.op else {
+            return Err(PlanError::new("bad_plan", format!("`{}` does not work record by record", said.name)).at(id));
+        };
+        let parameters = Value::Object(parameters.clone());
+        let b = Builder { name: &said.name, parameters: &parameters, stores: &stores, plan };
+        let made = node(kind, &b).map_err(|e| e.at(id))?;
+        let name: Arc<str> = Arc::from(said.name.as_str());
+        if kind == "source" {
+            let p: SourceParameters = b.read().map_err(|e| e.at(id))?;
+            for topic in p.topics {
+                let source = FlowSource {
+                    key: p.key.clone(),
+                    value: p.value.clone(),
+                    timestamp: p.timestamp.map(|f| f.call),
+                    node: nodes.len(),
+                    name: name.clone(),
+                    internal: p.internal,
+                };
+                sources.insert(topic, source);
+            }
+        }
+        let children = plan.facts[id]
+            .readers
+            .iter()
+            .map(|readers| readers.iter().filter_map(|&(reader, input)| Some((place(reader)?, input))).collect())
+            .collect();
+        nodes.push(Slot { id: super::node_id(&said.name), name, node: RefCell::new(made), children });
+    }
+    let timed = (0..nodes.len()).filter(|&n| nodes[n].node.borrow().timed()).collect();
+    Ok((Flow::new(Graph { nodes, stores, timed }, Arc::new(plan.topics.clone())), sources))
+}

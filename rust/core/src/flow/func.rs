@@ -1,0 +1,123 @@
+//! Functions of the user in a record flow, and how a table without a store is read.
+
+use serde::Deserialize;
+
+use super::{Cx, Failure};
+use crate::datum::Datum;
+use crate::error::PlanError;
+
+/// A callable of the host, by its index in the plan's table, and what it wants to be called with.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Func {
+    pub call: usize,
+    /// (key, value…) instead of (value…).
+    #[serde(default)]
+    pub with_key: bool,
+}
+
+impl Func {
+    /// Calls it with the values, and the key before them if it wants it.
+    pub fn apply(&self, cx: Cx<'_>, key: &Datum, values: &[&Datum]) -> Result<Datum, Failure> {
+        let mut args: Vec<Datum> = Vec::with_capacity(values.len() + 1);
+        if self.with_key {
+            args.push(key.clone());
+        }
+        args.extend(values.iter().map(|&v| v.clone()));
+        cx.apply(self.call, &args)
+    }
+    /// A condition: only *true* passes.
+    pub fn holds(&self, cx: Cx<'_>, key: &Datum, values: &[&Datum]) -> Result<bool, Failure> {
+        Ok(self.apply(cx, key, values)?.is_true())
+    }
+}
+
+/// Where the present value of a table's key is found: in its store, or computed from another table (Kafka Streams'
+/// value getters: a derived table without a name has no store, and its function runs again for each look).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Getter {
+    Store(String),
+    Filter { of: Box<Getter>, predicate: Func, negate: bool },
+    MapValues { of: Box<Getter>, mapper: Func },
+    /// A table-table join: null sides by `left` and `right` outerness.
+    Join { left: Box<Getter>, right: Box<Getter>, joiner: Func, left_outer: bool, right_outer: bool },
+}
+
+/// A getter whose stores were found.
+#[derive(Clone, Debug)]
+pub enum Lookup {
+    Store(usize),
+    Filter { of: Box<Lookup>, predicate: Func, negate: bool },
+    MapValues { of: Box<Lookup>, mapper: Func },
+    Join { left: Box<Lookup>, right: Box<Lookup>, joiner: Func, left_outer: bool, right_outer: bool },
+}
+
+impl Getter {
+    pub fn find(&self, store: &mut dyn FnMut(&str) -> Result<usize, PlanError>) -> Result<Lookup, PlanError> {
+        Ok(match self {
+            Getter::Store(name) => Lookup::Store(store(name)?),
+            Getter::Filter { of, predicate, negate } => {
+                Lookup::Filter { of: Box::new(of.find(store)?), predicate: *predicate, negate: *negate }
+            }
+            Getter::MapValues { of, mapper } => {
+                Lookup::MapValues { of: Box::new(of.find(store)?), mapper: *mapper }
+            }
+            Getter::Join { left, right, joiner, left_outer, right_outer } => Lookup::Join {
+                left: Box::new(left.find(store)?),
+                right: Box::new(right.find(store)?),
+                joiner: *joiner,
+                left_outer: *left_outer,
+                right_outer: *right_outer,
+            },
+        })
+    }
+}
+
+impl Lookup {
+    /// The value and its time; `None`: the table has no such key.
+    pub fn get(&self, cx: Cx<'_>, key: &Datum) -> Result<Option<(Datum, i64)>, Failure> {
+        Ok(match self {
+            Lookup::Store(index) => cx.store(*index).latest(key)?,
+            Lookup::Filter { of, predicate, negate } => match of.get(cx, key)? {
+                Some((value, ts)) if predicate.holds(cx, key, &[&value])? != *negate => Some((value, ts)),
+                _ => None,
+            },
+            Lookup::MapValues { of, mapper } => match of.get(cx, key)? {
+                Some((value, ts)) => {
+                    let mapped = mapper.apply(cx, key, &[&value])?;
+                    (!mapped.is_null()).then_some((mapped, ts))
+                }
+                None => None,
+            },
+            Lookup::Join { left, right, joiner, left_outer, right_outer } => {
+                let (l, r) = (left.get(cx, key)?, right.get(cx, key)?);
+                if (l.is_none() && !right_outer) || (r.is_none() && !left_outer) || (l.is_none() && r.is_none()) {
+                    return Ok(None);
+                }
+                let ts = l.as_ref().map_or(i64::MIN, |l| l.1).max(r.as_ref().map_or(i64::MIN, |r| r.1));
+                let side = |side: Option<(Datum, i64)>| side.map_or(Datum::Null, |s| s.0);
+                let joined = joiner.apply(cx, key, &[&side(l), &side(r)])?;
+                (!joined.is_null()).then_some((joined, ts))
+            }
+        })
+    }
+
+    /// As of a time, where the table is versioned; the latest where it is not.
+    pub fn get_as_of(&self, cx: Cx<'_>, key: &Datum, ts: i64) -> Result<Option<(Datum, i64)>, Failure> {
+        match self {
+            Lookup::Store(index) => cx.store(*index).as_of(key, ts),
+            Lookup::Filter { of, predicate, negate } => match of.get_as_of(cx, key, ts)? {
+                Some((value, at)) if predicate.holds(cx, key, &[&value])? != *negate => Ok(Some((value, at))),
+                _ => Ok(None),
+            },
+            Lookup::MapValues { of, mapper } => match of.get_as_of(cx, key, ts)? {
+                Some((value, at)) => {
+                    let mapped = mapper.apply(cx, key, &[&value])?;
+                    Ok((!mapped.is_null()).then_some((mapped, at)))
+                }
+                None => Ok(None),
+            },
+            _ => self.get(cx, key),
+        }
+    }
+}

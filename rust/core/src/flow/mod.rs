@@ -1,0 +1,527 @@
+//! Record by record: the operators of Kafka Streams on keys and values, run as Kafka Streams runs them.
+//!
+//! ```text
+//!  records ──▶ source ──▶ node ──▶ node ──▶ to ──▶ outgoing        a node forwards to its children depth first, in the
+//!                          │ ▲       │                             order in which they were said: what one record causes
+//!                          ▼ │       ▼                             is done before the next one is looked at
+//!                        store     store ◀── read by others
+//! ```
+//!
+//! A sub-topology of this kind is one [`Flow`]: to the task around it an operator like any other (undo, changelog, small
+//! state), inside a graph of [`Node`]s. Order, clocks and what a store holds at a given moment are Kafka Streams' by
+//! construction, where a columnar operator would have to prove it. Columnar operators are for what can be proven.
+//!
+//! - *Topology is decided above.* The DSL says which nodes there are, which stores they have, whether old values are
+//!   sent, how a table is read that has no store. Nothing here infers.
+//! - *Nodes hold little*: what they keep for good is in stores; what is small (observed times) they `save`; what follows
+//!   from stores (indices) they make again in `restored`.
+//! - *A record that fails at a node* goes to the dead letters as it was read, with the node's name, and what the node had
+//!   forwarded before stays: Kafka Streams' processing handler that continues.
+//!
+//! To add an operator: a file with a `#[derive(Deserialize)]` struct of its parameters, [`Node`] for it, and a line in
+//! [`build`].
+
+pub mod aggregate;
+pub mod build;
+pub mod func;
+pub mod serde;
+pub mod stateless;
+pub mod store;
+pub mod stores;
+pub mod table;
+
+use std::cell::{Cell, Ref, RefCell, RefMut};
+use std::sync::Arc;
+
+use crate::datum::Datum;
+use crate::error::Fatal;
+use crate::expr::Foreign;
+use crate::frame::{schema_hash, Kind};
+use crate::op::{Changelog, Counters, Ctx, Message, Operator, Outgoing, Stats};
+use crate::raw::{Header, RawBatch};
+use crate::window::NO_TIME;
+use crate::wire::{Reader, Writer};
+
+pub use build::build;
+pub use serde::Serde;
+pub use stores::{Store, StoreSpec};
+
+/// Headers of a record, shared until somebody changes them.
+pub type Headers = Arc<Vec<Header>>;
+
+/// A record between nodes. In a stream `value` is all there is; in a table it is the new value, `old` the one before (if
+/// somebody asked for old values), and `latest` whether no newer version of the key is known (only versioned tables say no).
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub key: Datum,
+    pub value: Datum,
+    pub old: Datum,
+    pub latest: bool,
+    pub ts: i64,
+    pub headers: Headers,
+}
+
+impl Record {
+    pub fn new(key: Datum, value: Datum, ts: i64, headers: Headers) -> Record {
+        Record { key, value, old: Datum::Null, latest: true, ts, headers }
+    }
+    pub fn with_value(&self, value: Datum) -> Record {
+        Record { key: self.key.clone(), value, old: Datum::Null, latest: true, ts: self.ts, headers: self.headers.clone() }
+    }
+    pub fn with_key(&self, key: Datum) -> Record {
+        Record { key, ..self.clone() }
+    }
+    pub fn change(key: Datum, new: Datum, old: Datum, ts: i64, headers: Headers) -> Record {
+        Record { key, value: new, old, latest: true, ts, headers }
+    }
+}
+
+/// Why a node could not go on with a record.
+#[derive(Debug)]
+pub enum Failure {
+    /// The record's fault: a reason for the dead letters, and more about it.
+    Bad(&'static str, String),
+    /// Nobody can go on.
+    Fatal(Fatal),
+}
+
+impl From<Fatal> for Failure {
+    fn from(fatal: Fatal) -> Self {
+        Failure::Fatal(fatal)
+    }
+}
+
+impl Failure {
+    /// A callable raised.
+    pub fn raised(text: String) -> Failure {
+        Failure::Bad("callable_raised", text)
+    }
+    /// A value that cannot become bytes.
+    pub fn unstorable(text: String) -> Failure {
+        Failure::Bad("not_storable", text)
+    }
+}
+
+pub type Done = Result<(), Failure>;
+
+/// One operator. `process` is called record by record and forwards what it makes before it returns.
+pub trait Node: Send {
+    fn process(&mut self, input: usize, record: Record, cx: Cx<'_>) -> Done;
+
+    /// A commit is near: what was held back to be told once (a cache) is forwarded.
+    fn flush(&mut self, _cx: Cx<'_>) -> Done {
+        Ok(())
+    }
+    /// Whether it wants `punctuate`.
+    fn timed(&self) -> bool {
+        false
+    }
+    /// Time went on: stream time after a record, the logged clock when a generation ends.
+    fn punctuate(&mut self, _cx: Cx<'_>) -> Done {
+        Ok(())
+    }
+    /// Small state, whole.
+    fn save(&self, _out: &mut Writer) {}
+    fn load(&mut self, _saved: &mut Reader<'_>) -> Option<()> {
+        Some(())
+    }
+    /// Stores have been put back (a restore, a rollback): what was derived from them is made again.
+    fn restored(&mut self, _cx: Cx<'_>) {}
+}
+
+pub struct Slot {
+    pub name: Arc<str>,
+    /// Names its small state in stored formats.
+    pub id: u64,
+    pub node: RefCell<Box<dyn Node>>,
+    /// By port, in the order of saying: the node and its input.
+    pub children: Vec<Vec<(usize, usize)>>,
+}
+
+/// Nodes and stores of one task. Shared while a record runs: a node is only ever inside itself once, the graph having no
+/// circles; stores are borrowed for as long as one call.
+pub struct Graph {
+    pub nodes: Vec<Slot>,
+    pub stores: Vec<RefCell<Store>>,
+    /// Nodes that are told when time goes on.
+    pub timed: Vec<usize>,
+}
+
+impl Graph {
+    pub fn store_named(&self, name: &str) -> Option<usize> {
+        self.stores.iter().position(|s| s.borrow().spec.name == name)
+    }
+}
+
+/// Where the record at hand came from.
+#[derive(Clone)]
+pub struct Place {
+    pub topic: Arc<str>,
+    pub partition: u32,
+    pub raw: Arc<RawBatch>,
+    pub row: usize,
+}
+
+/// What nodes reach beside their own.
+pub struct Env<'a> {
+    pub foreign: &'a dyn Foreign,
+    pub outgoing: RefCell<Vec<Outgoing>>,
+    pub counters: RefCell<Counters>,
+    pub letters: RefCell<Vec<(Option<Place>, Arc<str>, &'static str, String)>>,
+    /// Partitions of each topic of the plan, by topic index.
+    pub partitions: &'a [u32],
+    pub topics: &'a [String],
+    pub task_partition: u32,
+    pub place: RefCell<Option<Place>>,
+    /// The largest time of a record that the task has taken; `NO_TIME` before the first.
+    pub stream_time: Cell<i64>,
+    /// The logged clock, ms; `NO_TIME` before the first tick.
+    pub wall: i64,
+    pub seq: Cell<u32>,
+}
+
+/// What a node is handed along with a record.
+#[derive(Clone, Copy)]
+pub struct Cx<'a> {
+    pub graph: &'a Graph,
+    pub env: &'a Env<'a>,
+    pub node: usize,
+}
+
+impl<'a> Cx<'a> {
+    /// To all children.
+    pub fn forward(&self, record: Record) -> Done {
+        self.forward_to(0, record)
+    }
+
+    /// To the children of one port, depth first.
+    pub fn forward_to(&self, port: usize, record: Record) -> Done {
+        let Some(children) = self.graph.nodes[self.node].children.get(port) else { return Ok(()) };
+        let Some((last, others)) = children.split_last() else { return Ok(()) };
+        for &(node, input) in others {
+            self.enter(node, input, record.clone())?;
+        }
+        self.enter(last.0, last.1, record)
+    }
+
+    /// Hands a record to a node; only a fatal failure comes back.
+    pub fn enter(&self, node: usize, input: usize, record: Record) -> Done {
+        let cx = Cx { node, ..*self };
+        let done = self.graph.nodes[node].node.borrow_mut().process(input, record, cx);
+        cx.settle(done)
+    }
+
+    /// A record's own failure becomes a dead letter at this node.
+    pub fn settle(&self, done: Done) -> Done {
+        match done {
+            Err(Failure::Bad(reason, text)) => {
+                self.dead(reason, text);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    pub fn name(&self) -> &'a Arc<str> {
+        &self.graph.nodes[self.node].name
+    }
+
+    pub fn count(&self, reason: &str) {
+        let mut counters = self.env.counters.borrow_mut();
+        *counters.entry((self.name().clone(), reason.to_string())).or_insert(0) += 1;
+    }
+
+    pub fn dead(&self, reason: &'static str, text: String) {
+        let place = self.env.place.borrow().clone();
+        self.env.letters.borrow_mut().push((place, self.name().clone(), reason, text));
+    }
+
+    /// Calls a function of the host.
+    pub fn apply(&self, function: usize, args: &[Datum]) -> Result<Datum, Failure> {
+        self.env.foreign.apply(function, args).map_err(Failure::raised)
+    }
+
+    pub fn store(&self, index: usize) -> Ref<'a, Store> {
+        self.graph.stores[index].borrow()
+    }
+    pub fn store_mut(&self, index: usize) -> RefMut<'a, Store> {
+        self.graph.stores[index].borrow_mut()
+    }
+
+    /// Writes a record out.
+    pub fn send(&self, outgoing: Outgoing) {
+        let seq = self.env.seq.get();
+        self.env.seq.set(seq + 1);
+        self.env.outgoing.borrow_mut().push(Outgoing { seq, ..outgoing });
+    }
+}
+
+/// A topic that a flow reads, and where its records enter.
+#[derive(Clone)]
+pub struct FlowSource {
+    pub key: Serde,
+    pub value: Serde,
+    /// Called with (key, value, the record's time, the partition's time so far): the event time.
+    pub timestamp: Option<usize>,
+    pub node: usize,
+    pub name: Arc<str>,
+    /// Written by this application, for itself.
+    pub internal: bool,
+}
+
+/// A record as its source reads it, or the reason and the text of why it cannot.
+pub type Taken = Result<Record, (&'static str, String)>;
+
+impl FlowSource {
+    /// `partition_time`: the largest time of what was taken from the partition so far.
+    pub fn read(&self, raw: &RawBatch, row: usize, partition_time: i64, foreign: &dyn Foreign) -> Taken {
+        let read = |bytes, serde: &Serde, reason| serde.read(bytes, foreign).map_err(|text| (reason, text));
+        let key = read(raw.keys.get(row), &self.key, "malformed_key")?;
+        let value = read(raw.values.get(row), &self.value, "malformed_value")?;
+        let ts = match self.timestamp {
+            None => raw.timestamps[row],
+            Some(f) => {
+                let times = (Datum::Int(raw.timestamps[row]), Datum::Int(partition_time.max(-1)));
+                let made = foreign.apply(f, &[key.clone(), value.clone(), times.0, times.1]);
+                match made.map_err(|text| ("callable_raised", text))? {
+                    Datum::Int(ms) | Datum::Timestamp(ms) => ms,
+                    other => {
+                        return Err(("missing_timestamp", format!("a timestamp is an int of ms, not {other:?}")))
+                    }
+                }
+            }
+        };
+        let headers = match raw.headers_at(row) {
+            [] => Headers::default(),
+            some => Arc::new(some.to_vec()),
+        };
+        Ok(Record::new(key, value, ts, headers))
+    }
+}
+
+pub struct Flow {
+    pub graph: Graph,
+    topics: Arc<Vec<String>>,
+    stream_time: i64,
+}
+
+impl Flow {
+    pub fn new(graph: Graph, topics: Arc<Vec<String>>) -> Flow {
+        Flow { graph, topics, stream_time: NO_TIME }
+    }
+
+    fn with_env<T>(&mut self, ctx: &mut Ctx<'_>, place: Option<Place>, run: impl FnOnce(Cx<'_>) -> T) -> T {
+        let env = Env {
+            foreign: ctx.foreign,
+            outgoing: RefCell::new(std::mem::take(ctx.outgoing)),
+            counters: RefCell::new(std::mem::take(ctx.counters)),
+            letters: RefCell::default(),
+            partitions: ctx.partitions,
+            topics: &self.topics,
+            task_partition: ctx.task_partition,
+            place: RefCell::new(place),
+            stream_time: Cell::new(self.stream_time),
+            wall: ctx.tick,
+            seq: Cell::new(0),
+        };
+        env.seq.set(env.outgoing.borrow().last().map_or(0, |o| o.seq + 1));
+        let out = run(Cx { graph: &self.graph, env: &env, node: 0 });
+        self.stream_time = env.stream_time.get();
+        let (outgoing, letters, seq) = (env.outgoing.into_inner(), env.letters.into_inner(), env.seq.get());
+        *ctx.outgoing = outgoing;
+        *ctx.counters = env.counters.into_inner();
+        for (place, node, reason, text) in letters {
+            *ctx.counters.entry((node.clone(), format!("dead:{reason}"))).or_insert(0) += 1;
+            let mut ctx = Ctx { node: &node, emitted: &mut vec![], outgoing: &mut *ctx.outgoing, counters: &mut *ctx.counters, ..*ctx };
+            match place {
+                Some(p) => ctx.dead_record(&p.topic, p.partition, &p.raw, p.row, seq, reason, Some(&text)),
+                None => ctx.dead_bytes(None, seq, reason, Some(&text)),
+            }
+        }
+        out
+    }
+}
+
+fn fatal(done: Done) -> Result<(), Fatal> {
+    match done {
+        Ok(()) => Ok(()),
+        Err(Failure::Fatal(fatal)) => Err(fatal),
+        Err(Failure::Bad(reason, text)) => Err(Fatal::new("flow_failed", format!("{reason}: {text}"))),
+    }
+}
+
+impl Operator for Flow {
+    fn take(&mut self, source: &FlowSource, place: Place, taken: Taken, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
+        let record = match taken {
+            Ok(record) => record,
+            Err((reason, text)) => {
+                ctx.count(&format!("dead:{reason}"), 1);
+                let seq = ctx.outgoing.last().map_or(0, |o| o.seq + 1);
+                ctx.dead_record(&place.topic, place.partition, &place.raw, place.row, seq, reason, Some(&text));
+                return Ok(());
+            }
+        };
+        if record.ts < 0 {
+            ctx.count("dropped:negative_timestamp", 1);
+            return Ok(());
+        }
+        let node = source.node;
+        let done = self.with_env(ctx, Some(place), |cx| {
+            cx.env.stream_time.set(cx.env.stream_time.get().max(record.ts));
+            cx.enter(node, 0, record)?;
+            cx.env.place.replace(None);
+            for &node in &cx.graph.timed {
+                let cx = Cx { node, ..cx };
+                let done = cx.graph.nodes[node].node.borrow_mut().punctuate(cx);
+                cx.settle(done)?;
+            }
+            Ok(())
+        });
+        fatal(done)
+    }
+
+    fn process(&mut self, _: usize, _: Message, _: &mut Ctx<'_>) -> Result<(), Fatal> {
+        Err(Fatal::new("bad_plan", "records enter a flow one by one"))
+    }
+
+    fn flush(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
+        let done = self.with_env(ctx, None, |cx| {
+            for node in 0..cx.graph.nodes.len() {
+                let cx = Cx { node, ..cx };
+                let mut slot = cx.graph.nodes[node].node.borrow_mut();
+                cx.settle(slot.punctuate(cx))?;
+                cx.settle(slot.flush(cx))?;
+            }
+            Ok(())
+        });
+        fatal(done)
+    }
+
+    fn save(&self, out: &mut Writer) {
+        out.zigzag(self.stream_time);
+        out.varint((self.graph.nodes.len() + self.graph.stores.len()) as u64);
+        for slot in &self.graph.nodes {
+            let mut saved = Writer::default();
+            slot.node.borrow().save(&mut saved);
+            out.u64(slot.id);
+            out.blob(&saved.bytes);
+        }
+        for store in &self.graph.stores {
+            let store = store.borrow();
+            let mut saved = Writer::default();
+            store.save(&mut saved);
+            out.u64(store.id);
+            out.blob(&saved.bytes);
+        }
+    }
+
+    /// Nodes that are new have nothing saved, and what was saved of nodes that are gone is nobody's.
+    fn load(&mut self, saved: &mut Reader<'_>) -> Option<()> {
+        self.stream_time = saved.zigzag()?;
+        for _ in 0..saved.varint()? {
+            let (id, blob) = (saved.u64()?, saved.blob()?);
+            if let Some(slot) = self.graph.nodes.iter().find(|s| s.id == id) {
+                slot.node.borrow_mut().load(&mut Reader::new(blob))?;
+            } else if let Some(store) = self.graph.stores.iter().find(|s| s.borrow().id == id) {
+                store.borrow_mut().load(&mut Reader::new(blob))?;
+            }
+        }
+        self.make_again();
+        Some(())
+    }
+
+    fn close_generation(&mut self, changelog: &mut dyn Changelog, _: u64) {
+        for store in &self.graph.stores {
+            let mut store = store.borrow_mut();
+            let (id, logged) = (store.id, store.spec.logging);
+            store.bytes.close_generation(&mut |count, body| {
+                if logged {
+                    changelog.delta_of(id, Kind::Store, count, body);
+                }
+            });
+        }
+    }
+
+    fn rewrite(&mut self, limit: usize, changelog: &mut dyn Changelog) -> (usize, bool) {
+        let mut passed = 0;
+        for store in &self.graph.stores {
+            let mut store = store.borrow_mut();
+            let id = store.id;
+            if !store.spec.logging || store.rewritten {
+                continue;
+            }
+            let (n, ended) =
+                store.bytes.rewrite(limit - passed, &mut |count, body| changelog.delta_of(id, Kind::Store, count, body));
+            passed += n;
+            store.rewritten = ended;
+            if !ended {
+                return (passed, false);
+            }
+        }
+        self.graph.stores.iter().for_each(|s| s.borrow_mut().rewritten = false);
+        (passed, true)
+    }
+
+    fn committed(&mut self) {
+        self.graph.stores.iter().for_each(|s| s.borrow_mut().bytes.committed());
+    }
+
+    fn rollback(&mut self) {
+        for store in &self.graph.stores {
+            let mut store = store.borrow_mut();
+            store.bytes.rollback();
+            store.rewritten = false;
+        }
+    }
+
+    fn owns(&self, id: u64) -> bool {
+        self.graph.stores.iter().any(|s| s.borrow().id == id)
+    }
+
+    fn restore_of(&mut self, id: u64, kind: Kind, count: u32, body: &[u8]) -> Option<()> {
+        let store = self.graph.stores.iter().find(|s| s.borrow().id == id)?;
+        (kind == Kind::Store).then_some(())?;
+        store.borrow_mut().bytes.restore(count, body)
+    }
+
+    fn end_restore(&mut self) {
+        self.make_again();
+    }
+
+    fn stats(&self, out: &mut Stats) {
+        let stores = || self.graph.stores.iter().map(|s| s.borrow());
+        out.push(("state_keys".into(), stores().map(|s| s.bytes.len() as i64).sum()));
+        out.push(("state_bytes".into(), stores().map(|s| s.bytes.byte_size() as i64).sum()));
+    }
+}
+
+impl Flow {
+    fn make_again(&mut self) {
+        let env = Env {
+            foreign: &crate::expr::NoForeign,
+            outgoing: RefCell::default(),
+            counters: RefCell::default(),
+            letters: RefCell::default(),
+            partitions: &[],
+            topics: &self.topics,
+            task_partition: 0,
+            place: RefCell::new(None),
+            stream_time: Cell::new(self.stream_time),
+            wall: NO_TIME,
+            seq: Cell::new(0),
+        };
+        for (node, slot) in self.graph.nodes.iter().enumerate() {
+            slot.node.borrow_mut().restored(Cx { graph: &self.graph, env: &env, node });
+        }
+    }
+}
+
+/// How a store is named in stored formats: another kind under the same name is another store.
+pub fn store_id(spec: &StoreSpec) -> u64 {
+    schema_hash(&format!("store {} {}", spec.name, spec.meaning()))
+}
+
+/// How a node's small state is named.
+pub fn node_id(name: &str) -> u64 {
+    schema_hash(&format!("flow {name}"))
+}

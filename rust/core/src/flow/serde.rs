@@ -1,0 +1,284 @@
+//! Keys and values of topics: bytes to data and back, as Java's serialisers write them.
+//!
+//! | name | datum | bytes |
+//! |---|---|---|
+//! | `string` | text | UTF-8 |
+//! | `bytes` | bytes | themselves |
+//! | `int16 int32 int64` | int | big-endian two's complement |
+//! | `float32 float64` | float | big-endian IEEE 754 |
+//! | `boolean` | bool | one byte, 0 or 1 |
+//! | `uuid` | text | its 36 characters |
+//! | `json` | anything JSON has | JSON; decimals as text, times as RFC 3339, times and decimals are not read back |
+//! | `void` | null | none |
+//! | `internal` | anything | [`Datum::encode`]; only on topics that an application writes for itself |
+//! | `{"time_windowed": {"key": …, "size_ms": n}}` | windowed key | the key, then the start as `int64` |
+//! | `{"session_windowed": {"key": …}}` | windowed key | the key, then the end and the start as `int64` |
+//! | `{"python": {"serialize": f, "deserialize": g}}` | anything | what the callables make of it |
+//!
+//! Absent bytes are null and null is absent bytes, always. Bytes that cannot be read are a dead letter: the reason is
+//! `malformed_key` or `malformed_value`, with the kind in the message.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::datum::Datum;
+use crate::codec::text::{format_decimal, format_timestamp};
+use crate::expr::Foreign;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Serde {
+    String,
+    Bytes,
+    Int16,
+    Int32,
+    Int64,
+    Float32,
+    Float64,
+    Boolean,
+    Uuid,
+    Json,
+    Void,
+    Internal,
+    TimeWindowed {
+        key: Box<Serde>,
+        size_ms: i64,
+    },
+    SessionWindowed {
+        key: Box<Serde>,
+    },
+    Python {
+        serialize: Option<usize>,
+        deserialize: Option<usize>,
+    },
+}
+
+impl Serde {
+    pub fn read(&self, bytes: Option<&[u8]>, foreign: &dyn Foreign) -> Result<Datum, String> {
+        let Some(bytes) = bytes else { return Ok(Datum::Null) };
+        fn fixed<const N: usize>(bytes: &[u8], name: &str) -> Result<[u8; N], String> {
+            bytes.try_into().map_err(|_| format!("{name} has {N} bytes, these are {}", bytes.len()))
+        }
+        Ok(match self {
+            Serde::String => {
+                Datum::str(std::str::from_utf8(bytes).map_err(|e| format!("string is UTF-8, this is not: {e}"))?)
+            }
+            Serde::Uuid => {
+                let text = std::str::from_utf8(bytes).ok().filter(|t| is_uuid(t));
+                Datum::str(text.ok_or("uuid has 36 characters, these are not")?)
+            }
+            Serde::Bytes => Datum::Bytes(Arc::from(bytes)),
+            Serde::Int16 => Datum::Int(i16::from_be_bytes(fixed(bytes, "int16")?).into()),
+            Serde::Int32 => Datum::Int(i32::from_be_bytes(fixed(bytes, "int32")?).into()),
+            Serde::Int64 => Datum::Int(i64::from_be_bytes(fixed(bytes, "int64")?)),
+            Serde::Float32 => Datum::Float(f32::from_be_bytes(fixed(bytes, "float32")?).into()),
+            Serde::Float64 => Datum::Float(f64::from_be_bytes(fixed(bytes, "float64")?)),
+            Serde::Boolean => match fixed::<1>(bytes, "boolean")? {
+                [0] => Datum::Bool(false),
+                [1] => Datum::Bool(true),
+                [other] => return Err(format!("boolean is 0 or 1, not {other}")),
+            },
+            Serde::Json => {
+                let value: serde_json::Value =
+                    serde_json::from_slice(bytes).map_err(|e| format!("not one JSON value: {e}"))?;
+                from_json(value)
+            }
+            Serde::Void => Datum::Null,
+            Serde::Internal => Datum::from_bytes(bytes).ok_or("not what this application writes")?,
+            Serde::TimeWindowed { key, size_ms } => {
+                let (inner, start) = bytes.split_last_chunk::<8>().ok_or("a windowed key has at least 8 bytes")?;
+                let start = i64::from_be_bytes(*start);
+                Datum::windowed(key.read(Some(inner), foreign)?, start, start.saturating_add(*size_ms))
+            }
+            Serde::SessionWindowed { key } => {
+                let short = "a session's key has at least 16 bytes";
+                let (rest, start) = bytes.split_last_chunk::<8>().ok_or(short)?;
+                let (inner, end) = rest.split_last_chunk::<8>().ok_or(short)?;
+                let (start, end) = (i64::from_be_bytes(*start), i64::from_be_bytes(*end));
+                Datum::windowed(key.read(Some(inner), foreign)?, start, end)
+            }
+            Serde::Python { deserialize, .. } => match deserialize {
+                Some(f) => foreign.apply(*f, &[Datum::Bytes(Arc::from(bytes))])?,
+                None => return Err("this serde has no deserializer".into()),
+            },
+        })
+    }
+
+    pub fn write(&self, datum: &Datum, foreign: &dyn Foreign) -> Result<Option<Vec<u8>>, String> {
+        if datum.is_null() {
+            return Ok(None);
+        }
+        let wrong = |what: &str| Err(format!("{what} cannot write {datum:?}"));
+        let int = |low: i64, high: i64, what: &str| match datum {
+            Datum::Int(i) if (low..=high).contains(i) => Ok(*i),
+            Datum::Int(i) => Err(format!("{i} does not fit {what}")),
+            _ => Err(format!("{what} cannot write {datum:?}")),
+        };
+        let float = |what: &str| match datum {
+            Datum::Float(x) => Ok(*x),
+            Datum::Int(i) => Ok(*i as f64),
+            _ => Err(format!("{what} cannot write {datum:?}")),
+        };
+        Ok(Some(match self {
+            Serde::String => match datum {
+                Datum::Str(s) => s.as_bytes().to_vec(),
+                _ => return wrong("string"),
+            },
+            Serde::Uuid => match datum {
+                Datum::Str(s) if is_uuid(s) => s.as_bytes().to_vec(),
+                _ => return wrong("uuid"),
+            },
+            Serde::Bytes => match datum {
+                Datum::Bytes(b) => b.to_vec(),
+                _ => return wrong("bytes"),
+            },
+            Serde::Int16 => (int(i16::MIN.into(), i16::MAX.into(), "int16")? as i16).to_be_bytes().to_vec(),
+            Serde::Int32 => (int(i32::MIN.into(), i32::MAX.into(), "int32")? as i32).to_be_bytes().to_vec(),
+            Serde::Int64 => int(i64::MIN, i64::MAX, "int64")?.to_be_bytes().to_vec(),
+            Serde::Float32 => (float("float32")? as f32).to_be_bytes().to_vec(),
+            Serde::Float64 => float("float64")?.to_be_bytes().to_vec(),
+            Serde::Boolean => match datum {
+                Datum::Bool(b) => vec![*b as u8],
+                _ => return wrong("boolean"),
+            },
+            Serde::Json => serde_json::to_vec(&to_json(datum)?).map_err(|e| e.to_string())?,
+            Serde::Void => return wrong("void"),
+            Serde::Internal => datum.to_bytes()?,
+            Serde::TimeWindowed { key, .. } | Serde::SessionWindowed { key } => {
+                let Datum::Windowed(w) = datum else { return wrong("a windowed serde") };
+                let mut out = key.write(&w.key, foreign)?.unwrap_or_default();
+                if matches!(self, Serde::SessionWindowed { .. }) {
+                    out.extend_from_slice(&w.end.to_be_bytes());
+                }
+                out.extend_from_slice(&w.start.to_be_bytes());
+                out
+            }
+            Serde::Python { serialize, .. } => match serialize {
+                Some(f) => match foreign.apply(*f, &[datum.clone()])? {
+                    Datum::Bytes(b) => b.to_vec(),
+                    Datum::Str(s) => s.as_bytes().to_vec(),
+                    Datum::Null => return Ok(None),
+                    other => return Err(format!("a serializer returns bytes, not {other:?}")),
+                },
+                None => return Err("this serde has no serializer".into()),
+            },
+        }))
+    }
+
+    /// The bytes by which a key is partitioned: of a windowed key those of the key inside.
+    pub fn partition_bytes(&self, datum: &Datum, foreign: &dyn Foreign) -> Result<Option<Vec<u8>>, String> {
+        match (self, datum) {
+            (Serde::TimeWindowed { key, .. } | Serde::SessionWindowed { key }, Datum::Windowed(w)) => {
+                key.write(&w.key, foreign)
+            }
+            _ => self.write(datum, foreign),
+        }
+    }
+}
+
+fn is_uuid(text: &str) -> bool {
+    let dashes = [8, 13, 18, 23];
+    text.len() == 36
+        && text.bytes().enumerate().all(|(i, b)| if dashes.contains(&i) { b == b'-' } else { b.is_ascii_hexdigit() })
+}
+
+pub fn from_json(value: serde_json::Value) -> Datum {
+    use serde_json::Value;
+    match value {
+        Value::Null => Datum::Null,
+        Value::Bool(b) => Datum::Bool(b),
+        Value::Number(n) => match (n.as_i64(), n.as_u64()) {
+            (Some(i), _) => Datum::Int(i),
+            (None, Some(u)) => Datum::Decimal(u.into(), 0),
+            _ => Datum::Float(n.as_f64().unwrap_or(f64::NAN)),
+        },
+        Value::String(s) => Datum::Str(Arc::from(s)),
+        Value::Array(items) => Datum::List(items.into_iter().map(from_json).collect()),
+        Value::Object(fields) => {
+            Datum::Map(fields.into_iter().map(|(k, v)| (Arc::from(k), from_json(v))).collect())
+        }
+    }
+}
+
+pub fn to_json(datum: &Datum) -> Result<serde_json::Value, String> {
+    use serde_json::{json, Value};
+    let text = |write: &dyn Fn(&mut Vec<u8>)| {
+        let mut out = vec![];
+        write(&mut out);
+        Value::String(String::from_utf8_lossy(&out).into_owned())
+    };
+    Ok(match datum {
+        Datum::Null => Value::Null,
+        Datum::Bool(b) => json!(b),
+        Datum::Int(i) => json!(i),
+        Datum::Float(x) if x.is_finite() => json!(x),
+        Datum::Float(x) => return Err(format!("JSON has no {x}")),
+        Datum::Decimal(u, s) => text(&|out| format_decimal(*u, *s, out)),
+        Datum::Str(s) => json!(&**s),
+        Datum::Timestamp(t) => text(&|out| format_timestamp(*t, out)),
+        Datum::Duration(t) => json!(t),
+        Datum::List(items) | Datum::Tuple(items) => {
+            Value::Array(items.iter().map(to_json).collect::<Result<_, _>>()?)
+        }
+        Datum::Map(fields) => {
+            Value::Object(fields.iter().map(|(k, v)| Ok((k.to_string(), to_json(v)?))).collect::<Result<_, String>>()?)
+        }
+        Datum::Windowed(w) => json!({"key": to_json(&w.key)?, "start": w.start, "end": w.end}),
+        Datum::Bytes(_) | Datum::Opaque(_) | Datum::Dumped(_) => {
+            return Err(format!("JSON has no form for {datum:?}"))
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expr::NoForeign;
+
+    #[test]
+    fn bytes_are_javas() {
+        let cases: Vec<(Serde, Datum, &[u8])> = vec![
+            (Serde::String, Datum::str("é"), &[0xc3, 0xa9]),
+            (Serde::Int16, Datum::Int(-2), &[0xff, 0xfe]),
+            (Serde::Int32, Datum::Int(-1), &[0xff; 4]),
+            (Serde::Int64, Datum::Int(258), &[0, 0, 0, 0, 0, 0, 1, 2]),
+            (Serde::Float32, Datum::Float(1.5), &[0x3f, 0xc0, 0, 0]),
+            (Serde::Float64, Datum::Float(-2.0), &[0xc0, 0, 0, 0, 0, 0, 0, 0]),
+            (Serde::Boolean, Datum::Bool(true), &[1]),
+            (
+                Serde::TimeWindowed { key: Box::new(Serde::String), size_ms: 10 },
+                Datum::windowed(Datum::str("k"), 5, 15),
+                &[b'k', 0, 0, 0, 0, 0, 0, 0, 5],
+            ),
+            (
+                Serde::SessionWindowed { key: Box::new(Serde::String) },
+                Datum::windowed(Datum::str("k"), 5, 7),
+                &[b'k', 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 5],
+            ),
+            (Serde::Json, Datum::Map(Arc::from([(Arc::from("a"), Datum::Int(1))])), br#"{"a":1}"#),
+        ];
+        for (serde, datum, bytes) in cases {
+            assert_eq!(serde.write(&datum, &NoForeign).unwrap().as_deref(), Some(bytes), "{serde:?}");
+            assert_eq!(serde.read(Some(bytes), &NoForeign).unwrap(), datum, "{serde:?}");
+            assert_eq!(serde.write(&Datum::Null, &NoForeign).unwrap(), None);
+            assert!(serde.read(None, &NoForeign).unwrap().is_null());
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        for (serde, bytes) in [
+            (Serde::String, &[0xff][..]),
+            (Serde::Int64, &[0; 4]),
+            (Serde::Boolean, &[2]),
+            (Serde::Uuid, b"no"),
+            (Serde::Json, b"{"),
+            (Serde::Internal, &[99]),
+        ] {
+            assert!(serde.read(Some(bytes), &NoForeign).is_err(), "{serde:?}");
+        }
+        assert!(Serde::Int32.write(&Datum::Int(1 << 40), &NoForeign).is_err());
+        assert!(Serde::String.write(&Datum::Int(1), &NoForeign).is_err());
+    }
+}

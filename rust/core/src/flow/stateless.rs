@@ -1,0 +1,266 @@
+//! Operators without state. Null keys and values reach the user's functions untouched; timestamps and headers travel on.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::func::Func;
+use super::{Cx, Done, Failure, Headers, Node, Record, Serde};
+use crate::datum::Datum;
+use crate::op::Outgoing;
+use crate::partitioner;
+
+/// Where records of a topic enter, and where streams merge.
+pub struct Pass;
+
+impl Node for Pass {
+    fn process(&mut self, _: usize, record: Record, cx: Cx<'_>) -> Done {
+        cx.forward(record)
+    }
+}
+
+#[derive(Deserialize)]
+pub struct Filter {
+    predicate: Func,
+    #[serde(default)]
+    negate: bool,
+}
+
+impl Node for Filter {
+    fn process(&mut self, _: usize, record: Record, cx: Cx<'_>) -> Done {
+        match self.predicate.holds(cx, &record.key, &[&record.value])? != self.negate {
+            true => cx.forward(record),
+            false => Ok(()),
+        }
+    }
+}
+
+/// (key, value) → (key, value).
+#[derive(Deserialize)]
+pub struct Map {
+    mapper: Func,
+}
+
+fn pair(made: &Datum) -> Option<(Datum, Datum)> {
+    match made {
+        Datum::Tuple(items) | Datum::List(items) => match &items[..] {
+            [key, value] => Some((key.clone(), value.clone())),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn not_a_pair(made: &Datum) -> Failure {
+    Failure::Bad("not_a_pair", format!("a mapper returns a (key, value) tuple, not {made:?}"))
+}
+
+/// What a mapper returns for many.
+fn items(made: Datum) -> Result<Arc<[Datum]>, Failure> {
+    match made {
+        Datum::List(items) | Datum::Tuple(items) => Ok(items),
+        other => Err(Failure::Bad("not_a_list", format!("a flat mapper returns a list, not {other:?}"))),
+    }
+}
+
+impl Node for Map {
+    fn process(&mut self, _: usize, record: Record, cx: Cx<'_>) -> Done {
+        let made = self.mapper.apply(cx, &record.key, &[&record.value])?;
+        let (key, value) = pair(&made).ok_or_else(|| not_a_pair(&made))?;
+        cx.forward(record.with_value(value).with_key(key))
+    }
+}
+
+#[derive(Deserialize)]
+pub struct MapValues {
+    mapper: Func,
+}
+
+impl Node for MapValues {
+    fn process(&mut self, _: usize, record: Record, cx: Cx<'_>) -> Done {
+        let value = self.mapper.apply(cx, &record.key, &[&record.value])?;
+        cx.forward(record.with_value(value))
+    }
+}
+
+#[derive(Deserialize)]
+pub struct FlatMap {
+    mapper: Func,
+}
+
+impl Node for FlatMap {
+    fn process(&mut self, _: usize, record: Record, cx: Cx<'_>) -> Done {
+        for made in items(self.mapper.apply(cx, &record.key, &[&record.value])?)?.iter() {
+            let (key, value) = pair(made).ok_or_else(|| not_a_pair(made))?;
+            cx.forward(record.with_value(value).with_key(key))?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Deserialize)]
+pub struct FlatMapValues {
+    mapper: Func,
+}
+
+impl Node for FlatMapValues {
+    fn process(&mut self, _: usize, record: Record, cx: Cx<'_>) -> Done {
+        for value in items(self.mapper.apply(cx, &record.key, &[&record.value])?)?.iter() {
+            cx.forward(record.with_value(value.clone()))?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Deserialize)]
+pub struct SelectKey {
+    mapper: Func,
+}
+
+impl Node for SelectKey {
+    fn process(&mut self, _: usize, record: Record, cx: Cx<'_>) -> Done {
+        let key = self.mapper.apply(cx, &record.key, &[&record.value])?;
+        cx.forward(record.with_key(key))
+    }
+}
+
+/// Looks at records and passes them on; `foreach` has nobody behind it.
+#[derive(Deserialize)]
+pub struct Peek {
+    action: Func,
+}
+
+impl Node for Peek {
+    fn process(&mut self, _: usize, record: Record, cx: Cx<'_>) -> Done {
+        self.action.apply(cx, &record.key, &[&record.value])?;
+        cx.forward(record)
+    }
+}
+
+/// To the port of the first predicate that holds; the last port is for what none held for.
+#[derive(Deserialize)]
+pub struct Branch {
+    predicates: Vec<Func>,
+}
+
+impl Node for Branch {
+    fn process(&mut self, _: usize, record: Record, cx: Cx<'_>) -> Done {
+        for (port, predicate) in self.predicates.iter().enumerate() {
+            if predicate.holds(cx, &record.key, &[&record.value])? {
+                return cx.forward_to(port, record);
+            }
+        }
+        cx.forward_to(self.predicates.len(), record)
+    }
+}
+
+#[derive(Deserialize)]
+struct Target {
+    key: Serde,
+    value: Serde,
+    /// Called with (key, value): the topic.
+    #[serde(default)]
+    extractor: Option<Func>,
+    /// Called with (topic, key, value, partitions): a partition, a list of them, or none (null).
+    #[serde(default)]
+    partitioner: Option<Func>,
+    /// Writes both halves of changes, for an aggregation of a table.
+    #[serde(default)]
+    changes: bool,
+    /// Drops records without a key, which no aggregation behind the topic would take.
+    #[serde(default)]
+    drop_null_keys: bool,
+}
+
+/// Writes records to a topic.
+pub struct To {
+    topics: Vec<usize>,
+    target: Target,
+}
+
+impl To {
+    pub fn new(parameters: serde_json::Value, topics: Vec<usize>) -> Result<To, serde_json::Error> {
+        Ok(To { topics, target: serde_json::from_value(parameters)? })
+    }
+
+    fn topic(&self, record: &Record, cx: Cx<'_>) -> Result<usize, Failure> {
+        let Some(extractor) = &self.target.extractor else { return Ok(self.topics[0]) };
+        let name = extractor.apply(cx, &record.key, &[&record.value])?;
+        let found = match &name {
+            Datum::Str(name) => self.topics.iter().find(|&&t| cx.env.topics[t] == **name),
+            _ => None,
+        };
+        found.copied().ok_or_else(|| {
+            let known: Vec<&str> = self.topics.iter().map(|&t| cx.env.topics[t].as_str()).collect();
+            Failure::Bad("unknown_topic", format!("{name:?} is not one of the topics declared: {}", known.join(", ")))
+        })
+    }
+
+    fn partitions(&self, topic: usize, record: &Record, cx: Cx<'_>) -> Result<Vec<u32>, Failure> {
+        let target = &self.target;
+        let count = cx.env.partitions[topic].max(1);
+        if let Some(f) = &target.partitioner {
+            let name = Datum::str(&cx.env.topics[topic]);
+            let made = cx.apply(f.call, &[name, record.key.clone(), record.value.clone(), Datum::Int(count.into())])?;
+            let one = |d: &Datum| match d {
+                Datum::Int(p) if (0..i64::from(count)).contains(p) => Ok(*p as u32),
+                other => Err(Failure::Bad("bad_partition", format!("a partition is 0 to {}, not {other:?}", count - 1))),
+            };
+            match &made {
+                Datum::Null => {} // the default
+                Datum::List(items) | Datum::Tuple(items) => return items.iter().map(one).collect(),
+                other => return Ok(vec![one(other)?]),
+            }
+        }
+        let bytes = target.key.partition_bytes(&record.key, cx.env.foreign).map_err(unwritable_key)?;
+        Ok(vec![match bytes {
+            Some(bytes) => partitioner::partition(&bytes, count),
+            // Without a key the task's own partition: the same records land in the same place on every run.
+            None => cx.env.task_partition % count,
+        }])
+    }
+}
+
+fn unwritable_key(text: String) -> Failure {
+    Failure::Bad("unwritable_key", text)
+}
+
+impl Node for To {
+    fn process(&mut self, _: usize, record: Record, cx: Cx<'_>) -> Done {
+        if self.target.drop_null_keys && record.key.is_null() {
+            cx.count("dropped:null_key");
+            return Ok(());
+        }
+        let topic = self.topic(&record, cx)?;
+        let key = self.target.key.write(&record.key, cx.env.foreign).map_err(unwritable_key)?;
+        let value = match self.target.changes {
+            true => &Datum::Tuple(Arc::from([record.value.clone(), record.old.clone()])),
+            false => &record.value,
+        };
+        let value = self.target.value.write(value, cx.env.foreign);
+        let value = value.map_err(|text| Failure::Bad("unwritable_value", text))?;
+        for partition in self.partitions(topic, &record, cx)? {
+            cx.count("out");
+            cx.send(Outgoing {
+                topic,
+                partition,
+                seq: 0,
+                timestamp: record.ts.max(0),
+                key: key.clone(),
+                value: value.clone(),
+                headers: Headers::unwrap_or_clone(record.headers.clone()),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Reads both halves of changes behind a topic (see `changes` of [`To`]).
+pub struct Changes;
+
+impl Node for Changes {
+    fn process(&mut self, _: usize, record: Record, cx: Cx<'_>) -> Done {
+        let (value, old) = pair(&record.value).ok_or_else(|| not_a_pair(&record.value))?;
+        cx.forward(Record { value, old, ..record })
+    }
+}

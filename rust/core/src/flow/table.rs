@@ -1,0 +1,232 @@
+//! Tables: changes of one value per key.
+//!
+//! A change carries the new value and, if somebody behind asked for old values, the one before. A null new value is a
+//! deletion (a tombstone). Nothing is compared: an equal value is told again, as in Kafka Streams.
+//!
+//! *Told when.* A table with a cache tells each key once per commit: its newest value, the value it told last, in the order
+//! of each key's latest update; one that came and went in between is not told at all. Without a cache every change is told
+//! at once ([`Teller`]).
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::func::Func;
+use super::stores::key_bytes;
+use super::{Cx, Done, Failure, Node, Record};
+use crate::datum::Datum;
+
+/// How an operator with a store tells its changes. See the module's head.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Telling {
+    #[serde(default)]
+    pub cached: bool,
+    #[serde(default)]
+    pub send_old: bool,
+}
+
+#[derive(Default)]
+pub struct Teller {
+    how: Telling,
+    /// Key bytes -> place in the queue.
+    places: BTreeMap<Vec<u8>, u64>,
+    /// What waits, by its latest update: with the value that was told last as `old`.
+    queue: BTreeMap<u64, (Vec<u8>, Record)>,
+    next: u64,
+}
+
+impl Teller {
+    pub fn new(how: Telling) -> Teller {
+        Teller { how, ..Teller::default() }
+    }
+    pub fn sends_old(&self) -> bool {
+        self.how.send_old
+    }
+
+    /// `record.old` is the value before; `stored` says whether it was in the store (an aggregate's first change has its
+    /// initial value as old one, which nobody was ever told: a cache says null there).
+    pub fn tell(&mut self, record: Record, stored: bool, cx: Cx<'_>) -> Done {
+        if !self.how.cached {
+            let old = if self.how.send_old { record.old } else { Datum::Null };
+            return cx.forward(Record { old, ..record });
+        }
+        let key = key_bytes(&record.key)?;
+        let waiting = self.places.remove(&key).and_then(|place| self.queue.remove(&place));
+        let old = match waiting {
+            Some((_, earlier)) => earlier.old,
+            None if stored => record.old,
+            None => Datum::Null,
+        };
+        self.places.insert(key.clone(), self.next);
+        self.queue.insert(self.next, (key, Record { old, ..record }));
+        self.next += 1;
+        Ok(())
+    }
+
+    pub fn flush(&mut self, cx: Cx<'_>) -> Done {
+        self.places.clear();
+        for (_, record) in std::mem::take(&mut self.queue).into_values() {
+            if record.value.is_null() && record.old.is_null() {
+                continue;
+            }
+            let old = if self.how.send_old { record.old } else { Datum::Null };
+            cx.forward(Record { old, ..record })?;
+        }
+        Ok(())
+    }
+
+    /// What waits was undone.
+    pub fn clear(&mut self) {
+        self.places.clear();
+        self.queue.clear();
+    }
+}
+
+/// A table of a topic (or of a stream): the last record of a key that arrived is its value.
+pub struct Source {
+    pub store: Option<usize>,
+    pub teller: Teller,
+}
+
+impl Node for Source {
+    fn process(&mut self, _: usize, record: Record, cx: Cx<'_>) -> Done {
+        if record.key.is_null() {
+            cx.count("dropped:null_key");
+            return Ok(());
+        }
+        let Some(store) = self.store else { return cx.forward(Record { old: Datum::Null, ..record }) };
+        let old = {
+            let mut store = cx.store_mut(store);
+            let old = store.get(&record.key)?;
+            store.put(&record.key, &record.value, record.ts)?;
+            old
+        };
+        if old.as_ref().is_some_and(|o| record.ts < o.1) {
+            cx.count("out_of_order"); // the last to arrive wins, as in Kafka Streams
+        }
+        let change = Record { old: old.map_or(Datum::Null, |o| o.0), ..record };
+        self.teller.tell(change, true, cx)
+    }
+    fn flush(&mut self, cx: Cx<'_>) -> Done {
+        self.teller.flush(cx)
+    }
+    fn restored(&mut self, _: Cx<'_>) {
+        self.teller.clear();
+    }
+}
+
+/// A derived table that computes each value from the value of one other: `filter`, `map_values`.
+pub struct Derived {
+    pub what: Derivation,
+    pub store: Option<usize>,
+    pub teller: Teller,
+    /// The parent keeps versions: see `filter` in `docs/kafka-streams.md`.
+    pub versioned: bool,
+}
+
+pub enum Derivation {
+    Filter { predicate: Func, negate: bool },
+    MapValues(Func),
+}
+
+impl Derivation {
+    /// Tombstones never reach the user's function.
+    fn of(&self, key: &Datum, value: &Datum, cx: Cx<'_>) -> Result<Datum, Failure> {
+        if value.is_null() {
+            return Ok(Datum::Null);
+        }
+        match self {
+            Derivation::Filter { predicate, negate } => {
+                Ok(if predicate.holds(cx, key, &[value])? != *negate { value.clone() } else { Datum::Null })
+            }
+            Derivation::MapValues(mapper) => mapper.apply(cx, key, &[value]),
+        }
+    }
+}
+
+impl Node for Derived {
+    fn process(&mut self, _: usize, record: Record, cx: Cx<'_>) -> Done {
+        let value = self.what.of(&record.key, &record.value, cx)?;
+        let stored = match self.store {
+            Some(store) => cx.store(store).latest(&record.key)?,
+            None => None,
+        };
+        let old = match (self.teller.sends_old(), self.store) {
+            (false, None) => Datum::Null,
+            (true, None) => self.what.of(&record.key, &record.old, cx)?,
+            (_, Some(_)) => stored.map_or(Datum::Null, |s| s.0),
+        };
+        let filters = matches!(self.what, Derivation::Filter { .. });
+        if filters && self.teller.sends_old() && !self.versioned && old.is_null() && value.is_null() {
+            return Ok(()); // nobody behind has ever seen this key
+        }
+        let change = Record { value, old, ..record };
+        match self.store {
+            None => {
+                let old = if self.teller.sends_old() { change.old } else { Datum::Null };
+                cx.forward(Record { old, ..change })
+            }
+            Some(store) => {
+                cx.store_mut(store).put(&change.key, &change.value, change.ts)?;
+                self.teller.tell(change, true, cx)
+            }
+        }
+    }
+    fn flush(&mut self, cx: Cx<'_>) -> Done {
+        self.teller.flush(cx)
+    }
+    fn restored(&mut self, _: Cx<'_>) {
+        self.teller.clear();
+    }
+}
+
+/// Changes as records: the new values.
+pub struct ToStream;
+
+impl Node for ToStream {
+    fn process(&mut self, _: usize, record: Record, cx: Cx<'_>) -> Done {
+        cx.forward(Record { old: Datum::Null, latest: true, ..record })
+    }
+}
+
+/// `group_by` of a table: each half of a change under the key it is grouped by. Both halves of one group travel together, so
+/// that the group is never seen in between; else the old half goes first.
+#[derive(Deserialize)]
+pub struct Regroup {
+    mapper: Func,
+}
+
+impl Regroup {
+    fn half(&self, key: &Datum, value: &Datum, cx: Cx<'_>) -> Result<Option<(Datum, Datum)>, Failure> {
+        if value.is_null() {
+            return Ok(None);
+        }
+        match self.mapper.apply(cx, key, &[value])? {
+            Datum::Null => Ok(None),
+            Datum::Tuple(items) | Datum::List(items) if items.len() == 2 => {
+                let (key, value) = (items[0].clone(), items[1].clone());
+                Ok((!key.is_null() && !value.is_null()).then_some((key, value)))
+            }
+            other => Err(Failure::Bad("not_a_pair", format!("a mapper returns a (key, value) tuple, not {other:?}"))),
+        }
+    }
+}
+
+impl Node for Regroup {
+    fn process(&mut self, _: usize, record: Record, cx: Cx<'_>) -> Done {
+        if !record.latest {
+            return Ok(()); // an older version changes no group
+        }
+        let (new, old) = (self.half(&record.key, &record.value, cx)?, self.half(&record.key, &record.old, cx)?);
+        let send = |key: Datum, value: Datum, old: Datum| cx.forward(Record { key, value, old, ..record.clone() });
+        match (new, old) {
+            (Some((k, v)), Some((ok, ov))) if key_bytes(&k)? == key_bytes(&ok)? => send(k, v, ov),
+            (new, old) => {
+                if let Some((k, v)) = old {
+                    send(k, Datum::Null, v)?;
+                }
+                new.map_or(Ok(()), |(k, v)| send(k, v, Datum::Null))
+            }
+        }
+    }
+}
