@@ -7,7 +7,8 @@ for the type checkers, and name it in `__all__` and in `_HOMES` or `_MODULES` (a
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from adstream.dsl import sinks
+    from adstream._core import Windowed
+    from adstream.dsl import serdes, sinks
     from adstream.dsl.aggregates import Aggregate, count, first, last, max, mean, min, sum, udaf
     from adstream.dsl.app import App
     from adstream.dsl.expr import (
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
         window_end,
         window_start,
     )
+    from adstream.dsl.flow import Materialized
+    from adstream.dsl.kstream import BranchedKStream, KGroupedStream, KStream
+    from adstream.dsl.ktable import KGroupedTable, KTable
     from adstream.dsl.schema import Record, content_id, field
     from adstream.dsl.stream import (
         GroupedStream,
@@ -46,18 +50,25 @@ __all__ = [
     "AdstreamError",
     "Aggregate",
     "App",
+    "BranchedKStream",
     "Built",
     "ConfigError",
     "Expr",
     "FatalError",
     "GroupedStream",
     "GroupedTable",
+    "KGroupedStream",
+    "KGroupedTable",
+    "KStream",
+    "KTable",
+    "Materialized",
     "Record",
     "Stream",
     "Table",
     "Terminal",
     "Topology",
     "TopologyError",
+    "Windowed",
     "WindowedStream",
     "coalesce",
     "col",
@@ -79,6 +90,7 @@ __all__ = [
     "offset",
     "partition",
     "rfc3339",
+    "serdes",
     "sinks",
     "sum",
     "timestamp",
@@ -91,14 +103,18 @@ __all__ = [
     "window_start",
 ]
 
-_MODULES = {"sinks": "adstream.dsl.sinks"}
+_MODULES = {"serdes": "adstream.dsl.serdes", "sinks": "adstream.dsl.sinks"}
 _HOMES = {
+    "adstream._core": "Windowed",
     "adstream.dsl.aggregates": "Aggregate count first last max mean min sum udaf",
     "adstream.dsl.app": "App",
     "adstream.dsl.expr": (
         "Expr coalesce col concat_str duration lit max_horizontal min_horizontal offset partition timestamp udf when"
         " window_end window_start"
     ),
+    "adstream.dsl.flow": "Materialized",
+    "adstream.dsl.kstream": "BranchedKStream KGroupedStream KStream",
+    "adstream.dsl.ktable": "KGroupedTable KTable",
     "adstream.dsl.schema": "Record content_id field",
     "adstream.dsl.stream": "GroupedStream GroupedTable Stream Table Terminal WindowedStream",
     "adstream.dsl.topology": "Built Topology topology",

@@ -22,6 +22,33 @@ def infer(schema: str, expr: str) -> str:
 def murmur2(data: bytes) -> int:
     """Kafka's murmur2 as an unsigned 32-bit integer; partition = (murmur2 & 0x7fffffff) % partitions."""
 
+def serde_write(spec: str, callables: Sequence[Callable[..., Any]], value: Any) -> bytes | None:
+    """The bytes of a value, by a serde of `rust/core/src/flow/serde.rs` (JSON). Raises ValueError."""
+
+def serde_read(spec: str, callables: Sequence[Callable[..., Any]], data: bytes | None) -> Any:
+    """The value of some bytes. Raises ValueError."""
+
+@final
+class Windowed:
+    """A key within a window.
+
+    `end` is exclusive for tumbling and hopping windows, inclusive for sliding and session windows. In Kafka Streams:
+    `Windowed`.
+    """
+
+    def __new__(cls, key: Any, start: int, end: int) -> Self: ...
+    @property
+    def key(self) -> Any: ...
+    @property
+    def start(self) -> int:
+        """ms."""
+    @property
+    def end(self) -> int:
+        """ms."""
+    def __eq__(self, other: object) -> bool: ...
+    def __hash__(self) -> int: ...
+    def __reduce__(self) -> tuple[Any, tuple[Any, int, int]]: ...
+
 Record = tuple[int, int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]
 """offset, timestamp (ms), key, value, headers."""
 
@@ -174,6 +201,8 @@ class Task:
     @property
     def needed_from(self) -> int | None:
         """The oldest generation whose changelog records a restore would need; None: all there are."""
+    def next_time(self) -> int | None:
+        """The time (ms) of the record that is next; None: there is none to go on with."""
     @property
     def output_bytes(self) -> int:
         """Bytes of output that wait for the generation to be closed."""

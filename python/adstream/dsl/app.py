@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, overload
 
+from adstream.dsl import flow, serdes
 from adstream.dsl.durations import Duration, duration_ms, format_ms
 from adstream.dsl.faults import fault, unknown_column, user_line
+from adstream.dsl.flow import Materialized
 from adstream.dsl.graph import Graph
+from adstream.dsl.kstream import Flowing, KStream
+from adstream.dsl.ktable import KTable, table_of
 from adstream.dsl.schema import schema_of
+from adstream.dsl.serdes import Serde
 from adstream.dsl.stream import KeyPart, Stream
 
 
@@ -20,7 +25,101 @@ class App:
         self._graph = Graph()
         self._sources: dict[str, str | None] = {}
 
+    @overload
     def stream(
+        self,
+        topic: str | Sequence[str],
+        *,
+        key: Serde = ...,
+        value: Serde = ...,
+        timestamp: Callable[..., int] | None = ...,
+    ) -> KStream: ...
+    @overload
+    def stream(
+        self,
+        topic: str,
+        schema: object,
+        *,
+        timestamp: str | None = ...,
+        key: str | Sequence[str] | None = ...,
+        max_ahead: Duration | None = ...,
+        idle: Duration | None = ...,
+    ) -> Stream: ...
+    def stream(self, topic: Any, schema: object = None, **options: Any) -> Stream | KStream:
+        """The records of a topic: with a schema as rows (`rows`), without one as keys and values (`records`)."""
+        return self.records(topic, **options) if schema is None else self.rows(topic, schema, **options)
+
+    def records(
+        self,
+        topic: str | Sequence[str],
+        *,
+        key: Serde = serdes.string,
+        value: Serde = serdes.json_,
+        timestamp: Callable[..., int] | None = None,
+    ) -> KStream:
+        """The records of one or several topics, as keys and values.
+
+        Args:
+            topic: the topic, or several.
+            key, value: serdes. What they cannot read is a dead letter.
+            timestamp: `(key, value, record's ms, partition's ms so far)` returns the event time, ms; a negative one
+                drops the record. By default the record's own time.
+
+        In Kafka Streams: `StreamsBuilder.stream` with `Consumed`.
+        """
+        return KStream(self._records("stream", topic, key, value, timestamp))
+
+    def _records(
+        self, operation: str, topic: str | Sequence[str], key: Serde, value: Serde, timestamp: Callable[..., int] | None
+    ) -> Flowing:
+        topics = [topic] if isinstance(topic, str) else list(topic)
+        if not topics or not all(isinstance(t, str) and t for t in topics):
+            raise fault("bad_argument", f"not a topic: {topic!r}", operation=operation, hint="write its name")
+        graph = self._graph
+        for name in topics:
+            self._claim(name, operation)
+        node = flow.add(
+            graph,
+            "source",
+            [],
+            topics=topics,
+            key=serdes.check(key, "key", operation).to_plan(graph.register),
+            value=serdes.check(value, "value", operation).to_plan(graph.register),
+            timestamp=None if timestamp is None else flow.call(graph, timestamp, "timestamp", operation, 4),
+            about=f"topic {', '.join(topics)}",
+        )
+        return Flowing(self.name, graph, (node.id, 0), key, value)
+
+    def table(
+        self,
+        topic: str,
+        materialized: Materialized | str | None = None,
+        *,
+        key: Serde = serdes.string,
+        value: Serde = serdes.json_,
+        timestamp: Callable[..., int] | None = None,
+    ) -> KTable:
+        """The newest value of each key of a topic; a record without a value deletes its key.
+
+        In Kafka Streams: `StreamsBuilder.table`.
+        """
+        how = flow.materialized(materialized, "table")
+        return table_of(self._records("table", topic, how.key or key, how.value or value, timestamp), how, "table")
+
+    def _claim(self, topic: str, operation: str) -> None:
+        """Each topic is read once."""
+        line = user_line()
+        if topic in self._sources:
+            raise fault(
+                "duplicate_source",
+                f"`{topic}` is read already, at {self._sources[topic]}",
+                operation=operation,
+                line=line,
+                hint="use that stream twice: it forks",
+            )
+        self._sources[topic] = line
+
+    def rows(
         self,
         topic: str,
         schema: object,
@@ -55,14 +154,6 @@ class App:
         line = user_line()
         if not isinstance(topic, str) or not topic:
             raise fault("bad_argument", f"not a topic: {topic!r}", operation="stream", hint="write its name")
-        if topic in self._sources:
-            raise fault(
-                "duplicate_source",
-                f"`{topic}` is read already, at {self._sources[topic]}",
-                operation="stream",
-                line=line,
-                hint="use that stream twice: it forks",
-            )
         declared = schema_of(schema, operation="stream")
         types = declared.types
         keys = [key] if isinstance(key, str) else list(key) if key is not None else None
@@ -94,7 +185,7 @@ class App:
             ms = duration_ms(idle, "idle", operation="stream", zero=False)
             parameters["idle_ms"] = ms
             about += f", idle {format_ms(ms)}"
-        self._sources[topic] = line
+        self._claim(topic, "stream")
         node = self._graph.add("source", (), line, parameters, about=about, name=topic)
         parts = tuple(KeyPart(name, frozenset({name})) for name in keys or ())
         return Stream(self._graph, (node.id, 0), types, parts)

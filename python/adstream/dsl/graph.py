@@ -51,6 +51,8 @@ class Node:
 class Graph:
     nodes: list[Node] = field(default_factory=list)
     callables: list[Callable[..., Any]] = field(default_factory=list)
+    stores: list[dict[str, Any]] = field(default_factory=list)
+    """Of record flows, as the plan has them."""
     _names: dict[str, Node] = field(default_factory=dict)
     _numbers: dict[str, int] = field(default_factory=dict)
 
@@ -64,9 +66,11 @@ class Graph:
         about: str = "",
         rung: str = "expression",
         name: str | None = None,
+        label: str | None = None,
     ) -> Node:
-        """A new node. `name` is a wish: a number is added to it when it is taken."""
-        node = Node(len(self.nodes), op, self._free(op, name), inputs, line, parameters, about, rung)
+        """A new node. `name` is a wish: a number is added to it when it is taken; `label` is what a node without a name is
+        called, by default its `op`."""
+        node = Node(len(self.nodes), op, self._free(label or op, name), inputs, line, parameters, about, rung)
         self.nodes.append(node)
         self._names[node.name] = node
         return node

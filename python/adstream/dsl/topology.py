@@ -165,6 +165,8 @@ class Topology:
         self.fn(app, **values)
         nodes = tuple(app._graph.nodes)
         plan = {"app": self.name, "nodes": [node.to_plan() for node in nodes]}
+        if app._graph.stores:
+            plan["stores"] = app._graph.stores
         return _checked(Built(self.name, plan, tuple(app._graph.callables), values, nodes))
 
     def describe(self, **settings: Any) -> str:

@@ -29,7 +29,7 @@ from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from adstream._core import CoreError, Plan, RawBatch, SinkBuffer, murmur2
+from adstream._core import CoreError, Plan, RawBatch, SinkBuffer, murmur2, serde_read, serde_write
 from adstream.dsl.durations import Duration, duration_ms
 from adstream.dsl.topology import Built, Topology
 from adstream.errors import FatalError, TopologyError
@@ -63,12 +63,12 @@ class Record:
 
     Attributes:
         key: text, number …, as the topology's `to(key=…)` says; a tuple for several columns; None for no key.
-        value: the JSON object.
+        value: the JSON object; of a stream of keys and values what its serde makes of it.
         timestamp: epoch milliseconds.
     """
 
     key: Any
-    value: dict[str, Any] | None
+    value: Any
     timestamp: int
     headers: Headers = ()
     partition: int = 0
@@ -194,7 +194,13 @@ class TopologyTestDriver:
         with _told():
             self._plan = Plan(self.built.json, self.built.callables)
         self._description: dict[str, Any] = json.loads(self._plan.describe())
-        self._inputs = {node["topic"]: Input(self, node) for node in self.built.plan["nodes"] if node["op"] == "source"}
+        self._inputs: dict[str, Input] = {}
+        for node in self.built.plan["nodes"]:
+            if node["op"] == "source":
+                self._inputs[node["topic"]] = Input(self, node)
+            elif node["op"] == "flow" and node["kind"] == "source" and not node.get("internal"):
+                self._inputs |= {topic: RecordInput(self, topic, node) for topic in node["topics"]}
+        self._records = any(node["op"] == "flow" for node in self.built.plan["nodes"])
         counts = {
             topic: partitions if isinstance(partitions, int) else partitions.get(topic, 1) for topic in self._inputs
         }
@@ -364,6 +370,8 @@ class TopologyTestDriver:
     def _round(self) -> bool:
         """One turn for each task, upstream first; whether anything moved. A crash does not take a task's turn away, so
         that commits hold the same rows as without it."""
+        if self._records and self._options.commit_every is not None:
+            return self._earliest()
         moved = False
         for level in self._levels:
             waiting = list(level)
@@ -380,10 +388,29 @@ class TopologyTestDriver:
                     waiting.remove(i)
         return moved
 
-    def _turn(self, i: int) -> bool:
+    def _earliest(self) -> bool:
+        """A turn for the task whose next record is the earliest, as one task of Kafka Streams' test driver would choose
+        among all topics; ties by number. Whether anything moved."""
+        times = []
+        for i, task in enumerate(self._tasks):
+            self._feed(task, {})
+            time = task.core.next_time()
+            if time is not None:
+                times.append((time, i))
+        turns = [min(times)[1]] if times else sorted(self._due)
+        moved = False
+        for i in turns:
+            try:
+                moved |= self._turn(i, every=True)
+            except _Crash as crash:
+                self._recover(crash.restart)
+                return True
+        return moved
+
+    def _turn(self, i: int, every: bool = False) -> bool:
         task = self._tasks[i]
         self._feed(task, {})
-        rows = self._process(task, self._options.commit_every if task.user else None)
+        rows = self._process(task, self._options.commit_every if task.user or every else None)
         if task.in_flight is not None:
             self._commit(task)
             if not rows:
@@ -618,12 +645,21 @@ class Input:
             payload = value.encode() if isinstance(value, str) else value
         self._timestamp = self._timestamp if given is None else given
         encoded = None if key is None else _encode_key(key)
+        self._write(encoded, payload, partition, headers)
+
+    def _write(
+        self,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None,
+        headers: Iterable[tuple[str, bytes | None]],
+    ) -> None:
         count = self._driver.partitions[self.topic]
         if partition is None:
-            partition = 0 if encoded is None else (murmur2(encoded) & 0x7FFFFFFF) % count
+            partition = 0 if key is None else (murmur2(key) & 0x7FFFFFFF) % count
         if not 0 <= partition < count:
             raise ValueError(f"`{self.topic}` has {count} partitions, there is no {partition}")
-        record = (0, self._timestamp, encoded, payload, list(headers))
+        record = (0, self._timestamp, key, value, list(headers))
         self._driver._pipe((self.topic, partition), RawBatch([record]))
 
     def pipe_many(
@@ -648,6 +684,56 @@ class Input:
         return f"<Input {self.topic}>"
 
 
+class RecordInput(Input):
+    """An input topic of keys and values. Made by `TopologyTestDriver.input`."""
+
+    def __init__(self, driver: TopologyTestDriver, topic: str, source: Mapping[str, Any]) -> None:
+        self._driver = driver
+        self.topic = topic
+        self._timestamp = 0
+        self._key_spec, self._value_spec = json.dumps(source["key"]), json.dumps(source["value"])
+
+    def pipe(
+        self,
+        value: Any,
+        *,
+        key: Any = None,
+        partition: int | None = None,
+        at: Moment | None = None,
+        headers: Iterable[tuple[str, bytes | None]] = (),
+    ) -> None:
+        """Writes one record, by the serdes with which the topology reads the topic.
+
+        Args:
+            value: what the serde takes; None for none.
+            key: what the serde takes; None for none.
+            partition: by default what Java's producer would choose for the key; 0 without one.
+            at: the record's timestamp, as RFC 3339 text, aware datetime or epoch milliseconds; by default the last
+                record's.
+        """
+        callables = self._driver.built.callables
+        self.pipe_raw(
+            serde_write(self._key_spec, callables, key),
+            serde_write(self._value_spec, callables, value),
+            partition=partition,
+            at=at,
+            headers=headers,
+        )
+
+    def pipe_raw(
+        self,
+        key: bytes | None,
+        value: bytes | None,
+        *,
+        partition: int | None = None,
+        at: Moment | None = None,
+        headers: Iterable[tuple[str, bytes | None]] = (),
+    ) -> None:
+        """Writes one record as it is."""
+        self._timestamp = self._timestamp if at is None else _ms(at)
+        self._write(key, value, partition, headers)
+
+
 class Output:
     """A topic as a consumer sees it: each record is read once. Made by `TopologyTestDriver.output`."""
 
@@ -656,9 +742,23 @@ class Output:
         self.topic = topic
         self._read: dict[int, int] = {}
         self._types = _key_types(driver._description, driver.built.plan, topic)
+        self._serdes = _serdes_of(driver.built.plan, topic)
 
     def read(self) -> list[Record]:
         """Runs the application, and returns what came since the last read, in the order it was written."""
+        if self._serdes is not None:
+            key, value = self._serdes
+            callables = self._driver.built.callables
+            return [
+                Record(
+                    serde_read(key, callables, raw.key),
+                    serde_read(value, callables, raw.value),
+                    raw.timestamp,
+                    raw.headers,
+                    raw.partition,
+                )
+                for raw in self.read_raw()
+            ]
         return [
             Record(
                 None if raw.key is None else _decode_key(raw.key, self._types),
@@ -791,6 +891,16 @@ def _key_types(description: Mapping[str, Any], plan: Mapping[str, Any], topic: s
             types = dict(text.split(": ", 1) for text in columns[source][port])
             found.append([types[name] for name in node["key"] or ()])
     return found[0] if found and all(types == found[0] for types in found) else None
+
+
+def _serdes_of(plan: Mapping[str, Any], topic: str) -> tuple[str, str] | None:
+    """The serdes with which keys and values are written to a topic (or read, if nobody here writes it)."""
+    flows = [node for node in plan["nodes"] if node["op"] == "flow" and topic in node.get("topics", ())]
+    for kind in ("to", "source"):
+        for node in flows:
+            if node["kind"] == kind:
+                return json.dumps(node["key"]), json.dumps(node["value"])
+    return None
 
 
 def _decode_key(key: bytes, types: list[str] | None) -> Any:

@@ -45,9 +45,19 @@ pub enum Kind {
 
 impl Kind {
     fn of(byte: u8) -> Option<Kind> {
-        [Kind::Rows, Kind::Partials, Kind::Clock, Kind::Late, Kind::State, Kind::Seen, Kind::Meta, Kind::Idle, Kind::Store]
-            .into_iter()
-            .find(|k| *k as u8 == byte)
+        [
+            Kind::Rows,
+            Kind::Partials,
+            Kind::Clock,
+            Kind::Late,
+            Kind::State,
+            Kind::Seen,
+            Kind::Meta,
+            Kind::Idle,
+            Kind::Store,
+        ]
+        .into_iter()
+        .find(|k| *k as u8 == byte)
     }
 }
 

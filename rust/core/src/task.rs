@@ -254,6 +254,21 @@ impl Task {
         }
     }
 
+    /// The time of the record that is next; none: there is none to go on with.
+    pub fn next_time(&mut self) -> Result<Option<i64>, Fatal> {
+        self.finish_restore()?;
+        for index in 0..self.inputs.len() {
+            self.fill(index, 1)?;
+        }
+        let Some((index, _)) = self.choose() else { return Ok(None) };
+        let input = &self.inputs[index];
+        Ok(match (&input.head, &input.pending) {
+            (Some(taken), _) => Some(taken.as_ref().map_or(i64::MIN, |record| record.ts)),
+            (None, Some(pending)) => Some(pending.prefix[pending.cursor]),
+            (None, None) => Some(input.clock),
+        })
+    }
+
     /// Processes up to `max_rows` buffered records; returns how many.
     pub fn process(&mut self, max_rows: usize) -> Result<usize, Fatal> {
         self.finish_restore()?;

@@ -98,9 +98,7 @@ pub fn to_py<'py>(py: Python<'py>, datum: &Datum) -> PyResult<Bound<'py, PyAny>>
             }
             dict.into_any()
         }
-        Datum::Windowed(w) => {
-            Bound::new(py, PyWindowed { key: w.key.clone(), start: w.start, end: w.end })?.into_any()
-        }
+        Datum::Windowed(w) => Bound::new(py, PyWindowed { key: w.key.clone(), start: w.start, end: w.end })?.into_any(),
         Datum::Opaque(value) => match value.as_any().downcast_ref::<Live>() {
             Some(live) => live.0.bind(py).clone(),
             None => py.None().into_bound(py),
@@ -169,7 +167,8 @@ pub fn from_py(value: &Bound<'_, PyAny>) -> PyResult<Datum> {
 fn decimal(text: &str) -> Option<Datum> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let scale = digits.split_once('.').map_or(0, |(_, after)| after.len());
-    if scale > DECIMAL_PRECISION_MAX.into() || text == "-0" || !digits.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+    if scale > DECIMAL_PRECISION_MAX.into() || text == "-0" || !digits.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+    {
         return None;
     }
     let scale = scale as u8;

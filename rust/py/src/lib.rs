@@ -28,6 +28,8 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(murmur2, m)?)?;
     m.add_function(wrap_pyfunction!(task::infer, m)?)?;
     m.add_function(wrap_pyfunction!(task::bench_decode, m)?)?;
+    m.add_function(wrap_pyfunction!(task::serde_read, m)?)?;
+    m.add_function(wrap_pyfunction!(task::serde_write, m)?)?;
     m.add_class::<datum::PyWindowed>()?;
     m.add_class::<raw::PyRawBatch>()?;
     m.add_class::<lines::PyLineReader>()?;

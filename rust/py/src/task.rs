@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use adstream_core::expr::{compile, Expr};
+use adstream_core::flow::Serde;
 use adstream_core::plan::Plan;
 use adstream_core::task::{Generation, Task};
 use adstream_core::types::Schema;
 use pyo3::exceptions::{PyKeyError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
+use crate::datum::{from_py, to_py};
 use crate::error::{fatal_error, plan_error};
 use crate::foreign::Callables;
 use crate::raw::PyRawBatch;
@@ -164,6 +167,11 @@ impl PyTask {
         self.lock().needed_from()
     }
 
+    /// The time of the record that is next; None: there is none.
+    fn next_time(&self) -> PyResult<Option<i64>> {
+        self.lock().next_time().map_err(fatal_error)
+    }
+
     /// Bytes that wait to be written when the generation closes.
     #[getter]
     fn output_bytes(&self) -> usize {
@@ -174,6 +182,31 @@ impl PyTask {
         let text = self.lock().stats().to_string();
         py.import("json")?.call_method1("loads", (text,))
     }
+}
+
+fn serde_of(spec: &str) -> PyResult<Serde> {
+    serde_json::from_str(spec).map_err(|e| PyValueError::new_err(e.to_string()))
+}
+
+#[pyfunction]
+pub fn serde_write<'py>(
+    py: Python<'py>,
+    spec: &str,
+    callables: Vec<Py<PyAny>>,
+    value: &Bound<'py, PyAny>,
+) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    let bytes = serde_of(spec)?.write(&from_py(value)?, &Callables(callables)).map_err(PyValueError::new_err)?;
+    Ok(bytes.map(|b| PyBytes::new(py, &b)))
+}
+
+#[pyfunction]
+pub fn serde_read<'py>(
+    py: Python<'py>,
+    spec: &str,
+    callables: Vec<Py<PyAny>>,
+    data: Option<&[u8]>,
+) -> PyResult<Bound<'py, PyAny>> {
+    to_py(py, &serde_of(spec)?.read(data, &Callables(callables)).map_err(PyValueError::new_err)?)
 }
 
 /// Decodes a batch as the plan's first source does; the good rows.

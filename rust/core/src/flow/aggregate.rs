@@ -13,9 +13,16 @@ use crate::datum::Datum;
 pub enum Fold {
     Count,
     /// `adder(aggregate, value)`, and `subtractor(aggregate, value)` for tables; the first value is the aggregate.
-    Reduce { adder: Func, subtractor: Option<Func> },
+    Reduce {
+        adder: Func,
+        subtractor: Option<Func>,
+    },
     /// `adder([key,] value, aggregate)`, `subtractor` alike, from `initializer()`.
-    Aggregate { initializer: Func, adder: Func, subtractor: Option<Func> },
+    Aggregate {
+        initializer: Func,
+        adder: Func,
+        subtractor: Option<Func>,
+    },
 }
 
 impl Fold {
@@ -37,7 +44,8 @@ impl Fold {
         }
     }
     pub fn subtract(&self, key: &Datum, value: &Datum, aggregate: &Datum, cx: Cx<'_>) -> Result<Datum, Failure> {
-        let missing = || Failure::Fatal(crate::error::Fatal::new("bad_plan", "an aggregate of a table has a subtractor"));
+        let missing =
+            || Failure::Fatal(crate::error::Fatal::new("bad_plan", "an aggregate of a table has a subtractor"));
         match (self, aggregate) {
             (Fold::Count, Datum::Int(n)) => Ok(Datum::Int(n - 1)),
             (Fold::Count, other) => Err(Failure::Bad("not_a_count", format!("{other:?}"))),

@@ -96,11 +96,9 @@ fn node(kind: &str, b: &Builder<'_>) -> Result<Box<dyn Node>, PlanError> {
             store: b.store_of("store")?,
             teller: b.teller()?,
         }),
-        "table_aggregate" => Box::new(TableAggregate {
-            fold: b.get::<Fold>("fold")?,
-            store: b.store_of("store")?,
-            teller: b.teller()?,
-        }),
+        "table_aggregate" => {
+            Box::new(TableAggregate { fold: b.get::<Fold>("fold")?, store: b.store_of("store")?, teller: b.teller()? })
+        }
         other => return Err(b.wrong(format!("there is no operation `{other}`"))),
     })
 }

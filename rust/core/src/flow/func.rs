@@ -37,10 +37,23 @@ impl Func {
 #[serde(rename_all = "snake_case")]
 pub enum Getter {
     Store(String),
-    Filter { of: Box<Getter>, predicate: Func, negate: bool },
-    MapValues { of: Box<Getter>, mapper: Func },
+    Filter {
+        of: Box<Getter>,
+        predicate: Func,
+        negate: bool,
+    },
+    MapValues {
+        of: Box<Getter>,
+        mapper: Func,
+    },
     /// A table-table join: null sides by `left` and `right` outerness.
-    Join { left: Box<Getter>, right: Box<Getter>, joiner: Func, left_outer: bool, right_outer: bool },
+    Join {
+        left: Box<Getter>,
+        right: Box<Getter>,
+        joiner: Func,
+        left_outer: bool,
+        right_outer: bool,
+    },
 }
 
 /// A getter whose stores were found.
@@ -59,9 +72,7 @@ impl Getter {
             Getter::Filter { of, predicate, negate } => {
                 Lookup::Filter { of: Box::new(of.find(store)?), predicate: *predicate, negate: *negate }
             }
-            Getter::MapValues { of, mapper } => {
-                Lookup::MapValues { of: Box::new(of.find(store)?), mapper: *mapper }
-            }
+            Getter::MapValues { of, mapper } => Lookup::MapValues { of: Box::new(of.find(store)?), mapper: *mapper },
             Getter::Join { left, right, joiner, left_outer, right_outer } => Lookup::Join {
                 left: Box::new(left.find(store)?),
                 right: Box::new(right.find(store)?),

@@ -66,7 +66,14 @@ impl Record {
         Record { key, value, old: Datum::Null, latest: true, ts, headers }
     }
     pub fn with_value(&self, value: Datum) -> Record {
-        Record { key: self.key.clone(), value, old: Datum::Null, latest: true, ts: self.ts, headers: self.headers.clone() }
+        Record {
+            key: self.key.clone(),
+            value,
+            old: Datum::Null,
+            latest: true,
+            ts: self.ts,
+            headers: self.headers.clone(),
+        }
     }
     pub fn with_key(&self, key: Datum) -> Record {
         Record { key, ..self.clone() }
@@ -162,12 +169,15 @@ pub struct Place {
     pub row: usize,
 }
 
+/// A dead letter to be: the record it came from, the node, the reason, more about it.
+pub type Letter = (Option<Place>, Arc<str>, &'static str, String);
+
 /// What nodes reach beside their own.
 pub struct Env<'a> {
     pub foreign: &'a dyn Foreign,
     pub outgoing: RefCell<Vec<Outgoing>>,
     pub counters: RefCell<Counters>,
-    pub letters: RefCell<Vec<(Option<Place>, Arc<str>, &'static str, String)>>,
+    pub letters: RefCell<Vec<Letter>>,
     /// Partitions of each topic of the plan, by topic index.
     pub partitions: &'a [u32],
     pub topics: &'a [String],
@@ -285,9 +295,7 @@ impl FlowSource {
                 let made = foreign.apply(f, &[key.clone(), value.clone(), times.0, times.1]);
                 match made.map_err(|text| ("callable_raised", text))? {
                     Datum::Int(ms) | Datum::Timestamp(ms) => ms,
-                    other => {
-                        return Err(("missing_timestamp", format!("a timestamp is an int of ms, not {other:?}")))
-                    }
+                    other => return Err(("missing_timestamp", format!("a timestamp is an int of ms, not {other:?}"))),
                 }
             }
         };
@@ -332,7 +340,13 @@ impl Flow {
         *ctx.counters = env.counters.into_inner();
         for (place, node, reason, text) in letters {
             *ctx.counters.entry((node.clone(), format!("dead:{reason}"))).or_insert(0) += 1;
-            let mut ctx = Ctx { node: &node, emitted: &mut vec![], outgoing: &mut *ctx.outgoing, counters: &mut *ctx.counters, ..*ctx };
+            let mut ctx = Ctx {
+                node: &node,
+                emitted: &mut vec![],
+                outgoing: &mut *ctx.outgoing,
+                counters: &mut *ctx.counters,
+                ..*ctx
+            };
             match place {
                 Some(p) => ctx.dead_record(&p.topic, p.partition, &p.raw, p.row, seq, reason, Some(&text)),
                 None => ctx.dead_bytes(None, seq, reason, Some(&text)),
@@ -450,8 +464,9 @@ impl Operator for Flow {
             if !store.spec.logging || store.rewritten {
                 continue;
             }
-            let (n, ended) =
-                store.bytes.rewrite(limit - passed, &mut |count, body| changelog.delta_of(id, Kind::Store, count, body));
+            let (n, ended) = store
+                .bytes
+                .rewrite(limit - passed, &mut |count, body| changelog.delta_of(id, Kind::Store, count, body));
             passed += n;
             store.rewritten = ended;
             if !ended {

@@ -10,7 +10,7 @@
 //! | `uuid` | text | its 36 characters |
 //! | `json` | anything JSON has | JSON; decimals as text, times as RFC 3339, times and decimals are not read back |
 //! | `void` | null | none |
-//! | `internal` | anything | [`Datum::encode`]; only on topics that an application writes for itself |
+//! | `internal`, `internal_key` | anything | [`Datum::encode`], [`Datum::key_bytes`]; only on topics that an application writes for itself |
 //! | `{"time_windowed": {"key": …, "size_ms": n}}` | windowed key | the key, then the start as `int64` |
 //! | `{"session_windowed": {"key": …}}` | windowed key | the key, then the end and the start as `int64` |
 //! | `{"python": {"serialize": f, "deserialize": g}}` | anything | what the callables make of it |
@@ -22,8 +22,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::datum::Datum;
 use crate::codec::text::{format_decimal, format_timestamp};
+use crate::datum::Datum;
 use crate::expr::Foreign;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,17 +41,10 @@ pub enum Serde {
     Json,
     Void,
     Internal,
-    TimeWindowed {
-        key: Box<Serde>,
-        size_ms: i64,
-    },
-    SessionWindowed {
-        key: Box<Serde>,
-    },
-    Python {
-        serialize: Option<usize>,
-        deserialize: Option<usize>,
-    },
+    InternalKey,
+    TimeWindowed { key: Box<Serde>, size_ms: i64 },
+    SessionWindowed { key: Box<Serde> },
+    Python { serialize: Option<usize>, deserialize: Option<usize> },
 }
 
 impl Serde {
@@ -86,6 +79,7 @@ impl Serde {
             }
             Serde::Void => Datum::Null,
             Serde::Internal => Datum::from_bytes(bytes).ok_or("not what this application writes")?,
+            Serde::InternalKey => Datum::from_key_bytes(bytes).ok_or("not what this application writes")?,
             Serde::TimeWindowed { key, size_ms } => {
                 let (inner, start) = bytes.split_last_chunk::<8>().ok_or("a windowed key has at least 8 bytes")?;
                 let start = i64::from_be_bytes(*start);
@@ -145,6 +139,7 @@ impl Serde {
             Serde::Json => serde_json::to_vec(&to_json(datum)?).map_err(|e| e.to_string())?,
             Serde::Void => return wrong("void"),
             Serde::Internal => datum.to_bytes()?,
+            Serde::InternalKey => datum.key_bytes()?,
             Serde::TimeWindowed { key, .. } | Serde::SessionWindowed { key } => {
                 let Datum::Windowed(w) = datum else { return wrong("a windowed serde") };
                 let mut out = key.write(&w.key, foreign)?.unwrap_or_default();
@@ -155,7 +150,7 @@ impl Serde {
                 out
             }
             Serde::Python { serialize, .. } => match serialize {
-                Some(f) => match foreign.apply(*f, &[datum.clone()])? {
+                Some(f) => match foreign.apply(*f, std::slice::from_ref(datum))? {
                     Datum::Bytes(b) => b.to_vec(),
                     Datum::Str(s) => s.as_bytes().to_vec(),
                     Datum::Null => return Ok(None),
@@ -172,6 +167,12 @@ impl Serde {
             (Serde::TimeWindowed { key, .. } | Serde::SessionWindowed { key }, Datum::Windowed(w)) => {
                 key.write(&w.key, foreign)
             }
+            // The serialiser's own bytes, without the kind behind them: where the same key of a user's topic is.
+            (Serde::InternalKey, Datum::Windowed(w)) => Serde::InternalKey.partition_bytes(&w.key, foreign),
+            (Serde::InternalKey, _) => Ok(self.write(datum, foreign)?.map(|mut bytes| {
+                bytes.pop();
+                bytes
+            })),
             _ => self.write(datum, foreign),
         }
     }
@@ -195,9 +196,7 @@ pub fn from_json(value: serde_json::Value) -> Datum {
         },
         Value::String(s) => Datum::Str(Arc::from(s)),
         Value::Array(items) => Datum::List(items.into_iter().map(from_json).collect()),
-        Value::Object(fields) => {
-            Datum::Map(fields.into_iter().map(|(k, v)| (Arc::from(k), from_json(v))).collect())
-        }
+        Value::Object(fields) => Datum::Map(fields.into_iter().map(|(k, v)| (Arc::from(k), from_json(v))).collect()),
     }
 }
 
@@ -218,16 +217,12 @@ pub fn to_json(datum: &Datum) -> Result<serde_json::Value, String> {
         Datum::Str(s) => json!(&**s),
         Datum::Timestamp(t) => text(&|out| format_timestamp(*t, out)),
         Datum::Duration(t) => json!(t),
-        Datum::List(items) | Datum::Tuple(items) => {
-            Value::Array(items.iter().map(to_json).collect::<Result<_, _>>()?)
-        }
+        Datum::List(items) | Datum::Tuple(items) => Value::Array(items.iter().map(to_json).collect::<Result<_, _>>()?),
         Datum::Map(fields) => {
             Value::Object(fields.iter().map(|(k, v)| Ok((k.to_string(), to_json(v)?))).collect::<Result<_, String>>()?)
         }
         Datum::Windowed(w) => json!({"key": to_json(&w.key)?, "start": w.start, "end": w.end}),
-        Datum::Bytes(_) | Datum::Opaque(_) | Datum::Dumped(_) => {
-            return Err(format!("JSON has no form for {datum:?}"))
-        }
+        Datum::Bytes(_) | Datum::Opaque(_) | Datum::Dumped(_) => return Err(format!("JSON has no form for {datum:?}")),
     })
 }
 

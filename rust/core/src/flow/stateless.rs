@@ -158,6 +158,9 @@ impl Node for Branch {
 struct Target {
     key: Serde,
     value: Serde,
+    /// By whose bytes records are spread; by default those of `key`.
+    #[serde(default)]
+    partition_by: Option<Serde>,
     /// Called with (key, value): the topic.
     #[serde(default)]
     extractor: Option<Func>,
@@ -204,7 +207,9 @@ impl To {
             let made = cx.apply(f.call, &[name, record.key.clone(), record.value.clone(), Datum::Int(count.into())])?;
             let one = |d: &Datum| match d {
                 Datum::Int(p) if (0..i64::from(count)).contains(p) => Ok(*p as u32),
-                other => Err(Failure::Bad("bad_partition", format!("a partition is 0 to {}, not {other:?}", count - 1))),
+                other => {
+                    Err(Failure::Bad("bad_partition", format!("a partition is 0 to {}, not {other:?}", count - 1)))
+                }
             };
             match &made {
                 Datum::Null => {} // the default
@@ -212,7 +217,8 @@ impl To {
                 other => return Ok(vec![one(other)?]),
             }
         }
-        let bytes = target.key.partition_bytes(&record.key, cx.env.foreign).map_err(unwritable_key)?;
+        let by = target.partition_by.as_ref().unwrap_or(&target.key);
+        let bytes = by.partition_bytes(&record.key, cx.env.foreign).map_err(unwritable_key)?;
         Ok(vec![match bytes {
             Some(bytes) => partitioner::partition(&bytes, count),
             // Without a key the task's own partition: the same records land in the same place on every run.

@@ -295,7 +295,8 @@ mod tests {
         for k in [b"a", b"b", b"c"] {
             store.put(k, Some(b"1"));
         }
-        let keys = |from: Bound<&[u8]>, to: Bound<&[u8]>| store.range(from, to).map(|e| e.0.to_vec()).collect::<Vec<_>>();
+        let keys =
+            |from: Bound<&[u8]>, to: Bound<&[u8]>| store.range(from, to).map(|e| e.0.to_vec()).collect::<Vec<_>>();
         assert_eq!(keys(Bound::Included(b"b"), Bound::Unbounded).len(), 2);
         assert_eq!(keys(Bound::Included(b"c"), Bound::Included(b"a")).len(), 0);
         assert_eq!(keys(Bound::Excluded(b"b"), Bound::Excluded(b"b")).len(), 0);

@@ -614,7 +614,7 @@ impl Plan {
                 }
                 let read = self.nodes.iter().flat_map(|n| &n.inputs).filter(|i| i.0 == id);
                 let ports = read.map(|i| i.1 + 1).max().unwrap_or(1);
-                facts.ports = vec![Arc::new(Schema::default()); ports];
+                facts.ports = std::iter::repeat_with(Arc::default).take(ports).collect();
             }
         }
         Ok(facts)

@@ -134,7 +134,10 @@ pub fn lower(
         let sources = sources.into_iter().map(|(topic, source)| (topic, SourceKind::Records { source })).collect();
         let state_id = schema_hash("flow");
         let operator: Box<dyn Operator> = Box::new(flow);
-        return Ok(Lowered { sources, nodes: vec![Physical { name: Arc::from("flow"), state_id, operator, routes: vec![] }] });
+        return Ok(Lowered {
+            sources,
+            nodes: vec![Physical { name: Arc::from("flow"), state_id, operator, routes: vec![] }],
+        });
     }
     let mut lowered = Lowered { sources: BTreeMap::new(), nodes: vec![] };
     // Logical node -> physical index; shuffled aggregates fed from here get a sending end of their own.

@@ -1,0 +1,210 @@
+"""What all operators on keys and values are made of: nodes of the plan that work record by record, their functions,
+their stores.
+
+The plan says everything: which store a node has, whether it tells old values, how a table without a store is read.
+`rust/core/src/flow/build.rs` has the kinds of nodes and infers nothing. Decisions are Kafka Streams', made here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from adstream.dsl.durations import Duration, duration_ms
+from adstream.dsl.expr import callable_name
+from adstream.dsl.faults import fault, user_line
+from adstream.dsl.graph import Graph, Node, Port
+from adstream.dsl.serdes import Serde
+
+
+def add(
+    graph: Graph,
+    kind: str,
+    inputs: Sequence[Port],
+    *,
+    name: str | None = None,
+    about: str = "",
+    stores: Iterable[str] = (),
+    **parameters: Any,
+) -> Node:
+    """A node. `name` is the user's, or none; `stores`: those it reads and writes, which keep it in one task with others
+    that do."""
+    node = graph.add(
+        "flow",
+        tuple(inputs),
+        user_line(),
+        {"kind": kind, "stores": sorted(set(stores)), **parameters},
+        about=about,
+        rung="record",
+        label=kind.replace("_", "-"),
+    )
+    if name is not None:
+        graph.rename(node, name)
+    return node
+
+
+def function(
+    graph: Graph, fn: object, what: str, operation: str, *, values: int = 1, key: bool = True
+) -> dict[str, Any]:
+    """A function as the plan has it. It takes `values` arguments, or the key before them if it takes one more (and `key`
+    allows that)."""
+    if not callable(fn):
+        raise fault(
+            "bad_argument",
+            f"`{what}` must be a function, not {fn!r}",
+            operation=operation,
+            hint=f"write `lambda {'key, ' if key else ''}value: …`",
+        )
+    with_key = _wants_key(fn, values) if key else False
+    low, high = _arity(fn) or (values, values)
+    if not low <= values + with_key <= high:
+        wants = f"{values} or {values + 1}" if key else f"{values}"
+        raise fault(
+            "bad_arity",
+            f"`{what}` is called with {wants} arguments, and `{callable_name(fn)}` takes {low}",
+            operation=operation,
+            hint="the key comes first, then the values" if key else "see the docstring of the operation",
+        )
+    return {"call": graph.register(fn), "with_key": with_key}
+
+
+_MANY = 1 << 16
+
+
+def _arity(fn: Callable[..., Any]) -> tuple[int, int] | None:
+    """The fewest and most positional arguments; None for builtins that do not say."""
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    low = sum(1 for p in places if p.default is p.empty)
+    return low, _MANY if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(places)
+
+
+def _wants_key(fn: Callable[..., Any], values: int) -> bool:
+    """What has a default is no place for the key: it is how functions made in a loop hold their variable."""
+    arity = _arity(fn)
+    return arity is not None and (arity[0] == values + 1 or (arity[0] == 0 and arity[1] == _MANY))
+
+
+class Condition:
+    """A predicate: what its function returns, as true or false."""
+
+    __slots__ = ("fn",)
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self.fn = fn
+
+    def __call__(self, *args: Any) -> bool:
+        return bool(self.fn(*args))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Condition) and self.fn is other.fn
+
+    def __hash__(self) -> int:
+        return hash(self.fn)
+
+
+def condition(graph: Graph, fn: object, what: str, operation: str) -> dict[str, Any]:
+    """A predicate of (value) or (key, value)."""
+    found = function(graph, fn, what, operation)
+    assert callable(fn)
+    return {**found, "call": graph.register(Condition(fn))}
+
+
+def call(graph: Graph, fn: object, what: str, operation: str, arguments: int) -> dict[str, Any]:
+    """A function that is called with exactly so many arguments."""
+    return function(graph, fn, what, operation, values=arguments, key=False)
+
+
+# --- Stores -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Materialized:
+    """How a table is kept: its store's name, serdes, cache, changelog. In Kafka Streams: `Materialized`.
+
+    Attributes:
+        name: the store's; a store with a name can be read (`driver.store(name)`), and its state survives when
+            operators before it are added or removed.
+        key, value: serdes, for topics made from the table; by default those of the stream.
+        caching: whether changes are told once per commit (the default), or each at once.
+        logging: whether the store has a changelog; without one it is empty after a restart.
+        retention: how long windows are kept, from their start.
+        history: makes it a versioned store that keeps versions so long (`history_retention`).
+    """
+
+    name: str | None = None
+    key: Serde | None = None
+    value: Serde | None = None
+    caching: bool = True
+    logging: bool = True
+    retention: Duration | None = None
+    history: Duration | None = None
+
+    def with_caching_disabled(self) -> Materialized:
+        return replace(self, caching=False)
+
+    def with_logging_disabled(self) -> Materialized:
+        return replace(self, logging=False)
+
+
+def materialized(value: Materialized | str | None, operation: str) -> Materialized:
+    """The argument, where a text is the store's name."""
+    if value is None:
+        return Materialized()
+    if isinstance(value, str):
+        return Materialized(value)
+    if isinstance(value, Materialized):
+        return value
+    raise fault(
+        "bad_argument",
+        f"`materialized` must be a store's name or `ads.Materialized(…)`, not {value!r}",
+        operation=operation,
+        hint='write `materialized="totals"`',
+    )
+
+
+def store(
+    graph: Graph,
+    kind: str,
+    how: Materialized,
+    fallback: str,
+    operation: str,
+    *,
+    retention_ms: int | None = None,
+    **more: Any,
+) -> str:
+    """Declares a store; returns its name. `fallback` is what it is called if the user gave it no name."""
+    if how.retention is not None and retention_ms is not None:
+        wanted = duration_ms(how.retention, "retention", operation=operation)
+        if wanted < retention_ms:
+            raise fault(
+                "retention_too_short",
+                f"retention {wanted} ms is shorter than what the windows need, {retention_ms} ms",
+                operation=operation,
+                hint=f'write `retention="{retention_ms}ms"` or more',
+            )
+        retention_ms = wanted
+    name = how.name or fallback
+    if any(known["name"] == name for known in graph.stores):
+        raise fault(
+            "duplicate_name",
+            f"two stores are called `{name}`",
+            operation=operation,
+            hint="give one of them another name",
+        )
+    graph.stores.append(
+        {
+            "name": name,
+            "kind": kind,
+            "retention_ms": retention_ms,
+            "logging": how.logging,
+            "queryable": how.name is not None,
+            **more,
+        }
+    )
+    return name

@@ -1,0 +1,420 @@
+"""Streams of keys and values, as in Kafka Streams: the same operations under the same names, in snake_case.
+
+    KStream ──group_by_key, group_by──▶ KGroupedStream ──count, reduce, aggregate──▶ KTable
+       │  ▲                                   └──windowed_by──▶ windows (kwindows.py)
+       │  └──to_stream────────────────────────────────────────────────────────────── KTable
+       ├──to_table──▶ KTable
+       └──split──▶ BranchedKStream
+
+- Keys and values are Python objects, read and written by serdes; either may be None. Functions are called with (key,
+  value), or with the value alone if they take one argument.
+- *Key changes.* `map`, `flat_map`, `select_key`, `group_by` and `process` may change keys; a keyed operation behind them
+  moves records through a topic `<app>-<name>-repartition` first, so that equal keys meet in one task. `repartition` does
+  so at once. The mark is not cleared by use: two keyed operations on one re-keyed stream make two topics.
+- Nothing runs here. Every method adds a node and returns a new object; a stream forks by being used twice, and what was
+  said first is done first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+
+from adstream.dsl import flow, serdes
+from adstream.dsl.faults import fault
+from adstream.dsl.flow import Materialized
+from adstream.dsl.graph import Graph, Node, Port
+from adstream.dsl.serdes import Serde
+
+if TYPE_CHECKING:
+    from adstream.dsl.ktable import KTable
+
+Fn = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Flowing:
+    """What is known of the records at a port.
+
+    Attributes:
+        app: the application's name, with which internal topics begin.
+        key, value: how they are written where nobody says it; None: unknown since a function made them.
+        rekeyed: a keyed operation must move the records first.
+    """
+
+    app: str
+    graph: Graph
+    port: Port
+    key: Serde | None
+    value: Serde | None
+    rekeyed: bool = False
+
+    def at(self, node: Node, port: int = 0, **changes: Any) -> Flowing:
+        return replace(self, port=(node.id, port), **changes)
+
+
+def repartition(
+    flowing: Flowing,
+    name: str | None,
+    operation: str,
+    *,
+    key: Serde | None = None,
+    partitions: int | None = None,
+    partitioner: Fn | None = None,
+    changes: bool = False,
+    keep_null_keys: bool = False,
+    fallback: str | None = None,
+) -> Flowing:
+    """Through a topic of the application's own, by key."""
+    graph = flowing.graph
+    key = key or flowing.key
+    # The node that writes is named like the topic's middle, which state survives by.
+    to = flow.add(
+        graph,
+        "to",
+        [flowing.port],
+        topics=[],
+        key="internal_key",
+        partition_by=key.to_plan(graph.register) if key is not None else None,
+        value="internal",
+        partitioner=flow.call(graph, partitioner, "partitioner", operation, 4) if partitioner is not None else None,
+        changes=changes,
+        drop_null_keys=not keep_null_keys,
+        internal=True,
+        partitions=partitions,
+    )
+    middle = name or fallback or to.name
+    topic = f"{flowing.app}-{middle}-repartition"
+    if any(topic in node.parameters.get("topics", ()) for node in graph.nodes):
+        raise fault(
+            "duplicate_name",
+            f"two operations write `{topic}`",
+            operation=operation,
+            hint="give one of them another name",
+        )
+    to.parameters["topics"] = [topic]
+    to.about = f"topic {topic}"
+    source = flow.add(
+        graph,
+        "source",
+        [],
+        topics=[topic],
+        key="internal_key",
+        value="internal",
+        internal=True,
+        about=f"topic {topic}",
+    )
+    if changes:
+        source = flow.add(graph, "changes", [(source.id, 0)])
+    return flowing.at(source, key=key, rekeyed=False)
+
+
+class KStream:
+    """Records, one after the other: key, value, time, headers. In Kafka Streams: `KStream`."""
+
+    def __init__(self, flowing: Flowing) -> None:
+        self._flowing = flowing
+
+    @property
+    def _graph(self) -> Graph:
+        return self._flowing.graph
+
+    @property
+    def _node(self) -> Node:
+        return self._graph.nodes[self._flowing.port[0]]
+
+    def named(self, name: str) -> Self:
+        """Names the operation just made, for metrics and dead letters. In Kafka Streams: `Named.as`."""
+        self._graph.rename(self._node, name)
+        return self
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._node.name}>"
+
+    def _next(self, kind: str, changes: dict[str, Any] | None = None, **parameters: Any) -> KStream:
+        node = flow.add(self._graph, kind, [self._flowing.port], **parameters)
+        return KStream(self._flowing.at(node, **(changes or {})))
+
+    def _fn(self, fn: object, what: str, operation: str) -> dict[str, Any]:
+        return flow.function(self._graph, fn, what, operation)
+
+    # --- One to one, or none --------------------------------------------------------------------------------------
+
+    def filter(self, predicate: Fn) -> KStream:
+        """Keeps records for which `predicate(key, value)` is true."""
+        return self._next("filter", predicate=self._condition(predicate, "filter"), negate=False)
+
+    def filter_not(self, predicate: Fn) -> KStream:
+        """Drops records for which `predicate(key, value)` is true."""
+        return self._next("filter", predicate=self._condition(predicate, "filter_not"), negate=True)
+
+    def _condition(self, predicate: object, operation: str) -> dict[str, Any]:
+        return flow.condition(self._graph, predicate, "predicate", operation)
+
+    def map(self, mapper: Fn) -> KStream:
+        """`mapper(key, value)` returns the new (key, value)."""
+        changes = {"key": None, "value": None, "rekeyed": True}
+        return self._next("map", changes, mapper=self._fn(mapper, "mapper", "map"))
+
+    def map_values(self, mapper: Fn) -> KStream:
+        """`mapper(value)` or `mapper(key, value)` returns the new value."""
+        return self._next("map_values", {"value": None}, mapper=self._fn(mapper, "mapper", "map_values"))
+
+    def flat_map(self, mapper: Fn) -> KStream:
+        """`mapper(key, value)` returns a list of (key, value)."""
+        changes = {"key": None, "value": None, "rekeyed": True}
+        return self._next("flat_map", changes, mapper=self._fn(mapper, "mapper", "flat_map"))
+
+    def flat_map_values(self, mapper: Fn) -> KStream:
+        """`mapper(value)` or `mapper(key, value)` returns a list of values."""
+        return self._next("flat_map_values", {"value": None}, mapper=self._fn(mapper, "mapper", "flat_map_values"))
+
+    def select_key(self, mapper: Fn) -> KStream:
+        """`mapper(key, value)` returns the new key."""
+        changes = {"key": None, "rekeyed": True}
+        return self._next("select_key", changes, mapper=self._fn(mapper, "mapper", "select_key"))
+
+    def peek(self, action: Fn) -> KStream:
+        """Calls `action(key, value)` and passes the record on."""
+        return self._next("peek", action=self._fn(action, "action", "peek"))
+
+    def foreach(self, action: Fn) -> None:
+        """Calls `action(key, value)`; nothing comes out."""
+        self._next("peek", action=self._fn(action, "action", "foreach"))
+
+    # --- Many to one, one to many ---------------------------------------------------------------------------------
+
+    def merge(self, other: KStream) -> KStream:
+        """The records of both, in no promised order between them."""
+        _same_app(self, other, "merge")
+        node = flow.add(self._graph, "merge", [self._flowing.port, other._flowing.port])
+        mine, theirs = self._flowing, other._flowing
+        return KStream(
+            mine.at(
+                node,
+                key=mine.key if mine.key == theirs.key else None,
+                value=mine.value if mine.value == theirs.value else None,
+                rekeyed=mine.rekeyed or theirs.rekeyed,
+            )
+        )
+
+    def split(self) -> BranchedKStream:
+        """Records to the first branch whose predicate holds. In Kafka Streams: `split`."""
+        return BranchedKStream(self)
+
+    # --- Topics ---------------------------------------------------------------------------------------------------
+
+    def to(
+        self,
+        topic: str | Fn,
+        *,
+        key: Serde | None = None,
+        value: Serde | None = None,
+        topics: Sequence[str] = (),
+        partitioner: Fn | None = None,
+    ) -> None:
+        """Writes the records to a topic.
+
+        Args:
+            topic: its name, or a function `(key, value)` that returns one of `topics`.
+            key, value: serdes; by default those of the source, as long as no function has changed it, else JSON for
+                values and text for keys.
+            topics: the names that a function may return.
+            partitioner: `(topic, key, value, partitions)` returns a partition, several (each gets the record), none (an
+                empty list: dropped), or None for the default: murmur2 of the key's bytes, as Java's client.
+
+        In Kafka Streams: `to` with `Produced`; `TopicNameExtractor`, `StreamPartitioner` (KIP-873).
+        """
+        flowing = self._flowing
+        if callable(topic) and not topics:
+            raise fault(
+                "bad_argument",
+                "which topics may the function return?",
+                operation="to",
+                hint='write `topics=["a", "b"]`',
+            )
+        names = list(topics) if callable(topic) else [topic]
+        flow.add(
+            self._graph,
+            "to",
+            [flowing.port],
+            about=f"topic {', '.join(names)}",
+            topics=names,
+            key=_serde(key or flowing.key or serdes.string, "key", "to").to_plan(self._graph.register),
+            value=_serde(value or flowing.value or serdes.json_, "value", "to").to_plan(self._graph.register),
+            extractor=self._fn(topic, "topic", "to") if callable(topic) else None,
+            partitioner=flow.call(self._graph, partitioner, "partitioner", "to", 4) if partitioner else None,
+        )
+
+    def repartition(
+        self,
+        name: str | None = None,
+        *,
+        key: Serde | None = None,
+        value: Serde | None = None,
+        partitions: int | None = None,
+        partitioner: Fn | None = None,
+    ) -> KStream:
+        """Through a topic `<app>-<name>-repartition`, by key. In Kafka Streams: `repartition` with `Repartitioned`."""
+        flowing = replace(self._flowing, value=value or self._flowing.value)
+        moved = repartition(
+            flowing, name, "repartition", key=key, partitions=partitions, partitioner=partitioner, keep_null_keys=True
+        )
+        return KStream(moved)
+
+    def _keyed(
+        self, operation: str, name: str | None, *, key: Serde | None = None, keep_null_keys: bool = False
+    ) -> Flowing:
+        """The records where equal keys meet."""
+        if not self._flowing.rekeyed:
+            return replace(self._flowing, key=key or self._flowing.key)
+        return repartition(self._flowing, name, operation, key=key, keep_null_keys=keep_null_keys)
+
+    # --- Keyed ----------------------------------------------------------------------------------------------------
+
+    def group_by_key(
+        self, name: str | None = None, *, key: Serde | None = None, value: Serde | None = None
+    ) -> KGroupedStream:
+        """By the key they have. `name` is that of the repartition topic, if there has to be one.
+
+        In Kafka Streams: `groupByKey` with `Grouped`.
+        """
+        flowing = self._flowing
+        return KGroupedStream(replace(flowing, key=key or flowing.key, value=value or flowing.value), name)
+
+    def group_by(
+        self, selector: Fn, name: str | None = None, *, key: Serde | None = None, value: Serde | None = None
+    ) -> KGroupedStream:
+        """By what `selector(key, value)` returns: `select_key(selector).group_by_key()`.
+
+        In Kafka Streams: `groupBy` with `Grouped`.
+        """
+        selected = self._next(
+            "select_key", {"key": key, "rekeyed": True}, mapper=self._fn(selector, "selector", "group_by")
+        )
+        return KGroupedStream(replace(selected._flowing, value=value or self._flowing.value), name)
+
+    def to_table(self, materialized: Materialized | str | None = None, *, name: str | None = None) -> KTable:
+        """The newest value of each key; None deletes. In Kafka Streams: `toTable`."""
+        from adstream.dsl.ktable import table_of
+
+        how = flow.materialized(materialized, "to_table")
+        flowing = self._keyed("to_table", name or how.name, key=how.key)
+        return table_of(flowing, how, "to_table")
+
+
+def _same_app(one: KStream | KTable, other: object, operation: str) -> None:
+    if getattr(other, "_graph", None) is not one._graph:
+        raise fault(
+            "bad_argument",
+            f"not a stream of this application: {other!r}",
+            operation=operation,
+            hint="use what comes from the same `app`",
+        )
+
+
+def _serde(value: object, what: str, operation: str) -> Serde:
+    return serdes.check(value, what, operation)
+
+
+class BranchedKStream:
+    """Branches of a stream. In Kafka Streams: `BranchedKStream`.
+
+        big, rest = stream.split().branch(lambda k, v: v > 100).default_branch()
+
+    The first predicate that holds takes the record; without a default branch the rest is dropped.
+    """
+
+    def __init__(self, stream: KStream) -> None:
+        self._stream = stream
+        self._node = flow.add(stream._graph, "branch", [stream._flowing.port], predicates=[])
+        self._branches: list[KStream] = []
+
+    def branch(self, predicate: Fn, chain: Callable[[KStream], object] | None = None) -> BranchedKStream:
+        """One more branch. `chain(stream)` is called with it, to go on in place."""
+        fn = flow.condition(self._stream._graph, predicate, "predicate", "branch")
+        self._node.parameters["predicates"].append(fn)
+        self._add(len(self._branches), chain)
+        return self
+
+    def _add(self, port: int, chain: Callable[[KStream], object] | None) -> None:
+        stream = KStream(self._stream._flowing.at(self._node, port))
+        self._branches.append(stream)
+        if chain is not None:
+            chain(stream)
+
+    def default_branch(self, chain: Callable[[KStream], object] | None = None) -> list[KStream]:
+        """The branches, the last of them for what no predicate held for."""
+        self._add(len(self._branches), chain)
+        return self._branches
+
+    def no_default_branch(self) -> list[KStream]:
+        """The branches; what no predicate holds for is dropped."""
+        return self._branches
+
+
+class KGroupedStream:
+    """Records by key. In Kafka Streams: `KGroupedStream`.
+
+    Records whose key or value is None are dropped and counted (`dropped:null_key`, `dropped:null_value`).
+    """
+
+    def __init__(self, flowing: Flowing, name: str | None) -> None:
+        self._flowing = flowing
+        self._name = name
+        self._moved: Flowing | None = None
+
+    @property
+    def _graph(self) -> Graph:
+        return self._flowing.graph
+
+    def keyed(self, operation: str, how: Materialized) -> Flowing:
+        """Where equal keys meet. A grouping with a name moves its records once, one without for each aggregation."""
+        if not self._flowing.rekeyed:
+            return self._flowing
+        if self._moved is not None and self._name is not None:
+            return self._moved
+        self._moved = repartition(self._flowing, self._name or how.name, operation)
+        return self._moved
+
+    def count(self, materialized: Materialized | str | None = None) -> KTable:
+        """How many records each key has had."""
+        return self._aggregate("count", "count", materialized, serdes.int64)
+
+    def reduce(self, reducer: Fn, materialized: Materialized | str | None = None) -> KTable:
+        """`reducer(aggregate, value)` from the second value on; the first is the aggregate."""
+        fold = {"reduce": {"adder": flow.call(self._graph, reducer, "reducer", "reduce", 2), "subtractor": None}}
+        return self._aggregate("reduce", fold, materialized, self._flowing.value)
+
+    def aggregate(self, initializer: Fn, adder: Fn, materialized: Materialized | str | None = None) -> KTable:
+        """`adder(key, value, aggregate)` (or without the key), from `initializer()`; None deletes the key."""
+        fold = aggregate_fold(self._graph, initializer, adder, None)
+        return self._aggregate("aggregate", fold, materialized, None)
+
+    def _aggregate(
+        self, operation: str, fold: Any, materialized: Materialized | str | None, value: Serde | None
+    ) -> KTable:
+        from adstream.dsl.ktable import KTable
+
+        how = flow.materialized(materialized, operation)
+        flowing = self.keyed(operation, how)
+        node = flow.add(self._graph, "aggregate", [flowing.port], folds=[fold], cached=how.caching, send_old=False)
+        store = flow.store(self._graph, "key_value", how, f"{node.name}-store", operation)
+        node.parameters |= {"store": store, "stores": [store]}
+        return KTable(flowing.at(node, value=how.value or value), store=store)
+
+
+def aggregate_fold(graph: Graph, initializer: Fn, adder: Fn, subtractor: Fn | None) -> dict[str, Any]:
+    """The plan's form of an aggregation."""
+
+    def fold(fn: Fn, what: str) -> dict[str, Any]:
+        return flow.function(graph, fn, what, "aggregate", values=2)
+
+    return {
+        "aggregate": {
+            "initializer": flow.call(graph, initializer, "initializer", "aggregate", 0),
+            "adder": fold(adder, "adder"),
+            "subtractor": None if subtractor is None else fold(subtractor, "subtractor"),
+        }
+    }

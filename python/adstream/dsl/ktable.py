@@ -1,0 +1,236 @@
+"""Tables: one value per key, as in Kafka Streams.
+
+A table may have a store or be a *view*, which computes its values from another table whenever somebody asks: then
+functions run more than once for one record, and must be pure. It gets a store when it is given a name, or when an
+operation behind needs one. Old values travel only if an operation behind needs them (`send_old`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Self
+
+from adstream.dsl import flow, serdes
+from adstream.dsl.flow import Materialized
+from adstream.dsl.graph import Graph, Node
+from adstream.dsl.kstream import Flowing, Fn, KStream, aggregate_fold, repartition
+
+Getter = dict[str, Any]
+
+
+class KTable:
+    """The newest value of each key. In Kafka Streams: `KTable`."""
+
+    def __init__(
+        self,
+        flowing: Flowing,
+        *,
+        store: str | None = None,
+        parents: tuple[KTable, ...] = (),
+        getter: Callable[[], Getter] | None = None,
+        materialize: Callable[[], str] | None = None,
+    ) -> None:
+        self._flowing = flowing
+        self._store = store
+        self._parents = parents
+        self._getter = getter
+        self._materialize = materialize
+
+    @property
+    def _graph(self) -> Graph:
+        return self._flowing.graph
+
+    @property
+    def _node(self) -> Node:
+        return self._graph.nodes[self._flowing.port[0]]
+
+    @property
+    def queryable_store_name(self) -> str | None:
+        """The name of its store; None for a view."""
+        return self._store
+
+    def named(self, name: str) -> Self:
+        """Names the operation just made. In Kafka Streams: `Named.as`."""
+        self._graph.rename(self._node, name)
+        return self
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._node.name}>"
+
+    # --- What operations behind need ------------------------------------------------------------------------------
+
+    def _lookup(self) -> Getter:
+        """How its present value is found."""
+        if self._store is None and self._materialize is not None:
+            self._store = self._materialize()
+        if self._store is not None:
+            return {"store": self._store}
+        assert self._getter is not None
+        return self._getter()
+
+    def _lookup_stores(self) -> list[str]:
+        """The stores that a lookup reads."""
+        return _stores_in(self._lookup())
+
+    def _send_old(self, force: bool = True) -> bool:
+        """Makes changes carry old values; whether they do. `force`: a topic's table gets a store for it."""
+        node = self._node
+        if node.parameters.get("send_old"):
+            return True
+        if self._store is None and self._materialize is not None:
+            if not force:
+                return False
+            self._store = self._materialize()
+        elif self._store is None:
+            sent = [parent._send_old(force) for parent in self._parents]  # asked of all, whatever the first says
+            if not all(sent):
+                return False
+        node.parameters["send_old"] = True
+        return True
+
+    # --- Derived tables -------------------------------------------------------------------------------------------
+
+    def filter(self, predicate: Fn, materialized: Materialized | str | None = None) -> KTable:
+        """Only keys for whose value `predicate(key, value)` is true; others are deleted downstream."""
+        return self._filter("filter", predicate, materialized, negate=False)
+
+    def filter_not(self, predicate: Fn, materialized: Materialized | str | None = None) -> KTable:
+        """Only keys for whose value `predicate(key, value)` is not true."""
+        return self._filter("filter_not", predicate, materialized, negate=True)
+
+    def _filter(
+        self, operation: str, predicate: Fn, materialized: Materialized | str | None, *, negate: bool
+    ) -> KTable:
+        fn = flow.condition(self._graph, predicate, "predicate", operation)
+
+        def getter() -> Getter:
+            return {"filter": {"of": self._lookup(), "predicate": fn, "negate": negate}}
+
+        parameters = {"predicate": fn, "negate": negate}
+        return self._derived("table_filter", operation, parameters, materialized, getter, self._flowing.value)
+
+    def map_values(self, mapper: Fn, materialized: Materialized | str | None = None) -> KTable:
+        """`mapper(value)` or `mapper(key, value)` returns the new value. It never sees None: a deletion is one here."""
+        fn = flow.function(self._graph, mapper, "mapper", "map_values")
+
+        def getter() -> Getter:
+            return {"map_values": {"of": self._lookup(), "mapper": fn}}
+
+        return self._derived("table_map_values", "map_values", {"mapper": fn}, materialized, getter, None)
+
+    def _derived(
+        self,
+        kind: str,
+        operation: str,
+        parameters: dict[str, Any],
+        materialized: Materialized | str | None,
+        getter: Callable[[], Getter],
+        value: serdes.Serde | None,
+    ) -> KTable:
+        how = flow.materialized(materialized, operation)
+        node = flow.add(self._graph, kind, [self._flowing.port], cached=how.caching, send_old=False, **parameters)
+        store = None
+        if how.name is not None:
+            store = flow.store(self._graph, "key_value", how, f"{node.name}-store", operation)
+            node.parameters |= {"store": store, "stores": [store]}
+        flowing = self._flowing.at(node, key=how.key or self._flowing.key, value=how.value or value)
+        return KTable(flowing, store=store, parents=(self,), getter=getter)
+
+    # --- As streams, by other keys --------------------------------------------------------------------------------
+
+    def to_stream(self, mapper: Fn | None = None) -> KStream:
+        """Its changes as records: the new values, deletions included. `mapper(key, value)` chooses another key."""
+        node = flow.add(self._graph, "to_stream", [self._flowing.port])
+        stream = KStream(self._flowing.at(node, rekeyed=False))
+        return stream if mapper is None else stream.select_key(mapper)
+
+    def group_by(
+        self,
+        selector: Fn,
+        name: str | None = None,
+        *,
+        key: serdes.Serde | None = None,
+        value: serdes.Serde | None = None,
+    ) -> KGroupedTable:
+        """By what `selector(key, value)` returns: a new (key, value). When a row changes, its old value leaves its old
+        group and the new one enters. In Kafka Streams: `KTable.groupBy` with `Grouped`."""
+        self._send_old()
+        fn = flow.function(self._graph, selector, "selector", "group_by")
+        node = flow.add(self._graph, "regroup", [self._flowing.port], mapper=fn)
+        return KGroupedTable(self._flowing.at(node, key=key, value=value), name)
+
+
+def _stores_in(getter: Getter) -> list[str]:
+    if "store" in getter:
+        return [getter["store"]]
+    [parts] = getter.values()
+    return [name for part in parts.values() if isinstance(part, dict) for name in _stores_in(part) if _is_getter(part)]
+
+
+def _is_getter(part: dict[str, Any]) -> bool:
+    return "call" not in part
+
+
+class KGroupedTable:
+    """A table's rows by another key. In Kafka Streams: `KGroupedTable`."""
+
+    def __init__(self, flowing: Flowing, name: str | None) -> None:
+        self._flowing = flowing
+        self._name = name
+        self._moved: Flowing | None = None
+
+    @property
+    def _graph(self) -> Graph:
+        return self._flowing.graph
+
+    def count(self, materialized: Materialized | str | None = None) -> KTable:
+        """How many rows each group has; 0 stays 0."""
+        return self._aggregate("count", "count", materialized, serdes.int64)
+
+    def reduce(self, adder: Fn, subtractor: Fn, materialized: Materialized | str | None = None) -> KTable:
+        """`adder(aggregate, value)` for values that enter, `subtractor(aggregate, value)` for those that leave."""
+        graph = self._graph
+        fold = {
+            "reduce": {
+                "adder": flow.call(graph, adder, "adder", "reduce", 2),
+                "subtractor": flow.call(graph, subtractor, "subtractor", "reduce", 2),
+            }
+        }
+        return self._aggregate("reduce", fold, materialized, self._flowing.value)
+
+    def aggregate(
+        self, initializer: Fn, adder: Fn, subtractor: Fn, materialized: Materialized | str | None = None
+    ) -> KTable:
+        """`adder(key, value, aggregate)` for values that enter, `subtractor` alike for those that leave, from
+        `initializer()`."""
+        fold = aggregate_fold(self._graph, initializer, adder, subtractor)
+        return self._aggregate("aggregate", fold, materialized, None)
+
+    def _aggregate(
+        self, operation: str, fold: Any, materialized: Materialized | str | None, value: serdes.Serde | None
+    ) -> KTable:
+        how = flow.materialized(materialized, operation)
+        if self._moved is None or self._name is None:
+            self._moved = repartition(self._flowing, self._name or how.name, operation, changes=True)
+        flowing = self._moved
+        node = flow.add(self._graph, "table_aggregate", [flowing.port], fold=fold, cached=how.caching, send_old=False)
+        store = flow.store(self._graph, "key_value", how, f"{node.name}-store", operation)
+        node.parameters |= {"store": store, "stores": [store]}
+        return KTable(flowing.at(node, value=how.value or value), store=store)
+
+
+def table_of(flowing: Flowing, how: Materialized, operation: str) -> KTable:
+    """A table of the records at a port."""
+    graph = flowing.graph
+    node = flow.add(graph, "table_source", [flowing.port], cached=how.caching, send_old=False)
+
+    def materialize() -> str:
+        name = flow.store(graph, "key_value", how, f"{node.name}-store", operation)
+        node.parameters |= {"store": name, "stores": [name]}
+        return name
+
+    flowing = replace(flowing.at(node), key=how.key or flowing.key, value=how.value or flowing.value)
+    if how.name is not None:
+        return KTable(flowing, store=materialize())
+    return KTable(flowing, materialize=materialize)

@@ -1,0 +1,157 @@
+"""Streams and tables of keys and values, on the test driver: one record, one commit, as Kafka Streams' own driver."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+import adstream as ads
+from adstream.testing import TopologyTestDriver
+from adstream.testing.driver import STEPS
+
+S, I = ads.serdes.string, ads.serdes.int64  # noqa: E741
+
+
+def run(build: Callable[[ads.App], None], records: Iterable[tuple[Any, ...]], **options: Any) -> list[tuple[Any, ...]]:
+    """What comes out of `out` for (topic, key, value, ts): (key, value, ts)."""
+    topology = ads.topology(name="app")(build)
+    with TopologyTestDriver(topology, partitions=1, commit_every=1, **options) as driver:
+        for topic, key, value, ts in records:
+            driver.input(topic).pipe(value, key=key, at=ts)
+            driver.run()
+        return [(r.key, r.value, r.timestamp) for r in driver.output("out").read()]
+
+
+def test_stateless_operations() -> None:
+    def build(app: ads.App) -> None:
+        (
+            app.stream("in", key=S, value=I)
+            .filter(lambda k, v: v is not None and v > 0)
+            .map_values(lambda v: v * 2)
+            .flat_map(lambda k, v: [(k, v), (k + "!", v + 1)])
+            .select_key(lambda k, v: f"{k}{v}")
+            .to("out", value=I)
+        )
+
+    assert run(build, [("in", "a", 1, 5), ("in", "b", -1, 6), ("in", "c", None, 7)]) == [("a2", 2, 5), ("a!3", 3, 5)]
+
+
+def test_branches_merge_depth_first() -> None:
+    def build(app: ads.App) -> None:
+        numbers = app.stream("in", key=S, value=I).flat_map_values(lambda v: [v, v + 1])
+        even, odd = numbers.split().branch(lambda k, v: v % 2 == 0).default_branch()
+        even.map_values(lambda v: -v).merge(odd).to("out", value=I)
+
+    assert run(build, [("in", "a", 1, 5), ("in", "a", 2, 6)]) == [
+        ("a", 1, 5),
+        ("a", -2, 5),
+        ("a", -2, 6),
+        ("a", 3, 6),
+    ]
+
+
+def test_count_reduce_aggregate_keep_the_largest_time() -> None:
+    def build(app: ads.App) -> None:
+        grouped = app.stream("in", key=S, value=I).group_by_key()
+        grouped.count("counts").to_stream().to("out")
+        grouped.reduce(lambda a, v: a + v).to_stream().to("out", value=I)
+        grouped.aggregate(lambda: "", lambda k, v, a: f"{a}{k}{v}").to_stream().to("out", value=ads.serdes.string)
+
+    rows = [("in", "a", 1, 9), ("in", None, 1, 9), ("in", "a", None, 9), ("in", "a", 2, 5)]
+    topology = ads.topology(name="app")(build)
+    with TopologyTestDriver(topology, partitions=1, commit_every=1) as driver:
+        for topic, key, value, ts in rows:
+            driver.input(topic).pipe(value, key=key, at=ts)
+        raw = driver.output("out").read_raw()
+        assert [(r.value, r.timestamp) for r in raw] == [
+            ((1).to_bytes(8), 9),
+            ((1).to_bytes(8), 9),
+            (b"a1", 9),
+            ((2).to_bytes(8), 9),
+            ((3).to_bytes(8), 9),
+            (b"a1a2", 9),
+        ]
+        dropped = [reasons for reasons in driver.counters().values() if "dropped:null_key" in reasons]
+        assert [(d["dropped:null_key"], d["dropped:null_value"]) for d in dropped] == [(1, 1)] * 3
+
+
+def test_a_new_key_moves_the_records() -> None:
+    def build(app: ads.App) -> None:
+        app.stream("in", key=S, value=I).group_by(lambda k, v: v % 3).count().to_stream().to("out", key=I)
+
+    topology = ads.topology(name="app")(build)
+    with TopologyTestDriver(topology, partitions=3) as driver:
+        for i in range(30):
+            driver.input("in").pipe(i, key=str(i), at=i)
+        newest = {r.key: r.value for r in driver.output("out").read()}
+        assert newest == {0: 10, 1: 10, 2: 10}
+        driver.restart()
+        driver.input("in").pipe(3, key="x", at=100)
+        assert [(r.key, r.value, r.timestamp) for r in driver.output("out").read()] == [(0, 11, 100)]
+
+
+def test_tables_filter_map_and_regroup() -> None:
+    def build(app: ads.App) -> None:
+        table = app.table("in", key=S, value=I)
+        small = table.filter(lambda k, v: v < 10).map_values(lambda v: v + 100)
+        small.to_stream().to("out", value=I)
+        small.group_by(lambda k, v: ("all", v)).reduce(lambda a, v: a + v, lambda a, v: a - v).to_stream().to(
+            "out", value=I
+        )
+
+    assert run(build, [("in", "a", 1, 1), ("in", "b", 2, 2), ("in", "a", 20, 3), ("in", "b", None, 4)]) == [
+        ("a", 101, 1),
+        ("all", 101, 1),
+        ("b", 102, 2),
+        ("all", 203, 2),
+        ("a", None, 3),
+        ("all", 102, 3),
+        ("b", None, 4),
+        ("all", 0, 4),
+    ]
+
+
+def test_a_function_that_raises_is_a_dead_letter_of_its_record() -> None:
+    def build(app: ads.App) -> None:
+        stream = app.stream("in", key=S, value=I)
+        stream.map_values(lambda v: 10 // v).named("divide").to("out", value=I)
+
+    topology = ads.topology(name="app")(build)
+    with TopologyTestDriver(topology, partitions=1) as driver:
+        for value in (5, 0, 2):
+            driver.input("in").pipe(value, key="k", at=1)
+        driver.input("in").pipe_raw(b"k", b"123")
+        assert [r.value for r in driver.output("out").read()] == [2, 5]
+        letters = driver.dead_letters("in")
+        assert [(d.reason, d.operator, d.offset) for d in letters] == [
+            ("callable_raised", "divide", 1),
+            ("malformed_value", "source-1", 3),
+        ]
+        assert letters[0].value == bytes(8)
+
+
+@pytest.mark.parametrize(
+    ("step", "restart"),
+    [(step, restart) for step in STEPS for restart in (True, False) if restart or step != "after-commit"],
+)
+def test_a_crash_changes_nothing(step: Any, restart: bool) -> None:
+    def build(app: ads.App) -> None:
+        (
+            app.stream("in", key=S, value=I)
+            .group_by(lambda k, v: v % 2)
+            .aggregate(lambda: {"seen": []}, lambda k, v, a: {"seen": [*a["seen"], v]})
+            .to_stream()
+            .to("out", key=I)
+        )
+
+    topology = ads.topology(name="app")(build)
+
+    def play(crash: bool) -> list[Any]:
+        with TopologyTestDriver(topology, partitions=1, commit_every=2) as driver:
+            for i in range(10):
+                driver.input("in").pipe(i, key="k", at=i)
+            if crash:
+                driver.crash_at(step, commits=2, restart=restart)
+            return [(r.key, r.value, r.timestamp) for r in driver.output("out").read()]
+
+    assert play(True) == play(False)
