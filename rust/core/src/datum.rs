@@ -309,7 +309,7 @@ pub mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    pub fn any() -> impl Strategy<Value = Datum> {
+    pub fn data() -> impl Strategy<Value = Datum> {
         let leaf = prop_oneof![
             Just(Datum::Null),
             any::<bool>().prop_map(Datum::Bool),
@@ -334,18 +334,18 @@ pub mod tests {
 
     proptest! {
         #[test]
-        fn both_encodings_round_trip(datum in any()) {
+        fn both_encodings_round_trip(datum in data()) {
             prop_assert_eq!(Datum::from_bytes(&datum.to_bytes().unwrap()), Some(datum.clone()));
             prop_assert_eq!(Datum::from_key_bytes(&datum.key_bytes().unwrap()), Some(datum));
         }
 
         #[test]
-        fn no_two_keys_meet(a in any(), b in any()) {
+        fn no_two_keys_meet(a in data(), b in data()) {
             prop_assert_eq!(a.key_bytes() == b.key_bytes(), a == b);
         }
 
         #[test]
-        fn cut_bytes_are_refused(datum in any()) {
+        fn cut_bytes_are_refused(datum in data()) {
             let bytes = datum.to_bytes().unwrap();
             for cut in 0..bytes.len() {
                 prop_assert_eq!(Datum::from_bytes(&bytes[..cut]), None);

@@ -52,8 +52,12 @@ impl PyWindowed {
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         Ok(format!("Windowed({}, {}, {})", to_py(py, &self.key)?.repr()?, self.start, self.end))
     }
-    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyAny>, i64, i64))> {
-        Ok((py.get_type::<PyWindowed>().into_any(), (to_py(py, &self.key)?, self.start, self.end)))
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let args = PyTuple::new(
+            py,
+            [to_py(py, &self.key)?, self.start.into_pyobject(py)?.into_any(), self.end.into_pyobject(py)?.into_any()],
+        )?;
+        PyTuple::new(py, [py.get_type::<PyWindowed>().into_any(), args.into_any()])
     }
 }
 
