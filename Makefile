@@ -63,8 +63,8 @@ endif
 bench: setup servers ## measure, next to a bare client in the same run
 	PYTHONPATH=. $(BIN)/python benches/run.py
 
-sim: setup ## simulate a cluster with faults: SEED=1 [N=seeds to run]
-	$(BIN)/python -m adstream.testing.simulation --seed $(SEED) $(if $(N),--count $(N))
+sim: setup ## simulate a cluster with faults: SEED=1 [N=seeds to run] [JOB=sim.records]
+	$(BIN)/python -m adstream.testing.simulation --seed $(SEED) $(if $(N),--count $(N)) $(if $(JOB),--job $(JOB))
 
 chaos: setup servers ## kill workers and servers under load: ROUNDS=10
 	PYTHONPATH=. $(BIN)/python tests/chaos/run.py --rounds $(ROUNDS)

@@ -13,6 +13,7 @@ PASSED_ON = {"faults.py", "typing_.py", "driver.py"}
 """Files that hand on a code they were given."""
 RUST = re.compile(r"\b(?:PlanError|Fatal)::new\(\s*(\"[^\"]*\"|[^,\"]*)")
 CODE = re.compile(r"[a-z]+(?:_[a-z]+)+")
+FLOW_REASON = re.compile(r'Failure::Bad\(\s*"(\w+)"|"(malformed_(?:key|value))"')
 REASON = re.compile(r'"(null_payload|malformed_json|missing_field|bad_field|ahead_of_clock|missing_timestamp)[:"]')
 
 
@@ -49,7 +50,9 @@ def reasons() -> set[str]:
     core = ROOT / "rust" / "core" / "src"
     named = re.findall(r'ERR_\w+ => "(\w+)"', (core / "column.rs").read_text())
     text = "".join(path.read_text() for path in sorted(core.rglob("*.rs")))
-    return {*named, *REASON.findall(text)}
+    flow = {reason for pair in FLOW_REASON.findall(text) for reason in pair if reason}
+    assert len(flow) > 8, flow
+    return {*named, *REASON.findall(text), *flow}
 
 
 def rows(heading: str) -> set[str]:

@@ -18,7 +18,7 @@ import pytest
 
 from adstream.testing.simulation import Verdict, make, simulate
 from adstream.testing.simulation.__main__ import main
-from adstream.testing.simulation.scenario import JOBS, STEPS
+from adstream.testing.simulation.scenario import JOBS, MORE_JOBS, STEPS
 from tests.simulation.sabotage import SABOTAGES
 
 SEED = int(os.environ.get("SIM_SEED") or time.time_ns() // 1_000_000 % 1_000_000_000)
@@ -96,6 +96,16 @@ def run(seeds: range, totals: Counter[str]) -> None:
 @pytest.mark.parametrize("first", range(SEED, SEED + COUNT, CHUNK), ids=lambda first: f"from_seed_{first}")
 def test_fresh_schedules(first: int, totals: Counter[str]) -> None:
     run(range(first, min(first + CHUNK, SEED + COUNT)), totals)
+
+
+@pytest.mark.parametrize("job", MORE_JOBS)
+@pytest.mark.parametrize("first", range(SEED, SEED + COUNT // 3, CHUNK), ids=lambda first: f"from_seed_{first}")
+def test_fresh_schedules_of_other_jobs(first: int, job: str) -> None:
+    for seed in range(first, min(first + CHUNK, SEED + COUNT // 3)):
+        verdict = simulate(seed, job=job)
+        assert not new(verdict), "\n".join(
+            [f"make sim SEED={seed} JOB={job}", *verdict.errors, verdict.scenario.describe()]
+        )
 
 
 def test_the_faults_really_happened(totals: Counter[str]) -> None:

@@ -9,14 +9,14 @@ import time
 from collections import Counter
 
 from adstream.testing.simulation import simulate
-from adstream.testing.simulation.scenario import JOBS
+from adstream.testing.simulation.scenario import JOBS, MORE_JOBS
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m adstream.testing.simulation", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="the first seed")
     parser.add_argument("--count", type=int, default=1, help="how many, one after the other")
-    parser.add_argument("--job", choices=JOBS, help="instead of the one that the seed chooses")
+    parser.add_argument("--job", choices=(*JOBS, *MORE_JOBS), help="instead of the one that the seed chooses")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first failure")
     parser.add_argument("--verbose", action="store_true", help="print plans, and what the workers log")
     given = parser.parse_args()

@@ -244,10 +244,50 @@ def _counts(cluster: Cluster) -> list[str]:
     return [*found, *_ledger(cluster, read=len(source), ends=ends)]
 
 
+# sim.records
+
+
+def _recorded(cluster: Cluster) -> list[str]:
+    broker = cluster.broker
+    source = list(_records(broker, "events"))
+    dead: list[tuple[int, int, str]] = []
+    kinds: Counter[str] = Counter()
+    last: dict[bytes | None, str] = {}
+    small = 0
+    for p, (offset, _, key, value, _) in source:
+        try:
+            event = json.loads(value or b"")
+        except ValueError:
+            dead.append((p, offset, "malformed_value"))
+            continue
+        if not isinstance(event["n"], int):  # the filter raises
+            dead.append((p, offset, "callable_raised"))
+        elif event["n"] < 20:
+            small += 1
+        else:
+            kinds[event["kind"]] += 1
+            last[key] = event["kind"]
+    counts = ((key, int.from_bytes(value or b"")) for _, (_, _, key, value, _) in _records(broker, "kinds-counts"))
+    newest = {key: int.from_bytes(value or b"") for _, (_, _, key, value, _) in _records(broker, "users-last")}
+    users = Counter(last.values())
+    return [
+        *_bags("counts", counts, ((kind.encode(), i + 1) for kind, n in kinds.items() for i in range(n))),
+        *_maps(
+            "users",
+            {key: (n,) for key, n in newest.items()},
+            {key: (users.get((key or b"").decode(), 0),) for key in newest}
+            | {kind.encode(): (n,) for kind, n in users.items()},
+        ),
+        *_bags("dead", _dead(broker, "events-dlq"), dead),
+        *_ledger(cluster, read=len(source), ends={"passed": kinds.total() + small, "dead": len(dead)}),
+    ]
+
+
 JUDGES: Mapping[str, Callable[[Cluster], list[str]]] = {
     "ads.performance": _performance,
     "sim.passing": _passing,
     "sim.counts": _counts,
+    "sim.records": _recorded,
 }
 
 

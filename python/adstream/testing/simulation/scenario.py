@@ -6,6 +6,7 @@ result is; that is the auditor's, which in turn looks at the broker and never in
     ads.performance     combine before shuffle, two shuffles, two sinks, late and final topic, dead letters
     sim.passing         no state, no shuffle: filter and write
     sim.counts          deduplicate, shuffle row by row (no combine), windows; first and last
+    sim.records         keys and values: a count behind a repartition topic, told at once; a table regrouped
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from random import Random
 from typing import Annotated, Any
 
 from adstream._core import RawBatch, murmur2
+from adstream.dsl import serdes
 from adstream.dsl.aggregates import count, first, last, max, min, sum
 from adstream.dsl.app import App
 from adstream.dsl.expr import col, window_start
+from adstream.dsl.flow import Materialized
 from adstream.dsl.schema import Record
 from adstream.dsl.sinks import Sql
 from adstream.dsl.topology import Topology, topology
@@ -38,6 +41,9 @@ STEPS = ("close", "begin", "produce", "offsets", "commit", "committed", "settled
 """runtime/commit.py says what each leaves behind."""
 EVENT_START_MS = 1_705_312_800_000
 JOBS = ("ads.performance", "sim.passing", "sim.counts")
+"""What seeds choose from. A longer list would make other scenarios of seeds that found something."""
+MORE_JOBS = ("sim.records",)
+"""Run when they are asked for."""
 
 
 # Two small jobs
@@ -83,6 +89,16 @@ def counts(app: App) -> None:
     table.late.to("counts-late")
 
 
+@topology(name="sim-records")
+def records(app: App) -> None:
+    """Events per kind, each count told once; and how many users were last seen with each kind."""
+    events = app.stream("events", key=serdes.string, value=serdes.json_).filter(lambda k, v: v["n"] >= 20)
+    kinds = events.select_key(lambda k, v: v["kind"]).group_by_key("by-kind")
+    kinds.count(Materialized("kinds", caching=False)).to_stream().to("kinds-counts", value=serdes.int64)
+    users = events.map_values(lambda v: v["kind"]).to_table("users")
+    users.group_by(lambda k, kind: (kind, k), "by-last").count("last").to_stream().to("users-last", value=serdes.int64)
+
+
 @dataclass(frozen=True)
 class Job:
     """A built topology and the topics that must exist before it starts."""
@@ -105,6 +121,8 @@ def job_of(name: str) -> Job:
         source, outputs = "ad-events", ("ad-performance", "ad-performance-late")
     elif name == "sim.passing":
         made, source, outputs = passing, "events", ("passed",)
+    elif name == "sim.records":
+        made, source, outputs = records, "events", ("kinds-counts", "users-last")
     else:
         made, source, outputs = counts, "events", ("counts-final", "counts-late")
     built = made.build()
