@@ -20,7 +20,7 @@ STUB  := python/adstream/_core.pyi
 ALLOW := tools/stubtest.allow
 
 .DEFAULT_GOAL := help
-.PHONY: help setup servers demo test check bench sim chaos mutants lock clean
+.PHONY: help setup servers demo test check bench sim chaos differential mutants lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this
@@ -68,6 +68,9 @@ sim: setup ## simulate a cluster with faults: SEED=1 [N=seeds to run] [JOB=sim.r
 
 chaos: setup servers ## kill workers and servers under load: ROUNDS=10
 	PYTHONPATH=. $(BIN)/python tests/chaos/run.py --rounds $(ROUNDS)
+
+differential: setup ## random topologies, next to the real Kafka Streams: N=340 SEED=1
+	$(BIN)/python -m tests.differential.kstreams.run --seed $(SEED) --count $(or $(N),340)
 
 mutants: setup ## break the source in a copy, in many ways: each must turn the suite red
 	$(PYO3) $(BIN)/python tools/mutants.py

@@ -294,7 +294,7 @@ public final class Recorder {
             asked.path("stores").forEach(store -> names.add(store.get("name").asText()));
             Map<String, StateStore> all = driver.getAllStateStores();
             for (String name : names) {
-                if (all.containsKey(name)) {
+                if (all.get(name) != null) {
                     told.set(name, contents(name, all.get(name)));
                 }
             }

@@ -1,0 +1,338 @@
+"""The same cases on adstream: its public language and test driver, one partition, a commit after every record."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import adstream as ads
+from adstream.testing import TopologyTestDriver
+from tests.differential.kstreams.functions import fn, fn2, holds, plain
+from tests.differential.kstreams.generate import Case
+
+Json = Any
+Result = dict[str, Any]
+
+SERDES = {
+    "string": ads.serdes.string,
+    "int64": ads.serdes.int64,
+    "int32": ads.serdes.int32,
+    "double": ads.serdes.float64,
+    "bytes": ads.serdes.bytes,
+    "json": ads.serdes.json_,
+}
+APP = "app"
+
+
+class NoWord(Exception):
+    """adstream's language has no word for it."""
+
+
+def run(case: Case) -> Result:
+    """What adstream does with a case, told as the original's recorder tells it (README.md)."""
+    result: Result = {"name": case["name"]}
+    seen: list[Json] = []
+    try:
+        driver = TopologyTestDriver(_Builder(case, seen).build(), partitions=1, commit_every=1)
+    except ads.AdstreamError as error:
+        return result | {"error": _error("build", error)}
+    with driver:
+        run = _Run(case, driver, seen, result)
+        run.all()
+    return result
+
+
+def _error(at: str, error: Exception) -> Json:
+    return {"at": at, "class": type(error).__name__, "cause": getattr(error, "code", ""), "message": str(error)[:300]}
+
+
+def serde(kind: str) -> ads.serdes.Serde:
+    if kind in SERDES:
+        return SERDES[kind]
+    if kind.startswith("session:"):
+        return ads.serdes.session_windowed(serde(kind.removeprefix("session:")))
+    inner, _, size = kind.removeprefix("windowed:").rpartition(":")
+    return ads.serdes.time_windowed(serde(inner), timedelta(milliseconds=1) * int(size))
+
+
+def ms(value: int | None) -> timedelta | None:
+    return None if value is None else timedelta(milliseconds=value)
+
+
+class _Builder:
+    """A topology of a case's nodes, in their order."""
+
+    def __init__(self, case: Case, seen: list[Json]) -> None:
+        self.case = case
+        self.seen = seen
+        self.made: dict[str, Any] = {}
+        self.types: dict[str, list[str]] = {}
+        self.caching = case.get("options", {}).get("cache", False)
+
+    def build(self) -> ads.Built:
+        @ads.topology
+        def app(app: ads.App) -> None:
+            self.app = app
+            for node in self.case["nodes"]:
+                self.types[node["id"]] = node.get("types", ["", ""])
+                make = getattr(self, f"_{node['op']}", None)
+                if make is None:
+                    raise NoWord(node["op"])
+                self.made[node["id"]] = make(node, *(self.made[name] for name in node.get("in", ())))
+
+        return app.build()
+
+    # --- What a node says
+
+    def serdes(self, node: Json) -> dict[str, Any]:
+        """Of what the node gives."""
+        key, value = node["types"]
+        return {"key": serde(key), "value": serde(value)}
+
+    def materialized(self, node: Json) -> ads.Materialized:
+        store = node.get("store") or {}
+        key, value = node["types"]
+        return ads.Materialized(
+            store.get("name"),
+            key=serde(key),
+            value=serde(value),
+            caching=store.get("cache", True) and self.caching,
+            logging=store.get("logging", True),
+            retention=ms(store.get("retention")),
+            history=ms(store.get("history")),
+        )
+
+    def fn(self, node: Json, field: str = "fn") -> Callable[..., Any]:
+        f = fn(node[field])
+        if node["op"] in ("map_values", "flat_map_values", "fk_join") and not node.get("with_key"):
+            return lambda value: f(None, value)
+        return lambda key, value: f(key, value)
+
+    def predicate(self, asked: Json) -> Callable[..., bool]:
+        f = fn(asked)
+        return lambda key, value: holds(f, key, value)
+
+    def joiner(self, node: Json) -> Callable[..., Any]:
+        f = fn2(node["fn"])
+        if node.get("with_key"):
+            return lambda key, left, right: f(key, left, right)
+        return lambda left, right: f(None, left, right)
+
+    def pair(self, asked: Json) -> Callable[..., Any]:
+        f = fn(asked)
+
+        def pair(key: Any, value: Any) -> Any:
+            found = f(key, value)
+            return None if found is None else tuple(found)
+
+        return pair
+
+    # --- Sources
+
+    def timestamps(self, asked: Json) -> Callable[..., int] | None:
+        match asked:
+            case None | ["fail_on_invalid"] | ["log_and_skip"] | ["use_partition_time"]:
+                return None  # records' own times are never negative
+            case ["value"]:
+                return lambda key, value, ts, partition: value if isinstance(value, int) else -1
+            case ["plus", more]:
+                return lambda key, value, ts, partition: ts + more
+            case ["partition_time"]:
+                return lambda key, value, ts, partition: partition
+        raise NoWord(f"timestamps {asked[0]}")
+
+    def _stream(self, node: Json) -> Any:
+        return self.app.stream(node["topics"], timestamp=self.timestamps(node.get("timestamps")), **self.serdes(node))
+
+    def _table(self, node: Json) -> Any:
+        return self.app.table(node["topic"], self.materialized(node), **self.serdes(node))
+
+    def _global_table(self, node: Json) -> Any:
+        if not hasattr(self.app, "global_table"):
+            raise NoWord("global_table")
+        return self.app.global_table(node["topic"], self.materialized(node), **self.serdes(node))
+
+    # --- Stateless
+
+    def _filter(self, node: Json, on: Any) -> Any:
+        return on.filter(self.predicate(node["fn"]), *self.as_table(node, on))
+
+    def _filter_not(self, node: Json, on: Any) -> Any:
+        return on.filter_not(self.predicate(node["fn"]), *self.as_table(node, on))
+
+    def _map_values(self, node: Json, on: Any) -> Any:
+        return on.map_values(self.fn(node), *self.as_table(node, on))
+
+    def as_table(self, node: Json, on: Any) -> list[Any]:
+        return [self.materialized(node)] if isinstance(on, ads.KTable) else []
+
+    def _map(self, node: Json, on: Any) -> Any:
+        return on.map(self.pair(node["fn"]))
+
+    def _flat_map(self, node: Json, on: Any) -> Any:
+        f = fn(node["fn"])
+        return on.flat_map(lambda key, value: [tuple(pair) for pair in f(key, value)])
+
+    def _flat_map_values(self, node: Json, on: Any) -> Any:
+        return on.flat_map_values(self.fn(node))
+
+    def _select_key(self, node: Json, on: Any) -> Any:
+        return on.select_key(self.fn(node))
+
+    def _peek(self, node: Json, on: Any) -> Any:
+        return on.peek(self.see(node))
+
+    def _foreach(self, node: Json, on: Any) -> None:
+        on.foreach(self.see(node))
+
+    def see(self, node: Json) -> Callable[..., None]:
+        return lambda key, value: self.seen.append([node["id"], plain(key), plain(value)])
+
+    def _merge(self, node: Json, left: Any, right: Any) -> Any:
+        return left.merge(right)
+
+    def _split(self, node: Json, on: Any) -> None:
+        split = on.split()
+        names = [branch["name"] for branch in node["branches"]]
+        for branch in node["branches"]:
+            split = split.branch(self.predicate(branch["fn"]))
+        default = node.get("default")
+        streams = split.no_default_branch() if default is None else split.default_branch()
+        for name, stream in zip([*names, *([] if default is None else [default])], streams, strict=True):
+            self.made[f"{node['id']}.{name}"] = stream
+            self.types[f"{node['id']}.{name}"] = node["types"]
+
+    def _repartition(self, node: Json, on: Any) -> Any:
+        return on.repartition(node.get("name"), partitions=node.get("partitions"), **self.serdes(node))
+
+    def _to(self, node: Json, on: Any) -> None:
+        topic: Any = node.get("topic")
+        topics: list[str] = []
+        if topic is None:
+            f = fn(node["topic_fn"])
+            topics = [name for name, said in self.case["topics"].items() if said.get("out")]
+            topic = lambda key, value: f(key, value)  # noqa: E731
+        key, value = self.types[node["in"][0]]
+        on.to(topic, key=serde(key), value=serde(value), topics=topics, partitioner=self.partitioner(node))
+
+    def partitioner(self, node: Json) -> Callable[..., Any] | None:
+        match node.get("partitioner"):
+            case None:
+                return None
+            case ["drop_if", predicate]:
+                f = fn(predicate)
+                return lambda topic, key, value, count: [] if holds(f, key, value) else None
+            case ["all"]:
+                return lambda topic, key, value, count: list(range(count))
+        return lambda topic, key, value, count: None
+
+    def _to_table(self, node: Json, on: Any) -> Any:
+        return on.to_table(self.materialized(node))
+
+    def _to_stream(self, node: Json, on: Any) -> Any:
+        return on.to_stream(self.fn(node)) if "fn" in node else on.to_stream()
+
+    # --- Grouped
+
+    def _group_by_key(self, node: Json, on: Any) -> Any:
+        return on.group_by_key(node.get("name"), **self.serdes(node))
+
+    def _group_by(self, node: Json, on: Any) -> Any:
+        selector = self.pair(node["fn"]) if isinstance(on, ads.KTable) else self.fn(node)
+        return on.group_by(selector, node.get("name"), **self.serdes(node))
+
+    def _count(self, node: Json, on: Any) -> Any:
+        return on.count(self.materialized(node))
+
+    def _reduce(self, node: Json, on: Any) -> Any:
+        adder = self.reducer(node["fn"])
+        if "sub" in node:
+            return on.reduce(adder, self.reducer(node["sub"]), self.materialized(node))
+        return on.reduce(adder, self.materialized(node))
+
+    def reducer(self, asked: Json) -> Callable[..., Any]:
+        f = fn2(asked)
+        return lambda aggregate, value: f(None, value, aggregate)
+
+    def aggregator(self, asked: Json) -> Callable[..., Any]:
+        f = fn2(asked)
+        return lambda key, value, aggregate: f(key, value, aggregate)
+
+    def _aggregate(self, node: Json, on: Any) -> Any:
+        first = node["init"]
+        functions = [self.aggregator(node[field]) for field in ("fn", "sub", "merger") if field in node]
+        return on.aggregate(lambda: first, *functions, self.materialized(node))
+
+
+class _Run:
+    """One case on one driver."""
+
+    def __init__(self, case: Case, driver: TopologyTestDriver, seen: list[Json], result: Result) -> None:
+        self.case = case
+        self.driver = driver
+        self.seen = seen
+        self.result = result
+        self.outputs = [name for name, topic in case["topics"].items() if topic.get("out")]
+        self.written = {name for name in self.outputs if name in driver.partitions}
+
+    def all(self) -> None:
+        steps: list[Json] = []
+        self.result["steps"] = steps
+        dropped = 0
+        for number, record in enumerate(self.case["inputs"]):
+            try:
+                if "advance_wall_clock" in record:
+                    self.driver.advance_wall_clock(timedelta(milliseconds=record["advance_wall_clock"]))
+                else:
+                    self.pipe(record)
+                    self.driver.run()
+            except ads.AdstreamError as error:
+                self.result["error"] = _error(str(number), error)
+                steps.append({})
+                return
+            step = self.told()
+            now = self.dropped()
+            if now != dropped:
+                step["dropped"] = now - dropped
+                dropped = now
+            steps.append(step)
+        self.result["stores"] = self.stores()
+
+    def pipe(self, record: Json) -> None:
+        topic = self.driver.input(record["topic"])
+        types = self.case["topics"][record["topic"]]
+        key, value = (
+            bytes.fromhex(part["hex"]) if isinstance(part, dict) else serde(types[which]).serialize(part)
+            for which, part in (("key", record["key"]), ("value", record["value"]))
+        )
+        headers = [(name, None if text is None else text.encode()) for name, text in record.get("headers", ())]
+        topic.pipe_raw(key, value, at=record["ts"], headers=headers)
+
+    def told(self) -> Json:
+        step: Json = {}
+        out: dict[str, Json] = {}
+        for topic in self.outputs:
+            if topic in self.written:
+                types = self.case["topics"][topic]
+                key, value = serde(types["key"]), serde(types["value"])
+                for record in self.driver.output(topic).read_raw():
+                    one = [plain(key.deserialize(record.key)), plain(value.deserialize(record.value)), record.timestamp]
+                    if record.headers:
+                        one.append([[name, None if text is None else text.decode()] for name, text in record.headers])
+                    out.setdefault(topic, []).append(one)
+        if out:
+            step["out"] = out
+        if self.seen:
+            step["seen"] = list(self.seen)
+            self.seen.clear()
+        return step
+
+    def dropped(self) -> int:
+        return sum(
+            count
+            for reasons in self.driver.counters().values()
+            for reason, count in reasons.items()
+            if reason.startswith("dropped") or reason == "late"
+        )
+
+    def stores(self) -> Json:
+        return {}
