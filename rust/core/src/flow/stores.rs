@@ -4,12 +4,17 @@
 //! |---|---|---|
 //! | `key_value` | key | by key |
 //! | `window` | start, key | by window, then key: what expires first comes first; one look-up for (key, start) |
-//! | `series` | key, time, number | one key's entries together, by time; beside it `time, key, number` for what expires |
+//! | `series` | `k` key, time, number | one key's entries together, by time; beside it `t` time, key, number: what expires |
+//! | `session` | `k` key, end, start | one key's sessions together, by end; beside it `t` end, start, key: what expires |
 //!
 //! Times are big-endian with the sign flipped, so that bytes sort as numbers. A key inside a composite is preceded by its
 //! length where something follows it, so that no key's range holds another key's entries.
 //!
 //! Values are `time zigzag | datum`: the timestamp that Kafka Streams keeps beside every value.
+//!
+//! *Retention* counts from the largest time that was put. What is older is gone: it is not seen, putting it is refused, and
+//! its bytes go with the next put. An operator that has yet to tell something (windows that are told when they close)
+//! holds it back from that (`hold_from`).
 
 use std::ops::Bound;
 
@@ -27,7 +32,12 @@ pub enum StoreKind {
     KeyValue,
     Window,
     Series,
+    Session,
 }
+
+/// Beginnings of the two halves of `series` and `session`.
+const BY_KEY: u8 = b'k';
+const BY_TIME: u8 = b't';
 
 fn yes() -> bool {
     true
@@ -66,6 +76,8 @@ pub struct Store {
     pub bytes: ByteStore,
     /// The largest time of anything put here, which is what retention counts from.
     pub observed: i64,
+    /// Entries of this time and later stay, whatever retention says; `i64::MAX`: nothing is held.
+    pub hold_from: i64,
     /// The round of rewriting has gone through it.
     pub rewritten: bool,
 }
@@ -76,7 +88,7 @@ pub type Timed = (Datum, i64);
 impl Store {
     pub fn new(spec: StoreSpec) -> Store {
         let id = super::store_id(&spec);
-        Store { spec, id, bytes: ByteStore::default(), observed: NO_TIME, rewritten: false }
+        Store { spec, id, bytes: ByteStore::default(), observed: NO_TIME, hold_from: i64::MAX, rewritten: false }
     }
 
     pub fn save(&self, out: &mut Writer) {
@@ -112,18 +124,239 @@ impl Store {
         self.put_raw(&key_bytes(key)?, (!value.is_null()).then_some((value, ts)))
     }
 
-    /// The present value of a key of a table's store.
+    /// The present value of a key of a table's store; of tables of windows the key is a windowed one.
     pub fn latest(&self, key: &Datum) -> Result<Option<Timed>, Failure> {
-        self.get(key)
+        let Datum::Windowed(w) = key else { return self.get(key) };
+        Ok(match self.spec.kind {
+            StoreKind::KeyValue => return self.get(key),
+            StoreKind::Window => self.window_get(w.start, &key_bytes(&w.key)?),
+            StoreKind::Series => self.series_get(&key_bytes(&w.key)?, w.start),
+            StoreKind::Session => self.session_get(&key_bytes(&w.key)?, w.start, w.end),
+        })
     }
     /// The value as of a time; a store that keeps no versions has only the present one.
     pub fn as_of(&self, key: &Datum, _ts: i64) -> Result<Option<Timed>, Failure> {
         self.latest(key)
     }
 
-    /// `window`: the aggregate of one window.
-    pub fn get_window(&self, start: i64, key: &[u8]) -> Option<Timed> {
-        self.get_raw(&time_key(start, key))
+    // --- Retention ----------------------------------------------------------------------------------------------------
+
+    /// What has this time or an earlier one is gone.
+    pub fn expired_to(&self) -> i64 {
+        match self.spec.retention_ms {
+            Some(ms) if self.observed != NO_TIME => self.observed.saturating_sub(ms),
+            _ => i64::MIN,
+        }
+    }
+    pub fn lives(&self, time: i64) -> bool {
+        time > self.expired_to()
+    }
+
+    /// Takes note of a time that is put, and lets go of what that leaves behind; whether the time itself may be put.
+    fn admit(&mut self, time: i64) -> bool {
+        if time > self.observed {
+            self.observed = time;
+            self.expire(self.expired_to().saturating_add(1).min(self.hold_from));
+        }
+        self.lives(time) || time >= self.hold_from
+    }
+
+    /// Holds back entries of this time and later, and lets go of others that have expired.
+    pub fn hold(&mut self, from: i64) {
+        self.hold_from = from;
+        self.expire(self.expired_to().saturating_add(1).min(from));
+    }
+
+    /// Deletes all entries with times below `before`; returns how many.
+    pub fn expire(&mut self, before: i64) -> usize {
+        let indexed = !matches!(self.spec.kind, StoreKind::Window | StoreKind::KeyValue);
+        let (from, to) = match indexed {
+            true => (vec![BY_TIME], [&[BY_TIME][..], &time_bytes(before)].concat()),
+            false => (vec![], time_bytes(before).to_vec()),
+        };
+        let old: Vec<Vec<u8>> =
+            self.bytes.range(Bound::Included(&from), Bound::Excluded(&to)).map(|(k, _)| k.to_vec()).collect();
+        for key in &old {
+            self.bytes.put(key, None);
+            if indexed {
+                if let Some(key) = self.by_key(&key[1..]) {
+                    self.bytes.put(&key, None);
+                }
+            }
+        }
+        old.len()
+    }
+
+    /// The key of an entry of which this is the place in time.
+    fn by_key(&self, index: &[u8]) -> Option<Vec<u8>> {
+        Some(match self.spec.kind {
+            StoreKind::Session => {
+                let (end, rest) = split_time(index)?;
+                let (start, key) = split_time(rest)?;
+                session_key(key, end, start)
+            }
+            _ => {
+                let (time, rest) = split_time(index)?;
+                let (key, number) = rest.split_last_chunk::<4>()?;
+                series_key(key, time, u32::from_be_bytes(*number))
+            }
+        })
+    }
+
+    // --- window -------------------------------------------------------------------------------------------------------
+
+    pub fn window_get(&self, start: i64, key: &[u8]) -> Option<Timed> {
+        self.lives(start).then(|| self.get_raw(&time_key(start, key))).flatten()
+    }
+
+    /// Whether retention admitted it. A null value deletes.
+    pub fn window_put(&mut self, start: i64, key: &[u8], value: &Datum, ts: i64) -> Result<bool, Failure> {
+        if !self.admit(start) {
+            return Ok(false);
+        }
+        self.put_raw(&time_key(start, key), (!value.is_null()).then_some((value, ts)))?;
+        Ok(true)
+    }
+
+    // --- series -------------------------------------------------------------------------------------------------------
+
+    /// Whether retention admitted it. A null value deletes; where duplicates are kept it does nothing.
+    pub fn series_put(&mut self, key: &[u8], time: i64, value: &Datum, ts: i64) -> Result<bool, Failure> {
+        if !self.admit(time) {
+            return Ok(false);
+        }
+        let number = match self.spec.duplicates {
+            false => 0,
+            true if value.is_null() => return Ok(true),
+            true => {
+                let (from, to) = (series_key(key, time, 0), series_key(key, time, u32::MAX));
+                let last = self.bytes.range(Bound::Included(&from), Bound::Included(&to)).next_back();
+                last.and_then(|(k, _)| k.split_last_chunk::<4>()).map_or(0, |(_, n)| u32::from_be_bytes(*n) + 1)
+            }
+        };
+        self.put_raw(&series_key(key, time, number), (!value.is_null()).then_some((value, ts)))?;
+        let mut index = Vec::with_capacity(13 + key.len());
+        index.push(BY_TIME);
+        index.extend_from_slice(&time_bytes(time));
+        index.extend_from_slice(key);
+        index.extend_from_slice(&number.to_be_bytes());
+        self.bytes.put(&index, (!value.is_null()).then_some(&[]));
+        Ok(true)
+    }
+
+    pub fn series_get(&self, key: &[u8], time: i64) -> Option<Timed> {
+        self.lives(time).then(|| self.get_raw(&series_key(key, time, 0))).flatten()
+    }
+
+    /// One key's living entries of times `[from, to]`, by time, those of one time in the order in which they came:
+    /// (time, value and its own time).
+    pub fn series_range<'a>(
+        &'a self,
+        key: &[u8],
+        from: i64,
+        to: i64,
+    ) -> impl DoubleEndedIterator<Item = (i64, Timed)> + 'a {
+        let from = from.max(self.expired_to().saturating_add(1));
+        let (low, high) = (series_key(key, from, 0), series_key(key, to, u32::MAX));
+        let at = low.len() - 12;
+        self.bytes
+            .range(Bound::Included(&low), Bound::Included(&high))
+            .filter_map(move |(k, v)| Some((split_time(k.get(at..)?)?.0, read_timed(v)?)))
+    }
+
+    /// Deletes one key's entries of one time, all of them.
+    pub fn series_remove(&mut self, key: &[u8], time: i64) {
+        let (low, high) = (series_key(key, time, 0), series_key(key, time, u32::MAX));
+        let found: Vec<Vec<u8>> =
+            self.bytes.range(Bound::Included(&low), Bound::Included(&high)).map(|(k, _)| k.to_vec()).collect();
+        for whole in found {
+            self.bytes.put(&whole, None);
+            let index = [&[BY_TIME][..], &time_bytes(time), key, &whole[whole.len() - 4..]].concat();
+            self.bytes.put(&index, None);
+        }
+    }
+
+    // --- session ------------------------------------------------------------------------------------------------------
+
+    /// Whether retention admitted it. A null value deletes.
+    pub fn session_put(&mut self, key: &[u8], start: i64, end: i64, value: &Datum) -> Result<bool, Failure> {
+        if !self.admit(end) {
+            return Ok(false);
+        }
+        if value.is_null() {
+            self.session_remove(key, start, end);
+            return Ok(true);
+        }
+        self.put_raw(&session_key(key, end, start), Some((value, end)))?;
+        self.bytes.put(&session_index(key, end, start), Some(&[]));
+        Ok(true)
+    }
+
+    pub fn session_remove(&mut self, key: &[u8], start: i64, end: i64) {
+        self.bytes.put(&session_key(key, end, start), None);
+        self.bytes.put(&session_index(key, end, start), None);
+    }
+
+    pub fn session_get(&self, key: &[u8], start: i64, end: i64) -> Option<Timed> {
+        self.lives(end).then(|| self.get_raw(&session_key(key, end, start))).flatten()
+    }
+
+    /// One key's living sessions that end at `earliest_end` or later and start at `latest_start` or earlier, by end: (start,
+    /// end, value).
+    pub fn sessions(&self, key: &[u8], earliest_end: i64, latest_start: i64) -> Vec<(i64, i64, Datum)> {
+        let earliest_end = earliest_end.max(self.expired_to().saturating_add(1));
+        let (low, high) = (session_key(key, earliest_end, i64::MIN), session_key(key, i64::MAX, i64::MAX));
+        let at = low.len() - 16;
+        self.bytes
+            .range(Bound::Included(&low), Bound::Included(&high))
+            .filter_map(|(k, v)| {
+                let (end, rest) = split_time(k.get(at..)?)?;
+                let start = split_time(rest)?.0;
+                (start <= latest_start).then_some((start, end, read_timed(v)?.0))
+            })
+            .collect()
+    }
+
+    // --- All keys -----------------------------------------------------------------------------------------------------
+
+    /// All entries of times `[from, to]` of a store of windows, by time (of sessions their ends, then their starts) and key,
+    /// whether they live or are only held: the windowed key, value, its time.
+    pub fn windows(&self, from: i64, to: i64) -> Vec<(Datum, Datum, i64)> {
+        if from > to {
+            return vec![];
+        }
+        let size = self.spec.window_size_ms.unwrap_or(0);
+        let indexed = self.spec.kind != StoreKind::Window;
+        let bound = |time: i64, end: bool| {
+            let mut bytes = if indexed { vec![BY_TIME] } else { vec![] };
+            bytes.extend_from_slice(&time_bytes(time));
+            if end {
+                bytes = super::store::after(&bytes).unwrap_or(bytes);
+            }
+            bytes
+        };
+        let (low, high) = (bound(from, false), bound(to, true));
+        let found = self.bytes.range(Bound::Included(&low), Bound::Excluded(&high));
+        let read = |(k, v): (&[u8], &[u8])| {
+            let (start, end, key, value) = match self.spec.kind {
+                StoreKind::Window | StoreKind::KeyValue => {
+                    let (start, key) = split_time(k)?;
+                    (start, start.saturating_add(size), key, read_timed(v)?)
+                }
+                StoreKind::Series => {
+                    let (start, rest) = split_time(&k[1..])?;
+                    let value = self.get_raw(&self.by_key(&k[1..])?)?;
+                    (start, start.saturating_add(size), &rest[..rest.len() - 4], value)
+                }
+                StoreKind::Session => {
+                    let (end, rest) = split_time(&k[1..])?;
+                    let (start, key) = split_time(rest)?;
+                    (start, end, key, self.get_raw(&session_key(key, end, start))?)
+                }
+            };
+            Some((Datum::windowed(Datum::from_key_bytes(key)?, start, end), value.0, value.1))
+        };
+        found.filter_map(read).collect()
     }
 
     /// Entries of times `[from, to)` of a layout that begins with time, ascending: (time, rest of the key, value bytes).
@@ -132,17 +365,6 @@ impl Store {
         self.bytes
             .range(Bound::Included(&from[..]), Bound::Excluded(&to[..]))
             .filter_map(|(k, v)| split_time(k).map(|(t, rest)| (t, rest, v)))
-    }
-
-    /// Deletes all entries with times below `before` of a layout that begins with time; returns how many.
-    pub fn expire(&mut self, before: i64) -> usize {
-        let to = time_bytes(before);
-        let old: Vec<Vec<u8>> =
-            self.bytes.range(Bound::Unbounded, Bound::Excluded(&to[..])).map(|(k, _)| k.to_vec()).collect();
-        for key in &old {
-            self.bytes.put(key, None);
-        }
-        old.len()
     }
 }
 
@@ -188,6 +410,21 @@ pub fn key_prefix(key: &[u8]) -> Vec<u8> {
     out
 }
 
+/// `k | key prefix | time | number`.
+fn series_key(key: &[u8], time: i64, number: u32) -> Vec<u8> {
+    [&[BY_KEY][..], &key_prefix(key), &time_bytes(time), &number.to_be_bytes()].concat()
+}
+
+/// `k | key prefix | end | start`.
+fn session_key(key: &[u8], end: i64, start: i64) -> Vec<u8> {
+    [&[BY_KEY][..], &key_prefix(key), &time_bytes(end), &time_bytes(start)].concat()
+}
+
+/// `t | end | start | key`.
+fn session_index(key: &[u8], end: i64, start: i64) -> Vec<u8> {
+    [&[BY_TIME][..], &time_bytes(end), &time_bytes(start), key].concat()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,5 +441,88 @@ mod tests {
     fn no_key_is_among_anothers_entries() {
         let (a, ab) = (Datum::str("a").key_bytes().unwrap(), Datum::str("ab").key_bytes().unwrap());
         assert!(!key_prefix(&ab).starts_with(&key_prefix(&a)));
+    }
+
+    fn store(kind: StoreKind, retention_ms: i64, duplicates: bool) -> Store {
+        Store::new(StoreSpec {
+            name: "s".into(),
+            kind,
+            retention_ms: Some(retention_ms),
+            window_size_ms: Some(10),
+            duplicates,
+            logging: true,
+            queryable: false,
+        })
+    }
+
+    fn range(store: &Store, key: &[u8], from: i64, to: i64) -> Vec<(i64, i64)> {
+        let number = |datum: Datum| if let Datum::Int(n) = datum { n } else { panic!("{datum:?}") };
+        store.series_range(key, from, to).map(|(time, (value, _))| (time, number(value))).collect()
+    }
+
+    #[test]
+    fn a_series_keeps_duplicates_in_the_order_in_which_they_came() {
+        let mut store = store(StoreKind::Series, 100, true);
+        for (key, time, value) in [(b"a", 5, 1), (b"b", 5, 2), (b"a", 3, 3), (b"a", 5, 4), (b"a", 9, 5)] {
+            assert!(store.series_put(key, time, &Datum::Int(value), time).unwrap());
+        }
+        assert!(store.series_put(b"a", 5, &Datum::Null, 5).unwrap());
+        assert_eq!(range(&store, b"a", 3, 5), [(3, 3), (5, 1), (5, 4)]);
+        assert_eq!(range(&store, b"a", 4, 4), []);
+        assert_eq!(range(&store, b"b", i64::MIN, i64::MAX), [(5, 2)]);
+        store.series_remove(b"a", 5);
+        assert_eq!(range(&store, b"a", 0, 9), [(3, 3), (9, 5)]);
+        assert_eq!(store.bytes.len(), 6);
+    }
+
+    #[test]
+    fn what_is_as_old_as_retention_is_gone_and_refused() {
+        let mut store = store(StoreKind::Series, 10, false);
+        assert!(store.series_put(b"a", 5, &Datum::Int(1), 5).unwrap());
+        assert!(store.series_put(b"a", 14, &Datum::Int(2), 14).unwrap());
+        assert_eq!(range(&store, b"a", 0, 20), [(5, 1), (14, 2)]);
+        assert!(store.series_put(b"b", 15, &Datum::Int(3), 15).unwrap());
+        assert_eq!(range(&store, b"a", 0, 20), [(14, 2)]);
+        assert_eq!(store.series_get(b"a", 5), None);
+        assert!(!store.series_put(b"a", 5, &Datum::Int(1), 5).unwrap());
+        assert_eq!(store.bytes.len(), 4);
+        store.series_put(b"c", 1000, &Datum::Null, 0).unwrap();
+        assert!(store.bytes.is_empty());
+    }
+
+    #[test]
+    fn what_is_held_stays() {
+        for kind in [StoreKind::Window, StoreKind::Series, StoreKind::Session] {
+            let mut store = store(kind, 10, false);
+            store.hold(0);
+            let mut put = |time: i64| match kind {
+                StoreKind::Window => store.window_put(time, b"a\x06", &Datum::Int(time), time),
+                StoreKind::Series => store.series_put(b"a\x06", time, &Datum::Int(time), time),
+                _ => store.session_put(b"a\x06", time, time, &Datum::Int(time)),
+            };
+            assert!([3, 100, 5].into_iter().all(|time| put(time).unwrap()));
+            let times = |store: &Store| store.windows(0, 200).iter().map(|w| w.2).collect::<Vec<_>>();
+            assert_eq!(times(&store), [3, 5, 100], "{kind:?}");
+            store.hold(5);
+            assert_eq!(times(&store), [5, 100], "{kind:?}");
+            store.hold(90);
+            assert_eq!(times(&store), [100], "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn sessions_are_found_by_both_ends() {
+        let mut store = store(StoreKind::Session, 100, false);
+        for (start, end) in [(0, 10), (20, 20), (30, 45)] {
+            store.session_put(b"a", start, end, &Datum::Int(start)).unwrap();
+            store.session_put(b"ab", start, end, &Datum::Int(-1)).unwrap();
+        }
+        let found = |earliest, latest| store.sessions(b"a", earliest, latest).iter().map(|s| s.0).collect::<Vec<_>>();
+        assert_eq!(found(10, 30), [0, 20, 30]);
+        assert_eq!(found(11, 29), [20]);
+        assert_eq!(store.session_get(b"a", 30, 45).unwrap().1, 45);
+        store.session_remove(b"a", 20, 20);
+        assert_eq!(store.sessions(b"a", 0, 100).len(), 2);
+        assert_eq!(store.bytes.len(), 10);
     }
 }
