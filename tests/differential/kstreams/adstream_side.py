@@ -1,5 +1,6 @@
 """The same cases on adstream: its public language and test driver, one partition, a commit after every record."""
 
+import random
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -27,8 +28,15 @@ class NoWord(Exception):
     """adstream's language has no word for it."""
 
 
-def run(case: Case) -> Result:
-    """What adstream does with a case, told as the original's recorder tells it (README.md)."""
+DISTURBANCES = ("restart", "abort", "crash")
+
+
+def run(case: Case, disturb: str | None = None) -> Result:
+    """What adstream does with a case, told as the original's recorder tells it (README.md).
+
+    `disturb`, which must not change anything: `restart` (all tasks are dropped and restored, now and then), `abort` (a
+    commit fails, and tasks undo in memory), `crash` (a commit fails, and tasks are restored).
+    """
     result: Result = {"name": case["name"]}
     seen: list[Json] = []
     try:
@@ -36,8 +44,7 @@ def run(case: Case) -> Result:
     except ads.AdstreamError as error:
         return result | {"error": _error("build", error)}
     with driver:
-        run = _Run(case, driver, seen, result)
-        run.all()
+        _Run(case, driver, seen, result, disturb).all()
     return result
 
 
@@ -266,12 +273,16 @@ class _Builder:
 class _Run:
     """One case on one driver."""
 
-    def __init__(self, case: Case, driver: TopologyTestDriver, seen: list[Json], result: Result) -> None:
+    def __init__(
+        self, case: Case, driver: TopologyTestDriver, seen: list[Json], result: Result, disturb: str | None
+    ) -> None:
         self.case = case
         self.driver = driver
         self.seen = seen
         self.result = result
         self.outputs = [name for name, topic in case["topics"].items() if topic.get("out")]
+        self.disturb = disturb
+        self.chance = random.Random(case["name"])
         self.written = {name for name in self.outputs if name in driver.partitions}
 
     def all(self) -> None:
@@ -280,6 +291,8 @@ class _Run:
         dropped = 0
         for number, record in enumerate(self.case["inputs"]):
             try:
+                if self.disturb is not None and self.chance.random() < 0.4:
+                    self.disturbance()
                 if "advance_wall_clock" in record:
                     self.driver.advance_wall_clock(timedelta(milliseconds=record["advance_wall_clock"]))
                 else:
@@ -296,6 +309,13 @@ class _Run:
                 dropped = now
             steps.append(step)
         self.result["stores"] = self.stores()
+
+    def disturbance(self) -> None:
+        if self.disturb == "restart":
+            self.driver.restart()
+        else:
+            step = self.chance.choice(["process", "close", "produce", "before-commit"])
+            self.driver.crash_at(step, commits=self.chance.choice([0, 0, 1]), restart=self.disturb == "crash")
 
     def pipe(self, record: Json) -> None:
         topic = self.driver.input(record["topic"])

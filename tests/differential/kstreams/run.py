@@ -24,17 +24,20 @@ from tests.differential.kstreams.original import Original, Result, written
 Json = Any
 
 
-def ours(case: Case) -> Result:
+def ours(case: Case, disturb: str | None = None) -> Result:
     """adstream's result; what is no error of its own is told with its traceback."""
     try:
-        return adstream_side.run(case)
+        return adstream_side.run(case, disturb)
     except Exception as error:
         where = "".join(traceback.format_exception(error)[-3:])
         return {"name": case["name"], "error": {"at": "crash", "class": type(error).__name__, "message": where}}
 
 
-def difference(case: Case, mine: Result, theirs: Result) -> str | None:
-    """What kind of difference there is first, in a few words; None if there is none."""
+def difference(case: Case, mine: Result, theirs: Result, *, once: bool = True) -> str | None:
+    """What kind of difference there is first, in a few words; None if there is none.
+
+    `once`: no record was processed twice, so that what functions saw is compared, too.
+    """
     my_error, their_error = mine.get("error"), theirs.get("error")
     if my_error is not None and my_error["at"] == "crash":
         return f"crash: {my_error['class']}: {my_error['message'].strip().splitlines()[-1][:100]}"
@@ -52,7 +55,7 @@ def difference(case: Case, mine: Result, theirs: Result) -> str | None:
             return None if my_error is not None and my_error["at"] == str(number) else "does not fail"
         if my_error is not None and my_error["at"] == str(number):
             return f"fails: {my_error['message'].splitlines()[0][:80]}"
-        kind = _step_difference(my_step, their_step)
+        kind = _step_difference(my_step, their_step, once)
         if kind is not None:
             return kind
     if their_error is None and "dropped_of_fk_join" not in case.get("tags", ()):
@@ -62,7 +65,7 @@ def difference(case: Case, mine: Result, theirs: Result) -> str | None:
     return None
 
 
-def _step_difference(mine: Json, theirs: Json) -> str | None:
+def _step_difference(mine: Json, theirs: Json, once: bool) -> str | None:
     my_out, their_out = mine.get("out", {}), theirs.get("out", {})
     for topic in sorted(my_out.keys() | their_out.keys()):
         my_records, their_records = my_out.get(topic, []), their_out.get(topic, [])
@@ -76,7 +79,7 @@ def _step_difference(mine: Json, theirs: Json) -> str | None:
             if [record[place] for record in my_records] != [record[place] for record in their_records]:
                 return name
         return "headers"
-    if mine.get("seen") != theirs.get("seen"):
+    if once and mine.get("seen") != theirs.get("seen"):
         return "seen"
     return None
 
@@ -88,7 +91,7 @@ def _text(record: Json) -> str:
 # --- Making it small ------------------------------------------------------------------------------------------------
 
 
-def shrink(original: Original, case: Case, kind: str, tries: int = 400) -> Case:
+def shrink(original: Original, case: Case, kind: str, disturb: str | None = None, tries: int = 400) -> Case:
     """The smallest case found that differs in the same way."""
     best = case
     moved = True
@@ -102,7 +105,7 @@ def shrink(original: Original, case: Case, kind: str, tries: int = 400) -> Case:
             their_error = theirs.get("error")
             if their_error is not None and their_error["at"] in ("build", "start") and kind != "not refused":
                 continue
-            if _alike(difference(smaller, ours(smaller), theirs), kind):
+            if _alike(difference(smaller, ours(smaller, disturb), theirs, once=disturb is None), kind):
                 best = smaller
                 moved = True
                 break
@@ -237,22 +240,35 @@ class Found:
         return [*lines, *(f"{count:5d}  {family}: {kind}" for (kind, family), count in buckets.most_common())]
 
 
-def compare(original: Original, cases: list[Case]) -> Found:
+def compare(original: Original, cases: list[Case], disturb: str | None = None) -> Found:
     found = Found()
+    if disturb in ("restart", "crash"):
+        cases = [logged(case) for case in cases]
     for case, theirs in zip(cases, original.run_all(cases), strict=True):
         found.cases += 1
-        mine = ours(case)
+        mine = ours(case, disturb)
         if mine.get("error", {}).get("class") == "NoWord":
             found.words[mine["error"]["message"].strip().rpartition(": ")[2]] += 1
             continue
         found.records += written(theirs)
-        kind = difference(case, mine, theirs)
+        kind = difference(case, mine, theirs, once=disturb is None)
         if kind is not None:
             found.differ.append((case, kind))
     return found
 
 
-def smallest(original: Original, found: Found, most: int) -> list[str]:
+def logged(case: Case) -> Case:
+    """With all stores' changelogs: without them a restart may forget."""
+    nodes = [
+        node | {"store": {name: value for name, value in node["store"].items() if name != "logging"}}
+        if node.get("store") and not node["op"].startswith("add_")
+        else node
+        for node in case["nodes"]
+    ]
+    return case | {"nodes": nodes}
+
+
+def smallest(original: Original, found: Found, most: int, disturb: str | None = None) -> list[str]:
     """One small case for each way of differing: kind and operators. At most `most` cases are made small."""
     best: dict[str, tuple[int, str]] = {}
     tried: Counter[tuple[str, str]] = Counter()
@@ -260,9 +276,9 @@ def smallest(original: Original, found: Found, most: int) -> list[str]:
         tried[case["family"], kind] += 1
         if tried[case["family"], kind] > 2 or tried.total() > most:
             continue
-        small = shrink(original, case, kind)
+        small = shrink(original, case, kind, disturb)
         operators = sorted({node["op"] for node in small["nodes"]} - {"stream", "to", "to_stream"})
-        text = tell(small, ours(small), original.run(small))
+        text = tell(small, ours(small, disturb), original.run(small))
         bucket = f"{kind.split(':')[0]} {' '.join(operators)}"
         if bucket not in best or len(text) < best[bucket][0]:
             tags = f" tags {case['tags']}" if case.get("tags") else ""
@@ -277,19 +293,20 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=330)
     parser.add_argument("--family", action="append", choices=FAMILIES)
     parser.add_argument("--shrink", type=int, default=20, help="differences to make small")
+    parser.add_argument("--disturb", choices=adstream_side.DISTURBANCES, help="what must not change anything")
     parser.add_argument("--case", type=Path)
     arguments = parser.parse_args()
     if arguments.case is not None:
         case = json.loads(arguments.case.read_text())
         with Original() as original:
             theirs = original.run(case)
-        mine = ours(case)
+        mine = ours(case, arguments.disturb)
         print(tell(case, mine, theirs), difference(case, mine, theirs), sep="\n")
         return
     with Original() as original:
-        found = compare(original, generate(arguments.seed, arguments.count, arguments.family))
+        found = compare(original, generate(arguments.seed, arguments.count, arguments.family), arguments.disturb)
         assert found.cases == arguments.count
-        print(*smallest(original, found, arguments.shrink), *found.heads(), sep="\n")
+        print(*smallest(original, found, arguments.shrink, arguments.disturb), *found.heads(), sep="\n")
     sys.exit(bool(found.differ))
 
 

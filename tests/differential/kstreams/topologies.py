@@ -518,7 +518,10 @@ class Gen:
         key = ref.key if ref.window is None else ref.window["key"]
         session = ref.window is not None and ref.window["type"] == "session"
         table = ref.kind == "grouped_table"
-        store = self.store() if ref.window is None else self.window_store(ref.window)
+        versioned = ref.window is None and self.chance(0.05)
+        store = (
+            self.store(versioned=versioned, always=versioned) if ref.window is None else self.window_store(ref.window)
+        )
         initial = False
         match op:
             case "count":
@@ -542,7 +545,7 @@ class Gen:
                 out = self.add(op, [ref], "table", key, value, store=store, **fields)
                 self.nodes[-1]["init"] = init
                 initial = not table and init is not None
-        return self.set(out, depth=ref.depth + 1, window=ref.window, initial=initial, keyed=True)
+        return self.set(out, depth=ref.depth + 1, window=ref.window, initial=initial, keyed=True, versioned=versioned)
 
     def cogroup(self, refs: list[Ref]) -> Ref:
         grouped = []
@@ -564,7 +567,7 @@ class Gen:
         versioned = False
         store = None
         if not ref.suppressed:
-            versioned = ref.versioned and self.chance(0.3)
+            versioned = ref.versioned and self.chance(0.3) and ref.key in KEYS
             store = self.store(versioned=versioned, always=versioned) if self.chance(0.5) or versioned else None
         if op == "map_values":
             key = self.chance(0.3) and ref.key in KEYS
@@ -711,8 +714,11 @@ class Gen:
     def table_join(self, left: Ref, right: Ref, how: str | None = None) -> Ref:
         f, value = self.joiner(left, right, key=False)
         how = how or self.pick(HOWS)
-        out = self.add("table_join", [left, right], "table", left.key, value, how=how, fn=f, store=self.store())
-        return self.set(out, depth=left.depth + right.depth + 1)
+        # Of a suppressed table the original tells wrong old values, so nothing behind may ask for them.
+        suppressed = left.suppressed or right.suppressed
+        store = None if suppressed else self.store()
+        out = self.add("table_join", [left, right], "table", left.key, value, how=how, fn=f, store=store)
+        return self.set(out, depth=left.depth + right.depth + 1, suppressed=suppressed)
 
     def fk_join(self, left: Ref, right: Ref | None = None, how: str | None = None) -> Ref:
         with_key = self.chance(0.3) and left.key == "string"
@@ -751,8 +757,10 @@ class Gen:
             op = self.pick(
                 ["stateless"] * 5 + ["aggregate"] * 2 + ["windows"] * 2 + ["join"] * 2 + ["to_table", "process"]
             )
-            if op in ("join", "process") and not plain:
+            if op == "join" and not plain:
                 op = "stateless"
+            if op == "process" and not plain:
+                return self.process_values(ref)
             match op:
                 case "aggregate":
                     return self.aggregated(self.group(ref))
@@ -778,7 +786,11 @@ class Gen:
                 ops += ["join", "fk"]
             if not ref.versioned:
                 ops += ["suppress"]
+        if ref.suppressed and ref.key in KEYS:
+            ops += ["lookup", "join"]
         match self.pick(ops):
+            case "lookup":
+                return self.stream_table_join(self.partner("stream", ref.key), ref)
             case "table_op":
                 return self.table_op(ref)
             case "group":
