@@ -12,13 +12,15 @@ from tests.servers.kafka import JARS, QUICK_JVM, install
 from tests.servers.server import find_program
 
 COMPILE_TIMEOUT_S = 120.0
+# Where there is one, a file system in memory: Kafka Streams syncs its state's files after each record.
+MEMORY = Path("/dev/shm")
 
 
 @contextmanager
 def command(main: str, sources: Sequence[Path], *arguments: str, log: str = "ERROR") -> Iterator[list[str]]:
     """How to start the program whose class is `main`; its temporary files go when the context ends. `log`: a level."""
     classes = _compile(main, sources)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as scratch:
         yield [
             find_program("java"),
             *QUICK_JVM,
