@@ -31,8 +31,10 @@ class NoWord(Exception):
 DISTURBANCES = ("restart", "abort", "crash")
 
 
-def run(case: Case, disturb: str | None = None) -> Result:
+def run(case: Case, disturb: str | None = None, partitions: int = 1) -> Result:
     """What adstream does with a case, told as the original's recorder tells it (README.md).
+
+    With more `partitions` each task has a stream time of its own: cases that read it differ.
 
     `disturb`, which must not change anything: `restart` (all tasks are dropped and restored, now and then), `abort` (a
     commit fails, and tasks undo in memory), `crash` (a commit fails, and tasks are restored).
@@ -40,12 +42,24 @@ def run(case: Case, disturb: str | None = None) -> Result:
     result: Result = {"name": case["name"]}
     seen: list[Json] = []
     try:
-        driver = TopologyTestDriver(_Builder(case, seen).build(), partitions=1, commit_every=1)
+        driver = TopologyTestDriver(_Builder(case, seen).build(), partitions=partitions, commit_every=1)
     except ads.AdstreamError as error:
         return result | {"error": _error("build", error)}
     with driver:
         _Run(case, driver, seen, result, disturb).all()
     return result
+
+
+def run_at_once(case: Case, commit_every: int | None, batch_rows: int | None) -> Json:
+    """What comes, by topic, of all inputs together; of cases with one input topic, so that their order is known."""
+    driver = TopologyTestDriver(
+        _Builder(case, []).build(), partitions=1, commit_every=commit_every, batch_rows=batch_rows
+    )
+    with driver:
+        run = _Run(case, driver, [], {}, None)
+        for record in case["inputs"]:
+            run.pipe(record)
+        return run.told().get("out", {})
 
 
 def _error(at: str, error: Exception) -> Json:

@@ -7,11 +7,14 @@ shorter.
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.differential.kstreams import adstream_side
 from tests.differential.kstreams.adstream_side import DISTURBANCES
-from tests.differential.kstreams.original import read_goldens, written
+from tests.differential.kstreams.generate import Case
+from tests.differential.kstreams.original import Result, read_goldens, written
 from tests.differential.kstreams.run import difference, logged, ours, tell
 
 OPEN = Path(__file__).with_name("open.txt")
@@ -48,3 +51,59 @@ def test_what_breaks_and_starts_again_changes_nothing(disturb: str) -> None:
             wrong.append(f"{case['name']}: {kind}\n{tell(case, mine, theirs)}\n{json.dumps(case)}")
     assert not wrong, "\n".join(wrong)
     assert len(cases) > 50
+
+
+def _closed() -> list[tuple[Case, Result]]:
+    still_open = set(OPEN.read_text().split())
+    return [golden for golden in read_goldens() if golden[0]["name"] not in still_open and "error" not in golden[1]]
+
+
+TIMED = {"windowed_by", "suppress", "stream_join", "process", "process_values"}
+
+
+def _untimed(case: Case) -> bool:
+    """Nothing reads stream time or the clock, or sees more than one key's state."""
+    return not case.get("stores") and not any(
+        node["op"] in TIMED
+        or node["op"].startswith("add_")
+        or "timestamps" in node
+        or "grace" in node
+        or "partitioner" in node
+        or "history" in (node.get("store") or {})
+        for node in case["nodes"]
+    )
+
+
+def test_four_partitions_are_as_one() -> None:
+    """Where nothing reads time, the tasks of several partitions do together what one task does."""
+    cases = [(case, theirs) for case, theirs in _closed() if _untimed(case)]
+    for case, theirs in cases:
+        mine = adstream_side.run(case, partitions=4)
+        for my_step, their_step in zip(mine["steps"], theirs["steps"], strict=True):
+            for topic, records in their_step.get("out", {}).items():
+                assert sorted(map(json.dumps, my_step["out"][topic])) == sorted(map(json.dumps, records)), case["name"]
+            assert my_step.get("out", {}).keys() == their_step.get("out", {}).keys(), case["name"]
+    assert len(cases) > 30
+
+
+@pytest.mark.parametrize(("commit_every", "batch_rows"), [(2, None), (7, 3), (None, 1), (None, 7), (None, None)])
+def test_neither_batches_nor_commits_show(commit_every: int | None, batch_rows: int | None) -> None:
+    """One input topic, one path: all at once is what one by one gives (without caches, which tell less)."""
+    cases = [(case, theirs) for case, theirs in _closed() if _one_path(case)]
+    for case, theirs in cases:
+        told: dict[str, list[Any]] = {}
+        for step in theirs["steps"]:
+            for topic, records in step.get("out", {}).items():
+                told.setdefault(topic, []).extend(records)
+        assert adstream_side.run_at_once(case, commit_every, batch_rows) == told, case["name"]
+    assert len(cases) > 20
+
+
+def _one_path(case: Case) -> bool:
+    inputs = [topic for topic in case["topics"].values() if not topic.get("out")]
+    caches = case.get("options", {}).get("cache") or any(
+        (node.get("store") or {}).get("cache") for node in case["nodes"]
+    )
+    clock = any("advance_wall_clock" in record for record in case["inputs"])
+    forks = any(len(node.get("in", ())) > 1 for node in case["nodes"])
+    return len(inputs) == 1 and not caches and not clock and not forks
