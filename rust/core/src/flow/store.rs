@@ -1,60 +1,169 @@
-//! An ordered map of bytes with undo: what every store of a record flow is made of.
+//! A map of bytes with undo, hashed and, once somebody asks for a range, ordered: what every store of a record flow is made
+//! of.
 //!
 //! ```text
-//!   put ──▶ map            first touch of a key in a generation: its old bytes go to the undo of that generation
-//!            │ close       the touched keys with their present bytes are the delta for the changelog
-//!            ▼
+//!   write ──▶ slot         first touch of a key in a generation: its old bytes go to the undo of that generation
+//!              │ close     the touched keys with their present bytes are the delta for the changelog
+//!              ▼
 //!   committed: the oldest closed undo is forgotten      rollback: all undo is applied, the newest first
 //! ```
+//!
+//! A deleted key keeps its slot until its deletion is committed and nothing has touched it since: undo names slots.
 //!
 //! Windows, sessions, versions and join buffers are *layouts of keys* (`layout.rs`), not stores of their own: one set of
 //! rules for undo, changelog, restore and rewriting serves them all, and another backend has one thing to be.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
+
+use hashbrown::HashTable;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::frame::BODY_BYTES_MAX;
 use crate::wire::{Reader, Writer};
 
 type Bytes = Box<[u8]>;
 
-#[derive(Default)]
-pub struct ByteStore {
-    map: BTreeMap<Bytes, Bytes>,
-    open: BTreeMap<Bytes, Option<Bytes>>,
-    closed: VecDeque<BTreeMap<Bytes, Option<Bytes>>>,
-    bytes: usize,
-    /// Where rewriting goes on.
-    cursor: Option<Bytes>,
+/// A key that has been touched. Without a value it is deleted; the slot goes when that can no longer be undone.
+struct Slot {
+    key: Bytes,
+    value: Option<Bytes>,
+    /// The generation that touched it last.
+    epoch: u64,
 }
 
-/// What a key and its value cost beside their own bytes (two boxes and their place in a node).
-const ENTRY_BYTES: usize = 56;
+/// A generation: which it is, and what the slots held that it touched, in the order of their first touch.
+#[derive(Default)]
+struct Undo {
+    epoch: u64,
+    touched: Vec<(u32, Option<Bytes>)>,
+}
+
+pub struct ByteStore {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    index: HashTable<u32>,
+    /// Live keys in order. Made when somebody first asks for a range: most stores are only ever looked up.
+    order: OnceCell<BTreeMap<Bytes, u32>>,
+    open: Undo,
+    closed: VecDeque<Undo>,
+    live: usize,
+    bytes: usize,
+    /// The slot at which rewriting goes on.
+    cursor: usize,
+}
+
+impl Default for ByteStore {
+    fn default() -> Self {
+        ByteStore {
+            slots: vec![],
+            free: vec![],
+            index: HashTable::new(),
+            order: OnceCell::new(),
+            open: Undo { epoch: 1, touched: vec![] },
+            closed: VecDeque::new(),
+            live: 0,
+            bytes: 0,
+            cursor: 0,
+        }
+    }
+}
+
+/// What a key and its value cost beside their own bytes: the slot and its place in the index.
+const ENTRY_BYTES: usize = 48;
+
+#[inline]
+fn hash(key: &[u8]) -> u64 {
+    xxh3_64(key)
+}
 
 impl ByteStore {
+    #[inline]
+    fn find(&self, key: &[u8]) -> Option<u32> {
+        self.index.find(hash(key), |&i| *self.slots[i as usize].key == *key).copied()
+    }
+
     pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
-        self.map.get(key).map(|v| &**v)
+        self.slots[self.find(key)? as usize].value.as_deref()
     }
 
     /// `None` deletes. Returns what was there.
     pub fn put(&mut self, key: &[u8], value: Option<&[u8]>) -> Option<Box<[u8]>> {
-        let old = match value {
-            Some(v) => {
-                self.bytes += key.len() + v.len() + ENTRY_BYTES;
-                match self.map.get_mut(key) {
-                    Some(slot) => Some(std::mem::replace(slot, Bytes::from(v))),
-                    None => self.map.insert(Bytes::from(key), Bytes::from(v)),
+        let old = self.get(key).map(Bytes::from);
+        self.write(key, value);
+        old
+    }
+
+    /// As `put`, without looking back.
+    pub fn write(&mut self, key: &[u8], value: Option<&[u8]>) {
+        let at = match self.find(key) {
+            Some(at) => at,
+            None if value.is_none() => return,
+            None => self.claim(key),
+        };
+        let slot = &mut self.slots[at as usize];
+        let new = value.map(Bytes::from);
+        let n = key.len() + ENTRY_BYTES;
+        self.bytes += new.as_ref().map_or(0, |v| n + v.len());
+        self.bytes -= slot.value.as_ref().map_or(0, |v| n + v.len());
+        match (slot.value.is_some(), new.is_some()) {
+            (false, true) => {
+                self.live += 1;
+                if let Some(order) = self.order.get_mut() {
+                    order.insert(slot.key.clone(), at);
                 }
             }
-            None => self.map.remove(key),
+            (true, false) => {
+                self.live -= 1;
+                if let Some(order) = self.order.get_mut() {
+                    order.remove(key);
+                }
+            }
+            _ => {}
+        }
+        let old = std::mem::replace(&mut slot.value, new);
+        if slot.epoch != self.open.epoch {
+            slot.epoch = self.open.epoch;
+            self.open.touched.push((at, old));
+        }
+    }
+
+    fn claim(&mut self, key: &[u8]) -> u32 {
+        let slot = Slot { key: Bytes::from(key), value: None, epoch: 0 };
+        let at = match self.free.pop() {
+            Some(at) => {
+                self.slots[at as usize] = slot;
+                at
+            }
+            None => {
+                self.slots.push(slot);
+                (self.slots.len() - 1) as u32
+            }
         };
-        if let Some(old) = &old {
-            self.bytes -= key.len() + old.len() + ENTRY_BYTES;
+        let slots = &self.slots;
+        self.index.insert_unique(hash(key), at, |&i| hash(&slots[i as usize].key));
+        at
+    }
+
+    /// Gives back a slot that is deleted for good.
+    fn release(&mut self, at: u32) {
+        let key = std::mem::take(&mut self.slots[at as usize].key);
+        if let Ok(entry) = self.index.find_entry(hash(&key), |&i| i == at) {
+            entry.remove();
+            self.free.push(at);
         }
-        if (old.is_some() || value.is_some()) && !self.open.contains_key(key) {
-            self.open.insert(Bytes::from(key), old.clone());
-        }
-        old
+    }
+
+    fn ordered(&self) -> &BTreeMap<Bytes, u32> {
+        self.order.get_or_init(|| {
+            let slots = self.slots.iter().enumerate().filter(|(_, s)| s.value.is_some());
+            slots.map(|(i, s)| (s.key.clone(), i as u32)).collect()
+        })
+    }
+
+    fn at(&self, at: u32) -> &[u8] {
+        self.slots[at as usize].value.as_deref().unwrap_or_default()
     }
 
     /// Entries of a range of keys, ascending (or from the end with `.rev()`).
@@ -71,11 +180,11 @@ impl ByteStore {
         };
         const NONE: &[u8] = &[];
         let (from, to) = if empty { (Bound::Excluded(NONE), Bound::Included(NONE)) } else { (from, to) };
-        self.map.range::<[u8], _>((from, to)).map(|(k, v)| (&**k, &**v))
+        self.ordered().range::<[u8], _>((from, to)).map(|(k, &at)| (&**k, self.at(at)))
     }
 
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&[u8], &[u8])> + '_ {
-        self.map.iter().map(|(k, v)| (&**k, &**v))
+        self.ordered().iter().map(|(k, &at)| (&**k, self.at(at)))
     }
 
     pub fn prefix<'a>(&'a self, prefix: &[u8]) -> impl DoubleEndedIterator<Item = (&'a [u8], &'a [u8])> + 'a {
@@ -85,10 +194,10 @@ impl ByteStore {
     }
 
     pub fn len(&self) -> usize {
-        self.map.len()
+        self.live
     }
     pub fn is_empty(&self) -> bool {
-        self.map.is_empty()
+        self.live == 0
     }
     pub fn byte_size(&self) -> usize {
         self.bytes
@@ -96,60 +205,67 @@ impl ByteStore {
 
     /// Ends the open generation; `delta` gets its entries in blocks (count, body).
     pub fn close_generation(&mut self, delta: &mut dyn FnMut(u32, &[u8])) {
-        let open = std::mem::take(&mut self.open);
         let mut block = Block::default();
-        for key in open.keys() {
-            block.push(key, self.map.get(key).map(|v| &**v), delta);
+        for &(at, _) in &self.open.touched {
+            let slot = &self.slots[at as usize];
+            block.push(&slot.key, slot.value.as_deref(), delta);
         }
         block.end(delta);
-        self.closed.push_back(open);
+        let next = Undo { epoch: self.open.epoch + 1, touched: vec![] };
+        self.closed.push_back(std::mem::replace(&mut self.open, next));
     }
 
     pub fn committed(&mut self) {
-        self.closed.pop_front();
+        let Some(undo) = self.closed.pop_front() else { return };
+        for (at, _) in undo.touched {
+            let slot = &self.slots[at as usize];
+            if slot.value.is_none() && slot.epoch == undo.epoch {
+                self.release(at);
+            }
+        }
     }
 
     pub fn rollback(&mut self) {
-        let open = std::mem::take(&mut self.open);
-        for undo in std::iter::once(open).chain(std::mem::take(&mut self.closed).into_iter().rev()) {
-            for (key, old) in undo {
-                self.set(key, old);
+        let next = Undo { epoch: self.open.epoch + 1, touched: vec![] };
+        let open = std::mem::replace(&mut self.open, next);
+        let undone: Vec<Undo> =
+            std::iter::once(open).chain(std::mem::take(&mut self.closed).into_iter().rev()).collect();
+        for (at, old) in undone.into_iter().flat_map(|u| u.touched) {
+            let key = self.slots[at as usize].key.clone();
+            self.write(&key, old.as_deref());
+        }
+        // What that wrote is not a change of the new generation.
+        for (at, _) in std::mem::take(&mut self.open.touched) {
+            let slot = &mut self.slots[at as usize];
+            slot.epoch = 0;
+            if slot.value.is_none() {
+                self.release(at);
             }
         }
-        self.cursor = None;
-    }
-
-    /// As `put`, without undo.
-    fn set(&mut self, key: Bytes, value: Option<Bytes>) {
-        let n = key.len();
-        self.bytes += value.as_ref().map_or(0, |v| n + v.len() + ENTRY_BYTES);
-        let old = match value {
-            Some(v) => self.map.insert(key, v),
-            None => self.map.remove(&key),
-        };
-        self.bytes -= old.map_or(0, |v| n + v.len() + ENTRY_BYTES);
+        self.cursor = 0;
     }
 
     /// Writes up to `limit` entries again that the open generation has not touched; returns how many were passed, and
     /// whether a round ended.
     pub fn rewrite(&mut self, limit: usize, delta: &mut dyn FnMut(u32, &[u8])) -> (usize, bool) {
-        let from = self.cursor.take().map_or(Bound::Unbounded, Bound::Excluded);
         let mut block = Block::default();
         let mut passed = 0;
-        for (key, value) in self.map.range::<Bytes, _>((from, Bound::Unbounded)) {
-            if passed == limit {
-                block.end(delta);
-                return (passed, false);
-            }
+        while self.cursor < self.slots.len() && passed < limit {
+            let slot = &self.slots[self.cursor];
+            self.cursor += 1;
             passed += 1;
-            if !self.open.contains_key(key) {
-                block.push(key, Some(value), delta);
+            if slot.epoch != self.open.epoch {
+                if let Some(value) = &slot.value {
+                    block.push(&slot.key, Some(value), delta);
+                }
             }
-            self.cursor = Some(key.clone());
         }
         block.end(delta);
-        self.cursor = None;
-        (passed, true)
+        let ended = self.cursor >= self.slots.len();
+        if ended {
+            self.cursor = 0;
+        }
+        (passed, ended)
     }
 
     /// Applies a block of the changelog; `None` if it cannot be read.
@@ -157,13 +273,20 @@ impl ByteStore {
         let mut r = Reader::new(body);
         for _ in 0..count {
             let live = r.u8()?;
-            let key = Bytes::from(r.blob()?);
+            let key = r.blob()?;
             let value = match live {
                 0 => None,
-                1 => Some(Bytes::from(r.blob()?)),
+                1 => Some(r.blob()?),
                 _ => return None,
             };
-            self.set(key, value);
+            self.write(key, value);
+        }
+        for (at, _) in std::mem::take(&mut self.open.touched) {
+            let slot = &mut self.slots[at as usize];
+            slot.epoch = 0;
+            if slot.value.is_none() {
+                self.release(at);
+            }
         }
         r.rest.is_empty().then_some(())
     }

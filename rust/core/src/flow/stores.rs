@@ -105,13 +105,8 @@ impl Store {
     }
     pub fn put_raw(&mut self, key: &[u8], value: Option<(&Datum, i64)>) -> Result<(), Failure> {
         match value {
-            Some((datum, ts)) => {
-                let bytes = write_timed(datum, ts)?;
-                self.bytes.put(key, Some(&bytes));
-            }
-            None => {
-                self.bytes.put(key, None);
-            }
+            Some((datum, ts)) => self.bytes.write(key, Some(&write_timed(datum, ts)?)),
+            None => self.bytes.write(key, None),
         }
         Ok(())
     }

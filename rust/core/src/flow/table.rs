@@ -7,7 +7,8 @@
 //! of each key's latest update; one that came and went in between is not told at all. Without a cache every change is told
 //! at once ([`Teller`]).
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, DefaultHasher};
 
 use serde::Deserialize;
 
@@ -29,10 +30,9 @@ pub struct Telling {
 pub struct Teller {
     how: Telling,
     /// Key bytes -> place in the queue.
-    places: BTreeMap<Vec<u8>, u64>,
-    /// What waits, by its latest update: with the value that was told last as `old`.
-    queue: BTreeMap<u64, (Vec<u8>, Record)>,
-    next: u64,
+    places: HashMap<Vec<u8>, usize, BuildHasherDefault<DefaultHasher>>,
+    /// What waits, by its latest update, with the value that was told last as `old`; nothing where a key has moved on.
+    queue: Vec<Option<Record>>,
 }
 
 impl Teller {
@@ -51,21 +51,19 @@ impl Teller {
             return cx.forward(Record { old, ..record });
         }
         let key = key_bytes(&record.key)?;
-        let waiting = self.places.remove(&key).and_then(|place| self.queue.remove(&place));
-        let old = match waiting {
-            Some((_, earlier)) => earlier.old,
+        let before = self.places.insert(key, self.queue.len());
+        let old = match before.and_then(|place| self.queue[place].take()) {
+            Some(earlier) => earlier.old,
             None if stored => record.old,
             None => Datum::Null,
         };
-        self.places.insert(key.clone(), self.next);
-        self.queue.insert(self.next, (key, Record { old, ..record }));
-        self.next += 1;
+        self.queue.push(Some(Record { old, ..record }));
         Ok(())
     }
 
     pub fn flush(&mut self, cx: Cx<'_>) -> Done {
         self.places.clear();
-        for (_, record) in std::mem::take(&mut self.queue).into_values() {
+        for record in std::mem::take(&mut self.queue).into_iter().flatten() {
             if record.value.is_null() && record.old.is_null() {
                 continue;
             }
