@@ -22,7 +22,7 @@ class App:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._graph = Graph()
+        self._graph = Graph(name)
         self._sources: dict[str, str | None] = {}
 
     @overload

@@ -49,6 +49,7 @@ class Node:
 
 @dataclass(slots=True)
 class Graph:
+    app: str = ""
     nodes: list[Node] = field(default_factory=list)
     callables: list[Callable[..., Any]] = field(default_factory=list)
     stores: list[dict[str, Any]] = field(default_factory=list)

@@ -22,13 +22,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from adstream.dsl import flow, serdes
-from adstream.dsl.faults import fault
+from adstream.dsl.faults import fault, unknown_column
 from adstream.dsl.flow import Materialized
 from adstream.dsl.graph import Graph, Node, Port
+from adstream.dsl.schema import schema_of
 from adstream.dsl.serdes import Serde
 
 if TYPE_CHECKING:
     from adstream.dsl.ktable import KTable
+    from adstream.dsl.stream import Stream
 
 Fn = Callable[..., Any]
 
@@ -202,6 +204,59 @@ class KStream:
     def split(self) -> BranchedKStream:
         """Records to the first branch whose predicate holds. In Kafka Streams: `split`."""
         return BranchedKStream(self)
+
+    # --- As rows --------------------------------------------------------------------------------------------------
+
+    def rows(
+        self,
+        schema: object,
+        *,
+        key: str | Sequence[str] | None = None,
+        value: str | None = None,
+        start: str | None = None,
+        end: str | None = None,
+        timestamp: str | None = None,
+    ) -> Stream:
+        """The records as rows of a schema: for expressions, sinks and the compiled windows. `Stream.records` leads here.
+
+        Fields are filled from the value, a dict, by their names; a value that has not a field's type is a dead letter
+        (`bad_field`). Records without a value are dropped (`dropped:null_value`).
+
+        Args:
+            schema: as for `app.stream`.
+            key: the fields that hold the key: one, or one for each part of a tuple.
+            value: the field that holds the value, where it is no dict.
+            start, end: the fields that hold the bounds of a windowed key; `key` then looks at the key inside.
+            timestamp: the field that holds the record's time.
+
+        Raises:
+            TopologyError: `unknown_column`, or what is wrong with the schema.
+        """
+        from adstream.dsl.stream import KeyPart, Stream
+
+        declared = schema_of(schema, operation="rows")
+        keys = [key] if isinstance(key, str) else list(key or ())
+        fill: dict[str, Any] = {f.name: {"field": f.name} for f in declared.fields}
+        places: dict[str, Any] = {name: {"key_part": i} if len(keys) > 1 else "key" for i, name in enumerate(keys)}
+        named = ((value, "value"), (start, "window_start"), (end, "window_end"), (timestamp, "timestamp"))
+        places |= {name: place for name, place in named if name is not None}
+        for name in places:
+            if name not in fill:
+                raise unknown_column(name, fill, operation="rows")
+        fill |= places
+        node = flow.add(
+            self._graph,
+            "to_rows",
+            [self._flowing.port],
+            schema=[{"name": name, "type": dtype} for name, dtype in declared.types.items()],
+            fill=list(fill.values()),
+            keys=[] if self._flowing.rekeyed else keys,
+            about=declared.name,
+        )
+        parts = tuple(KeyPart(name, frozenset({name})) for name in keys)
+        if start is not None:
+            parts = (*parts, KeyPart("$window_start", frozenset({start})))
+        return Stream(self._graph, (node.id, 0), dict(declared.types), parts)
 
     # --- Topics ---------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from adstream import _core
 from adstream.dsl.durations import Duration, duration_ms
 from adstream.dsl.faults import fault
 
@@ -39,11 +38,15 @@ class Serde:
 
     def serialize(self, value: Any) -> bytes | None:
         """Raises ValueError for what it cannot write."""
-        return _core.serde_write(*self._whole(), value)
+        from adstream._core import serde_write  # topologies are built without it
+
+        return serde_write(*self._whole(), value)
 
     def deserialize(self, data: bytes | None) -> Any:
         """Raises ValueError for what it cannot read."""
-        return _core.serde_read(*self._whole(), data)
+        from adstream._core import serde_read
+
+        return serde_read(*self._whole(), data)
 
     def _whole(self) -> tuple[str, list[Callable[..., Any]]]:
         functions: list[Callable[..., Any]] = []

@@ -25,15 +25,19 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn, Self, overload
 
 from adstream.dsl import aggregates as aggregates_
+from adstream.dsl import flow, serdes
 from adstream.dsl.aggregates import RETRACTABLE, Aggregate
 from adstream.dsl.durations import Duration, duration_ms, format_ms
 from adstream.dsl.expr import Expr, Row, Scalar, callable_name, col, lit, named_or_expr, return_type, to_plan
 from adstream.dsl.faults import fault, name_list, nearest, unknown_column, user_line
 from adstream.dsl.graph import Graph, Node, Port
+from adstream.dsl.kstream import Flowing, KStream
 from adstream.dsl.schema import row_of, schema_of
 from adstream.dsl.sinks import Sink
 from adstream.dsl.typing_ import infer, widened
 from adstream.dsl.windows import Tumbling
+
+_SERDES = {"str": serdes.string, "int": serdes.int64, "float": serdes.float64, "bool": serdes.boolean}
 
 Condition = Expr | Callable[[Any], bool]
 Value = Expr | Scalar | Callable[[Any], Any]
@@ -80,6 +84,10 @@ class _Flow:
     def schema(self) -> dict[str, str]:
         """Column -> type, as text (`decimal(10,2)`)."""
         return dict(self._columns)
+
+    @property
+    def _app(self) -> str:
+        return self._graph.app
 
     @property
     def _node(self) -> Node:
@@ -271,6 +279,29 @@ class Stream(_Flow):
             port,
             self._columns if columns is None else columns,
             self._key if key is None else key,
+        )
+
+    def records(self, *key: str) -> KStream:
+        """The rows as records of a key and a value, for joins, tables, processors and the other windows of
+        `docs/kafka-streams.md`. `KStream.rows` leads back.
+
+        Args:
+            key: the columns that are the key, a tuple if there are several; none: records without a key. A record's value
+                is a dict of the row.
+
+        Raises:
+            TopologyError: `unknown_column`, `duplicate_column`.
+        """
+        line = user_line()
+        names = self._names("records", key, line)
+        node = flow.add(
+            self._graph, "from_rows", [self._port], keys=names, columns=self._written(), about=f"key {', '.join(names)}"
+        )
+        parts = [part for part in self._key if part.name != "$window_start"]
+        together = len(names) == len(parts) == 1 and names[0] in parts[0].columns
+        serde = _SERDES.get(widened(self._columns[names[0]]), serdes.json_) if len(names) == 1 else serdes.json_
+        return KStream(
+            Flowing(self._app, self._graph, (node.id, 0), serde, serdes.json_, rekeyed=not together and bool(names))
         )
 
     # --- rows -------------------------------------------------------------------------------------

@@ -298,7 +298,7 @@ impl Task {
             self.touched = true;
             input.queue.pop_front();
         }
-        if let (SourceKind::Records { source }, Some((raw, cursor))) = (&input.source, input.queue.front()) {
+        if let (SourceKind::Records { source, .. }, Some((raw, cursor))) = (&input.source, input.queue.front()) {
             if input.head.is_none() {
                 input.head = Some(source.read(raw, *cursor, input.clock, &*self.foreign));
             }
@@ -468,6 +468,8 @@ impl Task {
     /// Records of one input, one by one, as long as it is the one to go on with.
     fn run_records(&mut self, index: usize, bound: (i64, bool), budget: usize) -> Result<usize, Fatal> {
         let mut done = 0;
+        let mut emitted: Vec<(usize, Message)> = vec![];
+        let SourceKind::Records { unit, .. } = self.inputs[index].source else { return Ok(0) };
         while done < budget {
             self.fill(index, 1)?;
             let input = &mut self.inputs[index];
@@ -484,18 +486,18 @@ impl Task {
             input.clock = input.clock.max(time);
             input.position = Some(raw.offsets.get(row + 1).copied().unwrap_or(raw.offsets[row] + 1));
             let place = Place { topic: input.topic.clone(), partition: self.partition, raw, row };
-            let SourceKind::Records { source } = &input.source else { break };
-            let node = &mut self.nodes[0];
+            let SourceKind::Records { source, .. } = &input.source else { break };
+            let node = &mut self.nodes[unit];
             let mut ctx = Ctx {
                 node: &source.name,
                 foreign: &*self.foreign,
-                emitted: &mut vec![],
+                emitted: &mut emitted,
                 outgoing: &mut self.outgoing,
                 counters: &mut self.counters,
                 partitions: &self.partitions,
                 dead_letters: &self.dead_letters,
                 task_partition: self.partition,
-                seq_end: 0,
+                seq_end: done as u32,
                 tick: self.tick,
                 inputs: Inputs::default(),
             };
@@ -503,7 +505,11 @@ impl Task {
             node.operator.take(source, place, taken, &mut ctx)?;
             done += 1;
         }
-        self.collect();
+        for (port, message) in emitted {
+            let routes = self.nodes[unit].routes.get(port).cloned().unwrap_or_default();
+            self.route(&routes, message);
+        }
+        self.run_nodes(false, done as u32)?;
         Ok(done)
     }
 

@@ -1,7 +1,7 @@
 //! From the plan's nodes to a graph. One line per kind of node.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -9,10 +9,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::aggregate::{Aggregate, Fold, TableAggregate};
+use super::bridge::{FromRows, ToRows};
 use super::func::{Func, Getter, Lookup};
 use super::stateless;
 use super::table::{Derivation, Derived, Regroup, Source, Teller, Telling, ToStream};
-use super::{Flow, FlowSource, Graph, Node, Serde, Slot, Store, StoreSpec};
+use super::{Entry, Exit, Flow, FlowSource, Graph, Node, Serde, Slot, Store};
 use crate::error::PlanError;
 use crate::plan::logical::{Op, Plan};
 
@@ -114,11 +115,12 @@ struct SourceParameters {
     internal: bool,
 }
 
-/// The flow of a sub-topology, and what it reads, by topic.
-pub fn build(plan: &Plan, subtopology: usize) -> Result<(Flow, BTreeMap<String, FlowSource>), PlanError> {
-    let ids = &plan.subtopologies[subtopology].nodes;
-    let used: Vec<&StoreSpec> = plan.stores.iter().filter(|s| plan.store_home(&s.name) == Some(subtopology)).collect();
-    let stores: Vec<RefCell<Store>> = used.iter().map(|s| RefCell::new(Store::new((*s).clone()))).collect();
+/// The flow of some nodes, and what it reads, by topic.
+pub fn build(plan: &Plan, ids: &[usize]) -> Result<(Flow, BTreeMap<String, FlowSource>), PlanError> {
+    let names: BTreeSet<String> = ids.iter().flat_map(|&id| plan.nodes[id].op.texts("stores")).collect();
+    let used = plan.stores.iter().filter(|s| names.contains(&s.name));
+    let stores: Vec<RefCell<Store>> = used.map(|s| RefCell::new(Store::new(s.clone()))).collect();
+    let (mut entries, mut exits) = (vec![], vec![]);
     let place = |id: usize| ids.iter().position(|&n| n == id);
     let mut nodes = vec![];
     let mut sources = BTreeMap::new();
@@ -129,8 +131,24 @@ pub fn build(plan: &Plan, subtopology: usize) -> Result<(Flow, BTreeMap<String, 
         };
         let parameters = Value::Object(parameters.clone());
         let b = Builder { name: &said.name, parameters: &parameters, stores: &stores, plan };
-        let made = node(kind, &b).map_err(|e| e.at(id))?;
         let name: Arc<str> = Arc::from(said.name.as_str());
+        let made = match kind.as_str() {
+            "from_rows" => {
+                let (from, port) = *said.inputs.first().ok_or_else(|| b.wrong("it has no input").at(id))?;
+                let schema = plan.working_schema(from, port);
+                let names = (b.get::<Vec<String>>("keys")?, b.get::<Vec<String>>("columns")?);
+                let rows =
+                    FromRows::new(&schema, &names.0, &names.1).ok_or_else(|| b.wrong("a column is missing").at(id))?;
+                entries.push(Entry { node: nodes.len(), rows });
+                Box::new(stateless::Pass) as Box<dyn Node>
+            }
+            "to_rows" => {
+                let schema = plan.facts[id].ports[0].clone();
+                exits.push(Exit { node: nodes.len(), schema: schema.clone() });
+                Box::new(ToRows { schema, fill: b.get("fill").map_err(|e| e.at(id))? })
+            }
+            _ => node(kind, &b).map_err(|e| e.at(id))?,
+        };
         if kind == "source" {
             let p: SourceParameters = b.read().map_err(|e| e.at(id))?;
             for topic in p.topics {
@@ -153,5 +171,6 @@ pub fn build(plan: &Plan, subtopology: usize) -> Result<(Flow, BTreeMap<String, 
         nodes.push(Slot { id: super::node_id(&said.name), name, node: RefCell::new(made), children });
     }
     let timed = (0..nodes.len()).filter(|&n| nodes[n].node.borrow().timed()).collect();
-    Ok((Flow::new(Graph { nodes, stores, timed }, Arc::new(plan.topics.clone())), sources))
+    let topics = Arc::new(plan.topics.clone());
+    Ok((Flow::new(Graph { nodes, stores, timed }, entries, exits, topics, plan.has_merge), sources))
 }

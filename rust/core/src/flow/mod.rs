@@ -22,6 +22,7 @@
 //! [`build`].
 
 pub mod aggregate;
+pub mod bridge;
 pub mod build;
 pub mod func;
 pub mod serde;
@@ -33,15 +34,18 @@ pub mod table;
 use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::sync::Arc;
 
+use crate::column::Value;
 use crate::datum::Datum;
 use crate::error::Fatal;
 use crate::expr::Foreign;
 use crate::frame::{schema_hash, Kind};
 use crate::op::{Changelog, Counters, Ctx, Message, Operator, Outgoing, Stats};
 use crate::raw::{Header, RawBatch};
+use crate::types::Schema;
 use crate::window::NO_TIME;
 use crate::wire::{Reader, Writer};
 
+use bridge::{FromRows, Leaving};
 pub use build::build;
 pub use serde::Serde;
 pub use stores::{Store, StoreSpec};
@@ -187,7 +191,11 @@ pub struct Env<'a> {
     pub stream_time: Cell<i64>,
     /// The logged clock, ms; `NO_TIME` before the first tick.
     pub wall: i64,
+    /// The place in the task's processing order of what is being done, and among forks.
     pub seq: Cell<u32>,
+    pub path: Cell<u32>,
+    /// Rows for columnar operators behind the flow.
+    pub leaving: RefCell<Vec<Leaving>>,
 }
 
 /// What a node is handed along with a record.
@@ -261,8 +269,14 @@ impl<'a> Cx<'a> {
     /// Writes a record out.
     pub fn send(&self, outgoing: Outgoing) {
         let seq = self.env.seq.get();
-        self.env.seq.set(seq + 1);
         self.env.outgoing.borrow_mut().push(Outgoing { seq, ..outgoing });
+    }
+
+    /// A row for the columnar operators behind this node.
+    pub fn leave(&self, ts: i64, values: Vec<Value>) {
+        let (seq, path) = (self.env.seq.get(), self.env.path.get());
+        let place = self.env.place.borrow().clone();
+        self.env.leaving.borrow_mut().push(Leaving { exit: self.node, seq, path, ts, values, place });
     }
 }
 
@@ -307,18 +321,37 @@ impl FlowSource {
     }
 }
 
+/// A node at which rows become records.
+pub struct Entry {
+    pub node: usize,
+    pub rows: FromRows,
+}
+
+/// A node at which records become rows of a schema.
+pub struct Exit {
+    pub node: usize,
+    pub schema: Arc<Schema>,
+}
+
 pub struct Flow {
     pub graph: Graph,
+    /// By input of the operator that the flow is.
+    pub entries: Vec<Entry>,
+    /// By port.
+    pub exits: Vec<Exit>,
     topics: Arc<Vec<String>>,
+    paths: bool,
     stream_time: i64,
 }
 
 impl Flow {
-    pub fn new(graph: Graph, topics: Arc<Vec<String>>) -> Flow {
-        Flow { graph, topics, stream_time: NO_TIME }
+    /// `paths`: whether rows carry their way through forks.
+    pub fn new(graph: Graph, entries: Vec<Entry>, exits: Vec<Exit>, topics: Arc<Vec<String>>, paths: bool) -> Flow {
+        Flow { graph, entries, exits, topics, paths, stream_time: NO_TIME }
     }
 
-    fn with_env<T>(&mut self, ctx: &mut Ctx<'_>, place: Option<Place>, run: impl FnOnce(Cx<'_>) -> T) -> T {
+    /// Lets `run` work at `seq`; what it wrote, made and refused is in `ctx` afterwards.
+    fn with_env<T>(&mut self, ctx: &mut Ctx<'_>, seq: u32, place: Option<Place>, run: impl FnOnce(Cx<'_>) -> T) -> T {
         let env = Env {
             foreign: ctx.foreign,
             outgoing: RefCell::new(std::mem::take(ctx.outgoing)),
@@ -330,12 +363,14 @@ impl Flow {
             place: RefCell::new(place),
             stream_time: Cell::new(self.stream_time),
             wall: ctx.tick,
-            seq: Cell::new(0),
+            seq: Cell::new(seq),
+            path: Cell::new(0),
+            leaving: RefCell::default(),
         };
-        env.seq.set(env.outgoing.borrow().last().map_or(0, |o| o.seq + 1));
         let out = run(Cx { graph: &self.graph, env: &env, node: 0 });
         self.stream_time = env.stream_time.get();
         let (outgoing, letters, seq) = (env.outgoing.into_inner(), env.letters.into_inner(), env.seq.get());
+        self.emit(env.leaving.into_inner(), ctx);
         *ctx.outgoing = outgoing;
         *ctx.counters = env.counters.into_inner();
         for (place, node, reason, text) in letters {
@@ -356,6 +391,24 @@ impl Flow {
     }
 }
 
+impl Flow {
+    /// Rows that have left, to whoever is behind the node that made them.
+    fn emit(&self, leaving: Vec<Leaving>, ctx: &mut Ctx<'_>) {
+        if leaving.is_empty() {
+            return;
+        }
+        let mut by_port: Vec<Vec<Leaving>> = self.exits.iter().map(|_| vec![]).collect();
+        for row in leaving {
+            if let Some(port) = self.exits.iter().position(|e| e.node == row.exit) {
+                by_port[port].push(row);
+            }
+        }
+        for (port, rows) in by_port.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+            ctx.emit(port, Message::Rows(bridge::batch_of(&self.exits[port].schema, rows, self.paths)));
+        }
+    }
+}
+
 fn fatal(done: Done) -> Result<(), Fatal> {
     match done {
         Ok(()) => Ok(()),
@@ -370,7 +423,7 @@ impl Operator for Flow {
             Ok(record) => record,
             Err((reason, text)) => {
                 ctx.count(&format!("dead:{reason}"), 1);
-                let seq = ctx.outgoing.last().map_or(0, |o| o.seq + 1);
+                let seq = ctx.seq_end;
                 ctx.dead_record(&place.topic, place.partition, &place.raw, place.row, seq, reason, Some(&text));
                 return Ok(());
             }
@@ -380,7 +433,7 @@ impl Operator for Flow {
             return Ok(());
         }
         let node = source.node;
-        let done = self.with_env(ctx, Some(place), |cx| {
+        let done = self.with_env(ctx, ctx.seq_end, Some(place), |cx| {
             cx.env.stream_time.set(cx.env.stream_time.get().max(record.ts));
             cx.enter(node, 0, record)?;
             cx.env.place.replace(None);
@@ -394,12 +447,48 @@ impl Operator for Flow {
         fatal(done)
     }
 
-    fn process(&mut self, _: usize, _: Message, _: &mut Ctx<'_>) -> Result<(), Fatal> {
-        Err(Fatal::new("bad_plan", "records enter a flow one by one"))
+    /// Rows from columnar operators: one record after the other.
+    fn process(&mut self, input: usize, message: Message, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
+        let Message::Rows(batch) = message else {
+            return Err(Fatal::new("bad_plan", "a flow takes rows"));
+        };
+        let entries = std::mem::take(&mut self.entries);
+        let Entry { node, rows } = &entries[input];
+        let done = self.with_env(ctx, 0, None, |cx| {
+            let cx = Cx { node: *node, ..cx };
+            for row in batch.live_rows() {
+                let origin =
+                    batch.origin_rows.as_ref().and_then(|o| Some((batch.origins.get(o[row].0 as usize)?, o[row].1)));
+                cx.env.place.replace(origin.map(|(o, at)| Place {
+                    topic: o.topic.clone(),
+                    partition: o.partition,
+                    raw: o.raw.clone(),
+                    row: at as usize,
+                }));
+                cx.env.seq.set(batch.seq[row]);
+                cx.env.path.set(batch.path.as_ref().map_or(0, |p| p[row]));
+                match rows.record(&batch, row) {
+                    Ok(record) => {
+                        cx.env.stream_time.set(cx.env.stream_time.get().max(record.ts));
+                        cx.forward(record)?;
+                    }
+                    Err((reason, text)) => cx.dead(reason, text),
+                }
+                cx.env.place.replace(None);
+                for &node in &cx.graph.timed {
+                    let cx = Cx { node, ..cx };
+                    let done = cx.graph.nodes[node].node.borrow_mut().punctuate(cx);
+                    cx.settle(done)?;
+                }
+            }
+            Ok(())
+        });
+        self.entries = entries;
+        fatal(done)
     }
 
     fn flush(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
-        let done = self.with_env(ctx, None, |cx| {
+        let done = self.with_env(ctx, ctx.seq_end, None, |cx| {
             for node in 0..cx.graph.nodes.len() {
                 let cx = Cx { node, ..cx };
                 let mut slot = cx.graph.nodes[node].node.borrow_mut();
@@ -524,6 +613,8 @@ impl Flow {
             stream_time: Cell::new(self.stream_time),
             wall: NO_TIME,
             seq: Cell::new(0),
+            path: Cell::new(0),
+            leaving: RefCell::default(),
         };
         for (node, slot) in self.graph.nodes.iter().enumerate() {
             slot.node.borrow_mut().restored(Cx { graph: &self.graph, env: &env, node });

@@ -171,7 +171,7 @@ impl Op {
     pub fn flag(&self, name: &str) -> bool {
         matches!(self, Op::Flow { parameters, .. } if parameters.get(name) == Some(&serde_json::Value::Bool(true)))
     }
-    fn is_flow(&self, of: &str) -> bool {
+    pub fn is_flow(&self, of: &str) -> bool {
         matches!(self, Op::Flow { kind, .. } if kind == of)
     }
     /// The topics that a flow's source reads: (topic, whether the application writes it for itself).
@@ -606,6 +606,21 @@ impl Plan {
                     column(&schema, name)?;
                 }
             }
+            Op::Flow { kind, parameters } if kind == "to_rows" => {
+                let schema = parameters.get("schema").cloned().unwrap_or_default();
+                let schema = serde_json::from_value(schema).map_err(|e| bad_plan(format!("schema: {e}")))?;
+                facts.ports.push(Arc::new(schema));
+                let keys = node.op.texts("keys");
+                facts.partitioned_by = (!keys.is_empty()).then_some(keys);
+                facts.table = false;
+            }
+            Op::Flow { kind, .. } if kind == "from_rows" => {
+                let schema = self.input_schema(node)?;
+                for name in node.op.texts("keys").iter().chain(&node.op.texts("columns")) {
+                    column(&schema, name)?;
+                }
+                facts.ports.push(Arc::default());
+            }
             Op::Flow { kind, .. } => {
                 let stranger = node.inputs.iter().find(|i| !matches!(self.nodes[i.0].op, Op::Flow { .. }));
                 if let Some(&(from, _)) = stranger {
@@ -696,7 +711,9 @@ impl Plan {
             self.facts.iter().map(|f| vec![BTreeSet::new(); f.ports.len()]).collect();
         for id in (0..n).rev() {
             let node = &self.nodes[id];
-            let Some(&(from, port)) = node.inputs.first().filter(|_| !matches!(node.op, Op::Flow { .. })) else {
+            let enters = node.op.is_flow("from_rows");
+            let Some(&(from, port)) = node.inputs.first().filter(|_| enters || !matches!(node.op, Op::Flow { .. }))
+            else {
                 continue;
             };
             let input = self.facts[from].ports[port].clone();
@@ -704,7 +721,11 @@ impl Plan {
             let mut read: BTreeSet<String> = BTreeSet::new();
             let mut reads = |expr: &Expr| names(expr, &mut read);
             match &node.op {
-                Op::Source { .. } | Op::Flow { .. } => {}
+                Op::Source { .. } => {}
+                Op::Flow { .. } => {
+                    read.extend(node.op.texts("keys"));
+                    read.extend(node.op.texts("columns"));
+                }
                 Op::Filter { expr, .. } => {
                     reads(expr);
                     read.extend(out);
@@ -752,7 +773,7 @@ impl Plan {
             }
         }
         for (id, ports) in needed.into_iter().enumerate() {
-            let whole = matches!(self.nodes[id].op, Op::Aggregate { .. } | Op::Map { .. });
+            let whole = matches!(self.nodes[id].op, Op::Aggregate { .. } | Op::Map { .. } | Op::Flow { .. });
             if let Op::Source { timestamp: Some(name), .. } = &self.nodes[id].op {
                 // The time of a record is read whoever else reads it.
                 let mut read = ports[0].clone();

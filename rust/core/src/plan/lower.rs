@@ -40,8 +40,8 @@ pub enum SourceKind {
     },
     /// An edge: frames are opened by the source and its messages enter at `node`.
     Edge { source: EdgeSource, routes: Vec<Route>, name: Arc<str> },
-    /// A topic of a record flow, user's or internal: records enter the flow one by one.
-    Records { source: FlowSource },
+    /// A topic of a record flow, user's or internal: records enter the flow, the physical node `unit`, one by one.
+    Records { source: FlowSource, unit: usize },
 }
 
 pub struct Lowered {
@@ -129,28 +129,33 @@ pub fn lower(
     exactly_once: bool,
 ) -> Result<Lowered, PlanError> {
     let sub = &plan.subtopologies[subtopology];
-    if sub.nodes.iter().any(|&n| matches!(plan.nodes[n].op, Op::Flow { .. })) {
-        let (flow, sources) = crate::flow::build(plan, subtopology)?;
-        let sources = sources.into_iter().map(|(topic, source)| (topic, SourceKind::Records { source })).collect();
-        let state_id = schema_hash("flow");
-        let operator: Box<dyn Operator> = Box::new(flow);
-        return Ok(Lowered {
-            sources,
-            nodes: vec![Physical { name: Arc::from("flow"), state_id, operator, routes: vec![] }],
-        });
-    }
     let mut lowered = Lowered { sources: BTreeMap::new(), nodes: vec![] };
     // Logical node -> physical index; shuffled aggregates fed from here get a sending end of their own.
     let mut physical: BTreeMap<usize, usize> = BTreeMap::new();
     let mut sending: BTreeMap<usize, usize> = BTreeMap::new();
-    let mut order: Vec<(usize, bool)> = sub.nodes.iter().map(|&n| (n, false)).collect();
-    order.extend(sub.feeds.iter().map(|&n| (n, true)));
-    order.sort_unstable();
-    for &(id, feeds) in &order {
+    // A node of a flow -> the physical node that its flow is, and its input or port there.
+    let mut islands: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
+    for unit in units(plan, subtopology)? {
+        let (id, feeds) = match unit {
+            Unit::Node(id) => (id, false),
+            Unit::Sender(id) => (id, true),
+            Unit::Flow(ids) => {
+                let index = lowered.nodes.len();
+                let (flow, sources) = crate::flow::build(plan, &ids)?;
+                for (topic, source) in sources {
+                    lowered.sources.insert(topic, SourceKind::Records { source, unit: index });
+                }
+                let places = |at: Vec<usize>| at.into_iter().enumerate().map(|(i, node)| (ids[node], (index, i)));
+                islands.extend(places(flow.entries.iter().map(|e| e.node).collect()));
+                islands.extend(places(flow.exits.iter().map(|e| e.node).collect()));
+                // Its stores have ids of their own; this one is of small state, which new and lost nodes do not confuse.
+                let state_id = schema_hash(&format!("flow of {}", plan.nodes[ids[0]].name));
+                let operator: Box<dyn Operator> = Box::new(flow);
+                lowered.nodes.push(Physical { name: Arc::from("flow"), state_id, operator, routes: vec![] });
+                continue;
+            }
+        };
         let node = &plan.nodes[id];
-        if matches!(node.op, Op::Source { .. }) {
-            continue;
-        }
         let operator = match feeds {
             true => sender(plan, id, partition, partitions)?,
             false => operator(plan, id, partitions)?,
@@ -172,6 +177,9 @@ pub fn lower(
                     .filter_map(|&(reader, input)| {
                         let path = facts.fork_shift.map_or(0, |shift| child << shift);
                         child += 1;
+                        if let Some(&(unit, entry)) = islands.get(&reader) {
+                            return Some((unit, entry, path));
+                        }
                         let target = match plan.facts[reader].shuffled {
                             true => sending.get(&reader),
                             false => physical.get(&reader),
@@ -184,6 +192,11 @@ pub fn lower(
     };
     for (&id, &index) in &physical {
         lowered.nodes[index].routes = route(id);
+    }
+    for (&id, &(unit, port)) in islands.iter().filter(|i| plan.nodes[*i.0].op.is_flow("to_rows")) {
+        let routes = &mut lowered.nodes[unit].routes;
+        routes.resize(routes.len().max(port + 1), vec![]);
+        routes[port] = route(id).pop().unwrap_or_default();
     }
     for &id in &sub.nodes {
         let node = &plan.nodes[id];
@@ -219,6 +232,71 @@ pub fn lower(
     Ok(lowered)
 }
 
+/// What becomes one physical node.
+enum Unit {
+    Node(usize),
+    /// The sending end of a shuffle.
+    Sender(usize),
+    /// Nodes that work record by record and are connected, or share stores.
+    Flow(Vec<usize>),
+}
+
+/// The units of a sub-topology, each behind all that it takes from.
+fn units(plan: &Plan, subtopology: usize) -> Result<Vec<Unit>, PlanError> {
+    let sub = &plan.subtopologies[subtopology];
+    let is_flow = |id: usize| matches!(plan.nodes[id].op, Op::Flow { .. });
+    // The smallest node of the flow that a node belongs to.
+    let mut flow_of: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut users: BTreeMap<String, usize> = BTreeMap::new();
+    for &id in sub.nodes.iter().filter(|&&id| is_flow(id)) {
+        let mut joined: Vec<usize> = vec![id];
+        joined.extend(plan.nodes[id].inputs.iter().filter_map(|i| flow_of.get(&i.0).copied()));
+        for store in plan.nodes[id].op.texts("stores") {
+            let first = *users.entry(store).or_insert(id);
+            joined.extend(flow_of.get(&first).copied());
+        }
+        let root = joined.iter().copied().min().unwrap_or(id);
+        flow_of.insert(id, root);
+        flow_of.values_mut().filter(|r| joined.contains(r)).for_each(|r| *r = root);
+    }
+    let mut waiting: BTreeMap<usize, Unit> = BTreeMap::new();
+    for &id in &sub.nodes {
+        match flow_of.get(&id) {
+            Some(&root) => match waiting.entry(2 * root).or_insert_with(|| Unit::Flow(vec![])) {
+                Unit::Flow(ids) => ids.push(id),
+                _ => return Err(PlanError::new("bad_plan", "a flow begins where something else is").at(id)),
+            },
+            None if matches!(plan.nodes[id].op, Op::Source { .. }) => {}
+            None => {
+                waiting.insert(2 * id, Unit::Node(id));
+            }
+        }
+    }
+    waiting.extend(sub.feeds.iter().map(|&id| (2 * id + 1, Unit::Sender(id))));
+    let taken_from = |unit: &Unit| -> Vec<usize> {
+        let (ids, inside): (Vec<usize>, bool) = match unit {
+            Unit::Node(id) if plan.facts[*id].shuffled => (vec![], false),
+            Unit::Node(id) | Unit::Sender(id) => (vec![*id], false),
+            Unit::Flow(ids) => (ids.clone(), true),
+        };
+        let inputs = ids.iter().flat_map(|&id| plan.nodes[id].inputs.iter().map(|i| i.0));
+        let outside = inputs.filter(|from| !(inside && ids.contains(from)));
+        outside.map(|from| 2 * flow_of.get(&from).copied().unwrap_or(from)).collect()
+    };
+    let mut ordered = vec![];
+    while !waiting.is_empty() {
+        let ready = waiting.iter().find(|(_, unit)| taken_from(unit).iter().all(|from| !waiting.contains_key(from)));
+        let Some(next) = ready.map(|(&at, _)| at) else {
+            let id = waiting.keys().next().map_or(0, |at| at / 2);
+            return Err(PlanError::new("bridge_loop", "rows come back into the records that they were made of")
+                .hint("go through a topic in between: `.repartition()`")
+                .at(id));
+        };
+        ordered.extend(waiting.remove(&next));
+    }
+    Ok(ordered)
+}
+
 /// How many tasks a sub-topology has: the widest of its inputs.
 pub fn lanes(plan: &Plan, subtopology: usize, partitions: &[u32]) -> usize {
     let count = |topic: &str| partitions.get(plan.topic(topic)).copied().unwrap_or(1) as usize;
@@ -228,6 +306,7 @@ pub fn lanes(plan: &Plan, subtopology: usize, partitions: &[u32]) -> usize {
         .filter_map(|&n| match &plan.nodes[n].op {
             Op::Source { topic, .. } => Some(count(topic)),
             Op::Aggregate { .. } if plan.facts[n].shuffled => Some(count(&plan.edge_topic(n))),
+            Op::Flow { .. } => plan.nodes[n].op.flow_sources().iter().map(|(topic, _)| count(topic)).max(),
             _ => None,
         })
         .max()
