@@ -190,7 +190,8 @@ class KStream:
     def merge(self, other: KStream) -> KStream:
         """The records of both, in no promised order between them."""
         _same_app(self, other, "merge")
-        node = flow.add(self._graph, "merge", [self._flowing.port, other._flowing.port])
+        ports = dict.fromkeys([self._flowing.port, other._flowing.port])  # with itself: once, as in Kafka Streams
+        node = flow.add(self._graph, "merge", list(ports))
         mine, theirs = self._flowing, other._flowing
         return KStream(
             mine.at(
@@ -311,11 +312,12 @@ class KStream:
         partitions: int | None = None,
         partitioner: Fn | None = None,
     ) -> KStream:
-        """Through a topic `<app>-<name>-repartition`, by key. In Kafka Streams: `repartition` with `Repartitioned`."""
+        """Through a topic `<app>-<name>-repartition`, by key; records without one are dropped (`filtered:null_key`).
+
+        In Kafka Streams: `repartition` with `Repartitioned`.
+        """
         flowing = replace(self._flowing, value=value or self._flowing.value)
-        moved = repartition(
-            flowing, name, "repartition", key=key, partitions=partitions, partitioner=partitioner, keep_null_keys=True
-        )
+        moved = repartition(flowing, name, "repartition", key=key, partitions=partitions, partitioner=partitioner)
         return KStream(moved)
 
     def _keyed(

@@ -14,9 +14,9 @@ No bytes is None and None is no bytes, with every serde. Bytes that cannot be re
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from json import dumps
 from typing import Any
 
 from adstream.dsl.durations import Duration, duration_ms
@@ -55,7 +55,7 @@ class Serde:
             functions.append(fn)
             return len(functions) - 1
 
-        return json.dumps(self.to_plan(register)), functions
+        return dumps(self.to_plan(register)), functions
 
     def to_plan(self, register: Callable[[Callable[..., Any]], int]) -> Plan:
         """With functions by their number in the plan's table."""

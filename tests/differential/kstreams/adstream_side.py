@@ -365,7 +365,7 @@ class _Run:
             count
             for reasons in self.driver.counters().values()
             for reason, count in reasons.items()
-            if reason.startswith("dropped") or reason == "late"
+            if reason.startswith(("dropped", "dead")) or reason == "late"
         )
 
     def stores(self) -> Json:

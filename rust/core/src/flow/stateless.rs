@@ -234,7 +234,7 @@ fn unwritable_key(text: String) -> Failure {
 impl Node for To {
     fn process(&mut self, _: usize, record: Record, cx: Cx<'_>) -> Done {
         if self.target.drop_null_keys && record.key.is_null() {
-            cx.count("dropped:null_key");
+            cx.count("filtered:null_key");
             return Ok(());
         }
         let topic = self.topic(&record, cx)?;
@@ -245,7 +245,11 @@ impl Node for To {
         };
         let value = self.target.value.write(value, cx.env.foreign);
         let value = value.map_err(|text| Failure::Bad("unwritable_value", text))?;
-        for partition in self.partitions(topic, &record, cx)? {
+        let partitions = self.partitions(topic, &record, cx)?;
+        if partitions.is_empty() {
+            cx.count("dropped:no_partition");
+        }
+        for partition in partitions {
             cx.count("out");
             cx.send(Outgoing {
                 topic,
