@@ -152,7 +152,7 @@ class Plan:
         """
     def task(self, subtopology: int, partition: int, partitions: Mapping[str, int], options: str = ...) -> Task:
         """A task, empty. `partitions`: the partition count of every topic of the plan. `options` JSON: `{"exactly_once": true,
-        "clock_ms": null}`."""
+        "cache": true, "clock_ms": null}`; without `cache` no table of a record flow has one."""
 
 Output = tuple[str, int, RawBatch]
 """topic, partition, records (offsets not yet meaningful)."""

@@ -108,6 +108,10 @@ class RunOptions(JobOptions):
         str | None,
         _option("--commit-interval", metavar="TIME", help="Such as 100ms, the default (5s while files are read)."),
     ] = None
+    cache: Annotated[
+        str | None,
+        _option("--cache", metavar="true|false", help="false: tables tell every change, not one per commit."),
+    ] = None
     dead_letters_max: Annotated[
         str | None,
         _option("--dead-letters-max", metavar="SHARE", help='Such as "1% in 5m": more of them stop the job.'),

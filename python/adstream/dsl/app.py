@@ -98,13 +98,23 @@ class App:
         key: Serde = serdes.string,
         value: Serde = serdes.json_,
         timestamp: Callable[..., int] | None = None,
+        latest_by: Callable[[Any], Any] | None = None,
     ) -> KTable:
         """The newest value of each key of a topic; a record without a value deletes its key.
 
-        In Kafka Streams: `StreamsBuilder.table`.
+        Args:
+            topic: one topic.
+            materialized: its store's name, or how it is kept.
+            key, value, timestamp: as `records`.
+            latest_by: `latest_by(value)` says how new a value is (a version number, a time in it): one that is older than
+                the present one is ignored and counted (`dropped:older`). A deletion always counts, and forgets how new
+                the value was. By default the last to arrive is the newest, whatever its time.
+
+        In Kafka Streams: `StreamsBuilder.table`; it has no `latest_by`.
         """
         how = flow.materialized(materialized, "table")
-        return table_of(self._records("table", topic, how.key or key, how.value or value, timestamp), how, "table")
+        source = self._records("table", topic, how.key or key, how.value or value, timestamp)
+        return table_of(source, how, "table", latest_by=latest_by)
 
     def _claim(self, topic: str, operation: str) -> None:
         """Each topic is read once."""

@@ -145,6 +145,11 @@ class Materialized:
     retention: Duration | None = None
     history: Duration | None = None
 
+    @property
+    def cached(self) -> bool:
+        """Versions are told one by one."""
+        return self.caching and self.history is None
+
     def with_caching_disabled(self) -> Materialized:
         return replace(self, caching=False)
 
@@ -208,3 +213,18 @@ def store(
         }
     )
     return name
+
+
+def table_store(graph: Graph, how: Materialized, fallback: str, operation: str) -> str:
+    """Declares the store of a table, with versions if it is to have a history; returns its name."""
+    if how.history is None:
+        return store(graph, "key_value", how, fallback, operation)
+    if how.retention is not None:
+        raise fault(
+            "bad_argument",
+            "a store of versions has a `history`, windows have a `retention`",
+            operation=operation,
+            hint="leave out `retention`",
+        )
+    history_ms = duration_ms(how.history, "history", operation=operation)
+    return store(graph, "versioned", how, fallback, operation, retention_ms=history_ms)

@@ -456,10 +456,10 @@ class KGroupedStream:
 
         how = flow.materialized(materialized, operation)
         flowing = self.keyed(operation, how)
-        node = flow.add(self._graph, "aggregate", [flowing.port], folds=[fold], cached=how.caching, send_old=False)
-        store = flow.store(self._graph, "key_value", how, f"{node.name}-store", operation)
+        node = flow.add(self._graph, "aggregate", [flowing.port], folds=[fold], cached=how.cached, send_old=False)
+        store = flow.table_store(self._graph, how, f"{node.name}-store", operation)
         node.parameters |= {"store": store, "stores": [store]}
-        return KTable(flowing.at(node, value=how.value or value), store=store)
+        return KTable(flowing.at(node, value=how.value or value), store=store, versioned=how.history is not None)
 
 
 def aggregate_fold(graph: Graph, initializer: Fn, adder: Fn, subtractor: Fn | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 from adstream.dsl import flow, serdes
+from adstream.dsl.faults import fault
 from adstream.dsl.flow import Materialized
 from adstream.dsl.graph import Graph, Node
 from adstream.dsl.kstream import Flowing, Fn, KStream, aggregate_fold, repartition
@@ -30,12 +31,15 @@ class KTable:
         parents: tuple[KTable, ...] = (),
         getter: Callable[[], Getter] | None = None,
         materialize: Callable[[], str] | None = None,
+        versioned: bool = False,
     ) -> None:
         self._flowing = flowing
         self._store = store
         self._parents = parents
         self._getter = getter
         self._materialize = materialize
+        self._versioned = versioned
+        """Changes may tell older versions (`latest` is false then)."""
 
     @property
     def _graph(self) -> Graph:
@@ -47,8 +51,9 @@ class KTable:
 
     @property
     def queryable_store_name(self) -> str | None:
-        """The name of its store; None for a view."""
-        return self._store
+        """The name that its store was given; None for a view, and for a store that was given none."""
+        named = any(store["name"] == self._store and store["queryable"] for store in self._graph.stores)
+        return self._store if named else None
 
     def named(self, name: str) -> Self:
         """Names the operation just made. In Kafka Streams: `Named.as`."""
@@ -82,7 +87,9 @@ class KTable:
             if not force:
                 return False
             self._store = self._materialize()
-        elif self._store is None:
+        elif self._store is None or node.parameters["kind"] == "table_join":
+            # What a join tells as the old value it computes from its tables' old ones, even if it has a store.
+            force = force or node.parameters["kind"] == "table_join"
             sent = [parent._send_old(force) for parent in self._parents]  # asked of all, whatever the first says
             if not all(sent):
                 return False
@@ -107,7 +114,9 @@ class KTable:
         def getter() -> Getter:
             return {"filter": {"of": self._lookup(), "predicate": fn, "negate": negate}}
 
-        parameters = {"predicate": fn, "negate": negate}
+        # Old values that the parent can tell without a store made for it keep deletions of what never passed from being told.
+        old = self._send_old(force=False)
+        parameters = {"predicate": fn, "negate": negate, "send_old": old, "versioned": self._versioned}
         return self._derived("table_filter", operation, parameters, materialized, getter, self._flowing.value)
 
     def map_values(self, mapper: Fn, materialized: Materialized | str | None = None) -> KTable:
@@ -129,13 +138,93 @@ class KTable:
         value: serdes.Serde | None,
     ) -> KTable:
         how = flow.materialized(materialized, operation)
-        node = flow.add(self._graph, kind, [self._flowing.port], cached=how.caching, send_old=False, **parameters)
+        node = flow.add(
+            self._graph, kind, [self._flowing.port], **{"cached": how.cached, "send_old": False, **parameters}
+        )
         store = None
-        if how.name is not None:
-            store = flow.store(self._graph, "key_value", how, f"{node.name}-store", operation)
+        if how.name is not None or how.history is not None:
+            store = flow.table_store(self._graph, how, f"{node.name}-store", operation)
             node.parameters |= {"store": store, "stores": [store]}
         flowing = self._flowing.at(node, key=how.key or self._flowing.key, value=how.value or value)
-        return KTable(flowing, store=store, parents=(self,), getter=getter)
+        versioned = self._versioned if materialized is None else how.history is not None
+        return KTable(flowing, store=store, parents=(self,), getter=getter, versioned=versioned)
+
+    # --- Joins ----------------------------------------------------------------------------------------------------
+
+    def join(
+        self,
+        other: KTable,
+        joiner: Fn,
+        materialized: Materialized | str | None = None,
+    ) -> KTable:
+        """Rows that both tables have: `joiner(mine, theirs)`, or `joiner(key, mine, theirs)`.
+
+        A change of either table changes the result; its time is the later of the two rows'. Both tables get stores, and
+        their topics must have equal partition counts.
+
+        In Kafka Streams: `KTable.join`.
+        """
+        return self._join("join", other, joiner, materialized, left=False, right=False)
+
+    def left_join(
+        self,
+        other: KTable,
+        joiner: Fn,
+        materialized: Materialized | str | None = None,
+    ) -> KTable:
+        """As `join`, with rows that only this table has: theirs is None. In Kafka Streams: `KTable.leftJoin`."""
+        return self._join("left_join", other, joiner, materialized, left=True, right=False)
+
+    def outer_join(self, other: KTable, joiner: Fn, materialized: Materialized | str | None = None) -> KTable:
+        """As `join`, with rows that only one table has: the other's is None. In Kafka Streams: `KTable.outerJoin`."""
+        return self._join("outer_join", other, joiner, materialized, left=True, right=True)
+
+    def _join(
+        self,
+        operation: str,
+        other: KTable,
+        joiner: Fn,
+        materialized: Materialized | str | None,
+        *,
+        left: bool,
+        right: bool,
+    ) -> KTable:
+        check_table(self, other, operation)
+        graph = self._graph
+        fn = flow.function(graph, joiner, "joiner", operation, values=2)
+        how = flow.materialized(materialized, operation)
+        if left:
+            self._send_old()
+        if right:
+            other._send_old()
+        sides: dict[str, Any] = {"joiner": fn, "left_outer": left, "right_outer": right}
+        node = flow.add(
+            graph,
+            "table_join",
+            [self._flowing.port, other._flowing.port],
+            stores=[*self._lookup_stores(), *other._lookup_stores()],
+            left=self._lookup(),
+            right=other._lookup(),
+            versioned=[self._versioned, other._versioned],
+            cached=how.cached,
+            send_old=False,
+            **sides,
+        )
+        store = None
+        if materialized is not None:
+            store = flow.table_store(graph, how, f"{node.name}-store", operation)
+            node.parameters |= {"store": store, "stores": sorted({*node.parameters["stores"], store})}
+
+        def getter() -> Getter:
+            return {"join": {"left": self._lookup(), "right": other._lookup(), **sides}}
+
+        return KTable(
+            self._flowing.at(node, key=how.key or self._flowing.key, value=how.value, rekeyed=False),
+            store=store,
+            parents=(self, other),
+            getter=getter,
+            versioned=how.history is not None,
+        )
 
     # --- As streams, by other keys --------------------------------------------------------------------------------
 
@@ -157,19 +246,27 @@ class KTable:
         group and the new one enters. In Kafka Streams: `KTable.groupBy` with `Grouped`."""
         self._send_old()
         fn = flow.function(self._graph, selector, "selector", "group_by")
-        node = flow.add(self._graph, "regroup", [self._flowing.port], mapper=fn)
+        node = flow.add(self._graph, "regroup", [self._flowing.port], mapper=fn, versioned=self._versioned)
         return KGroupedTable(self._flowing.at(node, key=key, value=value), name)
+
+
+def check_table(table: KTable, other: object, operation: str) -> None:
+    """The other table of a join is one, and of the same application."""
+    if not isinstance(other, KTable) or other._graph is not table._graph:
+        raise fault(
+            "bad_argument",
+            f"not a table of this application: {other!r}",
+            operation=operation,
+            hint="join it with a table that comes from the same `app`",
+        )
 
 
 def _stores_in(getter: Getter) -> list[str]:
     if "store" in getter:
         return [getter["store"]]
     [parts] = getter.values()
-    return [name for part in parts.values() if isinstance(part, dict) for name in _stores_in(part) if _is_getter(part)]
-
-
-def _is_getter(part: dict[str, Any]) -> bool:
-    return "call" not in part
+    tables = [part for part in parts.values() if isinstance(part, dict) and "call" not in part]
+    return [name for table in tables for name in _stores_in(table)]
 
 
 class KGroupedTable:
@@ -214,23 +311,54 @@ class KGroupedTable:
         if self._moved is None or self._name is None:
             self._moved = repartition(self._flowing, self._name or how.name, operation, changes=True)
         flowing = self._moved
-        node = flow.add(self._graph, "table_aggregate", [flowing.port], fold=fold, cached=how.caching, send_old=False)
-        store = flow.store(self._graph, "key_value", how, f"{node.name}-store", operation)
+        node = flow.add(self._graph, "table_aggregate", [flowing.port], fold=fold, cached=how.cached, send_old=False)
+        store = flow.table_store(self._graph, how, f"{node.name}-store", operation)
         node.parameters |= {"store": store, "stores": [store]}
-        return KTable(flowing.at(node, value=how.value or value), store=store)
+        return KTable(flowing.at(node, value=how.value or value), store=store, versioned=how.history is not None)
 
 
-def table_of(flowing: Flowing, how: Materialized, operation: str) -> KTable:
+class Older:
+    """Whether a new value is older than the present one, by a function of each."""
+
+    __slots__ = ("fn",)
+
+    def __init__(self, fn: Callable[[Any], Any]) -> None:
+        self.fn = fn
+
+    def __call__(self, new: Any, present: Any) -> bool:
+        return bool(self.fn(new) < self.fn(present))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Older) and self.fn is other.fn
+
+    def __hash__(self) -> int:
+        return hash(self.fn)
+
+
+def table_of(
+    flowing: Flowing, how: Materialized, operation: str, *, latest_by: Callable[[Any], Any] | None = None
+) -> KTable:
     """A table of the records at a port."""
     graph = flowing.graph
-    node = flow.add(graph, "table_source", [flowing.port], cached=how.caching, send_old=False)
+    node = flow.add(graph, "table_source", [flowing.port], cached=how.cached, send_old=False)
 
     def materialize() -> str:
-        name = flow.store(graph, "key_value", how, f"{node.name}-store", operation)
+        name = flow.table_store(graph, how, f"{node.name}-store", operation)
         node.parameters |= {"store": name, "stores": [name]}
         return name
 
     flowing = replace(flowing.at(node), key=how.key or flowing.key, value=how.value or flowing.value)
-    if how.name is not None:
-        return KTable(flowing, store=materialize())
+    versioned = how.history is not None
+    if latest_by is not None:
+        if versioned:
+            raise fault(
+                "bad_argument",
+                "versions are ordered by their records' times, not by `latest_by`",
+                operation=operation,
+                hint="leave out `history`, or `latest_by` and let `timestamp=` say the time",
+            )
+        flow.call(graph, latest_by, "latest_by", operation, 1)
+        node.parameters["older"] = {"call": graph.register(Older(latest_by)), "with_key": False}
+    if how.name is not None or versioned or latest_by is not None:
+        return KTable(flowing, store=materialize(), versioned=versioned)
     return KTable(flowing, materialize=materialize)

@@ -51,6 +51,9 @@ class Settings:
     commit_interval_ms: int = 0
     """How often generations end; 0: every 100 ms, and while there is work every 5 s where all inputs are files (there
     nobody waits for the first rows)."""
+    cache: bool = True
+    """Whether tables of keys and values hold back what changes again before the next commit (Kafka Streams:
+    `statestore.cache.max.bytes`, where 0 is off); without it every change is told at once."""
     transaction_timeout_ms: int = 15_000
     """How long a dead worker's open transaction may hold back others."""
     batch_rows_max: int = 10_000

@@ -505,7 +505,8 @@ class Worker:
         log.log(level, "task %s: not yet; asked again in %.1f s: %s", task.spec.name, wait_ms / 1000, error)
 
     def _make(self, task: StreamTask) -> Core:
-        options = json.dumps({"exactly_once": self._settings.exactly_once, "clock_ms": None})
+        settings = self._settings
+        options = json.dumps({"exactly_once": settings.exactly_once, "cache": settings.cache, "clock_ms": None})
         return self._plan.task(task.spec.subtopology, task.spec.partition, self._assignment.partitions, options)
 
     def _process(self) -> bool:

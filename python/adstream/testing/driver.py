@@ -163,6 +163,8 @@ class TopologyTestDriver:
         commit_every: a task that reads a user topic commits after so many of its rows; by default with what there is.
             Tasks behind a shuffle commit once in every round.
         pipelined: processes the rows of the next generation before the last one is committed, as a worker does.
+        caching: whether tables of keys and values have caches (Kafka Streams: `statestore.cache.max.bytes`, where 0 is
+            off); without, each change is told at once and none is left out.
         seed: permutes the order in which tasks get their turns; by default they come in the order of their numbers.
         settings: of the topology.
 
@@ -182,6 +184,7 @@ class TopologyTestDriver:
         batch_rows: int | None = None,
         commit_every: int | None = None,
         pipelined: bool = False,
+        caching: bool = True,
         seed: int | None = None,
         **settings: Any,
     ) -> None:
@@ -189,7 +192,7 @@ class TopologyTestDriver:
             raise TypeError("a built topology takes no settings any more")
         self.built = topology if isinstance(topology, Built) else topology.build(**settings)
         self._options = _Options(
-            _positive("batch_rows", batch_rows), _positive("commit_every", commit_every), pipelined, seed
+            _positive("batch_rows", batch_rows), _positive("commit_every", commit_every), pipelined, caching, seed
         )
         with _told():
             self._plan = Plan(self.built.json, self.built.callables)
@@ -485,7 +488,8 @@ class TopologyTestDriver:
     def _start(self, spec: TaskSpec) -> _Running:
         """A task as its changelog and its committed positions say."""
         with _told():
-            core = self._plan.task(spec.subtopology, spec.partition, dict(self.partitions))
+            options = json.dumps({"cache": self._options.caching})
+            core = self._plan.task(spec.subtopology, spec.partition, dict(self.partitions), options)
             if spec.changelog is not None and self._log.end(spec.changelog):
                 core.restore(self._log.read(spec.changelog, 0))
             task = _Running(spec, core, user=any(topic in self._inputs for topic, _ in spec.inputs))
@@ -576,6 +580,7 @@ class TopologyTestDriver:
             batch_rows=options.batch_rows,
             commit_every=options.commit_every,
             pipelined=options.pipelined,
+            caching=options.caching,
             seed=options.seed,
         ) as twin:
             for item in self._journal:
@@ -593,6 +598,7 @@ class _Options:
     batch_rows: int | None
     commit_every: int | None
     pipelined: bool
+    caching: bool
     seed: int | None
 
 

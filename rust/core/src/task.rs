@@ -119,6 +119,21 @@ struct Round {
 /// changed.
 const REWRITE_MIN: usize = 16;
 
+/// How tasks run; results of columnar operators do not depend on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Nothing on an edge is ever there twice.
+    pub exactly_once: bool,
+    /// Tables with a cache tell each key once per commit; else every change, at once.
+    pub cache: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { exactly_once: true, cache: true }
+    }
+}
+
 impl Task {
     /// `partitions`: the partition count of every topic of the plan, by name.
     pub fn new(
@@ -127,13 +142,13 @@ impl Task {
         partition: u32,
         partitions: &BTreeMap<String, u32>,
         foreign: Arc<dyn Foreign>,
-        exactly_once: bool,
+        options: Options,
     ) -> Result<Task, PlanError> {
         let counts: Vec<u32> = plan.topics.iter().map(|t| partitions.get(t).copied().unwrap_or(1)).collect();
         if subtopology >= plan.subtopologies.len() {
             return Err(PlanError::new("bad_plan", format!("there is no sub-topology {subtopology}")));
         }
-        let Lowered { sources, nodes } = lower(&plan, subtopology, partition, &counts, exactly_once)?;
+        let Lowered { sources, nodes } = lower(&plan, subtopology, partition, &counts, options)?;
         let inputs = sources
             .into_iter()
             .map(|(topic, source)| Input {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use adstream_core::expr::{compile, Expr};
 use adstream_core::flow::Serde;
 use adstream_core::plan::Plan;
-use adstream_core::task::{Generation, Task};
+use adstream_core::task::{Generation, Options, Task};
 use adstream_core::types::Schema;
 use pyo3::exceptions::{PyKeyError, PyValueError};
 use pyo3::prelude::*;
@@ -54,10 +54,10 @@ impl PyPlan {
     ) -> PyResult<PyTask> {
         let options: serde_json::Value =
             serde_json::from_str(options).map_err(|e| PyValueError::new_err(e.to_string()))?;
-        let exactly_once = options.get("exactly_once").and_then(serde_json::Value::as_bool).unwrap_or(true);
-        let task =
-            Task::new(self.plan.clone(), subtopology, partition, &partitions, self.callables.clone(), exactly_once)
-                .map_err(plan_error)?;
+        let asked = |name| options.get(name).and_then(serde_json::Value::as_bool).unwrap_or(true);
+        let how = Options { exactly_once: asked("exactly_once"), cache: asked("cache") };
+        let task = Task::new(self.plan.clone(), subtopology, partition, &partitions, self.callables.clone(), how)
+            .map_err(plan_error)?;
         Ok(PyTask { task: Mutex::new(task), partition })
     }
 }

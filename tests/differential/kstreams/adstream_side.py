@@ -252,6 +252,12 @@ class _Builder:
     def _to_stream(self, node: Json, on: Any) -> Any:
         return on.to_stream(self.fn(node)) if "fn" in node else on.to_stream()
 
+    # --- Joins of tables
+
+    def _table_join(self, node: Json, left: Any, right: Any) -> Any:
+        join = {"inner": left.join, "left": left.left_join, "outer": left.outer_join}[node["how"]]
+        return join(right, self.joiner(node), self.materialized(node))
+
     # --- Grouped
 
     def _group_by_key(self, node: Json, on: Any) -> Any:

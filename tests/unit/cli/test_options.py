@@ -130,6 +130,7 @@ SAME: dict[str, tuple[object, dict[str, str], str, Callable[[Chosen], object]]] 
         'commit_interval = "1s"',
         lambda c: c.settings.commit_interval_ms,
     ),
+    "cache": ("false", {"ADSTREAM_CACHE": "0"}, "cache = false", lambda c: c.settings.cache),
     "dead_letters_max": (
         "1% in 5m",
         {"ADSTREAM_DEAD_LETTERS_MAX": "1% in 5m"},
@@ -171,7 +172,8 @@ def test_every_setting_by_environment_and_file(tmp_path: Path, name: str):
         return
     kind = next(str(f.type) for f in fields(Settings) if f.name == name)
     text = {"guarantee": "at_least_once", "dead_letters_max": "2% in 1m"}.get(name, "1")
-    text = "7s" if name.endswith("_ms") else "true" if kind == "bool" else "7" if kind == "int" else text
+    other = "false" if getattr(Settings(), name) is True else "true"
+    text = "7s" if name.endswith("_ms") else other if kind == "bool" else "7" if kind == "int" else text
     key = name.removesuffix("_ms")
     file = tmp_path / "a.toml"
     file.write_text(f'{key} = "{text}"\n')

@@ -74,20 +74,30 @@ impl Node for Aggregate {
             return Ok(());
         }
         let fold = &self.folds[input];
-        let stored = cx.store(self.store).get(&record.key)?;
+        let stored = cx.store(self.store).latest(&record.key)?;
         let (before, ts) = match &stored {
             Some((value, ts)) => (value.clone(), record.ts.max(*ts)),
             None => (fold.initial(cx)?, record.ts),
         };
         let after = fold.add(&record.key, &record.value, &before, cx)?;
-        cx.store_mut(self.store).put(&record.key, &after, ts)?;
-        self.teller.tell(Record { value: after, old: before, ts, ..record }, stored.is_some(), cx)
+        let ts = told_at(&self.teller, &after, ts, &record);
+        let change = Record { value: after, old: before, ts, ..record };
+        self.teller.keep(self.store, change, stored.map(|s| s.0), cx)
     }
     fn flush(&mut self, cx: Cx<'_>) -> Done {
         self.teller.flush(cx)
     }
     fn restored(&mut self, _: Cx<'_>) {
         self.teller.clear();
+    }
+}
+
+/// The time of an aggregate's change. A cache knows no time of a deletion but that of the record that caused it.
+fn told_at(teller: &Teller, after: &Datum, ts: i64, record: &Record) -> i64 {
+    if after.is_null() && teller.cached() {
+        record.ts
+    } else {
+        ts
     }
 }
 
@@ -101,7 +111,7 @@ pub struct TableAggregate {
 
 impl Node for TableAggregate {
     fn process(&mut self, _: usize, record: Record, cx: Cx<'_>) -> Done {
-        let stored = cx.store(self.store).get(&record.key)?;
+        let stored = cx.store(self.store).latest(&record.key)?;
         let (before, was) = stored.clone().unwrap_or((Datum::Null, i64::MIN));
         let mut after = before.clone();
         let mut ts = record.ts;
@@ -116,8 +126,9 @@ impl Node for TableAggregate {
             after = self.fold.add(&record.key, &record.value, &after, cx)?;
             ts = ts.max(was);
         }
-        cx.store_mut(self.store).put(&record.key, &after, ts)?;
-        self.teller.tell(Record { value: after, old: before, ts, ..record }, stored.is_some(), cx)
+        let ts = told_at(&self.teller, &after, ts, &record);
+        let change = Record { value: after, old: before, ts, ..record };
+        self.teller.keep(self.store, change, stored.map(|s| s.0), cx)
     }
     fn flush(&mut self, cx: Cx<'_>) -> Done {
         self.teller.flush(cx)

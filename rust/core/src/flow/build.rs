@@ -13,6 +13,7 @@ use super::bridge::{FromRows, ToRows};
 use super::func::{Func, Getter, Lookup};
 use super::stateless;
 use super::table::{Derivation, Derived, Regroup, Source, Teller, Telling, ToStream};
+use super::table_join::TableJoin;
 use super::{Entry, Exit, Flow, FlowSource, Graph, Node, Serde, Slot, Store};
 use crate::error::PlanError;
 use crate::plan::logical::{Op, Plan};
@@ -23,6 +24,8 @@ pub struct Builder<'a> {
     pub parameters: &'a Value,
     stores: &'a [RefCell<Store>],
     plan: &'a Plan,
+    /// Whether tables may have caches at all.
+    cache: bool,
 }
 
 impl Builder<'_> {
@@ -54,7 +57,8 @@ impl Builder<'_> {
         self.get::<Getter>(parameter)?.find(&mut |name| self.store(name))
     }
     pub fn teller(&self) -> Result<Teller, PlanError> {
-        Ok(Teller::new(self.read::<Telling>()?))
+        let how = self.read::<Telling>()?;
+        Ok(Teller::new(Telling { cached: how.cached && self.cache, ..how }))
     }
     fn topic(&self, name: &str) -> usize {
         self.plan.topic(name)
@@ -77,7 +81,11 @@ fn node(kind: &str, b: &Builder<'_>) -> Result<Box<dyn Node>, PlanError> {
             let topics = b.get::<Vec<String>>("topics")?.iter().map(|t| b.topic(t)).collect();
             Box::new(stateless::To::new(b.parameters.clone(), topics).map_err(|e| b.wrong(e))?)
         }
-        "table_source" => Box::new(Source { store: b.optional_store("store")?, teller: b.teller()? }),
+        "table_source" => Box::new(Source {
+            store: b.optional_store("store")?,
+            older: b.get::<Option<Func>>("older")?,
+            teller: b.teller()?,
+        }),
         "table_filter" => Box::new(Derived {
             what: Derivation::Filter { predicate: b.get::<Func>("predicate")?, negate: b.get("negate")? },
             store: b.optional_store("store")?,
@@ -89,6 +97,14 @@ fn node(kind: &str, b: &Builder<'_>) -> Result<Box<dyn Node>, PlanError> {
             store: b.optional_store("store")?,
             teller: b.teller()?,
             versioned: false,
+        }),
+        "table_join" => Box::new(TableJoin {
+            joiner: b.get("joiner")?,
+            tables: [b.lookup("left")?, b.lookup("right")?],
+            outer: [b.get("left_outer")?, b.get("right_outer")?],
+            versioned: b.get("versioned")?,
+            store: b.optional_store("store")?,
+            teller: b.teller()?,
         }),
         "to_stream" => Box::new(ToStream),
         "regroup" => Box::new(b.read::<Regroup>()?),
@@ -115,8 +131,8 @@ struct SourceParameters {
     internal: bool,
 }
 
-/// The flow of some nodes, and what it reads, by topic.
-pub fn build(plan: &Plan, ids: &[usize]) -> Result<(Flow, BTreeMap<String, FlowSource>), PlanError> {
+/// The flow of some nodes, and what it reads, by topic. `cache`: whether tables may have caches at all.
+pub fn build(plan: &Plan, ids: &[usize], cache: bool) -> Result<(Flow, BTreeMap<String, FlowSource>), PlanError> {
     let names: BTreeSet<String> = ids.iter().flat_map(|&id| plan.nodes[id].op.texts("stores")).collect();
     let used = plan.stores.iter().filter(|s| names.contains(&s.name));
     let stores: Vec<RefCell<Store>> = used.map(|s| RefCell::new(Store::new(s.clone()))).collect();
@@ -130,7 +146,7 @@ pub fn build(plan: &Plan, ids: &[usize]) -> Result<(Flow, BTreeMap<String, FlowS
             return Err(PlanError::new("bad_plan", format!("`{}` does not work record by record", said.name)).at(id));
         };
         let parameters = Value::Object(parameters.clone());
-        let b = Builder { name: &said.name, parameters: &parameters, stores: &stores, plan };
+        let b = Builder { name: &said.name, parameters: &parameters, stores: &stores, plan, cache };
         let name: Arc<str> = Arc::from(said.name.as_str());
         let made = match kind.as_str() {
             "from_rows" => {

@@ -30,6 +30,8 @@ pub mod stateless;
 pub mod store;
 pub mod stores;
 pub mod table;
+pub mod table_join;
+pub mod versions;
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::sync::Arc;

@@ -5,6 +5,7 @@
 //! | `key_value` | key | by key |
 //! | `window` | start, key | by window, then key: what expires first comes first; one look-up for (key, start) |
 //! | `series` | `k` key, time, number | one key's entries together, by time; beside it `t` time, key, number: what expires |
+//! | `versioned` | `k` key, time | one key's versions together, by time (`versions.rs`) |
 //! | `session` | `k` key, end, start | one key's sessions together, by end; beside it `t` end, start, key: what expires |
 //!
 //! Times are big-endian with the sign flipped, so that bytes sort as numbers. A key inside a composite is preceded by its
@@ -21,6 +22,7 @@ use std::ops::Bound;
 use serde::Deserialize;
 
 use super::store::ByteStore;
+use super::versions::Put;
 use super::Failure;
 use crate::datum::Datum;
 use crate::window::NO_TIME;
@@ -33,6 +35,8 @@ pub enum StoreKind {
     Window,
     Series,
     Session,
+    /// See `versions.rs`.
+    Versioned,
 }
 
 /// Beginnings of the two halves of `series` and `session`.
@@ -121,17 +125,33 @@ impl Store {
 
     /// The present value of a key of a table's store; of tables of windows the key is a windowed one.
     pub fn latest(&self, key: &Datum) -> Result<Option<Timed>, Failure> {
-        let Datum::Windowed(w) = key else { return self.get(key) };
-        Ok(match self.spec.kind {
-            StoreKind::KeyValue => return self.get(key),
+        let kind = self.spec.kind;
+        let w = match (kind, key) {
+            (StoreKind::Versioned, _) => return self.version_latest(key),
+            (StoreKind::KeyValue, _) => return self.get(key),
+            (_, Datum::Windowed(w)) => w,
+            _ => return self.get(key),
+        };
+        Ok(match kind {
+            StoreKind::KeyValue | StoreKind::Versioned => None,
             StoreKind::Window => self.window_get(w.start, &key_bytes(&w.key)?),
             StoreKind::Series => self.series_get(&key_bytes(&w.key)?, w.start),
             StoreKind::Session => self.session_get(&key_bytes(&w.key)?, w.start, w.end),
         })
     }
     /// The value as of a time; a store that keeps no versions has only the present one.
-    pub fn as_of(&self, key: &Datum, _ts: i64) -> Result<Option<Timed>, Failure> {
-        self.latest(key)
+    pub fn as_of(&self, key: &Datum, ts: i64) -> Result<Option<Timed>, Failure> {
+        match self.spec.kind {
+            StoreKind::Versioned => self.version_as_of(key, ts),
+            _ => self.latest(key),
+        }
+    }
+    /// Puts a table's new value (null: a deletion) as of a time.
+    pub fn put_table(&mut self, key: &Datum, value: &Datum, ts: i64) -> Result<Put, Failure> {
+        match self.spec.kind {
+            StoreKind::Versioned => self.version_put(key, value, ts),
+            _ => self.put(key, value, ts).map(|()| Put::Latest),
+        }
     }
 
     // --- Retention ----------------------------------------------------------------------------------------------------
@@ -164,7 +184,7 @@ impl Store {
 
     /// Deletes all entries with times below `before`; returns how many.
     pub fn expire(&mut self, before: i64) -> usize {
-        let indexed = !matches!(self.spec.kind, StoreKind::Window | StoreKind::KeyValue);
+        let indexed = matches!(self.spec.kind, StoreKind::Series | StoreKind::Session);
         let (from, to) = match indexed {
             true => (vec![BY_TIME], [&[BY_TIME][..], &time_bytes(before)].concat()),
             false => (vec![], time_bytes(before).to_vec()),
@@ -334,7 +354,7 @@ impl Store {
         let found = self.bytes.range(Bound::Included(&low), Bound::Excluded(&high));
         let read = |(k, v): (&[u8], &[u8])| {
             let (start, end, key, value) = match self.spec.kind {
-                StoreKind::Window | StoreKind::KeyValue => {
+                StoreKind::Window | StoreKind::KeyValue | StoreKind::Versioned => {
                     let (start, key) = split_time(k)?;
                     (start, start.saturating_add(size), key, read_timed(v)?)
                 }

@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use super::func::Func;
 use super::stores::key_bytes;
+use super::versions::Put;
 use super::{Cx, Done, Failure, Node, Record};
 use crate::datum::Datum;
 
@@ -39,6 +40,9 @@ impl Teller {
     pub fn new(how: Telling) -> Teller {
         Teller { how, ..Teller::default() }
     }
+    pub fn cached(&self) -> bool {
+        self.how.cached
+    }
     pub fn sends_old(&self) -> bool {
         self.how.send_old
     }
@@ -59,6 +63,27 @@ impl Teller {
         };
         self.queue.push(Some(Record { old, ..record }));
         Ok(())
+    }
+
+    /// Keeps a change where the table is kept, then tells it. `change.old` is what is told as the value before where
+    /// nothing is held back; `before` is what the store held.
+    pub fn keep(&mut self, store: usize, change: Record, before: Option<Datum>, cx: Cx<'_>) -> Done {
+        let put = cx.store_mut(store).put_table(&change.key, &change.value, change.ts)?;
+        let latest = match put {
+            Put::Refused => {
+                cx.count("dropped:expired");
+                return Ok(());
+            }
+            Put::Latest => true,
+            Put::Older => false,
+        };
+        match self.how.cached {
+            false => self.tell(Record { latest, ..change }, true, cx),
+            true => {
+                let stored = before.is_some();
+                self.tell(Record { latest, old: before.unwrap_or_default(), ..change }, stored, cx)
+            }
+        }
     }
 
     pub fn flush(&mut self, cx: Cx<'_>) -> Done {
@@ -83,6 +108,8 @@ impl Teller {
 /// A table of a topic (or of a stream): the last record of a key that arrived is its value.
 pub struct Source {
     pub store: Option<usize>,
+    /// `latest_by`: called with a new and the present value: whether the new one is older, and to be ignored.
+    pub older: Option<Func>,
     pub teller: Teller,
 }
 
@@ -93,17 +120,19 @@ impl Node for Source {
             return Ok(());
         }
         let Some(store) = self.store else { return cx.forward(Record { old: Datum::Null, ..record }) };
-        let old = {
-            let mut store = cx.store_mut(store);
-            let old = store.get(&record.key)?;
-            store.put(&record.key, &record.value, record.ts)?;
-            old
-        };
-        if old.as_ref().is_some_and(|o| record.ts < o.1) {
-            cx.count("out_of_order"); // the last to arrive wins, as in Kafka Streams
+        let before = cx.store(store).latest(&record.key)?;
+        if before.as_ref().is_some_and(|b| record.ts < b.1) {
+            cx.count("out_of_order"); // without versions the last to arrive wins, as in Kafka Streams
         }
-        let change = Record { old: old.map_or(Datum::Null, |o| o.0), ..record };
-        self.teller.tell(change, true, cx)
+        if let (Some(older), Some((present, _))) = (&self.older, &before) {
+            // A deletion has nothing to be compared.
+            if !record.value.is_null() && older.holds(cx, &record.key, &[&record.value, present])? {
+                cx.count("dropped:older");
+                return Ok(());
+            }
+        }
+        let before = before.map(|b| b.0);
+        self.teller.keep(store, Record { old: before.clone().unwrap_or_default(), ..record }, before, cx)
     }
     fn flush(&mut self, cx: Cx<'_>) -> Done {
         self.teller.flush(cx)
@@ -145,14 +174,14 @@ impl Derivation {
 impl Node for Derived {
     fn process(&mut self, _: usize, record: Record, cx: Cx<'_>) -> Done {
         let value = self.what.of(&record.key, &record.value, cx)?;
-        let stored = match self.store {
-            Some(store) => cx.store(store).latest(&record.key)?,
+        let before = match self.store {
+            Some(store) => cx.store(store).latest(&record.key)?.map(|b| b.0),
             None => None,
         };
         let old = match (self.teller.sends_old(), self.store) {
             (false, None) => Datum::Null,
             (true, None) => self.what.of(&record.key, &record.old, cx)?,
-            (_, Some(_)) => stored.map_or(Datum::Null, |s| s.0),
+            (_, Some(_)) => before.clone().unwrap_or_default(),
         };
         let filters = matches!(self.what, Derivation::Filter { .. });
         if filters && self.teller.sends_old() && !self.versioned && old.is_null() && value.is_null() {
@@ -160,14 +189,8 @@ impl Node for Derived {
         }
         let change = Record { value, old, ..record };
         match self.store {
-            None => {
-                let old = if self.teller.sends_old() { change.old } else { Datum::Null };
-                cx.forward(Record { old, ..change })
-            }
-            Some(store) => {
-                cx.store_mut(store).put(&change.key, &change.value, change.ts)?;
-                self.teller.tell(change, true, cx)
-            }
+            None => cx.forward(change),
+            Some(store) => self.teller.keep(store, change, before, cx),
         }
     }
     fn flush(&mut self, cx: Cx<'_>) -> Done {
@@ -192,6 +215,9 @@ impl Node for ToStream {
 #[derive(Deserialize)]
 pub struct Regroup {
     mapper: Func,
+    /// The table tells older versions, too.
+    #[serde(default)]
+    versioned: bool,
 }
 
 impl Regroup {
@@ -212,7 +238,7 @@ impl Regroup {
 
 impl Node for Regroup {
     fn process(&mut self, _: usize, record: Record, cx: Cx<'_>) -> Done {
-        if !record.latest {
+        if self.versioned && !record.latest {
             return Ok(()); // an older version changes no group
         }
         let (new, old) = (self.half(&record.key, &record.value, cx)?, self.half(&record.key, &record.old, cx)?);

@@ -15,6 +15,7 @@ use crate::op::{
 };
 use crate::op::{Fold, ProjectColumn, Wanted};
 use crate::state::Store;
+use crate::task::Options;
 use crate::types::{DataType, Schema};
 
 /// Where a node's port leads: (physical node, its input, bits to set in `path`).
@@ -126,7 +127,7 @@ pub fn lower(
     subtopology: usize,
     partition: u32,
     partitions: &[u32],
-    exactly_once: bool,
+    options: Options,
 ) -> Result<Lowered, PlanError> {
     let sub = &plan.subtopologies[subtopology];
     let mut lowered = Lowered { sources: BTreeMap::new(), nodes: vec![] };
@@ -141,7 +142,7 @@ pub fn lower(
             Unit::Sender(id) => (id, true),
             Unit::Flow(ids) => {
                 let index = lowered.nodes.len();
-                let (flow, sources) = crate::flow::build(plan, &ids)?;
+                let (flow, sources) = crate::flow::build(plan, &ids, options.cache)?;
                 for (topic, source) in sources {
                     lowered.sources.insert(topic, SourceKind::Records { source, unit: index });
                 }
@@ -225,7 +226,7 @@ pub fn lower(
             let hash = edge_hash(plan, id, &schema);
             let lanes = lanes(plan, plan.subtopology_of(from), partitions);
             let topic = plan.edge_topic(id);
-            let source = EdgeSource::new(Arc::from(topic.as_str()), schema, hash, lanes, exactly_once);
+            let source = EdgeSource::new(Arc::from(topic.as_str()), schema, hash, lanes, options.exactly_once);
             lowered.sources.insert(topic, SourceKind::Edge { source, routes: vec![(physical[&id], 0, 0)], name });
         }
     }
