@@ -76,7 +76,10 @@ class Stages:
         """CPU seconds of every living thread so far, by name."""
         found: dict[str, float] = {}
         for task in Path("/proc/self/task").iterdir():
-            text = (task / "stat").read_text()
+            try:
+                text = (task / "stat").read_text()
+            except OSError:
+                continue  # it has ended meanwhile
             name = text[text.index("(") + 1 : text.rindex(")")]
             fields = text[text.rindex(")") + 2 :].split()
             found[name] = found.get(name, 0.0) + (int(fields[11]) + int(fields[12])) / _TICK

@@ -12,6 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from adstream._core import Plan
@@ -51,6 +52,12 @@ def used() -> tuple[float, float]:
     """Now: wall and CPU seconds."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return time.perf_counter(), usage.ru_utime + usage.ru_stime
+
+
+def peak_mb() -> float:
+    """The most memory that this process ever had. (`ru_maxrss` would count what its parent had when it forked.)"""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
 
 
 def main() -> None:
@@ -110,7 +117,7 @@ def main() -> None:
                 "sink_rows": [t.rows for t in target],
                 "stages": stages.spent,
                 "threads": threads,
-                "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                "rss_mb": peak_mb(),
             }
         )
     )

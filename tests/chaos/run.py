@@ -1,6 +1,6 @@
 """`make chaos ROUNDS=20`: exactly once, while workers and servers are killed under load.
 
-One round: 30 s of paced traffic, with copies, late records, bad ones and events at the windows' edges. Two workers
+One round: 30 s of paced traffic, with copies, late records, bad ones, events at the windows' edges and fast clocks. Two workers
 that are started again whenever they end, with or without their state folder. Meanwhile, by a seeded plan:
 
     kill      SIGKILL at any moment
@@ -149,6 +149,7 @@ class Round:
             share_late=0.005,
             share_bad=0.003,
             share_copies=0.03,
+            share_ahead=0.001,
         )
         self._begin()
         with self._beside(self._watch), self._beside(lambda: scene.send(traffic, seconds=self._seconds)) as load:

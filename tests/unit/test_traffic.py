@@ -132,6 +132,14 @@ def test_undisturbed_traffic_is_in_order_until_a_window_closes() -> None:
     assert times == sorted(times)
 
 
+def test_clocks_run_ahead_where_that_is_asked_for() -> None:
+    traffic = replace(CALM, share_ahead=0.01)
+    ahead = [event_ms(json.loads(sent.value)) - sent.timestamp_ms for sent in records(traffic)]
+    fast = [ms for ms in ahead if ms > 0]
+    assert len(fast) / traffic.events == pytest.approx(0.01, rel=0.2)
+    assert traffic.ahead_ms * 0.9 < max(fast) <= traffic.ahead_ms
+
+
 def test_disturbances_come_in_the_shares_that_were_asked_for() -> None:
     traffic = Traffic(seed=11, events=150_000, share_bad=0)
     seen = Counter[str]()

@@ -158,13 +158,17 @@ class StreamTask:
 
     # Processing
 
-    def fill(self, reader: Reader, buffer_rows_max: int) -> bool:
-        """Reads every input whose buffer is below the bound; returns whether anything moved."""
+    def fill(self, reader: Reader, buffer_rows_max: int, read_rows_max: int) -> bool:
+        """Reads once from every input whose buffer is below the bound; returns whether anything moved.
+
+        Not more at a time than a turn takes: what was read is then decoded while it lies in the cache, in memory that
+        the last turn used. (Reading ahead is the reader's work: there it is compressed.)"""
         assert self.core is not None
         moved = False
         for tp in sorted(self._reading):
-            if self.core.buffered(*tp) < buffer_rows_max:
-                batch = reader.read(*tp, buffer_rows_max - self.core.buffered(*tp))
+            room = buffer_rows_max - self.core.buffered(*tp)
+            if room > 0:
+                batch = reader.read(*tp, min(room, read_rows_max))
                 if batch is not None:
                     moved = True
                     self._feed(reader, tp, batch)

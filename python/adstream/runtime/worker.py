@@ -520,8 +520,9 @@ class Worker:
             if task.state is not State.RUNNING or task.failure is not None:
                 continue
             try:
-                did |= task.fill(self._reader, self._settings.buffer_rows_max)
-                did |= task.process(self._settings.batch_rows_max) > 0
+                settings = self._settings
+                did |= task.fill(self._reader, settings.buffer_rows_max, settings.batch_rows_max)
+                did |= task.process(settings.batch_rows_max) > 0
             except OffsetGoneError as error:
                 # Read from where it is committed now: another owner may have gone on. If not, `begin` says what is wrong.
                 log.warning("task %s: %s", task.spec.name, error)

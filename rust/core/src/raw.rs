@@ -88,6 +88,18 @@ impl RawBatch {
         self.values.values.ends.reserve(records);
         self.values.values.bytes.reserve(bytes);
     }
+    /// No records, at position 0, with the memory for as many as it had.
+    pub fn clear(&mut self) {
+        self.offsets.clear();
+        self.timestamps.clear();
+        for bytes in [&mut self.keys, &mut self.values] {
+            bytes.values.bytes.clear();
+            bytes.values.ends.clear();
+            bytes.null = None;
+        }
+        self.headers = None;
+        self.next_offset = 0;
+    }
     /// Appends one record and moves `next_offset` past it.
     pub fn push(&mut self, offset: i64, timestamp: i64, key: Option<&[u8]>, value: Option<&[u8]>) {
         debug_assert!(self.offsets.last().is_none_or(|&last| last < offset));

@@ -96,6 +96,8 @@ pub struct Task {
     round: Round,
     /// Entries of keyed state that the last generation changed.
     changed: usize,
+    /// Bytes that the last generation wrote to the changelog: the next one makes room for as much.
+    logged: usize,
     /// A hash of everything ever written to the changelog. It goes along in `meta`, so that two changelogs which agree in
     /// one `meta` agree in all that lies before it: how a local copy knows that it is one of this log.
     chain: u64,
@@ -189,6 +191,7 @@ impl Task {
             number: 0,
             round: Round::default(),
             changed: 0,
+            logged: 0,
             chain: 0,
             tick: NO_TIME,
             ticks: plan.subtopologies[subtopology].feeds.iter().any(|&n| plan.facts[n].idle_ms.is_some())
@@ -725,6 +728,7 @@ impl Task {
         debug_assert!(self.inboxes.iter().all(Vec::is_empty));
         let stateful = self.plan.subtopologies[self.subtopology].stateful;
         let mut log = ChangelogWriter { batch: RawBatch::default(), node: 0, entries: 0, chain: self.chain };
+        log.batch.reserve(0, self.logged);
         if stateful && self.touched {
             self.rewrite(&mut log);
         }
@@ -743,6 +747,7 @@ impl Task {
         if stateful && (self.touched || !outputs.is_empty() || !log.batch.is_empty()) {
             let header = Header { kind: Kind::Meta, lane: 0, sequence: 0, clock: 0, schema: self.plan.hash, count: 1 };
             log.push(&header, &mark.meta);
+            self.logged = log.batch.values.values.bytes.len();
             outputs.push((self.plan.changelog_topic(self.subtopology), self.partition, log.batch));
         }
         self.touched = false;

@@ -121,7 +121,7 @@ impl PyFetchReader {
     }
 
     fn read(&self, py: Python<'_>, topic: &str, partition: i32, max_rows: usize) -> PyResult<Option<PyRawBatch>> {
-        Ok(self.with(py, |reader| reader.read(topic, partition, max_rows))?.map(PyRawBatch::from))
+        Ok(self.with(py, |reader| reader.read(topic, partition, max_rows))?.map(PyRawBatch))
     }
 
     fn at_end(&self, py: Python<'_>, topic: &str, partition: i32) -> PyResult<bool> {

@@ -1,14 +1,11 @@
 """Campaign performance: what impressions, clicks and conversions cost and bring, per 5 minutes.
 
-    ad-events ─ valid? ─ seen within 1 h? ─ has a campaign? ─ per campaign, product, placement and [start,
-    start + 5 min)
-                  │                                              ├─ ad_performance_metrics_realtime   kept
-                  current
-              dead letters                                       ├─ ad-performance        each window once,
-              when it closed
-                                                                 ├─ ad-performance-late   what came too late
-                                                                 to count └─ product-metrics:{product_id}
-                                                                 sums over all windows
+    ad-events ─ valid? ─ seen within 1 h? ─ has a campaign? ─ per campaign, product, placement and [start, start + 5 min)
+                  │                                              ├─ ad_performance_metrics_realtime    kept current
+              dead letters                                       ├─ ad-performance                     each window once,
+                                                                 │                                     when it closed
+                                                                 ├─ ad-performance-late                what came too late
+                                                                 └─ product-metrics:{product_id}       sums over all windows
 
 - A click must have a price and a conversion a revenue, of at least 0, else the event is a dead letter
   (`bad_price`, `bad_revenue`). An event without a campaign is dropped and counted (`no_campaign`).

@@ -19,8 +19,10 @@ What this file promises
       no_campaign    an event with `"campaign_id":null`
       no_device      an event with `"device_id":null`, hence a record without a key
       disorder       an event up to `disorder_ms` older than the moment it was sent
+      ahead          an event of a device whose clock runs up to `ahead_ms` ahead; what follows on its partition may be
+                     late for that, edges of windows included. None unless asked for
 
-  An event has at most one of the last five.
+  An event has at most one of the last six.
 - **Every window's edges are visited**, whatever the seed, by one device each, so on one partition. Around a
   window's end E, with grace g, its events carry the times E-1, E, E+1 (ms) and later, when the window closes,
   E+g-1, E-1 (the last that still counts), E+g, E-1 (the first that is late).
@@ -73,6 +75,8 @@ class Traffic:
     share_bad: float = 0.001
     share_no_campaign: float = 0.005
     share_no_device: float = 0.002
+    share_ahead: float = 0.0
+    ahead_ms: int = 2 * _MINUTE_MS
 
     window_ms: int = 5 * _MINUTE_MS  #: the windows whose edges are visited, and behind which `late` is late
     grace_ms: int = 10_000
@@ -86,7 +90,7 @@ class Traffic:
         for name in ("devices", "ads"):
             if getattr(self, name) > 1 << _PICK_BITS:
                 raise ValueError(f"{name} must be at most {1 << _PICK_BITS}: {getattr(self, name)}")
-        for name in ("events", "disorder_ms", "copy_delay_max_ms"):
+        for name in ("events", "disorder_ms", "copy_delay_max_ms", "ahead_ms"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative: {getattr(self, name)}")
         if not 0 <= self.grace_ms < self.window_ms:
@@ -95,7 +99,7 @@ class Traffic:
             raise ValueError(f"share_copies must be in [0, 0.5]: {self.share_copies}")
         for shares in (
             ("share_clicks", "share_conversions"),
-            ("share_bad", "share_late", "share_no_campaign", "share_no_device", "share_disorder"),
+            ("share_bad", "share_late", "share_no_campaign", "share_no_device", "share_disorder", "share_ahead"),
         ):
             values = [getattr(self, name) for name in shares]
             if min(values) < 0 or sum(values) > 1:
@@ -352,6 +356,7 @@ def records(traffic: Traffic) -> Iterator[Sent]:
     no_campaign = late + limit(traffic.share_no_campaign, _DICE_BITS)
     no_device = no_campaign + limit(traffic.share_no_device, _DICE_BITS)
     disorder = no_device + limit(traffic.share_disorder, _DICE_BITS)
+    ahead = disorder + limit(traffic.share_ahead, _DICE_BITS)
     copied = limit(traffic.share_copies / (1 - traffic.share_copies), _DICE_BITS)  # of the originals
     conversion = limit(traffic.share_conversions, _PICK_BITS)
     click = conversion + limit(traffic.share_clicks, _PICK_BITS)
@@ -381,7 +386,7 @@ def records(traffic: Traffic) -> Iterator[Sent]:
         if now >= edge_from:
             device_at, ts = edge_device, edge_ts
             edge_from, edge_device, edge_ts = next(edges)
-        elif roll < disorder:
+        elif roll < ahead:
             if roll < bad:
                 wrong = wrongs[bits(_PICK_BITS) * len(wrongs) >> _PICK_BITS]
                 event_type = wrong.event_type or event_type
@@ -392,8 +397,10 @@ def records(traffic: Traffic) -> Iterator[Sent]:
                 ad_text = ad_text_without_campaign
             elif roll < no_device:
                 with_device = False
-            else:
+            elif roll < disorder:
                 ts = now - (bits(_PICK_BITS) * disorder_span >> _PICK_BITS)
+            else:
+                ts = now + 1 + (bits(_PICK_BITS) * traffic.ahead_ms >> _PICK_BITS)
 
         device_text, key, partition = devices[device_at]
         sent_key: bytes | None = key

@@ -16,7 +16,7 @@ use super::wire::{self, Versions};
 /// Room for an answer is made for so much at first, and doubled: a size that is only claimed costs no more.
 const FIRST_ROOM: usize = 16 << 20;
 /// Buffers to use again are at least this large; smaller ones are cheap to make.
-const WORTH_KEEPING: usize = 128 << 10;
+pub const WORTH_KEEPING: usize = 128 << 10;
 const KEPT_BUFFERS: usize = 4;
 const KEPT_BYTES: usize = 16 << 20;
 

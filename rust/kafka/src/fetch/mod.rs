@@ -10,6 +10,8 @@
 //! answer stays as it came (compressed, and shared by the partitions in it) until its rows are asked for; then each byte is
 //! inflated if need be, checked, and copied once, into the batch.
 //!
+//! A batch that nobody holds any more is filled again ([`Spent`]): its memory is mapped, and mostly in the cache.
+//!
 //! What must hold:
 //! * Positions only go forward, past markers and aborted records as well. An answer counts only if it is of the partition as it
 //!   is now being read (`serial`) and starts where its queue ends; so a leader that moved, or a partition that was added again,
@@ -37,7 +39,7 @@ use std::time::{Duration, Instant};
 
 use adstream_core::raw::RawBatch;
 
-use connection::{Asked, Buffers, Connection, Limits};
+use connection::{Asked, Buffers, Connection, Limits, WORTH_KEEPING};
 use records::{Chunk, Wanted};
 pub use settings::unsupported;
 use settings::Settings;
@@ -45,6 +47,9 @@ use wire::{Ask, FetchLimits, FetchedPartition, Metadata, TopicId, TopicMetadata,
 
 /// Unread records of all partitions, as they came.
 const TOTAL_BYTES: usize = 64 << 20;
+/// Batches watched by [`Spent`], and the largest of them: what it holds beyond their use is small beside what is queued.
+const SPENT_BATCHES: usize = 4;
+const SPENT_BYTES: usize = 8 << 20;
 /// Beyond that, so much of a partition of which nothing is queued.
 const TIGHT_BYTES: u32 = 64 << 10;
 /// A part of an answer that is smaller than this share of it gets a buffer of its own: it must not keep all of it alive.
@@ -89,6 +94,30 @@ struct Partition {
     retry_at: Option<Instant>,
     /// What the last read gave: the next one makes room for as much.
     last: Sizes,
+}
+
+/// Batches that were handed out, for when everybody is done with them.
+#[derive(Default)]
+struct Spent(VecDeque<Arc<RawBatch>>);
+
+impl Spent {
+    /// An empty batch, with the memory of one that only we still hold, if there is one.
+    fn take(&mut self) -> RawBatch {
+        let free = self.0.iter().position(|batch| Arc::strong_count(batch) == 1);
+        let batch = free.and_then(|at| self.0.remove(at)).and_then(|batch| Arc::try_unwrap(batch).ok());
+        let mut batch = batch.unwrap_or_default();
+        batch.clear();
+        batch
+    }
+
+    fn watch(&mut self, batch: &Arc<RawBatch>) {
+        if (WORTH_KEEPING..=SPENT_BYTES).contains(&batch.values.values.bytes.capacity()) {
+            if self.0.len() == SPENT_BATCHES {
+                self.0.pop_front();
+            }
+            self.0.push_back(batch.clone());
+        }
+    }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -204,6 +233,7 @@ pub struct FetchReader {
     buffers: Buffers,
     /// For inflating.
     spare: Vec<u8>,
+    spent: Spent,
     /// Since the last wait something has come, or was left by a read.
     news: bool,
     looked_at: Instant,
@@ -239,6 +269,7 @@ impl FetchReader {
             queued: 0,
             buffers: Buffers::default(),
             spare: Vec::new(),
+            spent: Spent::default(),
             news: false,
             looked_at: now,
             woken,
@@ -301,7 +332,7 @@ impl FetchReader {
     }
 
     /// Up to `max_rows` records without waiting; `None` when there is nothing new, not even a position.
-    pub fn read(&mut self, topic: &str, partition: i32, max_rows: usize) -> Result<Option<RawBatch>, String> {
+    pub fn read(&mut self, topic: &str, partition: i32, max_rows: usize) -> Result<Option<Arc<RawBatch>>, String> {
         self.check()?;
         let now = Instant::now();
         if now.saturating_duration_since(self.looked_at) >= LOOK_EVERY {
@@ -312,7 +343,11 @@ impl FetchReader {
             return Err(format!("{topic}-{partition} is not being read"));
         };
         let before = entry.position;
-        let mut out = RawBatch { next_offset: before, ..RawBatch::default() };
+        let mut out = RawBatch::default();
+        if !entry.queue.is_empty() {
+            out = self.spent.take();
+        }
+        out.next_offset = before;
         let wanted = Wanted { position: before, rows: max_rows, headers: self.headers };
         let mut freed = false;
         while let Some(chunk) = entry.queue.front_mut() {
@@ -351,6 +386,8 @@ impl FetchReader {
             if freed {
                 self.plan(now);
             }
+            let out = Arc::new(out);
+            self.spent.watch(&out);
             return Ok(Some(out));
         }
         match entry.error.as_ref().or(self.refused.as_ref()) {
@@ -392,6 +429,7 @@ impl FetchReader {
         self.order.clear();
         self.queued = 0;
         self.buffers = Buffers::default();
+        self.spent = Spent::default();
     }
 
     fn check(&self) -> Result<(), String> {
@@ -819,6 +857,42 @@ fn reserve(out: &mut RawBatch, last: Sizes, max_rows: usize) {
     out.timestamps.reserve(rows);
     for (column, bytes) in [(&mut out.keys, last.keys), (&mut out.values, last.values)] {
         column.values.ends.reserve(rows);
-        column.values.bytes.reserve(bytes / last.rows * rows + bytes / 16);
+        let bytes = bytes / last.rows * rows;
+        column.values.bytes.reserve(bytes + bytes / 8);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(bytes: usize) -> RawBatch {
+        let mut batch = RawBatch::default();
+        batch.push_with_headers(7, 1, None, Some(&vec![1; bytes]), vec![("h".into(), None)]);
+        batch
+    }
+
+    #[test]
+    fn only_what_nobody_holds_is_filled_again_and_it_is_empty() {
+        let mut spent = Spent::default();
+        let held = Arc::new(batch(WORTH_KEEPING));
+        spent.watch(&held);
+        assert_eq!(spent.take().values.values.bytes.capacity(), 0, "somebody reads it");
+        let at = held.values.values.bytes.as_ptr();
+        drop(held);
+        let again = spent.take();
+        assert_eq!(again.values.values.bytes.as_ptr(), at);
+        assert_eq!(again, RawBatch::default());
+        assert!(spent.0.is_empty());
+    }
+
+    #[test]
+    fn what_is_kept_for_that_is_bounded() {
+        let mut spent = Spent::default();
+        spent.watch(&Arc::new(batch(WORTH_KEEPING - 1)));
+        spent.watch(&Arc::new(batch(SPENT_BYTES + 1)));
+        assert!(spent.0.is_empty(), "too small to be worth it, too large to be kept");
+        (0..2 * SPENT_BATCHES).for_each(|_| spent.watch(&Arc::new(batch(WORTH_KEEPING))));
+        assert_eq!(spent.0.len(), SPENT_BATCHES);
     }
 }

@@ -289,13 +289,15 @@ pub fn is_full(out: &RawBatch, rows: usize) -> bool {
     out.len() >= rows || out.values.values.bytes.len() + out.keys.values.bytes.len() >= MAX_BATCH_BYTES
 }
 
-/// Room for `rows` of the `left` records that lie in `bytes`; keys grow by themselves, to what they need.
+/// Room for `rows` of the `left` records that lie in `bytes`; keys grow by themselves, to what they need. Only where nobody
+/// has made room: `bytes` are a good deal more than the values in them, and asking for too much would double a buffer that
+/// suffices.
 fn reserve(out: &mut RawBatch, rows: usize, bytes: usize, left: usize) {
     out.offsets.reserve(rows);
     out.timestamps.reserve(rows);
     out.keys.values.ends.reserve(rows);
     out.values.values.ends.reserve(rows);
-    if let Some(each) = bytes.checked_div(left) {
+    if let Some(each) = bytes.checked_div(left).filter(|_| out.values.values.bytes.capacity() == 0) {
         out.values.values.bytes.reserve((each + 1).saturating_mul(rows).min(bytes));
     }
 }
