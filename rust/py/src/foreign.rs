@@ -8,15 +8,33 @@ use std::sync::Arc;
 use adstream_core::batch::Batch;
 use adstream_core::column::{Column, ColumnBuilder, Value, ERR_CALLABLE};
 use adstream_core::datum::Datum;
-use adstream_core::expr::Foreign;
+use adstream_core::expr::{Fault, Foreign};
+use adstream_core::flow::native::Native;
 use adstream_core::types::{DataType, Schema};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMapping, PyTuple};
 
 use crate::convert::{from_python, to_python};
 use crate::datum::{from_py, to_py};
+use crate::error::plan_error;
 
-pub struct Callables(pub Vec<Py<PyAny>>);
+pub struct Callables {
+    python: Vec<Py<PyAny>>,
+    /// What has a form that the core runs by itself: an object with an attribute `__adstream_native__` (JSON).
+    native: Vec<Option<Native>>,
+}
+
+impl Callables {
+    /// Raises ValueError for a native form that is none.
+    pub fn new(py: Python<'_>, python: Vec<Py<PyAny>>) -> PyResult<Callables> {
+        let native = |f: &Py<PyAny>| -> PyResult<Option<Native>> {
+            let Some(said) = f.bind(py).getattr_opt("__adstream_native__")? else { return Ok(None) };
+            Native::parse(&said.extract::<String>()?).map(Some).map_err(plan_error)
+        };
+        let native = python.iter().map(native).collect::<PyResult<_>>()?;
+        Ok(Callables { python, native })
+    }
+}
 
 fn text(py: Python<'_>, e: &PyErr) -> String {
     let kind = e.get_type(py).name().map(|n| n.to_string()).unwrap_or_default();
@@ -44,7 +62,7 @@ impl Foreign for Callables {
         let mut out = ColumnBuilder::new(result.clone());
         let mut messages = vec![];
         Python::attach(|py| {
-            let f = self.0[function].bind(py);
+            let f = self.python[function].bind(py);
             let mut live = batch.live_rows().peekable();
             for row in 0..batch.rows {
                 if live.peek() != Some(&row) {
@@ -72,7 +90,7 @@ impl Foreign for Callables {
         let mut out: Vec<ColumnBuilder> = schema.fields.iter().map(|f| ColumnBuilder::new(f.dtype.clone())).collect();
         let mut messages = vec![];
         Python::attach(|py| {
-            let f = self.0[function].bind(py);
+            let f = self.python[function].bind(py);
             for row in batch.live_rows() {
                 let values = || -> PyResult<Vec<Value>> {
                     let made = f.call1((row_dict(py, batch, row)?,))?;
@@ -104,13 +122,16 @@ impl Foreign for Callables {
         columns
     }
 
-    fn apply(&self, function: usize, args: &[Datum]) -> Result<Datum, String> {
+    fn apply(&self, function: usize, args: &[Datum]) -> Result<Datum, Fault> {
+        if let Some(native) = &self.native[function] {
+            return native.apply(args);
+        }
         Python::attach(|py| {
             let value = || -> PyResult<Datum> {
                 let args: Vec<_> = args.iter().map(|a| to_py(py, a)).collect::<PyResult<_>>()?;
-                from_py(&self.0[function].bind(py).call1(PyTuple::new(py, args)?)?)
+                from_py(&self.python[function].bind(py).call1(PyTuple::new(py, args)?)?)
             };
-            value().map_err(|e| text(py, &e))
+            value().map_err(|e| ("callable_raised", text(py, &e)))
         })
     }
 
@@ -118,7 +139,7 @@ impl Foreign for Callables {
         Python::attach(|py| {
             let step = || -> PyResult<Vec<u8>> {
                 let pickle = py.import("pickle")?;
-                let fold = self.0[function].bind(py);
+                let fold = self.python[function].bind(py);
                 let held = match state {
                     Some(bytes) => pickle.call_method1("loads", (PyBytes::new(py, bytes),))?,
                     None => fold.getattr("init")?.call0()?,
@@ -133,7 +154,7 @@ impl Foreign for Callables {
     fn fold_result(&self, function: usize, state: Option<&[u8]>, dtype: &DataType) -> Value {
         Python::attach(|py| {
             let value = || -> PyResult<Value> {
-                let fold = self.0[function].bind(py);
+                let fold = self.python[function].bind(py);
                 let held = match state {
                     Some(bytes) => py.import("pickle")?.call_method1("loads", (PyBytes::new(py, bytes),))?,
                     None => fold.getattr("init")?.call0()?,

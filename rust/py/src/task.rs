@@ -35,9 +35,9 @@ pub struct PyPlan {
 impl PyPlan {
     #[new]
     #[pyo3(signature = (plan, callables=Vec::new()))]
-    fn new(plan: &str, callables: Vec<Py<PyAny>>) -> PyResult<Self> {
+    fn new(py: Python<'_>, plan: &str, callables: Vec<Py<PyAny>>) -> PyResult<Self> {
         let plan = Plan::parse(plan).map_err(plan_error)?;
-        Ok(PyPlan { plan: Arc::new(plan), callables: Arc::new(Callables(callables)) })
+        Ok(PyPlan { plan: Arc::new(plan), callables: Arc::new(Callables::new(py, callables)?) })
     }
 
     fn describe(&self) -> String {
@@ -195,7 +195,8 @@ pub fn serde_write<'py>(
     callables: Vec<Py<PyAny>>,
     value: &Bound<'py, PyAny>,
 ) -> PyResult<Option<Bound<'py, PyBytes>>> {
-    let bytes = serde_of(spec)?.write(&from_py(value)?, &Callables(callables)).map_err(PyValueError::new_err)?;
+    let bytes =
+        serde_of(spec)?.write(&from_py(value)?, &Callables::new(py, callables)?).map_err(PyValueError::new_err)?;
     Ok(bytes.map(|b| PyBytes::new(py, &b)))
 }
 
@@ -206,7 +207,7 @@ pub fn serde_read<'py>(
     callables: Vec<Py<PyAny>>,
     data: Option<&[u8]>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    to_py(py, &serde_of(spec)?.read(data, &Callables(callables)).map_err(PyValueError::new_err)?)
+    to_py(py, &serde_of(spec)?.read(data, &Callables::new(py, callables)?).map_err(PyValueError::new_err)?)
 }
 
 /// Decodes a batch as the plan's first source does; the good rows.

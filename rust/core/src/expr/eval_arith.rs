@@ -39,7 +39,7 @@ fn unless_zero<T: Element + PartialEq, R: Default>(by: T, f: impl FnOnce() -> (R
 
 /// Python's `%`: exact, with the divisor's sign.
 #[inline]
-fn float_mod(a: f64, b: f64) -> f64 {
+pub(super) fn float_mod(a: f64, b: f64) -> f64 {
     let rest = a % b;
     if rest != 0.0 && (rest < 0.0) != (b < 0.0) {
         rest + b
@@ -50,7 +50,7 @@ fn float_mod(a: f64, b: f64) -> f64 {
 
 /// Python's `//`: the whole number for which `a == b * (a // b) + a % b`.
 #[inline]
-fn float_floordiv(a: f64, b: f64) -> f64 {
+pub(super) fn float_floordiv(a: f64, b: f64) -> f64 {
     let quotient = (a - float_mod(a, b)) / b;
     let floor = quotient.floor();
     if quotient - floor > 0.5 {
@@ -171,15 +171,18 @@ pub fn whole_decimal(scale: u8, up: bool) -> Kernel {
 /// little less.
 pub fn round_float(digits: u32) -> Kernel {
     let factor = 10f64.powi(digits.min(22) as i32);
-    checked1(move |x: f64| {
-        let shifted = x * factor;
-        let fraction = (shifted - shifted.trunc()).abs();
-        // Far from a tie and exact: rounding the product is rounding the text.
-        if digits <= 22 && shifted.abs() < 1e9 && (fraction - 0.5).abs() > 1e-5 {
-            return (shifted.round() / factor, VALID);
-        }
-        float(round_by_text(x, digits))
-    })
+    checked1(move |x: f64| float(rounded(x, digits, factor)))
+}
+
+/// See [`round_float`]; `factor` is `10^digits`.
+pub(super) fn rounded(x: f64, digits: u32, factor: f64) -> f64 {
+    let shifted = x * factor;
+    let fraction = (shifted - shifted.trunc()).abs();
+    // Far from a tie and exact: rounding the product is rounding the text.
+    if digits <= 22 && shifted.abs() < 1e9 && (fraction - 0.5).abs() > 1e-5 {
+        return shifted.round() / factor;
+    }
+    round_by_text(x, digits)
 }
 
 fn round_by_text(x: f64, digits: u32) -> f64 {

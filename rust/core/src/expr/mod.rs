@@ -13,6 +13,7 @@ mod eval_logic;
 mod eval_text;
 mod eval_time;
 mod kernel;
+mod scalar;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod tests_naive;
 mod text;
 
 pub use compile::{compile, Compiled};
+pub use scalar::{order, Fault, Scalar};
 
 use serde::{Deserialize, Serialize};
 
@@ -83,7 +85,7 @@ pub trait Foreign: Send + Sync {
     /// `ERR_CALLABLE` in its first column.
     fn map(&self, function: usize, batch: &Batch, schema: &crate::types::Schema) -> Vec<Column>;
     /// A function of single values, called with what its node says.
-    fn apply(&self, _function: usize, _args: &[crate::datum::Datum]) -> Result<crate::datum::Datum, String> {
+    fn apply(&self, _function: usize, _args: &[crate::datum::Datum]) -> Result<crate::datum::Datum, Fault> {
         unreachable!("the plan has no functions of single values")
     }
     /// A user-defined aggregate's next state: `add(state, row)`; `None` is a group that saw nothing yet.

@@ -802,3 +802,63 @@ fn vectorised_is_record_by_record() {
     let share = compiled_count.load(Relaxed) as f64 / tried.load(Relaxed) as f64;
     assert!(share > 0.5, "only {share} of the expressions were well typed");
 }
+
+/// The same expressions over single values: the same value or the same reason, apart from the type of a number, which
+/// nobody unifies there.
+#[test]
+fn one_value_at_a_time_is_vectorised() {
+    use crate::datum::Datum;
+    fn datum(value: &Value) -> Datum {
+        match value {
+            Value::Null | Value::Error(_) => Datum::Null,
+            Value::Bool(b) => Datum::Bool(*b),
+            Value::Int(x) => Datum::Int(*x),
+            Value::Float(x) => Datum::Float(*x),
+            Value::Decimal(x, s) => Datum::Decimal(*x, *s),
+            Value::Str(s) => Datum::str(s),
+            Value::Timestamp(x) => Datum::Timestamp(*x),
+            Value::Duration(x) => Datum::Duration(*x),
+        }
+    }
+    fn mixes(e: &Json) -> bool {
+        // Branches that one type would have converted, and casts of what only a static type is.
+        let op = e["op"].as_str().unwrap_or_default();
+        let own = matches!(op, "when" | "fill_null" | "coalesce") || op.ends_with("_horizontal");
+        let time = op == "col" && e["name"].as_str().is_some_and(|n| n.starts_with('$'));
+        own || time || e["args"].as_array().is_some_and(|args| args.iter().any(mixes))
+    }
+    let (tried, compared) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(6000);
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    let numbers = |n: usize| prop::collection::vec(any::<u32>(), 0..n);
+    proptest!(config, |(shape in numbers(250), content in numbers(500))| {
+        let mut draw = Draw { left: shape.iter() };
+        let of = draw.any();
+        let e = draw.expr(of, 3);
+        let batch = Draw { left: content.iter() }.batch();
+        tried.fetch_add(1, Relaxed);
+        let expr: Expr = serde_json::from_value(e.clone()).unwrap();
+        let Ok(compiled) = compile(&expr, &batch.schema) else { return Ok(()) };
+        if mixes(&e) {
+            return Ok(());
+        }
+        let scalar = super::Scalar::compile(&expr).unwrap();
+        let column = compiled.eval(&batch, &NoForeign);
+        for row in 0..batch.rows {
+            if batch.columns.iter().any(|c| c.state_at(row) >= ERROR_MIN) {
+                continue;
+            }
+            let fields = batch.schema.fields.iter().zip(&batch.columns);
+            let fields = fields.map(|(f, c)| (Arc::from(f.name.as_str()), datum(&c.value_at(row)))).collect();
+            let found = scalar.eval(&[Datum::Null, Datum::Map(fields)]);
+            compared.fetch_add(1, Relaxed);
+            match (column.value_at(row), found) {
+                (Value::Error(state), Err((why, _))) => prop_assert_eq!(reason(state), why, "row {} of {}", row, e),
+                (value, Ok(found)) => prop_assert_eq!(datum(&value), found, "row {} of {}", row, e),
+                (value, found) => prop_assert!(false, "{:?} and {:?}: row {} of {}", value, found, row, e),
+            }
+        }
+    });
+    let (tried, compared) = (tried.load(Relaxed), compared.load(Relaxed));
+    assert!(compared > tried / 4, "only {compared} rows compared in {tried} cases");
+}

@@ -25,6 +25,7 @@ pub mod aggregate;
 pub mod bridge;
 pub mod build;
 pub mod func;
+pub mod native;
 pub mod serde;
 pub mod stateless;
 pub mod store;
@@ -258,7 +259,7 @@ impl<'a> Cx<'a> {
 
     /// Calls a function of the host.
     pub fn apply(&self, function: usize, args: &[Datum]) -> Result<Datum, Failure> {
-        self.env.foreign.apply(function, args).map_err(Failure::raised)
+        self.env.foreign.apply(function, args).map_err(|(reason, text)| Failure::Bad(reason, text))
     }
 
     pub fn store(&self, index: usize) -> Ref<'a, Store> {
@@ -309,7 +310,7 @@ impl FlowSource {
             Some(f) => {
                 let times = (Datum::Int(raw.timestamps[row]), Datum::Int(partition_time.max(-1)));
                 let made = foreign.apply(f, &[key.clone(), value.clone(), times.0, times.1]);
-                match made.map_err(|text| ("callable_raised", text))? {
+                match made? {
                     Datum::Int(ms) | Datum::Timestamp(ms) => ms,
                     other => return Err(("missing_timestamp", format!("a timestamp is an int of ms, not {other:?}"))),
                 }

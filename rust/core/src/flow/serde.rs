@@ -93,7 +93,7 @@ impl Serde {
                 Datum::windowed(key.read(Some(inner), foreign)?, start, end)
             }
             Serde::Python { deserialize, .. } => match deserialize {
-                Some(f) => foreign.apply(*f, &[Datum::Bytes(Arc::from(bytes))])?,
+                Some(f) => foreign.apply(*f, &[Datum::Bytes(Arc::from(bytes))]).map_err(|f| f.1)?,
                 None => return Err("this serde has no deserializer".into()),
             },
         })
@@ -150,7 +150,7 @@ impl Serde {
                 out
             }
             Serde::Python { serialize, .. } => match serialize {
-                Some(f) => match foreign.apply(*f, std::slice::from_ref(datum))? {
+                Some(f) => match foreign.apply(*f, std::slice::from_ref(datum)).map_err(|f| f.1)? {
                     Datum::Bytes(b) => b.to_vec(),
                     Datum::Str(s) => s.as_bytes().to_vec(),
                     Datum::Null => return Ok(None),
