@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from adstream.dsl.flow import Materialized
     from adstream.dsl.kstream import BranchedKStream, KGroupedStream, KStream
     from adstream.dsl.ktable import KGroupedTable, KTable
+    from adstream.dsl.natives import joined, key, other, struct, value
     from adstream.dsl.schema import Record, content_id, field
     from adstream.dsl.stream import (
         GroupedStream,
@@ -80,6 +81,8 @@ __all__ = [
     "epoch",
     "field",
     "first",
+    "joined",
+    "key",
     "last",
     "lit",
     "max",
@@ -88,16 +91,19 @@ __all__ = [
     "min",
     "min_horizontal",
     "offset",
+    "other",
     "partition",
     "rfc3339",
     "serdes",
     "sinks",
+    "struct",
     "sum",
     "timestamp",
     "topology",
     "tumbling",
     "udaf",
     "udf",
+    "value",
     "when",
     "window_end",
     "window_start",
@@ -115,6 +121,7 @@ _HOMES = {
     "adstream.dsl.flow": "Materialized",
     "adstream.dsl.kstream": "BranchedKStream KGroupedStream KStream",
     "adstream.dsl.ktable": "KGroupedTable KTable",
+    "adstream.dsl.natives": "joined key other struct value",
     "adstream.dsl.schema": "Record content_id field",
     "adstream.dsl.stream": "GroupedStream GroupedTable Stream Table Terminal WindowedStream",
     "adstream.dsl.topology": "Built Topology topology",

@@ -831,6 +831,8 @@ def to_plan(e: Expr, columns: Iterable[str], register: Callable[[Callable[..., A
             node[key] = value
     if e.op == "lit" and e.value is not None:
         node["value"] = _literal_json(e.value)
+    elif e.op == "struct":
+        node["value"] = e.value
     return node
 
 

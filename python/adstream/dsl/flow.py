@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from adstream.dsl import natives
 from adstream.dsl.durations import Duration, duration_ms
-from adstream.dsl.expr import callable_name
+from adstream.dsl.expr import Expr, callable_name
 from adstream.dsl.faults import fault, user_line
 from adstream.dsl.graph import Graph, Node, Port
 from adstream.dsl.serdes import Serde
@@ -50,6 +51,10 @@ def function(
 ) -> dict[str, Any]:
     """A function as the plan has it. It takes `values` arguments, or the key before them if it takes one more (and `key`
     allows that)."""
+    if isinstance(fn, Expr) and key:
+        fn = natives.expression(fn, operation)
+    if isinstance(fn, natives.Native):
+        return {"call": graph.register(fn), "with_key": key}
     if not callable(fn):
         raise fault(
             "bad_argument",
@@ -111,6 +116,8 @@ class Condition:
 def condition(graph: Graph, fn: object, what: str, operation: str) -> dict[str, Any]:
     """A predicate of (value) or (key, value)."""
     found = function(graph, fn, what, operation)
+    if isinstance(fn, Expr | natives.Native):
+        return found
     assert callable(fn)
     return {**found, "call": graph.register(Condition(fn))}
 

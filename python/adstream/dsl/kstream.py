@@ -17,11 +17,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from adstream.dsl import flow, serdes
+from adstream.dsl import flow, natives, serdes
+from adstream.dsl.expr import Expr
 from adstream.dsl.faults import fault, unknown_column
 from adstream.dsl.flow import Materialized
 from adstream.dsl.graph import Graph, Node, Port
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from adstream.dsl.ktable import KTable
     from adstream.dsl.stream import Stream
 
-Fn = Callable[..., Any]
+Fn = Callable[..., Any] | Expr
+"""A function, or an expression over the record (`natives.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,14 +285,14 @@ class KStream:
         In Kafka Streams: `to` with `Produced`; `TopicNameExtractor`, `StreamPartitioner` (KIP-873).
         """
         flowing = self._flowing
-        if callable(topic) and not topics:
+        if not isinstance(topic, str) and not topics:
             raise fault(
                 "bad_argument",
                 "which topics may the function return?",
                 operation="to",
                 hint='write `topics=["a", "b"]`',
             )
-        names = list(topics) if callable(topic) else [topic]
+        names = [topic] if isinstance(topic, str) else list(topics)
         flow.add(
             self._graph,
             "to",
@@ -299,7 +301,7 @@ class KStream:
             topics=names,
             key=_serde(key or flowing.key or serdes.string, "key", "to").to_plan(self._graph.register),
             value=_serde(value or flowing.value or serdes.json_, "value", "to").to_plan(self._graph.register),
-            extractor=self._fn(topic, "topic", "to") if callable(topic) else None,
+            extractor=None if isinstance(topic, str) else self._fn(topic, "topic", "to"),
             partitioner=flow.call(self._graph, partitioner, "partitioner", "to", 4) if partitioner else None,
         )
 
@@ -444,9 +446,19 @@ class KGroupedStream:
         fold = {"reduce": {"adder": flow.call(self._graph, reducer, "reducer", "reduce", 2), "subtractor": None}}
         return self._aggregate("reduce", fold, materialized, self._flowing.value)
 
-    def aggregate(self, initializer: Fn, adder: Fn, materialized: Materialized | str | None = None) -> KTable:
-        """`adder(key, value, aggregate)` (or without the key), from `initializer()`; None deletes the key."""
-        fold = aggregate_fold(self._graph, initializer, adder, None)
+    def aggregate(
+        self,
+        initializer: Fn | None = None,
+        adder: Fn | None = None,
+        materialized: Materialized | str | None = None,
+        **aggregates: Expr,
+    ) -> KTable:
+        """`adder(key, value, aggregate)` (or without the key), from `initializer()`; None deletes the key.
+
+        Or aggregates of the values' fields, without Python: `aggregate(orders=ads.count(), total=ads.sum("price"))` keeps
+        a dict of them. `first` and `last` go by arrival here.
+        """
+        fold = aggregate_fold(self._graph, initializer, adder, None, aggregates)
         return self._aggregate("aggregate", fold, materialized, None)
 
     def _aggregate(
@@ -462,8 +474,36 @@ class KGroupedStream:
         return KTable(flowing.at(node, value=how.value or value), store=store, versioned=how.history is not None)
 
 
-def aggregate_fold(graph: Graph, initializer: Fn, adder: Fn, subtractor: Fn | None) -> dict[str, Any]:
-    """The plan's form of an aggregation."""
+def aggregate_fold(
+    graph: Graph,
+    initializer: Fn | None,
+    adder: Fn | None,
+    subtractor: Fn | None,
+    aggregates: Mapping[str, Expr] | None = None,
+    *,
+    table: bool = False,
+) -> dict[str, Any]:
+    """The plan's form of an aggregation, by functions or by aggregates; `table`: values are taken back, too."""
+    if aggregates:
+        if initializer is not None or adder is not None or subtractor is not None:
+            raise fault(
+                "bad_argument",
+                "functions and aggregates",
+                operation="aggregate",
+                hint="write either `aggregate(initializer, adder)` or `aggregate(name=ads.count())`",
+            )
+        initializer, adder = (
+            natives.fold(aggregates, "initial", "aggregate"),
+            natives.fold(aggregates, "add", "aggregate"),
+        )
+        subtractor = natives.fold(aggregates, "subtract", "aggregate") if table else None
+    if initializer is None or adder is None or (table and subtractor is None):
+        raise fault(
+            "bad_argument",
+            "how to aggregate?",
+            operation="aggregate",
+            hint="write `aggregate(initializer, adder)` or `aggregate(name=ads.count())`",
+        )
 
     def fold(fn: Fn, what: str) -> dict[str, Any]:
         return flow.function(graph, fn, what, "aggregate", values=2)

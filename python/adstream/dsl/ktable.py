@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 from adstream.dsl import flow, serdes
+from adstream.dsl.expr import Expr
 from adstream.dsl.faults import fault
 from adstream.dsl.flow import Materialized
 from adstream.dsl.graph import Graph, Node
@@ -297,11 +298,17 @@ class KGroupedTable:
         return self._aggregate("reduce", fold, materialized, self._flowing.value)
 
     def aggregate(
-        self, initializer: Fn, adder: Fn, subtractor: Fn, materialized: Materialized | str | None = None
+        self,
+        initializer: Fn | None = None,
+        adder: Fn | None = None,
+        subtractor: Fn | None = None,
+        materialized: Materialized | str | None = None,
+        **aggregates: Expr,
     ) -> KTable:
         """`adder(key, value, aggregate)` for values that enter, `subtractor` alike for those that leave, from
-        `initializer()`."""
-        fold = aggregate_fold(self._graph, initializer, adder, subtractor)
+        `initializer()`; or `count` and `sum` of the values' fields, without Python: `aggregate(total=ads.sum("price"))`.
+        """
+        fold = aggregate_fold(self._graph, initializer, adder, subtractor, aggregates, table=True)
         return self._aggregate("aggregate", fold, materialized, None)
 
     def _aggregate(
