@@ -55,7 +55,7 @@ def test_values_and_keys() -> None:
     )
     assert found[1] == ("b", {"k": "b", "twice": 40, "big": "yes"}, 6)
     both(
-        lambda s: s.select_key(ads.concat_str(ads.key(), "-", col("x").cast(str))),
+        lambda s: s.select_key(ads.concat_str(ads.key(), ads.lit("-"), col("x").cast(str))),
         lambda s: s.select_key(lambda k, v: f"{k}-{v['x']}"),
     )
 
