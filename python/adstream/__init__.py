@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         window_start,
     )
     from adstream.dsl.flow import Materialized
+    from adstream.dsl.joins import GlobalKTable, JoinWindows
     from adstream.dsl.kstream import BranchedKStream, KGroupedStream, KStream
     from adstream.dsl.ktable import KGroupedTable, KTable
     from adstream.dsl.natives import joined, key, other, struct, value
@@ -56,8 +57,10 @@ __all__ = [
     "ConfigError",
     "Expr",
     "FatalError",
+    "GlobalKTable",
     "GroupedStream",
     "GroupedTable",
+    "JoinWindows",
     "KGroupedStream",
     "KGroupedTable",
     "KStream",
@@ -119,6 +122,7 @@ _HOMES = {
         " window_end window_start"
     ),
     "adstream.dsl.flow": "Materialized",
+    "adstream.dsl.joins": "GlobalKTable JoinWindows",
     "adstream.dsl.kstream": "BranchedKStream KGroupedStream KStream",
     "adstream.dsl.ktable": "KGroupedTable KTable",
     "adstream.dsl.natives": "joined key other struct value",

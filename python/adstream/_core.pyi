@@ -142,17 +142,37 @@ class Plan:
     def __new__(cls, plan: str, callables: Sequence[Callable[..., Any]] = ...) -> Self:
         """Raises CoreError (kind `plan`)."""
     def describe(self) -> str:
-        """JSON: `{"app", "topics", "subtopologies", "sinks", "formats"}`; `formats`: versions of stored formats.
+        """JSON: `{"app", "topics", "subtopologies", "sinks", "globals", "formats"}`; `formats`: versions of stored formats.
 
         A sub-topology is `{"id", "sources": [{"topic", "kind": "user"|"edge", "node"}], "nodes": [...], "outputs": [{"topic",
         "kind": "user"|"edge"|"sink"|"dead_letters"|"changelog", ...}], "stateful", "changelog"}`, a sink `{"name", "kind",
         "topic", "key", "columns", "options", "subtopology"}`. Names of internal topics are whole:
         `<app>-<node>-repartition`, `<app>-<node>-sink`, `<app>-<subtopology>-changelog`. A node with state has
-        `"meaning": [[part, text], …]`: what its stored state means; with another one it cannot be used.
+        `"meaning": [[part, text], …]`: what its stored state means; with another one it cannot be used. `globals`: the global
+        tables, `{"name", "topic"}` each; their topics are not among `topics`.
         """
-    def task(self, subtopology: int, partition: int, partitions: Mapping[str, int], options: str = ...) -> Task:
+    def globals(self) -> Globals:
+        """Its global tables, empty: for one worker and all of its tasks."""
+    def task(
+        self,
+        subtopology: int,
+        partition: int,
+        partitions: Mapping[str, int],
+        options: str = ...,
+        globals: Globals | None = ...,
+    ) -> Task:
         """A task, empty. `partitions`: the partition count of every topic of the plan. `options` JSON: `{"exactly_once": true,
-        "cache": true, "clock_ms": null}`; without `cache` no table of a record flow has one."""
+        "cache": true, "clock_ms": null}`; without `cache` no table of a record flow has one. `globals`: from `globals()`;
+        needed if the plan has global tables."""
+
+@final
+class Globals:
+    """One worker's global tables, which its tasks look into. Any thread may use it."""
+
+    def apply(self, topic: str, partition: int, batch: RawBatch) -> None:
+        """The next records of a topic's partition. What cannot be read is counted and passed over."""
+    def stats(self) -> dict[str, tuple[int, dict[str, int]]]:
+        """By table: how many keys it has, and what became of records, by reason."""
 
 Output = tuple[str, int, RawBatch]
 """topic, partition, records (offsets not yet meaningful)."""

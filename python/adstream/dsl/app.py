@@ -10,6 +10,7 @@ from adstream.dsl.durations import Duration, duration_ms, format_ms
 from adstream.dsl.faults import fault, unknown_column, user_line
 from adstream.dsl.flow import Materialized
 from adstream.dsl.graph import Graph
+from adstream.dsl.joins import GlobalKTable
 from adstream.dsl.kstream import Flowing, KStream
 from adstream.dsl.ktable import KTable, table_of
 from adstream.dsl.schema import schema_of
@@ -115,6 +116,55 @@ class App:
         how = flow.materialized(materialized, "table")
         source = self._records("table", topic, how.key or key, how.value or value, timestamp)
         return table_of(source, how, "table", latest_by=latest_by)
+
+    def global_table(
+        self,
+        topic: str,
+        materialized: Materialized | str | None = None,
+        *,
+        key: Serde = serdes.string,
+        value: Serde = serdes.json_,
+        timestamp: Callable[..., int] | None = None,
+    ) -> GlobalKTable:
+        """The newest value of each key of a topic, whole in every worker, for look-ups under any key.
+
+        It has no changelog: each start reads the topic again, and no task begins before that is done. Then it shows what
+        has arrived, in no order with other streams. What it cannot read is counted and passed over.
+
+        In Kafka Streams: `StreamsBuilder.globalTable`.
+        """
+        how = flow.materialized(materialized, "global_table")
+        graph = self._graph
+        if how.history is not None:
+            raise fault(
+                "bad_argument",
+                "a global table keeps no versions",
+                operation="global_table",
+                hint="leave out `history`, or use `app.table`",
+            )
+        if not isinstance(topic, str) or not topic:
+            raise fault("bad_argument", f"not a topic: {topic!r}", operation="global_table", hint="write its name")
+        self._claim(topic, "global_table")
+        name = how.name or f"{topic}-global-table"
+        if any(known["name"] == name for known in [*graph.stores, *graph.globals]):
+            raise fault(
+                "duplicate_name",
+                f"two stores are called `{name}`",
+                operation="global_table",
+                hint="give one of them another name",
+            )
+        key, value = how.key or key, how.value or value
+        graph.globals.append(
+            {
+                "name": name,
+                "topic": topic,
+                "key": serdes.check(key, "key", "global_table").to_plan(graph.register),
+                "value": serdes.check(value, "value", "global_table").to_plan(graph.register),
+                "timestamp": None if timestamp is None else flow.call(graph, timestamp, "timestamp", "global_table", 4),
+                "queryable": how.name is not None,
+            }
+        )
+        return GlobalKTable(graph, name, key, value, named=how.name is not None)
 
     def _claim(self, topic: str, operation: str) -> None:
         """Each topic is read once."""

@@ -54,6 +54,8 @@ class Graph:
     callables: list[Callable[..., Any]] = field(default_factory=list)
     stores: list[dict[str, Any]] = field(default_factory=list)
     """Of record flows, as the plan has them."""
+    globals: list[dict[str, Any]] = field(default_factory=list)
+    """Global tables, as the plan has them."""
     _names: dict[str, Node] = field(default_factory=dict)
     _numbers: dict[str, int] = field(default_factory=dict)
 

@@ -19,9 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from adstream.dsl import flow, natives, serdes
+from adstream.dsl.durations import Duration
 from adstream.dsl.expr import Expr
 from adstream.dsl.faults import fault, unknown_column
 from adstream.dsl.flow import Materialized
@@ -30,6 +31,7 @@ from adstream.dsl.schema import schema_of
 from adstream.dsl.serdes import Serde
 
 if TYPE_CHECKING:
+    from adstream.dsl.joins import GlobalKTable, JoinWindows
     from adstream.dsl.ktable import KTable
     from adstream.dsl.stream import Stream
 
@@ -67,7 +69,6 @@ def repartition(
     partitions: int | None = None,
     partitioner: Fn | None = None,
     changes: bool = False,
-    keep_null_keys: bool = False,
     fallback: str | None = None,
 ) -> Flowing:
     """Through a topic of the application's own, by key."""
@@ -84,7 +85,7 @@ def repartition(
         value="internal",
         partitioner=flow.call(graph, partitioner, "partitioner", operation, 4) if partitioner is not None else None,
         changes=changes,
-        drop_null_keys=not keep_null_keys,
+        drop_null_keys=True,  # unless a join behind wants them (joins.py)
         internal=True,
         partitions=partitions,
     )
@@ -119,6 +120,7 @@ class KStream:
 
     def __init__(self, flowing: Flowing) -> None:
         self._flowing = flowing
+        self._moved_for_joins: Flowing | None = None
 
     @property
     def _graph(self) -> Graph:
@@ -191,7 +193,7 @@ class KStream:
 
     def merge(self, other: KStream) -> KStream:
         """The records of both, in no promised order between them."""
-        _same_app(self, other, "merge")
+        same_app(self, other, "merge")
         ports = dict.fromkeys([self._flowing.port, other._flowing.port])  # with itself: once, as in Kafka Streams
         node = flow.add(self._graph, "merge", list(ports))
         mine, theirs = self._flowing, other._flowing
@@ -322,13 +324,107 @@ class KStream:
         moved = repartition(flowing, name, "repartition", key=key, partitions=partitions, partitioner=partitioner)
         return KStream(moved)
 
-    def _keyed(
-        self, operation: str, name: str | None, *, key: Serde | None = None, keep_null_keys: bool = False
-    ) -> Flowing:
+    def _keyed(self, operation: str, name: str | None, *, key: Serde | None = None) -> Flowing:
         """The records where equal keys meet."""
         if not self._flowing.rekeyed:
             return replace(self._flowing, key=key or self._flowing.key)
-        return repartition(self._flowing, name, operation, key=key, keep_null_keys=keep_null_keys)
+        return repartition(self._flowing, name, operation, key=key)
+
+    # --- Joins ----------------------------------------------------------------------------------------------------
+
+    @overload
+    def join(
+        self,
+        other: KStream,
+        joiner: Fn,
+        windows: JoinWindows,
+        *,
+        name: str | None = ...,
+        store_name: str | None = ...,
+        key: Serde | None = ...,
+        logging: bool = ...,
+    ) -> KStream: ...
+    @overload
+    def join(
+        self,
+        other: KTable,
+        joiner: Fn,
+        *,
+        name: str | None = ...,
+        key: Serde | None = ...,
+        grace: Duration | None = ...,
+    ) -> KStream: ...
+    @overload
+    def join(self, other: GlobalKTable, key_selector: Fn, joiner: Fn, *, name: str | None = ...) -> KStream: ...
+    def join(self, other: Any, *args: Any, **options: Any) -> KStream:
+        """Records that have a match, with what `joiner(left, right)` or `joiner(key, left, right)` makes of both.
+
+        - With another stream: records of one key whose times lie within `windows`; each pair once, with the larger time.
+        - With a table: what it says of the record's key at that moment; with one that keeps versions (`history=`), at the
+          record's time. `grace`: records wait so long for changes that come late.
+        - With a global table: what it says of the key that `key_selector(key, value)` returns.
+
+        Records without a key or without a value have no match and are dropped and counted.
+
+        Args:
+            name: of the operation, its repartition topics, its stores.
+            store_name: what the names of a stream join's stores begin with; by default the operation's name.
+            key: serde of the key, for repartition topics.
+            logging: whether a stream join's stores have a changelog.
+
+        In Kafka Streams: `join` with `StreamJoined` or `Joined`.
+        """
+        from adstream.dsl import joins
+
+        return joins.join(self, other, joins.INNER, args, options)
+
+    @overload
+    def left_join(
+        self,
+        other: KStream,
+        joiner: Fn,
+        windows: JoinWindows,
+        *,
+        name: str | None = ...,
+        store_name: str | None = ...,
+        key: Serde | None = ...,
+        logging: bool = ...,
+    ) -> KStream: ...
+    @overload
+    def left_join(
+        self,
+        other: KTable,
+        joiner: Fn,
+        *,
+        name: str | None = ...,
+        key: Serde | None = ...,
+        grace: Duration | None = ...,
+    ) -> KStream: ...
+    @overload
+    def left_join(self, other: GlobalKTable, key_selector: Fn, joiner: Fn, *, name: str | None = ...) -> KStream: ...
+    def left_join(self, other: Any, *args: Any, **options: Any) -> KStream:
+        """As `join`, and records of this stream without a match with None as the right value: of a stream join once no
+        match can come any more, of others at once."""
+        from adstream.dsl import joins
+
+        return joins.join(self, other, joins.LEFT, args, options)
+
+    def outer_join(
+        self,
+        other: KStream,
+        joiner: Fn,
+        windows: JoinWindows,
+        *,
+        name: str | None = None,
+        store_name: str | None = None,
+        key: Serde | None = None,
+        logging: bool = True,
+    ) -> KStream:
+        """As `join` with another stream, and records of either without a match, with None for the other value."""
+        from adstream.dsl import joins
+
+        options = {"name": name, "store_name": store_name, "key": key, "logging": logging}
+        return joins.join(self, other, joins.OUTER, (joiner, windows), options)
 
     # --- Keyed ----------------------------------------------------------------------------------------------------
 
@@ -363,7 +459,7 @@ class KStream:
         return table_of(flowing, how, "to_table")
 
 
-def _same_app(one: KStream | KTable, other: object, operation: str) -> None:
+def same_app(one: KStream | KTable, other: object, operation: str) -> None:
     if getattr(other, "_graph", None) is not one._graph:
         raise fault(
             "bad_argument",

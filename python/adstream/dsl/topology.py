@@ -167,6 +167,8 @@ class Topology:
         plan = {"app": self.name, "nodes": [node.to_plan() for node in nodes]}
         if app._graph.stores:
             plan["stores"] = app._graph.stores
+        if app._graph.globals:
+            plan["globals"] = app._graph.globals
         return _checked(Built(self.name, plan, tuple(app._graph.callables), values, nodes))
 
     def describe(self, **settings: Any) -> str:

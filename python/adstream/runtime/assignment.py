@@ -8,6 +8,7 @@ when either changes, the lease topic no longer fits and the start is refused, wi
 
     topic             partitions                                settings
     user sources      theirs (must exist)
+    global tables     theirs (must exist, unless the application writes them)
     user outputs      theirs, or the edges' count if created      kept for ever, if created
     edges, sinks      the most that a user source has           delete, unlimited: forgotten once processed
     changelogs        the tasks of their sub-topology           delete, unlimited: they are the state
@@ -78,6 +79,8 @@ class Assignment:
     topics: tuple[TopicSpec, ...]
     """To be created unless they exist; the lease topic is the last."""
     sinks: tuple[Mapping[str, Any], ...] = field(default=())
+    globals: tuple[TopicPartition, ...] = ()
+    """What every worker reads whole, for its global tables."""
     dead_letter_bytes: Mapping[str, int] = field(default_factory=dict)
     """Dead-letter topic -> the largest record it takes."""
 
@@ -140,6 +143,7 @@ def _check_settings(description: Mapping[str, Any], configs: TopicConfigs) -> No
 def topic_kinds(description: Mapping[str, Any]) -> dict[str, str]:
     """Every topic of an application, its own ones included; a topic that is both an output and an input is an input."""
     sources = {s["topic"] for sub in description["subtopologies"] for s in sub["sources"] if s["kind"] == "user"}
+    sources |= {found["topic"] for found in description["globals"]}
     found = {topic: "input" if topic in sources else kind for topic, kind in _kinds(description).items()}
     app = description["app"]
     return {**found, manifest.topology_topic(app).name: "topology", f"{app}-tasks": "tasks"}
@@ -167,7 +171,9 @@ def enumerate_tasks(
                 option="topology",
                 hint="read it once and use that stream twice",
             )
-    missing = [topic for topic in user_sources if topic not in found]
+    global_topics = [found["topic"] for found in description["globals"]]
+    only_read = [*user_sources, *(topic for topic in global_topics if kinds[topic] == "global")]
+    missing = [topic for topic in only_read if topic not in found]
     if missing:
         raise ConfigError(
             f"there is no topic {_names(missing)}",
@@ -186,6 +192,8 @@ def enumerate_tasks(
             partitions[topic] = found.get(topic, widest)
             if topic not in found:
                 absent_outputs.append(topic)
+        elif kind == "global":
+            partitions[topic] = found[topic]
         elif kind in ("edge", "sink"):
             partitions[topic] = widest
         elif kind == "dead_letters":
@@ -222,7 +230,7 @@ def enumerate_tasks(
     specs = [
         TopicSpec(topic, count, _CONFIGS.get(kinds[topic], {}))
         for topic, count in partitions.items()
-        if topic not in user_sources
+        if topic not in only_read
     ]
     specs.append(manifest.topology_topic(app))
     specs.append(TopicSpec(f"{app}-tasks", len(tasks), {"cleanup.policy": "delete"}))
@@ -236,6 +244,7 @@ def enumerate_tasks(
         levels=_levels(subtopologies, tasks),
         topics=tuple(specs),
         sinks=tuple(description["sinks"]),
+        globals=tuple((topic, p) for topic in global_topics for p in range(partitions[topic])),
     )
 
 
@@ -247,6 +256,8 @@ def _kinds(description: Mapping[str, Any]) -> dict[str, str]:
             kinds.setdefault(place["topic"], place["kind"])
     for sink in description["sinks"]:
         kinds.setdefault(sink["topic"], "sink")
+    for found in description["globals"]:
+        kinds.setdefault(found["topic"], "global")
     return kinds
 
 

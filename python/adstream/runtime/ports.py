@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from adstream._core import Globals
 from adstream.runtime.commit import Committer, ThreadCommitter
 from adstream.runtime.task import Core
 
@@ -15,7 +16,15 @@ from adstream.runtime.task import Core
 class Tasks(Protocol):
     """What is asked of `adstream._core.Plan`."""
 
-    def task(self, subtopology: int, partition: int, partitions: Mapping[str, int], options: str = ...) -> Core: ...
+    def globals(self) -> Globals: ...
+    def task(
+        self,
+        subtopology: int,
+        partition: int,
+        partitions: Mapping[str, int],
+        options: str = ...,
+        globals: Globals | None = ...,
+    ) -> Core: ...
 
 
 class Sink(Protocol):

@@ -12,6 +12,7 @@ committer (`commit.py`) and what the log and the sinks start for themselves.
                            and read again. FATAL: everything is dropped, a new writer opened, every task restored;
                            again and again FATAL: somebody has the same slot, step aside (`contest.py`)
                 repair     tasks that failed are rolled back; failed twice in a row: quarantined, the others go on
+                globals    a slice of the topics that are read whole (`globals.py`)
                 restore    a slice for each task that is being restored
                 process    read where a buffer has room, process in turns
                 sinks      a slice for each; they read committed records and are no part of the transaction
@@ -45,6 +46,7 @@ from adstream.runtime.commit import Commit, Result, write
 from adstream.runtime.contest import Contest
 from adstream.runtime.dead_letters import fitting
 from adstream.runtime.end import EndOfInput
+from adstream.runtime.globals import GlobalTables
 from adstream.runtime.ports import Hooks, Sink, Tasks
 from adstream.runtime.settings import Settings
 from adstream.runtime.snapshot import Snapshot, Snapshots
@@ -144,6 +146,8 @@ class Worker:
         self._group = assignment.app
         self._snapshots = Snapshots(settings.state_dir, assignment.app) if settings.state_dir else None
         self._topics = {sink["name"]: sink["topic"] for sink in assignment.sinks}
+        self._tables = plan.globals() if assignment.globals else None
+        self._globals: GlobalTables | None = None
         self._reader: Reader | None = None
         self._writer: Writer | None = None
         self._leases: Leases | None = None
@@ -245,6 +249,8 @@ class Worker:
         if self._leases is None:
             return did
         did |= self._repair()
+        if self._globals is not None:
+            did |= self._globals.step(self._settings.restore_rows_max)
         did |= self._restore(now)
         did |= self._process()
         did |= sum(sink.step(now) for sink in self._sinks.values()) > 0
@@ -261,6 +267,8 @@ class Worker:
         """Opens what is not open; what of it succeeded is kept when the rest has to be tried again."""
         if self._reader is None:
             self._reader = self._log.reader()
+        if self._tables is not None and self._globals is None:
+            self._globals = GlobalTables(self._log, self._assignment.globals, self._tables)
         if self._stop_at_end and self._end is None:
             self._end = EndOfInput(self._log, self._assignment)
         if self._writer is None:
@@ -479,7 +487,7 @@ class Worker:
                     did = True
                 assert task.restore is not None
                 did |= task.restore.advance(self._settings.restore_rows_max)
-                if task.restore.done:
+                if task.restore.done and (self._globals is None or self._globals.ready):
                     loaded, rows = task.restore.loaded, task.restore.rows
                     self._counters.restored["snapshot"] += loaded
                     self._counters.restored["changelog"] += rows - loaded
@@ -507,7 +515,8 @@ class Worker:
     def _make(self, task: StreamTask) -> Core:
         settings = self._settings
         options = json.dumps({"exactly_once": settings.exactly_once, "cache": settings.cache, "clock_ms": None})
-        return self._plan.task(task.spec.subtopology, task.spec.partition, self._assignment.partitions, options)
+        place = (task.spec.subtopology, task.spec.partition, self._assignment.partitions, options)
+        return self._plan.task(*place) if self._tables is None else self._plan.task(*place, self._tables)
 
     def _process(self) -> bool:
         assert self._reader is not None
@@ -736,7 +745,7 @@ class Worker:
         self._turns.clear()
         self._release_sinks()
         writer = self._writer if self._underway is None else None
-        for part in (self._committer, writer, self._leases, self._reader):
+        for part in (self._committer, writer, self._leases, self._reader, self._globals):
             try:
                 if part is not None:
                     part.close()

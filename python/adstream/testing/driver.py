@@ -11,6 +11,7 @@ Only the log is the driver's own. Nothing happens by itself and nothing depends 
 - `pipe` writes records; whoever looks at a result (`read`, `table`, `counters` …) runs the application first.
 - A *round* gives each task one turn, upstream tasks first. In its turn a task processes what there is to read and
   commits. So everything piped since the last look is one commit, unless `commit_every` says otherwise.
+- A record of a global table's topic is applied when it is piped, after all that was piped before it is worked through.
 - Commit points can be seen: a table tells its changes once per commit. Everything else, the final results above all,
   is the same with any commit points, any `batch_rows`, any `seed`, through restarts and crashes; `tests/property`
   holds the engine to that.
@@ -203,6 +204,7 @@ class TopologyTestDriver:
                 self._inputs[node["topic"]] = Input(self, node)
             elif node["op"] == "flow" and node["kind"] == "source" and not node.get("internal"):
                 self._inputs |= {topic: RecordInput(self, topic, node) for topic in node["topics"]}
+        self._inputs |= {g["topic"]: RecordInput(self, g["topic"], g) for g in self.built.plan.get("globals", ())}
         self._records = any(node["op"] == "flow" for node in self.built.plan["nodes"])
         counts = {
             topic: partitions if isinstance(partitions, int) else partitions.get(topic, 1) for topic in self._inputs
@@ -217,6 +219,8 @@ class TopologyTestDriver:
         self._levels = [levels[level] for level in sorted(levels)]
         self._outputs: dict[str, Output] = {}
         self._log = MemoryLog()
+        self._globals = self._plan.globals()
+        self._global_topics = {found["topic"] for found in self._description["globals"]}
         self._positions: dict[TopicPartition, int] = {}
         self._armed: _Armed | None = None
         self._random = random.Random(seed)
@@ -250,7 +254,7 @@ class TopologyTestDriver:
         """What was refused so far of an input topic, in the order of refusal. Reading takes nothing away."""
         self.run()
         self.input(topic)
-        found = self._written(f"{topic}-dlq", {})
+        found = self._written(f"{topic}-dlq", {}) if topic not in self._global_topics else []
         return [_dead_letter(record) for _, _, record in found]
 
     # --- Results --------------------------------------------------------------------------------------------------
@@ -282,6 +286,7 @@ class TopologyTestDriver:
         for task in self._tasks:
             for found in (task.counted, _counters(task.core)):
                 _add(total, found)
+        _add(total, {name: reasons for name, (_, reasons) in self._globals.stats().items() if reasons})
         return total
 
     @property
@@ -466,6 +471,8 @@ class TopologyTestDriver:
         self._pass("produce", lambda: self._log.abort(outputs[: (len(outputs) + 1) // 2]))
         self._pass("before-commit", lambda: self._log.abort(outputs))
         self._log.commit(outputs)
+        for topic, p, batch in outputs:
+            self._show_global((topic, p), batch)
         self._positions |= positions
         task.in_flight = None
         if task.spec.changelog is None:
@@ -489,7 +496,7 @@ class TopologyTestDriver:
         """A task as its changelog and its committed positions say."""
         with _told():
             options = json.dumps({"cache": self._options.caching})
-            core = self._plan.task(spec.subtopology, spec.partition, dict(self.partitions), options)
+            core = self._plan.task(spec.subtopology, spec.partition, dict(self.partitions), options, self._globals)
             if spec.changelog is not None and self._log.end(spec.changelog):
                 core.restore(self._log.read(spec.changelog, 0))
             task = _Running(spec, core, user=any(topic in self._inputs for topic, _ in spec.inputs))
@@ -500,7 +507,11 @@ class TopologyTestDriver:
 
     def _recover(self, restart: bool) -> None:
         """All tasks go back to what is committed. What was in flight between two turns is made again, of the same
-        rows."""
+        rows. Global tables are read again whole."""
+        if restart and self._global_topics:
+            self._globals = self._plan.globals()
+            for tp in ((topic, p) for topic in self._global_topics for p in range(self.partitions[topic])):
+                self._show_global(tp, self._log.read(tp, 0))
         for i, task in enumerate(self._tasks):
             lost, task.in_flight = task.in_flight, None
             if restart:
@@ -522,9 +533,16 @@ class TopologyTestDriver:
     def _pipe(self, tp: TopicPartition, batch: RawBatch) -> None:
         if self._closed:
             raise RuntimeError("the driver is closed")
+        if tp[0] in self._global_topics:  # what was piped before does not see it
+            self.run()
+            self._show_global(tp, batch)
         self._log.append(tp, batch.records())
         self._journal.append((tp, batch))
         self._touched = True
+
+    def _show_global(self, tp: TopicPartition, batch: RawBatch) -> None:
+        if tp[0] in self._global_topics:
+            self._globals.apply(*tp, batch)
 
     def _written(self, topic: str, since: dict[int, int]) -> list[tuple[int, int, Any]]:
         """(place in the log, partition, record) of a topic's records from these offsets on, as they were written."""

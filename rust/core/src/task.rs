@@ -24,7 +24,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::batch::{Batch, Origin};
 use crate::error::{Fatal, PlanError};
 use crate::expr::Foreign;
-use crate::flow::{Place, Taken};
+use crate::flow::{Globals, Place, Taken};
 use crate::frame::{open, seal, Header, Kind};
 use crate::op::{Changelog, Counters, Ctx, DeadLetters, Inputs, Message, Needs, Outgoing};
 use crate::plan::{lower, Lowered, Plan, Route, SourceKind};
@@ -137,7 +137,8 @@ impl Default for Options {
 }
 
 impl Task {
-    /// `partitions`: the partition count of every topic of the plan, by name.
+    /// `partitions`: the partition count of every topic of the plan, by name; `globals`: the plan's global tables, which
+    /// somebody else fills.
     pub fn new(
         plan: Arc<Plan>,
         subtopology: usize,
@@ -145,12 +146,13 @@ impl Task {
         partitions: &BTreeMap<String, u32>,
         foreign: Arc<dyn Foreign>,
         options: Options,
+        globals: &Arc<Globals>,
     ) -> Result<Task, PlanError> {
         let counts: Vec<u32> = plan.topics.iter().map(|t| partitions.get(t).copied().unwrap_or(1)).collect();
         if subtopology >= plan.subtopologies.len() {
             return Err(PlanError::new("bad_plan", format!("there is no sub-topology {subtopology}")));
         }
-        let Lowered { sources, nodes } = lower(&plan, subtopology, partition, &counts, options)?;
+        let Lowered { sources, nodes } = lower(&plan, subtopology, partition, &counts, options, globals)?;
         let inputs = sources
             .into_iter()
             .map(|(topic, source)| Input {

@@ -326,7 +326,8 @@ fn plan(combine: bool) -> Arc<Plan> {
 
 fn task(plan: &Arc<Plan>, subtopology: usize) -> Task {
     let partitions: BTreeMap<String, u32> = plan.topics.iter().map(|t| (t.clone(), 1)).collect();
-    Task::new(plan.clone(), subtopology, 0, &partitions, Arc::new(NoForeign), Default::default()).unwrap()
+    Task::new(plan.clone(), subtopology, 0, &partitions, Arc::new(NoForeign), Default::default(), &Arc::default())
+        .unwrap()
 }
 
 fn events(first: i64) -> Arc<RawBatch> {

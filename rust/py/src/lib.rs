@@ -47,6 +47,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<kafka::PyFetchReader>()?;
     m.add_class::<kafka::PyNativeReader>()?;
     m.add_class::<task::PyPlan>()?;
+    m.add_class::<task::PyGlobals>()?;
     m.add_class::<task::PyTask>()?;
     m.add_class::<task::PyGeneration>()?;
     m.add_class::<sink::PySinkBuffer>()?;

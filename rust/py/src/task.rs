@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use adstream_core::expr::{compile, Expr};
-use adstream_core::flow::Serde;
+use adstream_core::flow::{Globals, Serde};
 use adstream_core::plan::Plan;
 use adstream_core::task::{Generation, Options, Task};
 use adstream_core::types::Schema;
@@ -44,21 +44,52 @@ impl PyPlan {
         self.plan.describe().to_string()
     }
 
-    #[pyo3(signature = (subtopology, partition, partitions, options="{}"))]
+    /// The plan's global tables, empty: one for each worker.
+    fn globals(&self) -> PyGlobals {
+        PyGlobals { tables: Arc::new(Globals::new(&self.plan.globals)), callables: self.callables.clone() }
+    }
+
+    #[pyo3(signature = (subtopology, partition, partitions, options="{}", globals=None))]
     fn task(
         &self,
         subtopology: usize,
         partition: u32,
         partitions: BTreeMap<String, u32>,
         options: &str,
+        globals: Option<&PyGlobals>,
     ) -> PyResult<PyTask> {
         let options: serde_json::Value =
             serde_json::from_str(options).map_err(|e| PyValueError::new_err(e.to_string()))?;
         let asked = |name| options.get(name).and_then(serde_json::Value::as_bool).unwrap_or(true);
         let how = Options { exactly_once: asked("exactly_once"), cache: asked("cache") };
-        let task = Task::new(self.plan.clone(), subtopology, partition, &partitions, self.callables.clone(), how)
-            .map_err(plan_error)?;
+        let globals = match globals {
+            Some(globals) => globals.tables.clone(),
+            None if self.plan.globals.is_empty() => Arc::default(),
+            None => return Err(PyValueError::new_err("the plan has global tables: hand over `Plan.globals()`")),
+        };
+        let (plan, callables) = (self.plan.clone(), self.callables.clone());
+        let task =
+            Task::new(plan, subtopology, partition, &partitions, callables, how, &globals).map_err(plan_error)?;
         Ok(PyTask { task: Mutex::new(task), partition })
+    }
+}
+
+/// One worker's global tables, read by its tasks.
+#[pyclass(frozen, name = "Globals", module = "adstream._core")]
+pub struct PyGlobals {
+    tables: Arc<Globals>,
+    callables: Arc<Callables>,
+}
+
+#[pymethods]
+impl PyGlobals {
+    fn apply(&self, py: Python<'_>, topic: &str, partition: u32, batch: &PyRawBatch) {
+        py.detach(|| self.tables.apply(topic, partition, &batch.0, &*self.callables));
+    }
+
+    /// By table: how many keys it has, and what became of records, by reason.
+    fn stats(&self) -> HashMap<String, (usize, BTreeMap<String, u64>)> {
+        self.tables.stats().into_iter().map(|(name, keys, counters)| (name, (keys, counters))).collect()
     }
 }
 

@@ -22,6 +22,7 @@ SERDES = {
     "json": ads.serdes.json_,
 }
 APP = "app"
+JOINS = {"inner": "join", "left": "left_join", "outer": "outer_join"}
 
 
 class NoWord(Exception):
@@ -252,10 +253,24 @@ class _Builder:
     def _to_stream(self, node: Json, on: Any) -> Any:
         return on.to_stream(self.fn(node)) if "fn" in node else on.to_stream()
 
-    # --- Joins of tables
+    # --- Joins
+
+    def _stream_join(self, node: Json, left: Any, right: Any) -> Any:
+        windows = ads.JoinWindows(node["before"], node["after"], node.get("grace") or 0)
+        join = getattr(left, JOINS[node["how"]])
+        return join(right, self.joiner(node), windows, name=node.get("name"))
+
+    def _stream_table_join(self, node: Json, stream: Any, table: Any) -> Any:
+        join = getattr(stream, JOINS[node["how"]])
+        return join(table, self.joiner(node), name=node.get("name"), grace=ms(node.get("grace")))
+
+    def _stream_global_join(self, node: Json, stream: Any, table: Any) -> Any:
+        join = getattr(stream, JOINS[node["how"]])
+        key = fn(node["key"])
+        return join(table, lambda k, v: key(k, v), self.joiner(node))
 
     def _table_join(self, node: Json, left: Any, right: Any) -> Any:
-        join = {"inner": left.join, "left": left.left_join, "outer": left.outer_join}[node["how"]]
+        join = getattr(left, JOINS[node["how"]])
         return join(right, self.joiner(node), self.materialized(node))
 
     # --- Grouped

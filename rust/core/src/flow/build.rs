@@ -12,9 +12,11 @@ use super::aggregate::{Aggregate, Fold, TableAggregate};
 use super::bridge::{FromRows, ToRows};
 use super::func::{Func, Getter, Lookup};
 use super::stateless;
+use super::stream_join::StreamJoin;
+use super::stream_table::StreamTableJoin;
 use super::table::{Derivation, Derived, Regroup, Source, Teller, Telling, ToStream};
 use super::table_join::TableJoin;
-use super::{Entry, Exit, Flow, FlowSource, Graph, Node, Serde, Slot, Store};
+use super::{Entry, Exit, Flow, FlowSource, Globals, Graph, Node, Serde, Slot, Store};
 use crate::error::PlanError;
 use crate::plan::logical::{Op, Plan};
 
@@ -23,6 +25,7 @@ pub struct Builder<'a> {
     pub name: &'a str,
     pub parameters: &'a Value,
     stores: &'a [RefCell<Store>],
+    globals: &'a Globals,
     plan: &'a Plan,
     /// Whether tables may have caches at all.
     cache: bool,
@@ -54,7 +57,7 @@ impl Builder<'_> {
         self.get::<Option<String>>(parameter)?.map(|name| self.store(&name)).transpose()
     }
     pub fn lookup(&self, parameter: &str) -> Result<Lookup, PlanError> {
-        self.get::<Getter>(parameter)?.find(&mut |name| self.store(name))
+        self.get::<Getter>(parameter)?.find(&mut |name| self.store(name), self.globals)
     }
     pub fn teller(&self) -> Result<Teller, PlanError> {
         let how = self.read::<Telling>()?;
@@ -116,6 +119,13 @@ fn node(kind: &str, b: &Builder<'_>) -> Result<Box<dyn Node>, PlanError> {
         "table_aggregate" => {
             Box::new(TableAggregate { fold: b.get::<Fold>("fold")?, store: b.store_of("store")?, teller: b.teller()? })
         }
+        "stream_join" => {
+            let windows = [b.store_of("left")?, b.store_of("right")?];
+            Box::new(StreamJoin::new(b.read()?, windows, b.optional_store("waiting")?))
+        }
+        "stream_table_join" => {
+            Box::new(StreamTableJoin { p: b.read()?, table: b.lookup("table")?, buffer: b.optional_store("buffer")? })
+        }
         other => return Err(b.wrong(format!("there is no operation `{other}`"))),
     })
 }
@@ -132,7 +142,12 @@ struct SourceParameters {
 }
 
 /// The flow of some nodes, and what it reads, by topic. `cache`: whether tables may have caches at all.
-pub fn build(plan: &Plan, ids: &[usize], cache: bool) -> Result<(Flow, BTreeMap<String, FlowSource>), PlanError> {
+pub fn build(
+    plan: &Plan,
+    ids: &[usize],
+    cache: bool,
+    globals: &Arc<Globals>,
+) -> Result<(Flow, BTreeMap<String, FlowSource>), PlanError> {
     let names: BTreeSet<String> = ids.iter().flat_map(|&id| plan.nodes[id].op.texts("stores")).collect();
     let used = plan.stores.iter().filter(|s| names.contains(&s.name));
     let stores: Vec<RefCell<Store>> = used.map(|s| RefCell::new(Store::new(s.clone()))).collect();
@@ -146,7 +161,7 @@ pub fn build(plan: &Plan, ids: &[usize], cache: bool) -> Result<(Flow, BTreeMap<
             return Err(PlanError::new("bad_plan", format!("`{}` does not work record by record", said.name)).at(id));
         };
         let parameters = Value::Object(parameters.clone());
-        let b = Builder { name: &said.name, parameters: &parameters, stores: &stores, plan, cache };
+        let b = Builder { name: &said.name, parameters: &parameters, stores: &stores, globals, plan, cache };
         let name: Arc<str> = Arc::from(said.name.as_str());
         let made = match kind.as_str() {
             "from_rows" => {
@@ -188,5 +203,8 @@ pub fn build(plan: &Plan, ids: &[usize], cache: bool) -> Result<(Flow, BTreeMap<
     }
     let timed = (0..nodes.len()).filter(|&n| nodes[n].node.borrow().timed()).collect();
     let topics = Arc::new(plan.topics.clone());
-    Ok((Flow::new(Graph { nodes, stores, timed }, entries, exits, topics, plan.has_merge), sources))
+    Ok((
+        Flow::new(Graph { nodes, stores, globals: globals.clone(), timed }, entries, exits, topics, plan.has_merge),
+        sources,
+    ))
 }

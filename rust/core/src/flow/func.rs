@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 
-use super::{Cx, Failure};
+use super::stores::key_bytes;
+use super::{Cx, Failure, Globals};
 use crate::datum::Datum;
 use crate::error::PlanError;
 
@@ -37,6 +38,8 @@ impl Func {
 #[serde(rename_all = "snake_case")]
 pub enum Getter {
     Store(String),
+    /// A table that the worker has whole.
+    Global(String),
     Filter {
         of: Box<Getter>,
         predicate: Func,
@@ -60,22 +63,34 @@ pub enum Getter {
 #[derive(Clone, Debug)]
 pub enum Lookup {
     Store(usize),
+    Global(usize),
     Filter { of: Box<Lookup>, predicate: Func, negate: bool },
     MapValues { of: Box<Lookup>, mapper: Func },
     Join { left: Box<Lookup>, right: Box<Lookup>, joiner: Func, left_outer: bool, right_outer: bool },
 }
 
 impl Getter {
-    pub fn find(&self, store: &mut dyn FnMut(&str) -> Result<usize, PlanError>) -> Result<Lookup, PlanError> {
+    pub fn find(
+        &self,
+        store: &mut dyn FnMut(&str) -> Result<usize, PlanError>,
+        globals: &Globals,
+    ) -> Result<Lookup, PlanError> {
         Ok(match self {
             Getter::Store(name) => Lookup::Store(store(name)?),
+            Getter::Global(name) => Lookup::Global(
+                globals
+                    .named(name)
+                    .ok_or_else(|| PlanError::new("bad_plan", format!("there is no global table `{name}`")))?,
+            ),
             Getter::Filter { of, predicate, negate } => {
-                Lookup::Filter { of: Box::new(of.find(store)?), predicate: *predicate, negate: *negate }
+                Lookup::Filter { of: Box::new(of.find(store, globals)?), predicate: *predicate, negate: *negate }
             }
-            Getter::MapValues { of, mapper } => Lookup::MapValues { of: Box::new(of.find(store)?), mapper: *mapper },
+            Getter::MapValues { of, mapper } => {
+                Lookup::MapValues { of: Box::new(of.find(store, globals)?), mapper: *mapper }
+            }
             Getter::Join { left, right, joiner, left_outer, right_outer } => Lookup::Join {
-                left: Box::new(left.find(store)?),
-                right: Box::new(right.find(store)?),
+                left: Box::new(left.find(store, globals)?),
+                right: Box::new(right.find(store, globals)?),
                 joiner: *joiner,
                 left_outer: *left_outer,
                 right_outer: *right_outer,
@@ -89,6 +104,7 @@ impl Lookup {
     pub fn get(&self, cx: Cx<'_>, key: &Datum) -> Result<Option<(Datum, i64)>, Failure> {
         Ok(match self {
             Lookup::Store(index) => cx.store(*index).latest(key)?,
+            Lookup::Global(index) => cx.graph.globals.get(*index, &key_bytes(key)?),
             Lookup::Filter { of, predicate, negate } => match of.get(cx, key)? {
                 Some((value, ts)) if predicate.holds(cx, key, &[&value])? != *negate => Some((value, ts)),
                 _ => None,

@@ -25,11 +25,14 @@ pub mod aggregate;
 pub mod bridge;
 pub mod build;
 pub mod func;
+pub mod globals;
 pub mod native;
 pub mod serde;
 pub mod stateless;
 pub mod store;
 pub mod stores;
+pub mod stream_join;
+pub mod stream_table;
 pub mod table;
 pub mod table_join;
 pub mod versions;
@@ -50,6 +53,7 @@ use crate::wire::{Reader, Writer};
 
 use bridge::{FromRows, Leaving};
 pub use build::build;
+pub use globals::{GlobalSpec, Globals};
 pub use serde::Serde;
 pub use stores::{Store, StoreSpec};
 
@@ -157,6 +161,8 @@ pub struct Slot {
 pub struct Graph {
     pub nodes: Vec<Slot>,
     pub stores: Vec<RefCell<Store>>,
+    /// Tables that this worker has whole, shared with its other tasks.
+    pub globals: Arc<Globals>,
     /// Nodes that are told when time goes on.
     pub timed: Vec<usize>,
 }

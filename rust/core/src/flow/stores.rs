@@ -7,6 +7,7 @@
 //! | `series` | `k` key, time, number | one key's entries together, by time; beside it `t` time, key, number: what expires |
 //! | `versioned` | `k` key, time | one key's versions together, by time (`versions.rs`) |
 //! | `session` | `k` key, end, start | one key's sessions together, by end; beside it `t` end, start, key: what expires |
+//! | `buffer` | time, rest | what waits for a time, the oldest first |
 //!
 //! Times are big-endian with the sign flipped, so that bytes sort as numbers. A key inside a composite is preceded by its
 //! length where something follows it, so that no key's range holds another key's entries.
@@ -37,6 +38,7 @@ pub enum StoreKind {
     Session,
     /// See `versions.rs`.
     Versioned,
+    Buffer,
 }
 
 /// Beginnings of the two halves of `series` and `session`.
@@ -133,7 +135,7 @@ impl Store {
             _ => return self.get(key),
         };
         Ok(match kind {
-            StoreKind::KeyValue | StoreKind::Versioned => None,
+            StoreKind::KeyValue | StoreKind::Versioned | StoreKind::Buffer => None,
             StoreKind::Window => self.window_get(w.start, &key_bytes(&w.key)?),
             StoreKind::Series => self.series_get(&key_bytes(&w.key)?, w.start),
             StoreKind::Session => self.session_get(&key_bytes(&w.key)?, w.start, w.end),
@@ -354,7 +356,7 @@ impl Store {
         let found = self.bytes.range(Bound::Included(&low), Bound::Excluded(&high));
         let read = |(k, v): (&[u8], &[u8])| {
             let (start, end, key, value) = match self.spec.kind {
-                StoreKind::Window | StoreKind::KeyValue | StoreKind::Versioned => {
+                StoreKind::Window | StoreKind::KeyValue | StoreKind::Versioned | StoreKind::Buffer => {
                     let (start, key) = split_time(k)?;
                     (start, start.saturating_add(size), key, read_timed(v)?)
                 }

@@ -97,7 +97,8 @@ impl Plan {
                        "options": s.options, "subtopology": s.subtopology})
             })
             .collect();
-        json!({"app": self.app, "topics": self.topics, "subtopologies": subtopologies, "sinks": sinks,
+        let globals: Vec<Value> = self.globals.iter().map(|g| json!({"name": g.name, "topic": g.topic})).collect();
+        json!({"app": self.app, "topics": self.topics, "subtopologies": subtopologies, "sinks": sinks, "globals": globals,
                "formats": {"frame": crate::frame::VERSION}})
     }
 }

@@ -9,7 +9,7 @@ use crate::aggregate::{Layout, Spec};
 use crate::codec::{JsonField, TimeUnit};
 use crate::error::PlanError;
 use crate::expr::{compile, Compiled, Expr};
-use crate::flow::StoreSpec;
+use crate::flow::{GlobalSpec, StoreSpec};
 use crate::frame::schema_hash;
 use crate::types::{DataType, Field, Schema};
 use crate::window::Tumbling;
@@ -208,6 +208,8 @@ struct Document {
     nodes: Vec<Node>,
     #[serde(default)]
     stores: Vec<StoreSpec>,
+    #[serde(default)]
+    globals: Vec<GlobalSpec>,
 }
 
 /// What is known of a node after checking.
@@ -266,6 +268,8 @@ pub struct Plan {
     pub sinks: Vec<SinkInfo>,
     /// Stores of record flows.
     pub stores: Vec<StoreSpec>,
+    /// Tables of record flows that every worker has whole.
+    pub globals: Vec<GlobalSpec>,
     pub has_merge: bool,
     /// Text of the whole plan, hashed.
     pub hash: u64,
@@ -295,6 +299,7 @@ impl Plan {
             topics: vec![],
             sinks: vec![],
             stores: document.stores,
+            globals: document.globals,
             has_merge: document.nodes.iter().any(|n| matches!(n.op, Op::Merge)),
             hash: schema_hash(text),
             nodes: document.nodes,

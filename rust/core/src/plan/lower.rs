@@ -7,7 +7,7 @@ use super::logical::{aggregate_parts, boolean, column, tumbling, Op, Plan};
 use crate::codec::{JsonDecoder, JsonEncoder};
 use crate::error::PlanError;
 use crate::expr::{compile, Expr};
-use crate::flow::FlowSource;
+use crate::flow::{FlowSource, Globals};
 use crate::frame::schema_hash;
 use crate::op::{
     Aggregate, Branch, Combine, Deduplicate, EdgeOut, EdgeSource, Filter, Map, Merge, Operator, Project, Require, Ship,
@@ -128,6 +128,7 @@ pub fn lower(
     partition: u32,
     partitions: &[u32],
     options: Options,
+    globals: &Arc<Globals>,
 ) -> Result<Lowered, PlanError> {
     let sub = &plan.subtopologies[subtopology];
     let mut lowered = Lowered { sources: BTreeMap::new(), nodes: vec![] };
@@ -142,7 +143,7 @@ pub fn lower(
             Unit::Sender(id) => (id, true),
             Unit::Flow(ids) => {
                 let index = lowered.nodes.len();
-                let (flow, sources) = crate::flow::build(plan, &ids, options.cache)?;
+                let (flow, sources) = crate::flow::build(plan, &ids, options.cache, globals)?;
                 for (topic, source) in sources {
                     lowered.sources.insert(topic, SourceKind::Records { source, unit: index });
                 }
