@@ -143,7 +143,7 @@ def _check_settings(description: Mapping[str, Any], configs: TopicConfigs) -> No
 def topic_kinds(description: Mapping[str, Any]) -> dict[str, str]:
     """Every topic of an application, its own ones included; a topic that is both an output and an input is an input."""
     sources = {s["topic"] for sub in description["subtopologies"] for s in sub["sources"] if s["kind"] == "user"}
-    sources |= {found["topic"] for found in description["globals"]}
+    sources |= {found["topic"] for found in description.get("globals", ())}
     found = {topic: "input" if topic in sources else kind for topic, kind in _kinds(description).items()}
     app = description["app"]
     return {**found, manifest.topology_topic(app).name: "topology", f"{app}-tasks": "tasks"}
@@ -171,7 +171,7 @@ def enumerate_tasks(
                 option="topology",
                 hint="read it once and use that stream twice",
             )
-    global_topics = [found["topic"] for found in description["globals"]]
+    global_topics = [found["topic"] for found in description.get("globals", ())]
     only_read = [*user_sources, *(topic for topic in global_topics if kinds[topic] == "global")]
     missing = [topic for topic in only_read if topic not in found]
     if missing:
@@ -256,7 +256,7 @@ def _kinds(description: Mapping[str, Any]) -> dict[str, str]:
             kinds.setdefault(place["topic"], place["kind"])
     for sink in description["sinks"]:
         kinds.setdefault(sink["topic"], "sink")
-    for found in description["globals"]:
+    for found in description.get("globals", ()):
         kinds.setdefault(found["topic"], "global")
     return kinds
 
