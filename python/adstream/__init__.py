@@ -32,6 +32,14 @@ if TYPE_CHECKING:
     from adstream.dsl.joins import GlobalKTable, JoinWindows
     from adstream.dsl.kstream import BranchedKStream, KGroupedStream, KStream
     from adstream.dsl.ktable import KGroupedTable, KTable
+    from adstream.dsl.kwindows import (
+        CogroupedKStream,
+        EmitStrategy,
+        SessionWindowedCogroupedKStream,
+        SessionWindowedKStream,
+        TimeWindowedCogroupedKStream,
+        TimeWindowedKStream,
+    )
     from adstream.dsl.natives import joined, key, other, struct, value
     from adstream.dsl.schema import Record, content_id, field
     from adstream.dsl.stream import (
@@ -42,9 +50,10 @@ if TYPE_CHECKING:
         Terminal,
         WindowedStream,
     )
+    from adstream.dsl.suppressed import BufferConfig, Suppressed
     from adstream.dsl.topology import Built, Topology, topology
     from adstream.dsl.typing_ import decimal, epoch, rfc3339
-    from adstream.dsl.windows import tumbling
+    from adstream.dsl.windows import hopping, session, sliding, tumbling, unlimited
     from adstream.errors import AdstreamError, ConfigError, FatalError, TopologyError
 
 __version__ = "0.1.0"
@@ -53,8 +62,11 @@ __all__ = [
     "Aggregate",
     "App",
     "BranchedKStream",
+    "BufferConfig",
     "Built",
+    "CogroupedKStream",
     "ConfigError",
+    "EmitStrategy",
     "Expr",
     "FatalError",
     "GlobalKTable",
@@ -67,9 +79,14 @@ __all__ = [
     "KTable",
     "Materialized",
     "Record",
+    "SessionWindowedCogroupedKStream",
+    "SessionWindowedKStream",
     "Stream",
+    "Suppressed",
     "Table",
     "Terminal",
+    "TimeWindowedCogroupedKStream",
+    "TimeWindowedKStream",
     "Topology",
     "TopologyError",
     "Windowed",
@@ -84,6 +101,7 @@ __all__ = [
     "epoch",
     "field",
     "first",
+    "hopping",
     "joined",
     "key",
     "last",
@@ -98,7 +116,9 @@ __all__ = [
     "partition",
     "rfc3339",
     "serdes",
+    "session",
     "sinks",
+    "sliding",
     "struct",
     "sum",
     "timestamp",
@@ -106,6 +126,7 @@ __all__ = [
     "tumbling",
     "udaf",
     "udf",
+    "unlimited",
     "value",
     "when",
     "window_end",
@@ -126,11 +147,16 @@ _HOMES = {
     "adstream.dsl.kstream": "BranchedKStream KGroupedStream KStream",
     "adstream.dsl.ktable": "KGroupedTable KTable",
     "adstream.dsl.natives": "joined key other struct value",
+    "adstream.dsl.kwindows": (
+        "CogroupedKStream EmitStrategy SessionWindowedCogroupedKStream SessionWindowedKStream"
+        " TimeWindowedCogroupedKStream TimeWindowedKStream"
+    ),
     "adstream.dsl.schema": "Record content_id field",
     "adstream.dsl.stream": "GroupedStream GroupedTable Stream Table Terminal WindowedStream",
+    "adstream.dsl.suppressed": "BufferConfig Suppressed",
     "adstream.dsl.topology": "Built Topology topology",
     "adstream.dsl.typing_": "decimal epoch rfc3339",
-    "adstream.dsl.windows": "tumbling",
+    "adstream.dsl.windows": "hopping session sliding tumbling unlimited",
     "adstream.errors": "AdstreamError ConfigError FatalError TopologyError",
 }
 

@@ -1,7 +1,8 @@
 """Streams of keys and values, as in Kafka Streams: the same operations under the same names, in snake_case.
 
     KStream ──group_by_key, group_by──▶ KGroupedStream ──count, reduce, aggregate──▶ KTable
-       │  ▲                                   └──windowed_by──▶ windows (kwindows.py)
+       │  ▲                                   ├──windowed_by──▶ windows (kwindows.py)
+       │  │                                   └──cogroup──▶ one aggregate of several streams (kwindows.py)
        │  └──to_stream────────────────────────────────────────────────────────────── KTable
        ├──to_table──▶ KTable
        └──split──▶ BranchedKStream
@@ -33,7 +34,9 @@ from adstream.dsl.serdes import Serde
 if TYPE_CHECKING:
     from adstream.dsl.joins import GlobalKTable, JoinWindows
     from adstream.dsl.ktable import KTable
+    from adstream.dsl.kwindows import CogroupedKStream, SessionWindowedKStream, TimeWindowedKStream
     from adstream.dsl.stream import Stream
+    from adstream.dsl.windows import Hopping, Session, Sliding, Tumbling, Unlimited
 
 Fn = Callable[..., Any] | Expr
 """A function, or an expression over the record (`natives.py`)."""
@@ -459,7 +462,7 @@ class KStream:
         return table_of(flowing, how, "to_table")
 
 
-def same_app(one: KStream | KTable, other: object, operation: str) -> None:
+def same_app(one: KStream | KTable | KGroupedStream, other: object, operation: str) -> None:
     if getattr(other, "_graph", None) is not one._graph:
         raise fault(
             "bad_argument",
@@ -524,14 +527,40 @@ class KGroupedStream:
     def _graph(self) -> Graph:
         return self._flowing.graph
 
-    def keyed(self, operation: str, how: Materialized) -> Flowing:
+    def keyed(self, operation: str, how: Materialized, fallback: str | None = None) -> Flowing:
         """Where equal keys meet. A grouping with a name moves its records once, one without for each aggregation."""
         if not self._flowing.rekeyed:
             return self._flowing
         if self._moved is not None and self._name is not None:
             return self._moved
-        self._moved = repartition(self._flowing, self._name or how.name, operation)
+        self._moved = repartition(self._flowing, self._name or fallback or how.name, operation)
         return self._moved
+
+    @overload
+    def windowed_by(self, window: Session) -> SessionWindowedKStream: ...
+    @overload
+    def windowed_by(self, window: Tumbling | Hopping | Sliding | Unlimited) -> TimeWindowedKStream: ...
+    def windowed_by(self, window: Any) -> Any:
+        """By window, too: `ads.tumbling`, `ads.hopping`, `ads.sliding`, `ads.session`, `ads.unlimited`.
+
+        In Kafka Streams: `windowedBy`.
+        """
+        from adstream.dsl import kwindows
+        from adstream.dsl.windows import Session
+
+        kwindows.check(window, "windowed_by")
+        if isinstance(window, Session):
+            return kwindows.SessionWindowedKStream(self, window)
+        return kwindows.TimeWindowedKStream(self, window)
+
+    def cogroup(self, aggregator: Fn) -> CogroupedKStream:
+        """Its records, by `aggregator(key, value, aggregate)`, into one aggregate with those of other groupings.
+
+        In Kafka Streams: `cogroup`.
+        """
+        from adstream.dsl.kwindows import CogroupedKStream
+
+        return CogroupedKStream([]).cogroup(self, aggregator)
 
     def count(self, materialized: Materialized | str | None = None) -> KTable:
         """How many records each key has had."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from adstream.dsl import flow, serdes
 from adstream.dsl.expr import Expr
@@ -17,6 +17,9 @@ from adstream.dsl.faults import fault
 from adstream.dsl.flow import Materialized
 from adstream.dsl.graph import Graph, Node
 from adstream.dsl.kstream import Flowing, Fn, KStream, aggregate_fold, repartition
+
+if TYPE_CHECKING:
+    from adstream.dsl.suppressed import Suppressed
 
 Getter = dict[str, Any]
 
@@ -235,6 +238,12 @@ class KTable:
         stream = KStream(self._flowing.at(node, rekeyed=False))
         return stream if mapper is None else stream.select_key(mapper)
 
+    def suppress(self, terms: Suppressed) -> KTable:
+        """Its changes later, and of each key only the newest: `ads.Suppressed`. In Kafka Streams: `suppress`."""
+        from adstream.dsl.suppressed import suppress
+
+        return suppress(self, terms)
+
     def group_by(
         self,
         selector: Fn,
@@ -267,7 +276,8 @@ def _stores_in(getter: Getter) -> list[str]:
         return [getter["store"]]
     [parts] = getter.values()
     tables = [part for part in parts.values() if isinstance(part, dict) and "call" not in part]
-    return [name for table in tables for name in _stores_in(table)]
+    own = [parts["store"]] if isinstance(parts.get("store"), str) else []
+    return own + [name for table in tables for name in _stores_in(table)]
 
 
 class KGroupedTable:

@@ -73,7 +73,7 @@ def serde(kind: str) -> ads.serdes.Serde:
     if kind.startswith("session:"):
         return ads.serdes.session_windowed(serde(kind.removeprefix("session:")))
     inner, _, size = kind.removeprefix("windowed:").rpartition(":")
-    return ads.serdes.time_windowed(serde(inner), timedelta(milliseconds=1) * int(size))
+    return ads.serdes.time_windowed_ms(serde(inner), int(size))
 
 
 def ms(value: int | None) -> timedelta | None:
@@ -113,6 +113,8 @@ class _Builder:
     def materialized(self, node: Json) -> ads.Materialized:
         store = node.get("store") or {}
         key, value = node["types"]
+        if node["op"] in ("count", "reduce", "aggregate"):
+            key = self.types[node["in"][0]][0]  # without the window
         return ads.Materialized(
             store.get("name"),
             key=serde(key),
@@ -303,6 +305,49 @@ class _Builder:
         first = node["init"]
         functions = [self.aggregator(node[field]) for field in ("fn", "sub", "merger") if field in node]
         return on.aggregate(lambda: first, *functions, self.materialized(node))
+
+    # --- By window
+
+    def _windowed_by(self, node: Json, on: Any) -> Any:
+        window = node["window"]
+        grace = ms(window.get("grace") or 0)
+        made: Any
+        match window["type"]:
+            case "tumbling":
+                made = ads.tumbling(ms(window["size"]), grace=grace)
+            case "hopping":
+                made = ads.hopping(ms(window["size"]), advance=ms(window["advance"]), grace=grace)
+            case "sliding":
+                made = ads.sliding(ms(window["difference"]), grace=grace)
+            case "session":
+                made = ads.session(ms(window["gap"]), grace=grace)
+            case _:
+                made = ads.unlimited(ms(window.get("start", 0)))
+        windowed = on.windowed_by(made)
+        return windowed.emit_strategy("close") if node.get("emit") == "close" else windowed
+
+    def _cogroup(self, node: Json, first: Any, *others: Any) -> Any:
+        fns = [self.aggregator(asked) for asked in node["fns"]]
+        cogrouped = first.cogroup(fns[0])
+        for other, f in zip(others, fns[1:], strict=True):
+            cogrouped = cogrouped.cogroup(other, f)
+        return cogrouped
+
+    def _suppress(self, node: Json, on: Any) -> Any:
+        asked = node.get("buffer") or {}
+        buffer = ads.Suppressed.unbounded()
+        if "records" in asked:
+            buffer = buffer.with_max_records(asked["records"])
+        if "bytes" in asked:
+            buffer = buffer.with_max_bytes(asked["bytes"])
+        if asked.get("full") == "emit":
+            buffer = buffer.emit_early_when_full()
+        if node["until"] == "closes":
+            terms = ads.Suppressed.until_window_closes(buffer)
+        else:
+            terms = ads.Suppressed.until_time_limit(ms(node["limit"]), buffer)
+        name = node.get("name")
+        return on.suppress(terms.with_name(name) if name is not None else terms)
 
 
 class _Run:

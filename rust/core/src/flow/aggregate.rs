@@ -93,7 +93,7 @@ impl Node for Aggregate {
 }
 
 /// The time of an aggregate's change. A cache knows no time of a deletion but that of the record that caused it.
-fn told_at(teller: &Teller, after: &Datum, ts: i64, record: &Record) -> i64 {
+pub fn told_at(teller: &Teller, after: &Datum, ts: i64, record: &Record) -> i64 {
     if after.is_null() && teller.cached() {
         record.ts
     } else {

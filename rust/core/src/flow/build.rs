@@ -11,11 +11,15 @@ use serde_json::Value;
 use super::aggregate::{Aggregate, Fold, TableAggregate};
 use super::bridge::{FromRows, ToRows};
 use super::func::{Func, Getter, Lookup};
+use super::session::SessionAggregate;
+use super::sliding::SlidingAggregate;
 use super::stateless;
 use super::stream_join::StreamJoin;
 use super::stream_table::StreamTableJoin;
+use super::suppress::{Suppress, Terms};
 use super::table::{Derivation, Derived, Regroup, Source, Teller, Telling, ToStream};
 use super::table_join::TableJoin;
+use super::windowed::{Closing, Seen, WindowAggregate, Windowing};
 use super::{Entry, Exit, Flow, FlowSource, Globals, Graph, Node, Serde, Slot, Store};
 use crate::error::PlanError;
 use crate::plan::logical::{Op, Plan};
@@ -126,7 +130,26 @@ fn node(kind: &str, b: &Builder<'_>) -> Result<Box<dyn Node>, PlanError> {
         "stream_table_join" => {
             Box::new(StreamTableJoin { p: b.read()?, table: b.lookup("table")?, buffer: b.optional_store("buffer")? })
         }
+        "window_aggregate" => windowed(b)?,
+        "suppress" => Box::new(Suppress::new(b.read::<Terms>()?, b.store_of("store")?)),
         other => return Err(b.wrong(format!("there is no operation `{other}`"))),
+    })
+}
+
+/// Aggregation by key and window, each kind of window with its own operator.
+fn windowed(b: &Builder<'_>) -> Result<Box<dyn Node>, PlanError> {
+    let (folds, store, teller, seen) = (b.get("folds")?, b.store_of("store")?, b.teller()?, Seen::default());
+    let closing = Closing::new(b.get::<Option<bool>>("on_close")?.unwrap_or(false));
+    closing.hold(&mut b.stores[store].borrow_mut());
+    Ok(match b.get::<Windowing>("window")? {
+        Windowing::Sliding { difference_ms, grace_ms } => {
+            Box::new(SlidingAggregate { difference_ms, grace_ms, folds, store, teller, closing, seen })
+        }
+        Windowing::Session { gap_ms, grace_ms } => {
+            let merger = b.get("merger")?;
+            Box::new(SessionAggregate { gap_ms, grace_ms, folds, merger, store, teller, closing, seen })
+        }
+        windowing => Box::new(WindowAggregate { windowing, folds, store, teller, closing, seen }),
     })
 }
 

@@ -49,6 +49,11 @@ pub enum Getter {
         of: Box<Getter>,
         mapper: Func,
     },
+    /// Of a key that waits in the buffer `store`, what was told last; of others what `of` says.
+    Suppressed {
+        store: String,
+        of: Box<Getter>,
+    },
     /// A table-table join: null sides by `left` and `right` outerness.
     Join {
         left: Box<Getter>,
@@ -66,6 +71,7 @@ pub enum Lookup {
     Global(usize),
     Filter { of: Box<Lookup>, predicate: Func, negate: bool },
     MapValues { of: Box<Lookup>, mapper: Func },
+    Suppressed { store: usize, of: Box<Lookup> },
     Join { left: Box<Lookup>, right: Box<Lookup>, joiner: Func, left_outer: bool, right_outer: bool },
 }
 
@@ -87,6 +93,9 @@ impl Getter {
             }
             Getter::MapValues { of, mapper } => {
                 Lookup::MapValues { of: Box::new(of.find(store, globals)?), mapper: *mapper }
+            }
+            Getter::Suppressed { store: name, of } => {
+                Lookup::Suppressed { store: store(name)?, of: Box::new(of.find(store, globals)?) }
             }
             Getter::Join { left, right, joiner, left_outer, right_outer } => Lookup::Join {
                 left: Box::new(left.find(store, globals)?),
@@ -115,6 +124,10 @@ impl Lookup {
                     (!mapped.is_null()).then_some((mapped, ts))
                 }
                 None => None,
+            },
+            Lookup::Suppressed { store, of } => match super::suppress::told(&cx.store(*store), key)? {
+                Some(told) => (!told.is_null()).then_some((told, -1)), // when it was told is not known
+                None => of.get(cx, key)?,
             },
             Lookup::Join { left, right, joiner, left_outer, right_outer } => {
                 let (l, r) = (left.get(cx, key)?, right.get(cx, key)?);

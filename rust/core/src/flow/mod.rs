@@ -28,14 +28,18 @@ pub mod func;
 pub mod globals;
 pub mod native;
 pub mod serde;
+pub mod session;
+pub mod sliding;
 pub mod stateless;
 pub mod store;
 pub mod stores;
 pub mod stream_join;
 pub mod stream_table;
+pub mod suppress;
 pub mod table;
 pub mod table_join;
 pub mod versions;
+pub mod windowed;
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::sync::Arc;

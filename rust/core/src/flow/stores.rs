@@ -8,6 +8,7 @@
 //! | `versioned` | `k` key, time | one key's versions together, by time (`versions.rs`) |
 //! | `session` | `k` key, end, start | one key's sessions together, by end; beside it `t` end, start, key: what expires |
 //! | `buffer` | time, rest | what waits for a time, the oldest first |
+//! | `suppress` | its operator's own (`suppress.rs`) | |
 //!
 //! Times are big-endian with the sign flipped, so that bytes sort as numbers. A key inside a composite is preceded by its
 //! length where something follows it, so that no key's range holds another key's entries.
@@ -39,6 +40,8 @@ pub enum StoreKind {
     /// See `versions.rs`.
     Versioned,
     Buffer,
+    /// See `suppress.rs`.
+    Suppress,
 }
 
 /// Beginnings of the two halves of `series` and `session`.
@@ -56,6 +59,9 @@ pub struct StoreSpec {
     /// How long entries are kept behind the store's observed time, ms; `window` and `series`.
     #[serde(default)]
     pub retention_ms: Option<i64>,
+    /// How much longer they are seen: what retention has let go of, Kafka Streams still sees in its cache.
+    #[serde(default)]
+    pub linger_ms: i64,
     /// Of windows, for queries.
     #[serde(default)]
     pub window_size_ms: Option<i64>,
@@ -86,6 +92,13 @@ pub struct Store {
     pub hold_from: i64,
     /// The round of rewriting has gone through it.
     pub rewritten: bool,
+}
+
+/// What becomes of something that is put.
+struct Admission {
+    kept: bool,
+    /// Kafka Streams would have refused it.
+    expired: bool,
 }
 
 /// A value and its time.
@@ -135,7 +148,7 @@ impl Store {
             _ => return self.get(key),
         };
         Ok(match kind {
-            StoreKind::KeyValue | StoreKind::Versioned | StoreKind::Buffer => None,
+            StoreKind::KeyValue | StoreKind::Versioned | StoreKind::Buffer | StoreKind::Suppress => None,
             StoreKind::Window => self.window_get(w.start, &key_bytes(&w.key)?),
             StoreKind::Series => self.series_get(&key_bytes(&w.key)?, w.start),
             StoreKind::Session => self.session_get(&key_bytes(&w.key)?, w.start, w.end),
@@ -158,30 +171,35 @@ impl Store {
 
     // --- Retention ----------------------------------------------------------------------------------------------------
 
-    /// What has this time or an earlier one is gone.
+    /// What has this time or an earlier one has expired.
     pub fn expired_to(&self) -> i64 {
         match self.spec.retention_ms {
             Some(ms) if self.observed != NO_TIME => self.observed.saturating_sub(ms),
             _ => i64::MIN,
         }
     }
-    pub fn lives(&self, time: i64) -> bool {
-        time > self.expired_to()
+    /// What has this time or an earlier one is not seen.
+    fn unseen_to(&self) -> i64 {
+        self.expired_to().saturating_sub(self.spec.linger_ms)
+    }
+    fn seen(&self, time: i64) -> bool {
+        time > self.unseen_to()
     }
 
     /// Takes note of a time that is put, and lets go of what that leaves behind; whether the time itself may be put.
-    fn admit(&mut self, time: i64) -> bool {
+    fn admit(&mut self, time: i64) -> Admission {
         if time > self.observed {
             self.observed = time;
-            self.expire(self.expired_to().saturating_add(1).min(self.hold_from));
+            self.expire(self.unseen_to().saturating_add(1).min(self.hold_from));
         }
-        self.lives(time) || time >= self.hold_from
+        let held = time >= self.hold_from;
+        Admission { kept: self.seen(time) || held, expired: time <= self.expired_to() && !held }
     }
 
     /// Holds back entries of this time and later, and lets go of others that have expired.
     pub fn hold(&mut self, from: i64) {
         self.hold_from = from;
-        self.expire(self.expired_to().saturating_add(1).min(from));
+        self.expire(self.unseen_to().saturating_add(1).min(from));
     }
 
     /// Deletes all entries with times below `before`; returns how many.
@@ -223,28 +241,30 @@ impl Store {
     // --- window -------------------------------------------------------------------------------------------------------
 
     pub fn window_get(&self, start: i64, key: &[u8]) -> Option<Timed> {
-        self.lives(start).then(|| self.get_raw(&time_key(start, key))).flatten()
+        self.seen(start).then(|| self.get_raw(&time_key(start, key))).flatten()
     }
 
-    /// Whether retention admitted it. A null value deletes.
+    /// False if it has expired. A null value deletes.
     pub fn window_put(&mut self, start: i64, key: &[u8], value: &Datum, ts: i64) -> Result<bool, Failure> {
-        if !self.admit(start) {
+        let admission = self.admit(start);
+        if !admission.kept {
             return Ok(false);
         }
         self.put_raw(&time_key(start, key), (!value.is_null()).then_some((value, ts)))?;
-        Ok(true)
+        Ok(!admission.expired)
     }
 
     // --- series -------------------------------------------------------------------------------------------------------
 
-    /// Whether retention admitted it. A null value deletes; where duplicates are kept it does nothing.
+    /// False if it has expired. A null value deletes; where duplicates are kept it does nothing.
     pub fn series_put(&mut self, key: &[u8], time: i64, value: &Datum, ts: i64) -> Result<bool, Failure> {
-        if !self.admit(time) {
+        let admission = self.admit(time);
+        if !admission.kept {
             return Ok(false);
         }
         let number = match self.spec.duplicates {
             false => 0,
-            true if value.is_null() => return Ok(true),
+            true if value.is_null() => return Ok(!admission.expired),
             true => {
                 let (from, to) = (series_key(key, time, 0), series_key(key, time, u32::MAX));
                 let last = self.bytes.range(Bound::Included(&from), Bound::Included(&to)).next_back();
@@ -258,11 +278,11 @@ impl Store {
         index.extend_from_slice(key);
         index.extend_from_slice(&number.to_be_bytes());
         self.bytes.put(&index, (!value.is_null()).then_some(&[]));
-        Ok(true)
+        Ok(!admission.expired)
     }
 
     pub fn series_get(&self, key: &[u8], time: i64) -> Option<Timed> {
-        self.lives(time).then(|| self.get_raw(&series_key(key, time, 0))).flatten()
+        self.seen(time).then(|| self.get_raw(&series_key(key, time, 0))).flatten()
     }
 
     /// One key's living entries of times `[from, to]`, by time, those of one time in the order in which they came:
@@ -273,7 +293,7 @@ impl Store {
         from: i64,
         to: i64,
     ) -> impl DoubleEndedIterator<Item = (i64, Timed)> + 'a {
-        let from = from.max(self.expired_to().saturating_add(1));
+        let from = from.max(self.unseen_to().saturating_add(1));
         let (low, high) = (series_key(key, from, 0), series_key(key, to, u32::MAX));
         let at = low.len() - 12;
         self.bytes
@@ -295,18 +315,19 @@ impl Store {
 
     // --- session ------------------------------------------------------------------------------------------------------
 
-    /// Whether retention admitted it. A null value deletes.
+    /// False if it has expired. A null value deletes.
     pub fn session_put(&mut self, key: &[u8], start: i64, end: i64, value: &Datum) -> Result<bool, Failure> {
-        if !self.admit(end) {
+        let admission = self.admit(end);
+        if !admission.kept {
             return Ok(false);
         }
         if value.is_null() {
             self.session_remove(key, start, end);
-            return Ok(true);
+            return Ok(!admission.expired);
         }
         self.put_raw(&session_key(key, end, start), Some((value, end)))?;
         self.bytes.put(&session_index(key, end, start), Some(&[]));
-        Ok(true)
+        Ok(!admission.expired)
     }
 
     pub fn session_remove(&mut self, key: &[u8], start: i64, end: i64) {
@@ -315,13 +336,13 @@ impl Store {
     }
 
     pub fn session_get(&self, key: &[u8], start: i64, end: i64) -> Option<Timed> {
-        self.lives(end).then(|| self.get_raw(&session_key(key, end, start))).flatten()
+        self.seen(end).then(|| self.get_raw(&session_key(key, end, start))).flatten()
     }
 
     /// One key's living sessions that end at `earliest_end` or later and start at `latest_start` or earlier, by end: (start,
     /// end, value).
     pub fn sessions(&self, key: &[u8], earliest_end: i64, latest_start: i64) -> Vec<(i64, i64, Datum)> {
-        let earliest_end = earliest_end.max(self.expired_to().saturating_add(1));
+        let earliest_end = earliest_end.max(self.unseen_to().saturating_add(1));
         let (low, high) = (session_key(key, earliest_end, i64::MIN), session_key(key, i64::MAX, i64::MAX));
         let at = low.len() - 16;
         self.bytes
@@ -356,7 +377,7 @@ impl Store {
         let found = self.bytes.range(Bound::Included(&low), Bound::Excluded(&high));
         let read = |(k, v): (&[u8], &[u8])| {
             let (start, end, key, value) = match self.spec.kind {
-                StoreKind::Window | StoreKind::KeyValue | StoreKind::Versioned | StoreKind::Buffer => {
+                StoreKind::Window => {
                     let (start, key) = split_time(k)?;
                     (start, start.saturating_add(size), key, read_timed(v)?)
                 }
@@ -370,6 +391,7 @@ impl Store {
                     let (start, key) = split_time(rest)?;
                     (start, end, key, self.get_raw(&session_key(key, end, start))?)
                 }
+                StoreKind::KeyValue | StoreKind::Versioned | StoreKind::Buffer | StoreKind::Suppress => return None,
             };
             Some((Datum::windowed(Datum::from_key_bytes(key)?, start, end), value.0, value.1))
         };
@@ -465,6 +487,7 @@ mod tests {
             name: "s".into(),
             kind,
             retention_ms: Some(retention_ms),
+            linger_ms: 0,
             window_size_ms: Some(10),
             duplicates,
             logging: true,

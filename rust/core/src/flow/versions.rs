@@ -155,6 +155,7 @@ mod tests {
             name: "s".into(),
             kind: StoreKind::Versioned,
             retention_ms: Some(history),
+            linger_ms: 0,
             window_size_ms: None,
             duplicates: false,
             logging: true,
