@@ -72,7 +72,7 @@ def replay(job: str, options: JobOptions, limit: int | None, *, yes: bool, dry_r
 def _foretell(log: Log, built: Built, topic: str, letters: list[DeadLetter]) -> None:
     """What would become of them now: the job itself runs, in memory, on the newest records of their partitions, which
     tell it what time it is there, and then on them."""
-    with TopologyTestDriver(built, partitions=log.partitions(_sources(built))) as driver:
+    with TopologyTestDriver(built, partitions=log.partitions(built.inputs)) as driver:
         source = driver.input(topic)
         at_home = [x for x in letters if x.origin is not None and x.origin[0] == topic]
         for partition in sorted({x.origin[1] for x in at_home if x.origin is not None}):
@@ -117,13 +117,9 @@ def _newest(log: Log, topic: str, partition: int) -> list[Record]:
     return found
 
 
-def _sources(built: Built) -> list[str]:
-    return [node["topic"] for node in built.plan["nodes"] if node["op"] == "source"]
-
-
 def _topics(log: Log, built: Built) -> list[str]:
     """The job's inputs that have dead letters' topics."""
-    sources = _sources(built)
+    sources = built.inputs
     found = log.partitions([dead_letter_topic(topic) for topic in sources])
     return [topic for topic in sources if dead_letter_topic(topic) in found]
 

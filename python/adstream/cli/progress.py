@@ -28,7 +28,7 @@ class Progress:
     """Watches a worker's status from a thread of its own."""
 
     def __init__(self, place: Log, built: Built, *, bars: bool) -> None:
-        topics = [node["topic"] for node in built.plan["nodes"] if node["op"] == "source"]
+        topics = built.inputs
         found = place.partitions(topics)
         self._partitions: list[TopicPartition] = [(t, p) for t in topics for p in range(found.get(t, 0))]
         self._ends = place.end_offsets(self._partitions, committed=True)

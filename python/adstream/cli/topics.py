@@ -31,7 +31,7 @@ def check(job: str, options: JobOptions) -> None:
     log = open_log(chosen.settings)
     try:
         found = log.partitions(list(kinds))
-        inputs = [topic for topic in _inputs(built) if topic not in found]
+        inputs = [topic for topic in built.inputs if topic not in found]
         if inputs:
             names = ", ".join(f"`{topic}`" for topic in inputs)
             raise ConfigError(
@@ -63,7 +63,7 @@ def create(job: str, options: JobOptions, input_partitions: int) -> None:
     try:
         before = log.partitions(list(topic_kinds(description)))
         if input_partitions:
-            missing = [topic for topic in _inputs(built) if topic not in before]
+            missing = [topic for topic in built.inputs if topic not in before]
             log.create_topics([TopicSpec(topic, input_partitions) for topic in missing])
         assignment = _assignment(description, chosen.settings, log.partitions(list(topic_kinds(description))))
         log.create_topics(assignment.topics)
@@ -79,10 +79,6 @@ def _description(built: Built) -> Mapping[str, Any]:
 
 def _assignment(description: Mapping[str, Any], settings: Settings, found: Mapping[str, int]) -> Assignment:
     return enumerate_tasks(description, found, edge_partitions=settings.edge_partitions or None, create_topics=True)
-
-
-def _inputs(built: Built) -> list[str]:
-    return [node["topic"] for node in built.plan["nodes"] if node["op"] == "source"]
 
 
 def _show(assignment: Assignment, found: Mapping[str, int], missing: str = "missing") -> None:

@@ -98,6 +98,17 @@ class Built:
         """The plan as one line of JSON."""
         return json.dumps(self.plan, ensure_ascii=False, separators=(",", ":"))
 
+    @property
+    def inputs(self) -> list[str]:
+        """The topics that it reads and does not write for itself; global tables' are not among them."""
+        topics: list[str] = []
+        for node in self.plan["nodes"]:
+            if node["op"] == "source":
+                topics.append(node["topic"])
+            elif node["op"] == "flow" and node["kind"] == "source" and not node.get("internal"):
+                topics += node["topics"]
+        return topics
+
     def describe(self) -> str:
         """One line per node: number, name, inputs, what it does, its rung, the user's line.
 

@@ -80,10 +80,10 @@ def _internal(topic: str, config: Mapping[str, str]) -> Iterator[Remark]:
 
 
 def _input(topic: str, config: Mapping[str, str], plan: Mapping[str, Any]) -> Iterator[Remark]:
-    if "compact" in _policy(config):
+    if "compact" in _policy(config) and not _is_table(topic, plan):
         why = "older records of a key are thrown away, and a stream is all of them"
         yield _remark(topic, config, "cleanup.policy", why, "delete", wrong=False)
-    windows = [node["window"] for node in plan["nodes"] if node.get("window")]
+    windows = [node["window"] for node in plan["nodes"] if node["op"] == "aggregate" and node["window"]]
     needed = max((w["size_ms"] + w["grace_ms"] for w in windows), default=0)
     if 0 <= int(config.get("retention.ms", -1)) < needed:
         why = f"records are deleted before their windows close ({needed} ms with grace); a replay would miss them"
@@ -94,9 +94,18 @@ def _input(topic: str, config: Mapping[str, str], plan: Mapping[str, Any]) -> It
         yield _remark(topic, config, "message.timestamp.type", why, "CreateTime", wrong=False)
 
 
+def _is_table(topic: str, plan: Mapping[str, Any]) -> bool:
+    """Whether nothing but a table is made of the topic: the newest record of a key is all it needs."""
+    sources = [n["id"] for n in plan["nodes"] if n["op"] == "flow" and n["kind"] == "source" and topic in n["topics"]]
+    readers = [n for n in plan["nodes"] if any(i[0] in sources for i in n["inputs"])]
+    return bool(readers) and all(n["op"] == "flow" and n["kind"] == "table_source" for n in readers)
+
+
 def _output(topic: str, config: Mapping[str, str], kind: str, plan: Mapping[str, Any]) -> Iterator[Remark]:
     keyed = kind != "dead_letters" and any(
-        node["op"] == "to_topic" and node["topic"] == topic and node.get("key") for node in plan["nodes"]
+        (node["op"] == "to_topic" and node["topic"] == topic and node.get("key"))
+        or (node["op"] == "flow" and topic in node.get("topics", ()))  # keys are the user's there
+        for node in plan["nodes"]
     )
     if "compact" in _policy(config) and not keyed:
         yield _remark(topic, config, "cleanup.policy", "records without a key would be refused", "delete")

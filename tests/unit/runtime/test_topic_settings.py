@@ -73,3 +73,14 @@ def test_state_that_would_be_deleted_is_refused_at_start() -> None:
     built = counts.build()
     with pytest.raises(ConfigError, match=r"`counts-0-changelog` has retention.ms=3600000: .* set retention.ms=-1"):
         prepare(log, Plan(built.json, built.callables), create_topics=True)
+
+
+def test_a_table_may_be_of_a_compacted_topic() -> None:
+    def build(app: ads.App) -> None:
+        app.table("prices").to_stream().to("changes")
+        app.stream("events").to("copies")
+
+    plan = ads.topology(name="app")(build).build().plan
+    kinds = {"prices": "input", "events": "input", "changes": "user"}
+    said = remarks(kinds, plan, dict.fromkeys(kinds, {"cleanup.policy": "compact"}))
+    assert [(r.topic, r.setting) for r in said] == [("events", "cleanup.policy")]
