@@ -82,5 +82,5 @@ def test_a_table_may_be_of_a_compacted_topic() -> None:
 
     plan = ads.topology(name="app")(build).build().plan
     kinds = {"prices": "input", "events": "input", "changes": "user"}
-    said = remarks(kinds, plan, dict.fromkeys(kinds, {"cleanup.policy": "compact"}))
+    said = remarks(kinds, plan, {topic: {"cleanup.policy": "compact"} for topic in kinds})
     assert [(r.topic, r.setting) for r in said] == [("events", "cleanup.policy")]
