@@ -63,6 +63,29 @@ class Flowing:
         return replace(self, port=(node.id, port), **changes)
 
 
+def across(graph: Graph, to: Node, topic: str, operation: str) -> Node:
+    """Where the records come out again that `to` writes to an internal topic."""
+    if any(topic in node.parameters.get("topics", ()) for node in graph.nodes):
+        raise fault(
+            "duplicate_name",
+            f"two operations write `{topic}`",
+            operation=operation,
+            hint="give one of them another name",
+        )
+    to.parameters["topics"] = [topic]
+    to.about = f"topic {topic}"
+    return flow.add(
+        graph,
+        "source",
+        [],
+        topics=[topic],
+        key="internal_key",
+        value="internal",
+        internal=True,
+        about=f"topic {topic}",
+    )
+
+
 def repartition(
     flowing: Flowing,
     name: str | None,
@@ -77,6 +100,13 @@ def repartition(
     """Through a topic of the application's own, by key."""
     graph = flowing.graph
     key = key or flowing.key
+    if partitions is not None and (not isinstance(partitions, int) or partitions < 1):
+        raise fault(
+            "bad_argument",
+            f"`partitions` must be at least 1, not {partitions!r}",
+            operation=operation,
+            hint="leave it out: the topic is made to fit",
+        )
     # The node that writes is named like the topic's middle, which state survives by.
     to = flow.add(
         graph,
@@ -92,27 +122,7 @@ def repartition(
         internal=True,
         partitions=partitions,
     )
-    middle = name or fallback or to.name
-    topic = f"{flowing.app}-{middle}-repartition"
-    if any(topic in node.parameters.get("topics", ()) for node in graph.nodes):
-        raise fault(
-            "duplicate_name",
-            f"two operations write `{topic}`",
-            operation=operation,
-            hint="give one of them another name",
-        )
-    to.parameters["topics"] = [topic]
-    to.about = f"topic {topic}"
-    source = flow.add(
-        graph,
-        "source",
-        [],
-        topics=[topic],
-        key="internal_key",
-        value="internal",
-        internal=True,
-        about=f"topic {topic}",
-    )
+    source = across(graph, to, f"{flowing.app}-{name or fallback or to.name}-repartition", operation)
     if changes:
         source = flow.add(graph, "changes", [(source.id, 0)])
     return flowing.at(source, key=key, rekeyed=False)

@@ -15,8 +15,8 @@ from adstream.dsl import flow, serdes
 from adstream.dsl.expr import Expr
 from adstream.dsl.faults import fault
 from adstream.dsl.flow import Materialized
-from adstream.dsl.graph import Graph, Node
-from adstream.dsl.kstream import Flowing, Fn, KStream, aggregate_fold, repartition
+from adstream.dsl.graph import Graph, Node, Port
+from adstream.dsl.kstream import Flowing, Fn, KStream, across, aggregate_fold, repartition
 
 if TYPE_CHECKING:
     from adstream.dsl.suppressed import Suppressed
@@ -160,24 +160,54 @@ class KTable:
         other: KTable,
         joiner: Fn,
         materialized: Materialized | str | None = None,
+        *,
+        foreign_key: Fn | None = None,
+        name: str | None = None,
+        partitioner: Fn | None = None,
+        other_partitioner: Fn | None = None,
     ) -> KTable:
         """Rows that both tables have: `joiner(mine, theirs)`, or `joiner(key, mine, theirs)`.
 
         A change of either table changes the result; its time is the later of the two rows'. Both tables get stores, and
-        their topics must have equal partition counts.
+        without `foreign_key` their topics must have equal partition counts.
 
-        In Kafka Streams: `KTable.join`.
+        Args:
+            other: a table of the same application.
+            joiner: returns the result's value; None deletes.
+            materialized: makes a store for the result.
+            foreign_key: `(value)` or `(key, value)` returns the key that the row has in the *other* table; the result has
+                this table's keys. None: it has no counterpart. The tables need not be partitioned alike. As in Kafka
+                Streams, a value of the other table that is no bytes (an empty text) counts as none.
+            name: of a join by foreign key; its topics and store are named by it.
+            partitioner, other_partitioner: by which the topics of this and of the other table were written, if not by the
+                default (murmur2 of the key's bytes): `(topic, key, None, partitions)` returns a partition. With
+                `foreign_key` only.
+
+        In Kafka Streams: `KTable.join`, with `TableJoined` for `name` and the partitioners.
         """
-        return self._join("join", other, joiner, materialized, left=False, right=False)
+        if foreign_key is None:
+            _only_foreign("join", name, partitioner, other_partitioner)
+            return self._join("join", other, joiner, materialized, left=False, right=False)
+        partitioners = (partitioner, other_partitioner)
+        return foreign_join("join", self, other, joiner, materialized, foreign_key, name, partitioners, left=False)
 
     def left_join(
         self,
         other: KTable,
         joiner: Fn,
         materialized: Materialized | str | None = None,
+        *,
+        foreign_key: Fn | None = None,
+        name: str | None = None,
+        partitioner: Fn | None = None,
+        other_partitioner: Fn | None = None,
     ) -> KTable:
         """As `join`, with rows that only this table has: theirs is None. In Kafka Streams: `KTable.leftJoin`."""
-        return self._join("left_join", other, joiner, materialized, left=True, right=False)
+        if foreign_key is None:
+            _only_foreign("left_join", name, partitioner, other_partitioner)
+            return self._join("left_join", other, joiner, materialized, left=True, right=False)
+        partitioners = (partitioner, other_partitioner)
+        return foreign_join("left_join", self, other, joiner, materialized, foreign_key, name, partitioners, left=True)
 
     def outer_join(self, other: KTable, joiner: Fn, materialized: Materialized | str | None = None) -> KTable:
         """As `join`, with rows that only one table has: the other's is None. In Kafka Streams: `KTable.outerJoin`."""
@@ -278,6 +308,117 @@ def _stores_in(getter: Getter) -> list[str]:
     tables = [part for part in parts.values() if isinstance(part, dict) and "call" not in part]
     own = [parts["store"]] if isinstance(parts.get("store"), str) else []
     return own + [name for table in tables for name in _stores_in(table)]
+
+
+def _only_foreign(operation: str, *given: object) -> None:
+    if any(value is not None for value in given):
+        raise fault(
+            "bad_argument",
+            "`name`, `partitioner` and `other_partitioner` belong to a join by foreign key",
+            operation=operation,
+            hint="give it a `foreign_key`, or name the join with `.named()`",
+        )
+
+
+class WithoutValue:
+    """A partitioner that is told no value: those that travel between the sides of a join are not the user's."""
+
+    __slots__ = ("fn",)
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self.fn = fn
+
+    def __call__(self, topic: str, key: Any, value: Any, partitions: int) -> Any:
+        return self.fn(topic, key, None, partitions)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, WithoutValue) and self.fn is other.fn
+
+    def __hash__(self) -> int:
+        return hash(self.fn)
+
+
+def foreign_join(
+    operation: str,
+    left_table: KTable,
+    right_table: KTable,
+    joiner: Fn,
+    materialized: Materialized | str | None,
+    foreign_key: Fn,
+    name: str | None,
+    partitioners: tuple[Fn | None, Fn | None],
+    *,
+    left: bool,
+) -> KTable:
+    """A join by foreign key: two tasks that ask and answer by topics (`rust/core/src/flow/foreign.rs`)."""
+    check_table(left_table, right_table, operation)
+    graph = left_table._graph
+    mine, theirs = left_table._flowing, right_table._flowing
+    extractor = flow.function(graph, foreign_key, "foreign_key", operation)
+    fn = flow.function(graph, joiner, "joiner", operation, values=2)
+    how = flow.materialized(materialized, operation)
+    right_table._send_old()
+    left_table._send_old()
+
+    def partitioner(given: Fn | None, what: str) -> dict[str, Any] | None:
+        if given is None:
+            return None
+        flow.call(graph, given, what, operation, 4)
+        assert callable(given)
+        return {"call": graph.register(WithoutValue(given)), "with_key": False}
+
+    def send(inputs: list[Port], topic: str, **options: Any) -> Node:
+        to = flow.add(graph, "to", inputs, topics=[], key="internal_key", value="internal", internal=True, **options)
+        return across(graph, to, topic, operation)
+
+    subscribe = flow.add(
+        graph, "fk_subscribe", [mine.port], foreign_key=extractor, left=left, versioned=left_table._versioned
+    )
+    if name is not None:
+        graph.rename(subscribe, name)
+    topic = f"{mine.app}-{subscribe.name}-subscription"
+    asked = send(
+        [(subscribe.id, 0)],
+        f"{topic}-registration-topic",
+        partition_by=theirs.key.to_plan(graph.register) if theirs.key is not None else None,
+        partitioner=partitioner(partitioners[1], "other_partitioner"),
+    )
+    subscriptions = flow.store(graph, "key_value", Materialized(), f"{subscribe.name}-subscription-store", operation)
+    empty_is_none = theirs.value in (serdes.string, serdes.bytes_)
+    answer = flow.add(
+        graph,
+        "fk_answer",
+        [(asked.id, 0)],
+        stores=[subscriptions, *right_table._lookup_stores()],
+        store=subscriptions,
+        right=right_table._lookup(),
+        empty_is_none=empty_is_none,
+    )
+    propagate = flow.add(
+        graph,
+        "fk_propagate",
+        [theirs.port],
+        stores=[subscriptions],
+        store=subscriptions,
+        versioned=right_table._versioned,
+        empty_is_none=empty_is_none,
+    )
+    answered = send(
+        [(answer.id, 0), (propagate.id, 0)],
+        f"{topic}-response-topic",
+        partition_in=2,
+        partitioner=partitioner(partitioners[0], "partitioner"),
+    )
+    resolve = flow.add(
+        graph,
+        "fk_resolve",
+        [(answered.id, 0)],
+        stores=left_table._lookup_stores(),
+        left=left_table._lookup(),
+        joiner=fn,
+        outer=left,
+    )
+    return table_of(replace(mine.at(resolve), value=None, rekeyed=False), how, operation)
 
 
 class KGroupedTable:

@@ -10,7 +10,9 @@ when either changes, the lease topic no longer fits and the start is refused, wi
     user sources      theirs (must exist)
     global tables     theirs (must exist, unless the application writes them)
     user outputs      theirs, or the edges' count if created      kept for ever, if created
-    edges, sinks      the most that a user source has           delete, unlimited: forgotten once processed
+    edges             to fit (`copartition.py`), else the most  delete, unlimited: forgotten once processed
+                      that a user source has
+    sinks             the most that a user source has           the same
     changelogs        the tasks of their sub-topology           delete, unlimited: they are the state
     <source>-dlq      the source's
     <app>-topology    one                                       compact: what all that rests on (`manifest.py`)
@@ -27,7 +29,7 @@ from typing import Any, Literal, Protocol
 
 from adstream.errors import ConfigError
 from adstream.interfaces import Log, TopicPartition, TopicSpec
-from adstream.runtime import manifest
+from adstream.runtime import copartition, manifest
 from adstream.runtime.topic_settings import INTERNAL, MESSAGE_BYTES, TopicConfigs, remarks
 
 KEYED = ("aggregate", "deduplicate")
@@ -75,7 +77,8 @@ class Assignment:
     edges: frozenset[str]
     """Internal topics whose records may be forgotten once processed; sink topics included."""
     levels: tuple[tuple[TopicPartition, ...], ...]
-    """The inputs of stream tasks, upstream first: a level is final once the one before it is processed."""
+    """The inputs of stream tasks, upstream first: a level is final once the one before it is processed. What feeds itself,
+    directly or through others, is one level."""
     topics: tuple[TopicSpec, ...]
     """To be created unless they exist; the lease topic is the last."""
     sinks: tuple[Mapping[str, Any], ...] = field(default=())
@@ -185,6 +188,10 @@ def enumerate_tasks(
         o["topic"]: o["source"] for sub in subtopologies for o in sub["outputs"] if o["kind"] == "dead_letters"
     }
     widest = edge_partitions or max((found[topic] for topic in user_sources), default=1)
+    known = {topic: found[topic] for topic in user_sources}
+    edges = copartition.edge_partitions(
+        subtopologies, known, (topic for topic, kind in kinds.items() if kind == "edge"), widest
+    )
     partitions: dict[str, int] = {}
     absent_outputs: list[str] = []
     for topic, kind in kinds.items():
@@ -195,7 +202,7 @@ def enumerate_tasks(
         elif kind == "global":
             partitions[topic] = found[topic]
         elif kind in ("edge", "sink"):
-            partitions[topic] = widest
+            partitions[topic] = edges.get(topic, widest)
         elif kind == "dead_letters":
             partitions[topic] = found.get(topic) or found[dead_from[topic]]
     if absent_outputs and not create_topics:
@@ -285,15 +292,28 @@ def _levels(
         sub["id"]: {w for s in sub["sources"] if s["kind"] == "edge" for w in writers.get(s["topic"], ())}
         for sub in subtopologies
     }
+    # Sub-topologies that feed one another (a foreign-key join asks and is answered) are one level.
+    reach = {sub: _reach(sub, upstream) for sub in upstream}
+    circle = {sub: {other for other in reach[sub] if sub in reach[other]} | {sub} for sub in upstream}
     levels: list[tuple[TopicPartition, ...]] = []
     done: set[int] = set()
     while len(done) < len(upstream):
-        ready = {sub for sub, needs in upstream.items() if sub not in done and needs <= done}
-        if not ready:
-            raise ConfigError("the edges of the topology form a circle", option="topology")
+        ready = {sub for sub in upstream if sub not in done and reach[sub] <= done | circle[sub]}
         levels.append(tuple(tp for task in tasks if task.subtopology in ready for tp in task.inputs))
         done |= ready
     return tuple(levels)
+
+
+def _reach(sub: int, upstream: Mapping[int, set[int]]) -> set[int]:
+    """All that lies upstream, near and far; itself, if its own records come back to it."""
+    found: set[int] = set()
+    waiting = list(upstream[sub])
+    while waiting:
+        other = waiting.pop()
+        if other not in found:
+            found.add(other)
+            waiting += upstream[other]
+    return found
 
 
 def _names(topics: Sequence[str]) -> str:

@@ -9,6 +9,10 @@ follows from those records has reached its last place. Said by the log alone, so
                 ends of the next can no longer move
     sinks       position in the target >= the very end of their topics
 
+Tasks that feed one another (a foreign-key join asks and is answered) are one level, whose ends can move as long as any of
+them works. So positions are asked for first and ends after: outputs are written no later than positions are committed, so
+if all positions then were at the ends now, every record there is had been worked off by then, and nothing is on its way.
+
 and by this worker for itself, before it asks the log: no commit is under way, nothing is being restored, nothing is
 buffered, and the last generation of each of its tasks was empty (a million windows may close over several commits
 after the last input).
@@ -37,10 +41,10 @@ class EndOfInput:
 
     def _level_reached(self, group: str, level: tuple[TopicPartition, ...]) -> bool:
         edges = [tp for tp in level if tp not in self.limits]
-        ends = {**self.limits, **(self._log.end_offsets(edges, committed=False) if edges else {})}
-        committed = self._log.committed(group, level)
+        committed = self._log.committed(group, level)  # before the ends: see the head of this module
         unread = [tp for tp in level if committed.get(tp) is None]
         starts = self._log.start_offsets(unread) if unread else {}
+        ends = {**self.limits, **(self._log.end_offsets(edges, committed=False) if edges else {})}
         return all((committed.get(tp) or starts.get(tp, 0)) >= ends[tp] for tp in level)
 
     def sink_reached(self, topic: str, stored: Mapping[int, int]) -> bool:

@@ -275,6 +275,12 @@ class _Builder:
         join = getattr(left, JOINS[node["how"]])
         return join(right, self.joiner(node), self.materialized(node))
 
+    def _fk_join(self, node: Json, left: Any, right: Any) -> Any:
+        join = {"inner": left.join, "left": left.left_join}[node["how"]]
+        f = fn(node["key"])
+        key = (lambda key, value: f(key, value)) if node.get("with_key") else (lambda value: f(None, value))
+        return join(right, self.joiner({**node, "with_key": False}), self.materialized(node), foreign_key=key)
+
     # --- Grouped
 
     def _group_by_key(self, node: Json, on: Any) -> Any:

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::aggregate::{Aggregate, Fold, TableAggregate};
 use super::bridge::{FromRows, ToRows};
+use super::foreign::{Answer, Propagate, Resolve, Subscribe};
 use super::func::{Func, Getter, Lookup};
 use super::session::SessionAggregate;
 use super::sliding::SlidingAggregate;
@@ -113,6 +114,22 @@ fn node(kind: &str, b: &Builder<'_>) -> Result<Box<dyn Node>, PlanError> {
             store: b.optional_store("store")?,
             teller: b.teller()?,
         }),
+        "fk_subscribe" => Box::new(Subscribe {
+            foreign_key: b.get("foreign_key")?,
+            left: b.get("left")?,
+            versioned: b.get("versioned")?,
+        }),
+        "fk_answer" => Box::new(Answer {
+            store: b.store_of("store")?,
+            empty_is_none: b.get("empty_is_none")?,
+            right: b.lookup("right")?,
+        }),
+        "fk_propagate" => Box::new(Propagate {
+            store: b.store_of("store")?,
+            empty_is_none: b.get("empty_is_none")?,
+            versioned: b.get("versioned")?,
+        }),
+        "fk_resolve" => Box::new(Resolve { left: b.lookup("left")?, joiner: b.get("joiner")?, outer: b.get("outer")? }),
         "to_stream" => Box::new(ToStream),
         "regroup" => Box::new(b.read::<Regroup>()?),
         "aggregate" => Box::new(Aggregate {

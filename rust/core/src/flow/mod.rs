@@ -24,6 +24,7 @@
 pub mod aggregate;
 pub mod bridge;
 pub mod build;
+pub mod foreign;
 pub mod func;
 pub mod globals;
 pub mod native;

@@ -167,6 +167,9 @@ struct Target {
     /// Called with (topic, key, value, partitions): a partition, a list of them, or none (null).
     #[serde(default)]
     partitioner: Option<Func>,
+    /// The place in the value, a tuple, where the partition stands; for answers to who asked.
+    #[serde(default)]
+    partition_in: Option<usize>,
     /// Writes both halves of changes, for an aggregation of a table.
     #[serde(default)]
     changes: bool,
@@ -215,6 +218,11 @@ impl To {
                 Datum::Null => {} // the default
                 Datum::List(items) | Datum::Tuple(items) => return items.iter().map(one).collect(),
                 other => return Ok(vec![one(other)?]),
+            }
+        }
+        if let (Some(place), Datum::Tuple(items)) = (target.partition_in, &record.value) {
+            if let Some(Datum::Int(partition)) = items.get(place) {
+                return Ok(vec![*partition as u32 % count]);
             }
         }
         let by = target.partition_by.as_ref().unwrap_or(&target.key);

@@ -50,7 +50,11 @@ impl Plan {
                                 }
                             }
                             for (topic, internal) in node.op.flow_targets() {
-                                outputs.push(json!({"topic": topic, "kind": if internal { "edge" } else { "user" }, "node": node.name}));
+                                let mut output = json!({"topic": topic, "kind": if internal { "edge" } else { "user" }, "node": node.name});
+                                if let Some(asked) = node.op.number("partitions") {
+                                    output["partitions"] = json!(asked);
+                                }
+                                outputs.push(output);
                             }
                             json!({"op": "flow", "kind": kind, "stores": node.op.texts("stores")})
                         }

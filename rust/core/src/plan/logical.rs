@@ -168,6 +168,11 @@ impl Op {
             _ => vec![],
         }
     }
+    /// A whole number among them.
+    pub fn number(&self, name: &str) -> Option<u64> {
+        let Op::Flow { parameters, .. } = self else { return None };
+        parameters.get(name)?.as_u64()
+    }
     pub fn flag(&self, name: &str) -> bool {
         matches!(self, Op::Flow { parameters, .. } if parameters.get(name) == Some(&serde_json::Value::Bool(true)))
     }
