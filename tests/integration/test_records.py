@@ -112,4 +112,6 @@ def test_killed_workers_change_nothing(kafka: Kafka, log: KafkaLog, tmp_path: Pa
     want = truth(rows)
     assert want.total() > 500, "nothing was put to the test"
     assert killed > 0
-    assert got == want, f"seed {seed}: {(want - got).total()} missing, {(got - want).total()} too many of {want.total()}"
+    assert got == want, (
+        f"seed {seed}: {(want - got).total()} missing, {(got - want).total()} too many of {want.total()}"
+    )
