@@ -38,12 +38,24 @@ def add(
         user_line(),
         {"kind": kind, "stores": sorted(set(stores)), **parameters},
         about=about,
-        rung="record",
+        rung=_rung(graph, parameters),
         label=kind.replace("_", "-"),
     )
     if name is not None:
         graph.rename(node, name)
     return node
+
+
+def _rung(graph: Graph, parameters: Any) -> str:
+    """Whether a node calls Python for each record; `record`: it calls nobody."""
+    if isinstance(parameters, dict):
+        if "call" in parameters:
+            return "expression" if isinstance(graph.callables[parameters["call"]], natives.Native) else "callable"
+        parameters = list(parameters.values())
+    if not isinstance(parameters, list):
+        return "record"
+    found = {_rung(graph, part) for part in parameters}
+    return next((rung for rung in ("callable", "expression") if rung in found), "record")
 
 
 def function(

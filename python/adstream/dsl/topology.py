@@ -117,7 +117,8 @@ class Built:
         rows = []
         for node in self.nodes:
             inputs = ", ".join(self._input(i, port) for i, port in node.inputs)
-            rows.append((f"{node.id}", node.name, node.op, f"<- {inputs}" if inputs else "", node))
+            kind = str(node.parameters["kind"]) if node.op == "flow" else node.op
+            rows.append((f"{node.id}", node.name, kind, f"<- {inputs}" if inputs else "", node))
         widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]  # type: ignore[arg-type]
         lines = [f"app {self.app}"]
         for number, name, op, inputs, node in rows:
@@ -135,7 +136,8 @@ class Built:
         node = self.nodes[number]
         if node.op == "aggregate":
             return f"{node.name}.{('changes', 'final', 'late')[port]}"
-        return f"{node.name}.{port}" if node.op == "branch" else node.name
+        forks = node.op == "branch" or (node.op == "flow" and node.parameters["kind"] == "branch")
+        return f"{node.name}.{port}" if forks else node.name
 
 
 class Topology:
