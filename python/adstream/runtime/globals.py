@@ -41,13 +41,15 @@ class GlobalTables:
         for tp, position in self._positions.items():
             self._reader.add(*tp, position)
         self._ready = False
+        self.applied = 0
+        """Records so far."""
 
     @property
     def ready(self) -> bool:
         """Whether all that was there at the start has been applied."""
         if not self._ready and all(self._positions[tp] >= end for tp, end in self._ends.items()):
             self._ready = True
-            log.info("global tables are complete: %d records", sum(self._positions.values()))
+            log.info("global tables are complete: %d records", self.applied)
         return self._ready
 
     @property
@@ -70,6 +72,7 @@ class GlobalTables:
             did = True
             if len(batch):
                 self._tables.apply(*tp, batch)
+                self.applied += len(batch)
             self._positions[tp] = max(position, batch.next_offset)
         return did
 

@@ -276,6 +276,105 @@ def test_a_table_join_without_a_key(how: str, comes: bool) -> None:
         assert reasons.get("dropped:null_key", 0) == (not comes)
 
 
+def with_grace(how: str, grace: str = "10ms", history: str = "1m") -> Callable[[ads.App], None]:
+    def build(app: ads.App) -> None:
+        table = app.table("t", ads.Materialized("rates", history=history), key=S, value=S)
+        stream = app.stream("l", key=S, value=S)
+        getattr(stream, how)(table, lambda a, b: f"{a}{b}", grace=grace, name="rated").to("out", value=S)
+
+    return build
+
+
+def test_a_table_of_versions_is_read_as_of_the_record() -> None:
+    def build(app: ads.App) -> None:
+        table = app.table("t", ads.Materialized("rates", history="1m"), key=S, value=S)
+        app.stream("l", key=S, value=S).left_join(table, lambda a, b: f"{a}{b}").to("out", value=S)
+
+    rows: list[Row] = [
+        ("t", "k", "1", 10),
+        ("t", "k", "2", 20),
+        ("t", "k", None, 30),
+        *(("l", "k", "a", ts) for ts in (9, 10, 19, 20, 29, 30)),
+    ]
+    found = [value for made in steps(build, rows) for _, value, _ in made]
+    assert found == ["aNone", "a1", "a1", "a2", "a2", "aNone"]
+
+
+def test_grace_waits_for_changes_that_come_late() -> None:
+    """Until the stream's own time is grace ahead; the table's time does not count."""
+    rows: list[Row] = [
+        ("l", "k", "a", 100),
+        ("t", "k", "1", 500),
+        ("t", "k", "2", 99),
+        ("l", "x", "x", 109),
+        ("t", "k", "3", 100),
+        ("l", "x", "x", 110),
+        ("l", "x", "x", 111),
+    ]
+    assert steps(with_grace("join"), rows) == [[], [], [], [], [], [("k", "a3", 100)], []]
+
+
+def test_waiting_records_leave_by_time_and_arrival() -> None:
+    rows: list[Row] = [
+        ("l", "k", "b", 102),
+        ("l", "k", "a", 101),
+        ("l", "k", "c", 102),
+        ("l", "j", "d", 102),
+        ("l", "x", "x", 200),
+    ]
+    assert steps(with_grace("left_join"), rows)[-1] == [
+        ("k", "aNone", 101),
+        ("j", "dNone", 102),
+        ("k", "bNone", 102),
+        ("k", "cNone", 102),
+    ]
+
+
+def test_who_comes_after_its_grace_does_not_wait() -> None:
+    late: list[Row] = [("t", "k", "1", 80), ("l", "x", "x", 100), ("l", "k", "a", 89)]
+    assert steps(with_grace("join"), late) == [[], [], [("k", "a1", 89)]]
+    due: list[Row] = [*late[:2], ("l", "k", "a", 90), ("l", "k", "b", 91)]
+    assert steps(with_grace("join"), due) == [[], [], [("k", "a1", 90)], []]
+
+
+def test_a_record_without_a_key_does_not_wait() -> None:
+    """In Kafka Streams it throws."""
+    with driver_of(with_grace("left_join")) as driver:
+        driver.input("l").pipe("a", key=None, at=100)
+        assert [(r.key, r.value) for r in driver.output("out").read()] == [(None, "aNone")]
+
+
+def test_headers_wait_along() -> None:
+    with driver_of(with_grace("left_join")) as driver:
+        driver.input("l").pipe("a", key="k", at=1, headers=[("h", b"1"), ("none", None)])
+        driver.input("l").pipe("b", key="k", at=100)
+        [record] = driver.output("out").read()
+        assert record.headers == (("h", b"1"), ("none", None))
+
+
+@pytest.mark.parametrize(
+    ("step", "restart"),
+    [(step, restart) for step in STEPS for restart in (True, False) if restart or step != "after-commit"],
+)
+def test_a_crash_lets_nobody_wait_twice(step: Any, restart: bool) -> None:
+    def play(crash: bool) -> list[Any]:
+        with driver_of(with_grace("left_join"), commit_every=2) as driver:
+            for n in range(24):
+                driver.input("l").pipe(str(n), key=str(n % 3), at=n * 3)
+                if n % 4 == 0:
+                    driver.input("t").pipe(f"v{n}", key=str(n % 3), at=n * 3 - 5)
+            if crash:
+                driver.crash_at(step, commits=6, restart=restart)
+            driver.run()
+            assert driver.crashed
+            driver.restart()
+            driver.input("l").pipe("end", key="end", at=1000)
+            return [(r.key, r.value, r.timestamp) for r in driver.output("out").read()]
+
+    assert len(play(False)) == 24
+    assert play(True) == play(False)
+
+
 # --- Failures, misuse -------------------------------------------------------------------------------------------------
 
 
@@ -302,6 +401,7 @@ def test_a_joiner_that_raises_leaves_the_record_in_its_window() -> None:
         (lambda app: app.stream("l").outer_join(app.table("r"), lambda a, b: a, SPAN), "bad_argument"),
         (lambda app: app.stream("l").join(app.stream("r"), lambda a: a, SPAN), "bad_arity"),
         (lambda app: app.stream("l").join(app.table("r"), lambda a, b: a, grace="1s"), "grace_without_versions"),
+        (lambda app: _short(app), "retention_too_short"),
         (lambda app: _twice(app), "duplicate_name"),
     ],
 )
@@ -312,6 +412,11 @@ def test_what_is_refused(build: Callable[[ads.App], object], code: str) -> None:
     with pytest.raises(ads.TopologyError) as caught:
         ads.topology(name="app")(topology).build()
     assert caught.value.code == code
+
+
+def _short(app: ads.App) -> None:
+    table = app.table("t", ads.Materialized("rates", history="1s"))
+    app.stream("l").join(table, lambda a, b: a, grace="1001ms")
 
 
 def _twice(app: ads.App) -> None:
