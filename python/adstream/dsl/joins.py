@@ -237,6 +237,8 @@ def _with_global_table(
         left=how.left,
         about=f"global table {table._name}",
     )
+    if how.left:
+        _wants_null_keys(graph, node)
     return KStream(stream._flowing.at(node, value=None))
 
 

@@ -16,6 +16,8 @@ What the core counts is seen, so no drop has no counter:
     adstream_held_windows{task, node}          windows that are open only for that, and
     adstream_held_seconds{task, node, topic, partition}   for how long that partition has not moved
     adstream_clock{task, topic}                the event time (ms) an input has come to
+    adstream_global_keys, _records{table, …}   global tables: their keys, and what became of records by reason
+    adstream_global_lag                        records of global tables that the start still waits for
 
 `process_resident_memory_bytes`, `process_cpu_seconds_total` and their kin are the Prometheus client's.
 """
@@ -85,12 +87,36 @@ class WorkerCollector(Collector):
         commits = [([outcome], n) for outcome, n in status.commits.items()]
         yield self._family(CounterMetricFamily, "adstream_commits", "Commits by outcome", ["outcome"], commits)
         yield self._commit_times(status)
+        yield from self._globals(status)
         yield from self._tasks(status.tasks)
         held = [([h.task, h.node, h.topic, str(h.partition)], h.seconds) for h in status.held]
         labels = ["task", "node", "topic", "partition"]
         yield self._family(GaugeMetricFamily, "adstream_held_seconds", "Windows held open by", labels, held)
         yield self._lag(status)
         yield from self._sinks(status)
+
+    def _globals(self, status: Status) -> Iterator[Metric]:
+        if not status.globals:
+            return
+        keys = [([table], n) for table, (n, _) in status.globals.items()]
+        yield self._family(GaugeMetricFamily, "adstream_global_keys", "Keys of global tables", ["table"], keys)
+        counted = [
+            ([table, reason], n) for table, (_, reasons) in status.globals.items() for reason, n in reasons.items()
+        ]
+        yield self._family(
+            CounterMetricFamily,
+            "adstream_global_records",
+            "Records of global tables by what became of them",
+            ["table", "reason"],
+            counted,
+        )
+        yield self._family(
+            GaugeMetricFamily,
+            "adstream_global_lag",
+            "Records that the start waits for",
+            [],
+            [([], status.globals_lag)],
+        )
 
     def _tasks(self, tasks: Sequence[TaskStatus]) -> Iterator[Metric]:
         states = [([t.name, t.state], 1) for t in tasks]

@@ -73,6 +73,10 @@ class Status:
     """Input records processed and committed."""
     restored: Mapping[str, int] = field(default_factory=dict)
     """Records of changelogs that restores applied, by where they came from: `snapshot`, `changelog`."""
+    globals: Mapping[str, tuple[int, Mapping[str, int]]] = field(default_factory=dict)
+    """By global table: how many keys it has, and what became of records."""
+    globals_lag: int = 0
+    """Records of global tables that the start still waits for, about."""
     trouble: str | None = None
     """What the worker is waiting out (a broker that is away)."""
 

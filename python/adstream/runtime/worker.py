@@ -773,5 +773,7 @@ class Worker:
             commit_seconds_sum=counters.seconds,
             rows=counters.rows,
             restored=dict(counters.restored),
+            globals=self._tables.stats() if self._tables is not None else {},
+            globals_lag=self._globals.lag if self._globals is not None else 0,
             trouble=self._trouble,
         )

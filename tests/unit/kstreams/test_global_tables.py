@@ -13,6 +13,7 @@ from adstream.logs.embedded import EmbeddedLog
 from adstream.runtime.assignment import prepare
 from adstream.runtime.commit import InlineCommitter
 from adstream.runtime.globals import GlobalTables
+from adstream.runtime.metrics import WorkerCollector
 from adstream.runtime.ports import Hooks
 from adstream.runtime.settings import Settings
 from adstream.runtime.task import State
@@ -199,6 +200,18 @@ def test_no_task_begins_before_the_table_is_whole() -> None:
     assert all(ready or State.RUNNING not in states for ready, states in seen)
     assert {ready for ready, _ in seen} == {True, False}
     assert running.values() == ["x/a/Anna", "x/b/Bert"]
+
+
+def test_metrics_tell_of_the_table() -> None:
+    log = log_of()
+    send(log, "names", ("a", "Anna"), ("b", "Bert"), ("b", None))
+    running = Running(log)
+    running.turns(150)
+    collector = WorkerCollector("app", lambda: running.worker.status)
+    found = {sample.name: (sample.labels, sample.value) for metric in collector.collect() for sample in metric.samples}
+    assert found["adstream_global_keys"] == ({"app": "app", "table": "names-by-id"}, 1)
+    assert found["adstream_global_records_total"] == ({"app": "app", "table": "names-by-id", "reason": "read"}, 3)
+    assert found["adstream_global_lag"] == ({"app": "app"}, 0)
 
 
 def test_what_comes_later_is_applied_as_it_comes() -> None:
