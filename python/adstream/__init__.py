@@ -7,8 +7,8 @@ for the type checkers, and name it in `__all__` and in `_HOMES` or `_MODULES` (a
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from adstream._core import Windowed
-    from adstream.dsl import serdes, sinks
+    from adstream._core import ProcessorRecord, Windowed
+    from adstream.dsl import serdes, sinks, store
     from adstream.dsl.aggregates import Aggregate, count, first, last, max, mean, min, sum, udaf
     from adstream.dsl.app import App
     from adstream.dsl.expr import (
@@ -41,7 +41,9 @@ if TYPE_CHECKING:
         TimeWindowedKStream,
     )
     from adstream.dsl.natives import joined, key, other, struct, value
+    from adstream.dsl.processors import Cancellable, Context, FixedKeyProcessor, Processor, RecordMetadata
     from adstream.dsl.schema import Record, content_id, field
+    from adstream.dsl.store import ValueAndTimestamp, VersionedRecord
     from adstream.dsl.stream import (
         GroupedStream,
         GroupedTable,
@@ -64,11 +66,14 @@ __all__ = [
     "BranchedKStream",
     "BufferConfig",
     "Built",
+    "Cancellable",
     "CogroupedKStream",
     "ConfigError",
+    "Context",
     "EmitStrategy",
     "Expr",
     "FatalError",
+    "FixedKeyProcessor",
     "GlobalKTable",
     "GroupedStream",
     "GroupedTable",
@@ -78,7 +83,10 @@ __all__ = [
     "KStream",
     "KTable",
     "Materialized",
+    "Processor",
+    "ProcessorRecord",
     "Record",
+    "RecordMetadata",
     "SessionWindowedCogroupedKStream",
     "SessionWindowedKStream",
     "Stream",
@@ -89,6 +97,8 @@ __all__ = [
     "TimeWindowedKStream",
     "Topology",
     "TopologyError",
+    "ValueAndTimestamp",
+    "VersionedRecord",
     "Windowed",
     "WindowedStream",
     "coalesce",
@@ -119,6 +129,7 @@ __all__ = [
     "session",
     "sinks",
     "sliding",
+    "store",
     "struct",
     "sum",
     "timestamp",
@@ -133,9 +144,9 @@ __all__ = [
     "window_start",
 ]
 
-_MODULES = {"serdes": "adstream.dsl.serdes", "sinks": "adstream.dsl.sinks"}
+_MODULES = {"serdes": "adstream.dsl.serdes", "sinks": "adstream.dsl.sinks", "store": "adstream.dsl.store"}
 _HOMES = {
-    "adstream._core": "Windowed",
+    "adstream._core": "ProcessorRecord Windowed",
     "adstream.dsl.aggregates": "Aggregate count first last max mean min sum udaf",
     "adstream.dsl.app": "App",
     "adstream.dsl.expr": (
@@ -151,7 +162,9 @@ _HOMES = {
         "CogroupedKStream EmitStrategy SessionWindowedCogroupedKStream SessionWindowedKStream"
         " TimeWindowedCogroupedKStream TimeWindowedKStream"
     ),
+    "adstream.dsl.processors": "Cancellable Context FixedKeyProcessor Processor RecordMetadata",
     "adstream.dsl.schema": "Record content_id field",
+    "adstream.dsl.store": "ValueAndTimestamp VersionedRecord",
     "adstream.dsl.stream": "GroupedStream GroupedTable Stream Table Terminal WindowedStream",
     "adstream.dsl.suppressed": "BufferConfig Suppressed",
     "adstream.dsl.topology": "Built Topology topology",

@@ -49,6 +49,72 @@ class Windowed:
     def __hash__(self) -> int: ...
     def __reduce__(self) -> tuple[Any, tuple[Any, int, int]]: ...
 
+@final
+class ProcessorRecord:
+    """A record of a processor. Immutable; `with_…` makes another one. In Kafka Streams: `api.Record`."""
+
+    def __new__(
+        cls, key: Any, value: Any, timestamp: int, headers: Sequence[tuple[str, bytes | None]] | None = ...
+    ) -> Self:
+        """`timestamp`: ms, 0 or more, else ValueError."""
+    @property
+    def key(self) -> Any: ...
+    @property
+    def value(self) -> Any: ...
+    @property
+    def timestamp(self) -> int:
+        """ms."""
+    @property
+    def headers(self) -> tuple[tuple[str, bytes | None], ...]: ...
+    def with_key(self, key: Any) -> ProcessorRecord:
+        """Raises TypeError in a fixed-key processor."""
+    def with_value(self, value: Any) -> ProcessorRecord: ...
+    def with_timestamp(self, timestamp: int) -> ProcessorRecord:
+        """Raises ValueError for a negative one."""
+    def with_headers(self, headers: Sequence[tuple[str, bytes | None]]) -> ProcessorRecord:
+        """With these instead of those it has."""
+    def with_header(self, name: str, value: bytes | None) -> ProcessorRecord:
+        """With one more."""
+    def without_header(self, name: str) -> ProcessorRecord:
+        """Without those of this name."""
+    def __eq__(self, other: object, /) -> bool: ...
+
+_Entry = tuple[Any, int, int, Any, int]
+_Span = tuple[Any, Any, bytes | None, int | None, int | None, bool, bytes | None, int]
+
+@final
+class ProcessorHandle:
+    """A processor's way back into the task. Works only inside a call of the processor, on its thread: RuntimeError."""
+
+    @property
+    def node(self) -> str: ...
+    @property
+    def stores(self) -> list[str]: ...
+    @property
+    def task_id(self) -> str: ...
+    def forward(self, record: ProcessorRecord, child: str | None = ...) -> None:
+        """Raises KeyError: there is no such child."""
+    def commit(self) -> None: ...
+    def schedule(self, interval_ms: int, wall: bool, callback: Callable[[int], object]) -> int: ...
+    def cancel(self, schedule: int) -> None: ...
+    def record_metadata(self) -> tuple[str, int, int] | None:
+        """topic, partition, offset."""
+    def stream_time(self) -> int: ...
+    def system_time(self) -> int: ...
+    def count(self, reason: str) -> None: ...
+    # Stores by name; KeyError: the processor is not connected to it.
+    def get(self, store: str, key: Any) -> tuple[Any, int] | None: ...
+    def put(self, store: str, key: Any, value: Any, ts: int) -> None: ...
+    def scan(self, store: str, span: _Span) -> tuple[list[_Entry], bytes | None]: ...
+    def len(self, store: str) -> int: ...
+    def get_window(self, store: str, key: Any, start: int, end: int) -> tuple[Any, int] | None: ...
+    def put_window(self, store: str, key: Any, times: tuple[int, int, int], value: Any) -> None:
+        """`times`: start, end, the value's own."""
+    def get_version(self, store: str, key: Any, at: int | None = ...) -> tuple[Any, int, int | None] | None:
+        """value, from, to (None: until now)."""
+    def put_version(self, store: str, key: Any, value: Any, ts: int) -> int: ...
+    def remove_session(self, store: str, key: Any, start: int, end: int) -> None: ...
+
 Record = tuple[int, int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]
 """offset, timestamp (ms), key, value, headers."""
 
@@ -201,6 +267,17 @@ class Task:
         """Records handed over and not yet processed."""
     def caught_up(self, topic: str, partition: int, value: bool) -> None:
         """Whether the partition is known to have no unread data (a partition that has some is waited for)."""
+    def begin(self, now_ms: int) -> None:
+        """Once before the first `process`, after a restore and after a rollback: processors begin, at this time."""
+    @property
+    def commit_asked(self) -> bool:
+        """Whether a processor asked for a commit since the last one."""
+    def query_get(self, store: str, key: Any, window: tuple[int, int] | None) -> tuple[Any, int] | None:
+        """A committed value and its time; of stores of windows by the window's bounds. From any thread."""
+    def query_scan(self, store: str, span: _Span) -> tuple[list[_Entry], bytes | None] | None:
+        """A page of committed entries; None: the task has no such store. From any thread."""
+    def query_version(self, store: str, key: Any, at: int | None) -> tuple[Any, int, int | None] | None: ...
+    def query_len(self, store: str) -> int | None: ...
     def tick(self, now_ms: int) -> None:
         """Moves the logged clock (ms; never backwards). What it causes leaves when the generation closes, with which it is
         stored."""

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
-from adstream.dsl import flow, serdes
+from adstream.dsl import flow, lowlevel, serdes
+from adstream.dsl import processors as made
 from adstream.dsl.durations import Duration, duration_ms, format_ms
 from adstream.dsl.faults import fault, unknown_column, user_line
 from adstream.dsl.flow import Materialized
 from adstream.dsl.graph import Graph
 from adstream.dsl.joins import GlobalKTable
-from adstream.dsl.kstream import Flowing, KStream
+from adstream.dsl.kstream import Flowing, Fn, KStream
 from adstream.dsl.ktable import KTable, table_of
 from adstream.dsl.schema import schema_of
 from adstream.dsl.serdes import Serde
+from adstream.dsl.store import StoreBuilder
 from adstream.dsl.stream import KeyPart, Stream
 
 
 class App:
     """The start of a topology. Its name is the consumer group and begins every internal topic's name."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, settings: Mapping[str, Any] | None = None) -> None:
         self.name = name
-        self._graph = Graph(name)
+        self._graph = Graph(name, settings=dict(settings or {}))
         self._sources: dict[str, str | None] = {}
 
     @overload
@@ -165,6 +167,87 @@ class App:
             }
         )
         return GlobalKTable(graph, name, key, value, named=how.name is not None)
+
+    # --- Processors and their stores --------------------------------------------------------------------------------
+
+    def add_state_store(self, store: StoreBuilder, *processors: str) -> None:
+        """Declares a store for processors, which connect to it by its name: `stream.process(MyProcessor, "totals")`.
+
+        Args:
+            store: made by `ads.store`, for example `ads.store.key_value("totals")`.
+            processors: names of processors to connect it to, added before.
+
+        In Kafka Streams: `addStateStore`.
+        """
+        lowlevel.add_state_store(self._graph, store, processors)
+
+    def add_source(
+        self,
+        name: str,
+        *topics: str,
+        key: Serde = serdes.string,
+        value: Serde = serdes.json_,
+        timestamp: Callable[..., int] | None = None,
+    ) -> None:
+        """A node that reads topics. In Kafka Streams: `Topology.addSource`."""
+        flowing = self._records("add_source", topics, key, value, timestamp)
+        self._graph.rename(self._graph.nodes[flowing.port[0]], name)
+
+    def add_processor(self, name: str, processor: Callable[[], object], *parents: str) -> None:
+        """A processor behind other nodes. In Kafka Streams: `Topology.addProcessor`.
+
+        Args:
+            processor: a class, or a function without arguments that makes one; called once for each task.
+            parents: the nodes whose records it gets.
+        """
+        inputs = lowlevel.parents(self._graph, parents, "add_processor")
+        made.node(self._graph, self.name, processor, inputs, (), name, "add_processor")
+
+    def add_sink(
+        self,
+        name: str,
+        topic: str | Fn,
+        *parents: str,
+        key: Serde = serdes.string,
+        value: Serde = serdes.json_,
+        topics: Sequence[str] = (),
+        partitioner: Fn | None = None,
+    ) -> None:
+        """A node that writes a topic; the arguments are those of `KStream.to`. In Kafka Streams: `Topology.addSink`."""
+        lowlevel.add_sink(self._graph, name, topic, parents, key, value, topics, partitioner)
+
+    def connect_processor_and_state_stores(self, processor: str, *stores: str) -> None:
+        """Lets a processor reach stores. In Kafka Streams: `Topology.connectProcessorAndStateStores`."""
+        lowlevel.connect(self._graph, processor, stores, "connect_processor_and_state_stores")
+
+    def add_read_only_state_store(
+        self,
+        store: StoreBuilder,
+        topic: str,
+        processor: Callable[[], object],
+        *,
+        key: Serde | None = None,
+        value: Serde | None = None,
+        timestamp: Callable[..., int] | None = None,
+        name: str | None = None,
+    ) -> None:
+        """A store that one processor keeps from a topic, and that others may read.
+
+        Args:
+            store: declared by `ads.store`.
+            topic: it is read like any other, partition by partition.
+            processor: is given its records and puts them into the store; forwards nothing.
+            name: of the processor.
+
+        In Kafka Streams: `addReadOnlyStateStore` (KIP-813).
+        """
+        operation = "add_read_only_state_store"
+        key, value = key or store.key or serdes.string, value or store.value or serdes.json_
+        source = self._records(operation, topic, key, value, timestamp)
+        if name is not None:
+            self._graph.rename(self._graph.nodes[source.port[0]], f"{name}-source")
+        made.declare(self._graph, store, operation)
+        made.node(self._graph, self.name, processor, [source.port], (store.name,), name, operation)
 
     def _claim(self, topic: str, operation: str) -> None:
         """Each topic is read once."""

@@ -7,7 +7,7 @@ one exception: `rename` gives a node the name that the user chose for it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +56,8 @@ class Graph:
     """Of record flows, as the plan has them."""
     globals: list[dict[str, Any]] = field(default_factory=list)
     """Global tables, as the plan has them."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What the topology is built with."""
     _names: dict[str, Node] = field(default_factory=dict)
     _numbers: dict[str, int] = field(default_factory=dict)
 

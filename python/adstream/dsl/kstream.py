@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from adstream.dsl.joins import GlobalKTable, JoinWindows
     from adstream.dsl.ktable import KTable
     from adstream.dsl.kwindows import CogroupedKStream, SessionWindowedKStream, TimeWindowedKStream
+    from adstream.dsl.store import StoreBuilder
     from adstream.dsl.stream import Stream
     from adstream.dsl.windows import Hopping, Session, Sliding, Tumbling, Unlimited
 
@@ -201,6 +202,42 @@ class KStream:
     def foreach(self, action: Fn) -> None:
         """Calls `action(key, value)`; nothing comes out."""
         self._next("peek", action=self._fn(action, "action", "foreach"))
+
+    # --- By hand ----------------------------------------------------------------------------------------------------
+
+    def process(self, processor: Callable[[], object], *stores: str | StoreBuilder, name: str | None = None) -> KStream:
+        """What a processor forwards. It may change keys, so that keyed operations behind move the records first.
+
+        Args:
+            processor: a class (`ads.Processor`), or a function without arguments that makes one; called once per task.
+            stores: the stores it reaches, by name or as they are declared (which adds them).
+            name: of the operation.
+
+        In Kafka Streams: `process`.
+        """
+        return self._process("process", processor, stores, name, key=None, value=None, rekeyed=True)
+
+    def process_values(
+        self, processor: Callable[[], object], *stores: str | StoreBuilder, name: str | None = None
+    ) -> KStream:
+        """As `process`, of a processor that changes no keys (`ads.FixedKeyProcessor`). In Kafka Streams: `processValues`."""
+        return self._process("process_values", processor, stores, name, value=None)
+
+    def _process(
+        self,
+        operation: str,
+        processor: object,
+        stores: tuple[str | StoreBuilder, ...],
+        name: str | None,
+        **changes: Any,
+    ) -> KStream:
+        from adstream.dsl import processors
+
+        fixed = operation == "process_values"
+        flowing = self._flowing
+        graph, app = flowing.graph, flowing.app
+        node = processors.node(graph, app, processor, [flowing.port], stores, name, operation, fixed_key=fixed)
+        return KStream(flowing.at(node, **changes))
 
     # --- Many to one, one to many ---------------------------------------------------------------------------------
 

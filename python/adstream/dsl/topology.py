@@ -174,7 +174,7 @@ class Topology:
                     option=f"--set {setting.name}",
                     hint=f"write `--set {setting.name}=…`",
                 )
-        app = App(self.name)
+        app = App(self.name, values)
         self.fn(app, **values)
         nodes = tuple(app._graph.nodes)
         plan = {"app": self.name, "nodes": [node.to_plan() for node in nodes]}

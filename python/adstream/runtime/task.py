@@ -56,6 +56,7 @@ class Core(Protocol):
     def feed(self, topic: str, partition: int, batch: RawBatch) -> None: ...
     def buffered(self, topic: str, partition: int) -> int: ...
     def caught_up(self, topic: str, partition: int, value: bool) -> None: ...
+    def begin(self, now_ms: int) -> None: ...
     def tick(self, now_ms: int) -> None: ...
     def process(self, max_rows: int) -> int: ...
     def close_generation(self) -> Generation: ...
@@ -64,6 +65,8 @@ class Core(Protocol):
     def restore(self, batch: RawBatch) -> None: ...
     def positions(self) -> dict[TopicPartition, int]: ...
     def stats(self) -> dict[str, Any]: ...
+    @property
+    def commit_asked(self) -> bool: ...
     @property
     def generation(self) -> int: ...
     @property
@@ -149,6 +152,7 @@ class StreamTask:
         self._limits = limits
         for (topic, partition), position in positions.items():
             self.core.feed(topic, partition, RawBatch([], position))  # where it stands; no records
+        self.core.begin(now_ms)
         self._read_from(reader, positions)
         self.breaker = None if dead_letters_max is None else Breaker(dead_letters_max)
         if self.breaker is not None:
@@ -196,6 +200,11 @@ class StreamTask:
         return 0 if self.core is None else sum(self.core.buffered(*tp) for tp in self.spec.inputs)
 
     @property
+    def commit_asked(self) -> bool:
+        """A processor wants a commit."""
+        return self.core is not None and self.core.commit_asked
+
+    @property
     def output_bytes(self) -> int:
         """Waiting to be written when the generation closes."""
         return int(getattr(self.core, "output_bytes", 0))
@@ -219,7 +228,7 @@ class StreamTask:
         if rows and self.failure is None:
             self.failures = 0
 
-    def rollback(self, reader: Reader) -> None:
+    def rollback(self, reader: Reader, now_ms: int) -> None:
         """Back to the last commit; the inputs are read again from there."""
         assert self.core is not None
         positions = self.core.rollback()
@@ -230,6 +239,7 @@ class StreamTask:
         self.quiet = False
         self._stop_all(reader)
         self._read_from(reader, positions)
+        self.core.begin(now_ms)
 
     def drop(self, reader: Reader) -> None:
         """Forgets the memory of it; what was not committed never happened."""

@@ -452,7 +452,7 @@ class Worker:
     def _roll_back(self, task: StreamTask) -> None:
         assert self._reader is not None
         try:
-            task.rollback(self._reader)
+            task.rollback(self._reader, self._clock())
         except CoreError as error:
             self._quarantine(task, error)
 
@@ -557,6 +557,7 @@ class Worker:
         return (
             now - self._closed_ms >= every_ms
             or self._full
+            or any(task.commit_asked for task in self.tasks.values())
             or any(task.state is State.DRAINING for task in self.tasks.values())
         )
 

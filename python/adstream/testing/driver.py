@@ -35,6 +35,7 @@ from adstream.dsl.durations import Duration, duration_ms
 from adstream.dsl.topology import Built, Topology
 from adstream.errors import FatalError, TopologyError
 from adstream.interfaces import TopicPartition
+from adstream.runtime import queries
 from adstream.runtime.assignment import TaskSpec, enumerate_tasks
 from adstream.testing.memory import MemoryLog
 
@@ -167,6 +168,7 @@ class TopologyTestDriver:
         caching: whether tables of keys and values have caches (Kafka Streams: `statestore.cache.max.bytes`, where 0 is
             off); without, each change is told at once and none is left out.
         seed: permutes the order in which tasks get their turns; by default they come in the order of their numbers.
+        wall_clock: where the logged clock begins.
         settings: of the topology.
 
     In Kafka Streams: `TopologyTestDriver`, which has one partition and commits after every record: write
@@ -187,6 +189,7 @@ class TopologyTestDriver:
         pipelined: bool = False,
         caching: bool = True,
         seed: int | None = None,
+        wall_clock: Moment = 0,
         **settings: Any,
     ) -> None:
         if isinstance(topology, Built) and settings:
@@ -226,7 +229,7 @@ class TopologyTestDriver:
         self._random = random.Random(seed)
         self._journal: list[tuple[TopicPartition, RawBatch] | int | None] = []
         """Records, advances of the clock (ms), commit points: what a twin does again."""
-        self._now = 0
+        self._now = self._began = _ms(wall_clock)
         self._due: set[int] = set()
         """Tasks that have not closed a generation since the clock moved."""
         self._touched = False
@@ -278,6 +281,18 @@ class TopologyTestDriver:
         names = [s["name"] for s in self._description["sinks"]]
         names += [node["name"] for node in self.built.plan["nodes"] if node["op"] == "aggregate"]
         raise KeyError(f"there is no sink and no table `{name}`; there are {', '.join(names)}")
+
+    def store(self, name: str) -> Any:
+        """A state store of keys and values, to be read: what is committed, of all partitions together.
+
+        An object of `ads.store`: `get`, `range`, `all`, `prefix_scan` …; of windows `fetch`, `fetch_all`; of sessions
+        `fetch`, `find_sessions`. Values of tables' stores are `ads.ValueAndTimestamp`. Entries are in order within a
+        partition. What is piped later is seen by objects made later.
+
+        In Kafka Streams: `getKeyValueStore` and its kin, and interactive queries (`KafkaStreams.store`).
+        """
+        self.run()
+        return queries.opened(self.built.plan, name, lambda: [task.core for task in self._tasks])
 
     def counters(self) -> dict[str, dict[str, int]]:
         """What became of rows, by operation and reason, over all tasks: `counters()["gross"]["late"]`."""
@@ -405,7 +420,8 @@ class TopologyTestDriver:
             time = task.core.next_time()
             if time is not None:
                 times.append((time, i))
-        turns = [min(times)[1]] if times else sorted(self._due)
+        waiting = {i for i, task in enumerate(self._tasks) if task.in_flight is not None}
+        turns = [min(times)[1]] if times else sorted(self._due | waiting)
         moved = False
         for i in turns:
             try:
@@ -452,6 +468,8 @@ class TopologyTestDriver:
                 break
             done += rows
             self._pass("process")
+            if task.core.commit_asked:
+                break
         return done
 
     def _close(self, task: _Running) -> None:
@@ -503,6 +521,7 @@ class TopologyTestDriver:
             for tp in spec.inputs:
                 task.fed[tp] = self._positions.get(tp, 0)
                 core.feed(*tp, RawBatch([], task.fed[tp]))
+            core.begin(self._began)
         return task
 
     def _recover(self, restart: bool) -> None:
@@ -522,6 +541,7 @@ class TopologyTestDriver:
                 task.counted = counted
             else:
                 positions = task.core.rollback()
+                task.core.begin(self._began)
                 task.fed = {tp: positions[tp] for tp in task.spec.inputs}
             if lost is not None and self._options.pipelined:
                 self._feed(task, lost.positions)
@@ -600,6 +620,7 @@ class TopologyTestDriver:
             pipelined=options.pipelined,
             caching=options.caching,
             seed=options.seed,
+            wall_clock=self._began,
         ) as twin:
             for item in self._journal:
                 if item is None:

@@ -105,6 +105,10 @@ pub struct Task {
     tick: i64,
     /// Whether something here looks at the logged clock.
     ticks: bool,
+    /// Operators may ask what time it is.
+    timed: bool,
+    /// Somebody asked for a commit.
+    commit_asked: bool,
 }
 
 /// Clean state is written again, a little with each generation, so that the changelog can forget its beginning: once a
@@ -196,6 +200,8 @@ impl Task {
             logged: 0,
             chain: 0,
             tick: NO_TIME,
+            commit_asked: false,
+            timed: plan.subtopologies[subtopology].nodes.iter().any(|&n| plan.nodes[n].op.flag("timed")),
             ticks: plan.subtopologies[subtopology].feeds.iter().any(|&n| plan.facts[n].idle_ms.is_some())
                 || plan.subtopologies[subtopology].nodes.iter().any(|&n| plan.nodes[n].op.flag("timed")),
             plan,
@@ -264,6 +270,41 @@ impl Task {
         Ok(())
     }
 
+    /// What happens once when a task begins, after a restore or a rollback as well; `now` is the clock's time.
+    pub fn begin(&mut self, now: i64) -> Result<(), Fatal> {
+        self.finish_restore()?;
+        if self.timed {
+            self.tick = self.tick.max(now); // no reason to commit by itself
+        }
+        for node in &mut self.nodes {
+            let mut ctx = Ctx {
+                node: &node.name,
+                foreign: &*self.foreign,
+                emitted: &mut vec![],
+                outgoing: &mut self.outgoing,
+                counters: &mut self.counters,
+                partitions: &self.partitions,
+                dead_letters: &self.dead_letters,
+                task_partition: self.partition,
+                seq_end: 0,
+                tick: self.tick,
+                inputs: Inputs::default(),
+            };
+            node.operator.begin(&mut ctx)?;
+        }
+        Ok(())
+    }
+
+    /// A store of this task by its name, for queries.
+    pub fn store(&self, name: &str) -> Option<std::cell::Ref<'_, crate::flow::Store>> {
+        self.nodes.iter().find_map(|n| n.operator.store(name))
+    }
+
+    /// Whether a commit was asked for since the last one.
+    pub fn commit_asked(&self) -> bool {
+        self.commit_asked
+    }
+
     fn inputs_now(&self) -> Inputs {
         Inputs {
             exhausted: self.inputs.iter().all(|i| i.caught_up && i.buffered == 0),
@@ -289,17 +330,22 @@ impl Task {
         })
     }
 
-    /// Processes up to `max_rows` buffered records; returns how many.
+    /// Processes up to `max_rows` buffered records; returns how many. A record behind which a commit is asked for is the
+    /// last one.
     pub fn process(&mut self, max_rows: usize) -> Result<usize, Fatal> {
         self.finish_restore()?;
         let mut done = 0;
-        while done < max_rows {
+        let before = self.commit_asked;
+        while done < max_rows && self.commit_asked == before {
             let budget = max_rows - done;
             for index in 0..self.inputs.len() {
                 self.fill(index, budget.min(self.decode_rows))?;
             }
             let Some((index, bound)) = self.choose() else { break };
             done += self.run(index, bound, budget)?;
+            for node in &mut self.nodes {
+                self.commit_asked |= node.operator.commit_asked();
+            }
         }
         Ok(done)
     }
@@ -524,6 +570,10 @@ impl Task {
             ctx.count("read", 1);
             node.operator.take(source, place, taken, &mut ctx)?;
             done += 1;
+            if node.operator.commit_asked() {
+                self.commit_asked = true;
+                break;
+            }
         }
         for (port, message) in emitted {
             let routes = self.nodes[unit].routes.get(port).cloned().unwrap_or_default();
@@ -752,7 +802,7 @@ impl Task {
             self.logged = log.batch.values.values.bytes.len();
             outputs.push((self.plan.changelog_topic(self.subtopology), self.partition, log.batch));
         }
-        self.touched = false;
+        (self.touched, self.commit_asked) = (false, false);
         let positions = self.inputs.iter().filter_map(|i| i.position.map(|p| (i.topic.to_string(), p))).collect();
         self.marks.push_back(mark);
         Ok(Generation { outputs, positions })

@@ -10,6 +10,7 @@ use adstream_core::column::{Column, ColumnBuilder, Value, ERR_CALLABLE};
 use adstream_core::datum::Datum;
 use adstream_core::expr::{Fault, Foreign};
 use adstream_core::flow::native::Native;
+use adstream_core::flow::process::{Access, Processor};
 use adstream_core::types::{DataType, Schema};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMapping, PyTuple};
@@ -17,6 +18,7 @@ use pyo3::types::{PyBytes, PyDict, PyMapping, PyTuple};
 use crate::convert::{from_python, to_python};
 use crate::datum::{from_py, to_py};
 use crate::error::plan_error;
+use crate::processor::host;
 
 pub struct Callables {
     python: Vec<Py<PyAny>>,
@@ -36,7 +38,7 @@ impl Callables {
     }
 }
 
-fn text(py: Python<'_>, e: &PyErr) -> String {
+pub fn text(py: Python<'_>, e: &PyErr) -> String {
     let kind = e.get_type(py).name().map(|n| n.to_string()).unwrap_or_default();
     format!("{kind}: {}", e.value(py))
 }
@@ -133,6 +135,10 @@ impl Foreign for Callables {
             };
             value().map_err(|e| ("callable_raised", text(py, &e)))
         })
+    }
+
+    fn processor(&self, factory: usize, access: &Access) -> Result<Box<dyn Processor>, String> {
+        Python::attach(|py| host(py, self.python[factory].bind(py), access).map_err(|e| text(py, &e)))
     }
 
     fn fold(&self, function: usize, state: Option<&[u8]>, batch: &Batch, row: usize) -> Result<Vec<u8>, String> {

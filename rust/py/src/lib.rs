@@ -6,6 +6,7 @@ mod error;
 mod foreign;
 mod kafka;
 mod lines;
+mod processor;
 mod raw;
 mod sink;
 mod task;
@@ -42,6 +43,8 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(task::serde_read, m)?)?;
     m.add_function(wrap_pyfunction!(task::serde_write, m)?)?;
     m.add_class::<datum::PyWindowed>()?;
+    m.add_class::<processor::PyRecord>()?;
+    m.add_class::<processor::Handle>()?;
     m.add_class::<raw::PyRawBatch>()?;
     m.add_class::<lines::PyLineReader>()?;
     m.add_class::<kafka::PyFetchReader>()?;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use adstream_core::expr::{compile, Expr};
+use adstream_core::flow::store::View;
 use adstream_core::flow::{Globals, Serde};
 use adstream_core::plan::Plan;
 use adstream_core::task::{Generation, Options, Task};
@@ -15,6 +16,7 @@ use pyo3::types::PyBytes;
 use crate::datum::{from_py, to_py};
 use crate::error::{fatal_error, plan_error};
 use crate::foreign::Callables;
+use crate::processor::{key_of, page_out, version_out, PageOut, SpanIn, VersionOut};
 use crate::raw::PyRawBatch;
 
 #[pyfunction]
@@ -156,6 +158,58 @@ impl PyTask {
 
     fn tick(&self, now_ms: i64) -> PyResult<()> {
         self.lock().tick(now_ms).map_err(fatal_error)
+    }
+
+    fn begin(&self, py: Python<'_>, now_ms: i64) -> PyResult<()> {
+        py.detach(|| self.lock().begin(now_ms)).map_err(fatal_error)
+    }
+
+    #[getter]
+    fn commit_asked(&self) -> bool {
+        self.lock().commit_asked()
+    }
+
+    // Queries: from any thread, of what is committed. None: there is no such entry, or no such store.
+
+    fn query_get<'py>(
+        &self,
+        py: Python<'py>,
+        store: &str,
+        key: &Bound<'py, PyAny>,
+        window: Option<(i64, i64)>,
+    ) -> PyResult<Option<(Bound<'py, PyAny>, i64)>> {
+        let key = key_of(key)?;
+        let found = py.detach(|| {
+            let task = self.lock();
+            let store = task.store(store)?;
+            match window {
+                None => store.get_in(View::Committed, &key),
+                Some((start, end)) => store.get_window_in(View::Committed, &key, start, end),
+            }
+        });
+        found.map(|(value, ts)| Ok((to_py(py, &value)?, ts))).transpose()
+    }
+
+    fn query_scan<'py>(&self, py: Python<'py>, store: &str, span: SpanIn<'py>) -> PyResult<Option<PageOut<'py>>> {
+        let span = span.to_core()?;
+        let page = py.detach(|| self.lock().store(store).map(|s| s.scan(View::Committed, &span)));
+        page.map(|page| page_out(py, page)).transpose()
+    }
+
+    fn query_version<'py>(
+        &self,
+        py: Python<'py>,
+        store: &str,
+        key: &Bound<'py, PyAny>,
+        at: Option<i64>,
+    ) -> PyResult<Option<VersionOut<'py>>> {
+        let key = key_of(key)?;
+        let found = py.detach(|| self.lock().store(store).and_then(|s| s.version_in(View::Committed, &key, at)));
+        version_out(py, found)
+    }
+
+    fn query_len(&self, py: Python<'_>, store: &str) -> Option<u64> {
+        py.detach(|| self.lock().store(store).map(|s| s.entries()))
     }
 
     fn process(&self, py: Python<'_>, max_rows: usize) -> PyResult<usize> {

@@ -9,6 +9,7 @@ import adstream as ads
 from adstream.testing import TopologyTestDriver
 from tests.differential.kstreams.functions import fn, fn2, holds, plain
 from tests.differential.kstreams.generate import Case
+from tests.differential.kstreams.processors_side import Processors
 
 Json = Any
 Result = dict[str, Any]
@@ -80,7 +81,7 @@ def ms(value: int | None) -> timedelta | None:
     return None if value is None else timedelta(milliseconds=value)
 
 
-class _Builder:
+class _Builder(Processors):
     """A topology of a case's nodes, in their order."""
 
     def __init__(self, case: Case, seen: list[Json]) -> None:
@@ -94,6 +95,7 @@ class _Builder:
         @ads.topology
         def app(app: ads.App) -> None:
             self.app = app
+            self.begin()
             for node in self.case["nodes"]:
                 self.types[node["id"]] = node.get("types", ["", ""])
                 make = getattr(self, f"_{node['op']}", None)

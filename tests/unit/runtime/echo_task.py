@@ -119,6 +119,12 @@ class EchoTask:
         assert (topic, partition) == self.source
         self.read_all = value
 
+    def begin(self, now_ms: int) -> None: ...
+
+    @property
+    def commit_asked(self) -> bool:
+        return False
+
     def tick(self, now_ms: int) -> None: ...
 
     def process(self, max_rows: int) -> int:

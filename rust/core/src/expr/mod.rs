@@ -88,6 +88,14 @@ pub trait Foreign: Send + Sync {
     fn apply(&self, _function: usize, _args: &[crate::datum::Datum]) -> Result<crate::datum::Datum, Fault> {
         unreachable!("the plan has no functions of single values")
     }
+    /// A new instance of a processor, for one task; the error says why there is none.
+    fn processor(
+        &self,
+        _factory: usize,
+        _access: &crate::flow::process::Access,
+    ) -> Result<Box<dyn crate::flow::process::Processor>, String> {
+        unreachable!("the plan has no processors")
+    }
     /// A user-defined aggregate's next state: `add(state, row)`; `None` is a group that saw nothing yet.
     fn fold(&self, _function: usize, _state: Option<&[u8]>, _batch: &Batch, _row: usize) -> Result<Vec<u8>, String> {
         unreachable!("the plan has no user-defined aggregates")

@@ -12,6 +12,7 @@ use super::aggregate::{Aggregate, Fold, TableAggregate};
 use super::bridge::{FromRows, ToRows};
 use super::foreign::{Answer, Propagate, Resolve, Subscribe};
 use super::func::{Func, Getter, Lookup};
+use super::process::{self, Access, Process};
 use super::session::SessionAggregate;
 use super::sliding::SlidingAggregate;
 use super::stateless;
@@ -34,6 +35,7 @@ pub struct Builder<'a> {
     plan: &'a Plan,
     /// Whether tables may have caches at all.
     cache: bool,
+    subtopology: usize,
 }
 
 impl Builder<'_> {
@@ -131,6 +133,18 @@ fn node(kind: &str, b: &Builder<'_>) -> Result<Box<dyn Node>, PlanError> {
         }),
         "fk_resolve" => Box::new(Resolve { left: b.lookup("left")?, joiner: b.get("joiner")?, outer: b.get("outer")? }),
         "to_stream" => Box::new(ToStream),
+        "process" => {
+            let p: process::Parameters = b.read()?;
+            let stores = p.stores.iter().map(|s| Ok((s.clone(), b.store(s)?))).collect::<Result<_, PlanError>>()?;
+            let access = Access {
+                node: b.name.into(),
+                subtopology: b.subtopology,
+                stores,
+                outputs: p.outputs,
+                fixed_key: p.fixed_key,
+            };
+            Box::new(Process::new(p.factory, access))
+        }
         "regroup" => Box::new(b.read::<Regroup>()?),
         "aggregate" => Box::new(Aggregate {
             folds: b.get::<Vec<Fold>>("folds")?,
@@ -193,6 +207,7 @@ pub fn build(
     let stores: Vec<RefCell<Store>> = used.map(|s| RefCell::new(Store::new(s.clone()))).collect();
     let (mut entries, mut exits) = (vec![], vec![]);
     let place = |id: usize| ids.iter().position(|&n| n == id);
+    let subtopology = ids.first().map_or(0, |&id| plan.subtopology_of(id));
     let mut nodes = vec![];
     let mut sources = BTreeMap::new();
     for &id in ids {
@@ -201,7 +216,8 @@ pub fn build(
             return Err(PlanError::new("bad_plan", format!("`{}` does not work record by record", said.name)).at(id));
         };
         let parameters = Value::Object(parameters.clone());
-        let b = Builder { name: &said.name, parameters: &parameters, stores: &stores, globals, plan, cache };
+        let b =
+            Builder { name: &said.name, parameters: &parameters, stores: &stores, globals, plan, cache, subtopology };
         let name: Arc<str> = Arc::from(said.name.as_str());
         let made = match kind.as_str() {
             "from_rows" => {
@@ -243,8 +259,6 @@ pub fn build(
     }
     let timed = (0..nodes.len()).filter(|&n| nodes[n].node.borrow().timed()).collect();
     let topics = Arc::new(plan.topics.clone());
-    Ok((
-        Flow::new(Graph { nodes, stores, globals: globals.clone(), timed }, entries, exits, topics, plan.has_merge),
-        sources,
-    ))
+    let graph = Graph { nodes, stores, globals: globals.clone(), timed, schedules: RefCell::default() };
+    Ok((Flow::new(graph, entries, exits, topics, plan.has_merge), sources))
 }

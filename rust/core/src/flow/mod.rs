@@ -27,7 +27,11 @@ pub mod build;
 pub mod foreign;
 pub mod func;
 pub mod globals;
+pub mod lru;
 pub mod native;
+pub mod process;
+pub mod reads;
+pub mod schedule;
 pub mod serde;
 pub mod session;
 pub mod sliding;
@@ -57,6 +61,8 @@ use crate::window::NO_TIME;
 use crate::wire::{Reader, Writer};
 
 use bridge::{FromRows, Leaving};
+use schedule::{Clock, Schedules};
+
 pub use build::build;
 pub use globals::{GlobalSpec, Globals};
 pub use serde::Serde;
@@ -131,6 +137,15 @@ pub type Done = Result<(), Failure>;
 pub trait Node: Send {
     fn process(&mut self, input: usize, record: Record, cx: Cx<'_>) -> Done;
 
+    /// The task begins, anew or after a restore or a rollback: called before anything else, upstream first.
+    fn begin(&mut self, _cx: Cx<'_>) -> Done {
+        Ok(())
+    }
+    /// One of its schedules is due.
+    fn fire(&mut self, _schedule: u64, _clock: Clock, _cx: Cx<'_>) -> Done {
+        Ok(())
+    }
+
     /// A commit is near: what was held back to be told once (a cache) is forwarded.
     fn flush(&mut self, _cx: Cx<'_>) -> Done {
         Ok(())
@@ -170,6 +185,8 @@ pub struct Graph {
     pub globals: Arc<Globals>,
     /// Nodes that are told when time goes on.
     pub timed: Vec<usize>,
+    /// What processors asked to be called for.
+    pub schedules: RefCell<Schedules>,
 }
 
 impl Graph {
@@ -210,6 +227,8 @@ pub struct Env<'a> {
     pub path: Cell<u32>,
     /// Rows for columnar operators behind the flow.
     pub leaving: RefCell<Vec<Leaving>>,
+    /// Somebody asked for a commit.
+    pub commit: Cell<bool>,
 }
 
 /// What a node is handed along with a record.
@@ -236,6 +255,47 @@ impl<'a> Cx<'a> {
         self.enter(last.0, last.1, record)
     }
 
+    /// To a child by its name, or to a port's children by the port's; none: there is no such child.
+    pub fn forward_named(&self, name: &str, outputs: &[String], record: Record) -> Option<Done> {
+        if let Some(port) = outputs.iter().position(|o| o == name) {
+            return Some(self.forward_to(port + 1, record));
+        }
+        let mut children = self.graph.nodes[self.node].children.iter().flatten();
+        let &(node, input) = children.find(|c| *self.graph.nodes[c.0].name == *name)?;
+        Some(self.enter(node, input, record))
+    }
+
+    /// The names of all children.
+    pub fn children(&self) -> Vec<&'a str> {
+        let children = self.graph.nodes[self.node].children.iter().flatten();
+        children.map(|c| &*self.graph.nodes[c.0].name).collect()
+    }
+
+    /// What a clock shows; `NO_TIME` before it shows anything.
+    pub fn time(&self, clock: Clock) -> i64 {
+        match clock {
+            Clock::Stream => self.env.stream_time.get(),
+            Clock::Wall => self.env.wall,
+        }
+    }
+
+    /// Has `fire` called after `interval` ms; see `schedule.rs`. Returns a number to cancel it by.
+    pub fn schedule(&self, clock: Clock, interval: i64) -> u64 {
+        let id = self.graph.nodes[self.node].id;
+        self.graph.schedules.borrow_mut().add(self.node, id, clock, interval, self.time(clock))
+    }
+
+    /// Calls everything that is due.
+    fn fire(&self, clock: Clock) -> Done {
+        loop {
+            let due = self.graph.schedules.borrow_mut().take_due(clock, self.time(clock));
+            let Some((node, schedule)) = due else { return Ok(()) };
+            let cx = Cx { node, ..*self };
+            let done = self.graph.nodes[node].node.borrow_mut().fire(schedule, clock, cx);
+            cx.settle(done)?;
+        }
+    }
+
     /// Hands a record to a node; only a fatal failure comes back.
     pub fn enter(&self, node: usize, input: usize, record: Record) -> Done {
         let cx = Cx { node, ..*self };
@@ -252,6 +312,15 @@ impl<'a> Cx<'a> {
             }
             other => other,
         }
+    }
+
+    fn begin(&self) -> Done {
+        let place = self.env.place.take();
+        for (node, slot) in self.graph.nodes.iter().enumerate() {
+            slot.node.borrow_mut().begin(Cx { node, ..*self })?;
+        }
+        self.env.place.replace(place);
+        Ok(())
     }
 
     pub fn name(&self) -> &'a Arc<str> {
@@ -356,16 +425,25 @@ pub struct Flow {
     topics: Arc<Vec<String>>,
     paths: bool,
     stream_time: i64,
+    /// Nodes have been told that the task begins.
+    begun: bool,
+    commit: bool,
 }
 
 impl Flow {
     /// `paths`: whether rows carry their way through forks.
     pub fn new(graph: Graph, entries: Vec<Entry>, exits: Vec<Exit>, topics: Arc<Vec<String>>, paths: bool) -> Flow {
-        Flow { graph, entries, exits, topics, paths, stream_time: NO_TIME }
+        Flow { graph, entries, exits, topics, paths, stream_time: NO_TIME, begun: false, commit: false }
     }
 
     /// Lets `run` work at `seq`; what it wrote, made and refused is in `ctx` afterwards.
-    fn with_env<T>(&mut self, ctx: &mut Ctx<'_>, seq: u32, place: Option<Place>, run: impl FnOnce(Cx<'_>) -> T) -> T {
+    fn with_env(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        seq: u32,
+        place: Option<Place>,
+        run: impl FnOnce(Cx<'_>) -> Done,
+    ) -> Done {
         let env = Env {
             foreign: ctx.foreign,
             outgoing: RefCell::new(std::mem::take(ctx.outgoing)),
@@ -380,9 +458,16 @@ impl Flow {
             seq: Cell::new(seq),
             path: Cell::new(0),
             leaving: RefCell::default(),
+            commit: Cell::new(false),
         };
-        let out = run(Cx { graph: &self.graph, env: &env, node: 0 });
+        let cx = Cx { graph: &self.graph, env: &env, node: 0 };
+        let begun = match std::mem::replace(&mut self.begun, true) {
+            true => Ok(()),
+            false => cx.begin(),
+        };
+        let out = begun.and_then(|()| run(cx));
         self.stream_time = env.stream_time.get();
+        self.commit |= env.commit.get();
         let (outgoing, letters, seq) = (env.outgoing.into_inner(), env.letters.into_inner(), env.seq.get());
         self.emit(env.leaving.into_inner(), ctx);
         *ctx.outgoing = outgoing;
@@ -456,7 +541,7 @@ impl Operator for Flow {
                 let done = cx.graph.nodes[node].node.borrow_mut().punctuate(cx);
                 cx.settle(done)?;
             }
-            Ok(())
+            cx.fire(Clock::Stream)
         });
         fatal(done)
     }
@@ -494,6 +579,7 @@ impl Operator for Flow {
                     let done = cx.graph.nodes[node].node.borrow_mut().punctuate(cx);
                     cx.settle(done)?;
                 }
+                cx.fire(Clock::Stream)?;
             }
             Ok(())
         });
@@ -501,8 +587,21 @@ impl Operator for Flow {
         fatal(done)
     }
 
+    fn begin(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
+        fatal(self.with_env(ctx, 0, None, |_| Ok(())))
+    }
+
+    fn store(&self, name: &str) -> Option<Ref<'_, Store>> {
+        Some(self.graph.stores[self.graph.store_named(name)?].borrow())
+    }
+
+    fn commit_asked(&mut self) -> bool {
+        std::mem::take(&mut self.commit)
+    }
+
     fn flush(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
         let done = self.with_env(ctx, ctx.seq_end, None, |cx| {
+            cx.fire(Clock::Wall)?;
             for node in 0..cx.graph.nodes.len() {
                 let cx = Cx { node, ..cx };
                 let mut slot = cx.graph.nodes[node].node.borrow_mut();
@@ -516,7 +615,11 @@ impl Operator for Flow {
 
     fn save(&self, out: &mut Writer) {
         out.zigzag(self.stream_time);
-        out.varint((self.graph.nodes.len() + self.graph.stores.len()) as u64);
+        out.varint((self.graph.nodes.len() + self.graph.stores.len() + 1) as u64);
+        let mut saved = Writer::default();
+        self.graph.schedules.borrow().save(self.begun, |node| self.graph.nodes[node].id, &mut saved);
+        out.u64(schedules_id());
+        out.blob(&saved.bytes);
         for slot in &self.graph.nodes {
             let mut saved = Writer::default();
             slot.node.borrow().save(&mut saved);
@@ -535,9 +638,12 @@ impl Operator for Flow {
     /// Nodes that are new have nothing saved, and what was saved of nodes that are gone is nobody's.
     fn load(&mut self, saved: &mut Reader<'_>) -> Option<()> {
         self.stream_time = saved.zigzag()?;
+        self.commit = false;
         for _ in 0..saved.varint()? {
             let (id, blob) = (saved.u64()?, saved.blob()?);
-            if let Some(slot) = self.graph.nodes.iter().find(|s| s.id == id) {
+            if id == schedules_id() {
+                self.graph.schedules.borrow_mut().load(&mut Reader::new(blob))?;
+            } else if let Some(slot) = self.graph.nodes.iter().find(|s| s.id == id) {
                 slot.node.borrow_mut().load(&mut Reader::new(blob))?;
             } else if let Some(store) = self.graph.stores.iter().find(|s| s.borrow().id == id) {
                 store.borrow_mut().load(&mut Reader::new(blob))?;
@@ -629,7 +735,10 @@ impl Flow {
             seq: Cell::new(0),
             path: Cell::new(0),
             leaving: RefCell::default(),
+            commit: Cell::new(false),
         };
+        self.begun = false;
+        self.graph.schedules.borrow_mut().clear();
         for (node, slot) in self.graph.nodes.iter().enumerate() {
             slot.node.borrow_mut().restored(Cx { graph: &self.graph, env: &env, node });
         }
@@ -644,4 +753,9 @@ pub fn store_id(spec: &StoreSpec) -> u64 {
 /// How a node's small state is named.
 pub fn node_id(name: &str) -> u64 {
     schema_hash(&format!("flow {name}"))
+}
+
+/// How the queue of punctuations is named.
+fn schedules_id() -> u64 {
+    schema_hash("flow's schedules")
 }

@@ -25,6 +25,19 @@ use crate::wire::{Reader, Writer};
 
 type Bytes = Box<[u8]>;
 
+/// What a reader sees: all that was written, or only what is committed (for readers that are not of the task).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    Present,
+    Committed,
+}
+
+pub type Range<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
+fn inside(key: &[u8], range: &Range<'_>) -> bool {
+    std::ops::RangeBounds::<[u8]>::contains(range, key)
+}
+
 /// A key that has been touched. Without a value it is deleted; the slot goes when that can no longer be undone.
 struct Slot {
     key: Bytes,
@@ -191,6 +204,69 @@ impl ByteStore {
         let end = after(prefix);
         let to = end.as_ref().map_or(Bound::Unbounded, |e| Bound::Excluded(&e[..]));
         self.range(Bound::Included(prefix), to)
+    }
+
+    /// The entries of a range as `view` has them, ascending or (with `reverse`) descending, until `each` says no.
+    pub fn scan(&self, view: View, range: Range<'_>, reverse: bool, each: &mut dyn FnMut(&[u8], &[u8]) -> bool) {
+        let mut undone: BTreeMap<&[u8], Option<&[u8]>> = BTreeMap::new();
+        if view == View::Committed {
+            // The oldest undo of a key has what was committed.
+            for undo in std::iter::once(&self.open).chain(self.closed.iter().rev()) {
+                let touched = undo.touched.iter().map(|(at, old)| (&*self.slots[*at as usize].key, old.as_deref()));
+                undone.extend(touched.filter(|(k, _)| inside(k, &range)));
+            }
+        }
+        let mut entries = self.range(range.0, range.1);
+        let mut next = || match reverse {
+            false => entries.next(),
+            true => entries.next_back(),
+        };
+        if undone.is_empty() {
+            while next().is_some_and(|(k, v)| each(k, v)) {}
+            return;
+        }
+        let mut undone = undone.into_iter();
+        let mut undone_next = || match reverse {
+            false => undone.next(),
+            true => undone.next_back(),
+        };
+        let (mut here, mut there) = (next(), undone_next());
+        loop {
+            let from_undo = match (&here, &there) {
+                (None, None) => return,
+                (Some(_), None) => false,
+                (None, Some(_)) => true,
+                (Some((a, _)), Some((b, _))) if a == b => {
+                    here = next();
+                    continue; // the undo's word counts
+                }
+                (Some((a, _)), Some((b, _))) => (b < a) != reverse,
+            };
+            let entry = match from_undo {
+                true => {
+                    let old = there.and_then(|(k, old)| old.map(|v| (k, v)));
+                    there = undone_next();
+                    old
+                }
+                false => std::mem::replace(&mut here, next()),
+            };
+            if entry.is_some_and(|(k, v)| !each(k, v)) {
+                return;
+            }
+        }
+    }
+
+    /// As `get`, in a view.
+    pub fn get_in(&self, view: View, key: &[u8]) -> Option<&[u8]> {
+        let at = self.find(key)?;
+        if view == View::Committed {
+            for undo in self.closed.iter().chain(std::iter::once(&self.open)) {
+                if let Some((_, old)) = undo.touched.iter().find(|t| t.0 == at) {
+                    return old.as_deref();
+                }
+            }
+        }
+        self.slots[at as usize].value.as_deref()
     }
 
     pub fn len(&self) -> usize {
@@ -401,6 +477,25 @@ mod tests {
                 }
                 let found: BTreeMap<_, _> = store.iter().map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
                 prop_assert_eq!(&found, &model);
+                // A committed view is the state at the last commit, from any place on, in both directions.
+                let from = vec![b'k', b'k'];
+                let asked = (Bound::Included(&from[..]), Bound::Unbounded);
+                for reverse in [false, true] {
+                    let mut seen = vec![];
+                    store.scan(View::Committed, asked, reverse, &mut |k, v| {
+                        seen.push((k.to_vec(), v.to_vec()));
+                        seen.len() < 4
+                    });
+                    let committed = marks[0].range(from.clone()..).map(|(k, v)| (k.clone(), v.clone()));
+                    let expected: Vec<_> = match reverse {
+                        false => committed.take(4).collect(),
+                        true => committed.rev().take(4).collect(),
+                    };
+                    prop_assert_eq!(seen, expected);
+                }
+                for key in model.keys().chain(marks[0].keys()) {
+                    prop_assert_eq!(store.get_in(View::Committed, key), marks[0].get(key).map(|v| &v[..]));
+                }
             }
             let mut restored = ByteStore::default();
             for (count, body) in log[..written].iter().flatten() {

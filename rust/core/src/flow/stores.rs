@@ -9,6 +9,7 @@
 //! | `session` | `k` key, end, start | one key's sessions together, by end; beside it `t` end, start, key: what expires |
 //! | `buffer` | time, rest | what waits for a time, the oldest first |
 //! | `suppress` | its operator's own (`suppress.rs`) | |
+//! | `lru` | `k` key; `t` number of its last use | by key (`lru.rs`) |
 //!
 //! Times are big-endian with the sign flipped, so that bytes sort as numbers. A key inside a composite is preceded by its
 //! length where something follows it, so that no key's range holds another key's entries.
@@ -42,11 +43,12 @@ pub enum StoreKind {
     Buffer,
     /// See `suppress.rs`.
     Suppress,
+    Lru,
 }
 
 /// Beginnings of the two halves of `series` and `session`.
-const BY_KEY: u8 = b'k';
-const BY_TIME: u8 = b't';
+pub(super) const BY_KEY: u8 = b'k';
+pub(super) const BY_TIME: u8 = b't';
 
 fn yes() -> bool {
     true
@@ -62,6 +64,9 @@ pub struct StoreSpec {
     /// How much longer they are seen: what retention has let go of, Kafka Streams still sees in its cache.
     #[serde(default)]
     pub linger_ms: i64,
+    /// Of `lru`: how many keys there may be.
+    #[serde(default)]
+    pub max_entries: Option<usize>,
     /// Of windows, for queries.
     #[serde(default)]
     pub window_size_ms: Option<i64>,
@@ -148,7 +153,9 @@ impl Store {
             _ => return self.get(key),
         };
         Ok(match kind {
-            StoreKind::KeyValue | StoreKind::Versioned | StoreKind::Buffer | StoreKind::Suppress => None,
+            StoreKind::KeyValue | StoreKind::Versioned | StoreKind::Buffer | StoreKind::Suppress | StoreKind::Lru => {
+                None
+            }
             StoreKind::Window => self.window_get(w.start, &key_bytes(&w.key)?),
             StoreKind::Series => self.series_get(&key_bytes(&w.key)?, w.start),
             StoreKind::Session => self.session_get(&key_bytes(&w.key)?, w.start, w.end),
@@ -223,7 +230,7 @@ impl Store {
     }
 
     /// The key of an entry of which this is the place in time.
-    fn by_key(&self, index: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn by_key(&self, index: &[u8]) -> Option<Vec<u8>> {
         Some(match self.spec.kind {
             StoreKind::Session => {
                 let (end, rest) = split_time(index)?;
@@ -391,7 +398,11 @@ impl Store {
                     let (start, key) = split_time(rest)?;
                     (start, end, key, self.get_raw(&session_key(key, end, start))?)
                 }
-                StoreKind::KeyValue | StoreKind::Versioned | StoreKind::Buffer | StoreKind::Suppress => return None,
+                StoreKind::KeyValue
+                | StoreKind::Versioned
+                | StoreKind::Buffer
+                | StoreKind::Suppress
+                | StoreKind::Lru => return None,
             };
             Some((Datum::windowed(Datum::from_key_bytes(key)?, start, end), value.0, value.1))
         };
@@ -450,12 +461,12 @@ pub fn key_prefix(key: &[u8]) -> Vec<u8> {
 }
 
 /// `k | key prefix | time | number`.
-fn series_key(key: &[u8], time: i64, number: u32) -> Vec<u8> {
+pub(super) fn series_key(key: &[u8], time: i64, number: u32) -> Vec<u8> {
     [&[BY_KEY][..], &key_prefix(key), &time_bytes(time), &number.to_be_bytes()].concat()
 }
 
 /// `k | key prefix | end | start`.
-fn session_key(key: &[u8], end: i64, start: i64) -> Vec<u8> {
+pub(super) fn session_key(key: &[u8], end: i64, start: i64) -> Vec<u8> {
     [&[BY_KEY][..], &key_prefix(key), &time_bytes(end), &time_bytes(start)].concat()
 }
 
@@ -488,6 +499,7 @@ mod tests {
             kind,
             retention_ms: Some(retention_ms),
             linger_ms: 0,
+            max_entries: None,
             window_size_ms: Some(10),
             duplicates,
             logging: true,

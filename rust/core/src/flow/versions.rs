@@ -33,13 +33,13 @@ pub enum Put {
 const VERSIONS: u8 = b'k';
 const ENDS: u8 = b't';
 
-fn prefix_of(key: &[u8]) -> Vec<u8> {
+pub(super) fn prefix_of(key: &[u8]) -> Vec<u8> {
     let mut out = vec![VERSIONS];
     out.extend_from_slice(&key_prefix(key));
     out
 }
 
-fn version_key(prefix: &[u8], ts: i64) -> Vec<u8> {
+pub(super) fn version_key(prefix: &[u8], ts: i64) -> Vec<u8> {
     [prefix, &time_bytes(ts)[..]].concat()
 }
 
@@ -48,7 +48,7 @@ fn end_key(ts: i64, key: &[u8]) -> Vec<u8> {
 }
 
 impl Store {
-    fn horizon(&self) -> i64 {
+    pub(super) fn horizon(&self) -> i64 {
         match self.spec.retention_ms {
             Some(ms) if self.observed != NO_TIME => self.observed.saturating_sub(ms),
             _ => i64::MIN,
@@ -156,6 +156,7 @@ mod tests {
             kind: StoreKind::Versioned,
             retention_ms: Some(history),
             linger_ms: 0,
+            max_entries: None,
             window_size_ms: None,
             duplicates: false,
             logging: true,

@@ -239,6 +239,19 @@ pub trait Operator: Send {
         Err(Fatal::new("bad_plan", "this operator takes no single records"))
     }
 
+    /// The task begins, anew or after a restore; called at the latest with the first thing that happens.
+    fn begin(&mut self, _ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
+        Ok(())
+    }
+    /// A store by its name, for queries.
+    fn store(&self, _name: &str) -> Option<std::cell::Ref<'_, crate::flow::Store>> {
+        None
+    }
+    /// Whether somebody asked for a commit since the last look.
+    fn commit_asked(&mut self) -> bool {
+        false
+    }
+
     /// All messages of a batch have arrived (operators with several inputs act here).
     fn end_batch(&mut self, _ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
         Ok(())

@@ -632,6 +632,12 @@ impl Plan {
                 facts.ports.push(Arc::default());
             }
             Op::Flow { kind, .. } => {
+                for store in node.op.texts("stores") {
+                    if !self.stores.iter().any(|s| s.name == store) {
+                        return Err(PlanError::new("unknown_store", format!("there is no store `{store}`"))
+                            .hint(format!("declare it: `app.add_state_store(ads.store.key_value(\"{store}\"))`")));
+                    }
+                }
                 let stranger = node.inputs.iter().find(|i| !matches!(self.nodes[i.0].op, Op::Flow { .. }));
                 if let Some(&(from, _)) = stranger {
                     let from = &self.nodes[from].name;

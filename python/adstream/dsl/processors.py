@@ -1,0 +1,309 @@
+"""Processors: operators written by hand, with their own state, punctuations and a say in who gets what.
+
+    class Alerts(ads.Processor):
+        def init(self, ctx):
+            self.ctx, self.open = ctx, ctx.get_state_store("open")
+            ctx.schedule("1m", "stream_time", self.remind)
+
+        def process(self, record, ctx):
+            self.open.put(record.key, record.value)
+            ctx.forward(record.with_value("seen"))
+
+        def remind(self, time):
+            for key, value in self.open.all():
+                self.ctx.forward(ads.ProcessorRecord(key, value, time))
+
+    app.add_state_store(ads.store.key_value("open"))
+    events.process(Alerts, "open").to("alerts")
+
+*Lives.* Every task has an instance of its own, made by calling the class (or a function without arguments). It begins
+before the task's first record and ends with the task. After an abort the task goes on with a new instance: what an
+instance keeps in attributes of its own is not undone, what it keeps in stores is. Keep state in stores.
+
+*Failures.* What `process` raises makes a dead letter of the record (`callable_raised`, with the processor's name); what
+it had forwarded and stored before stays. What `init` raises stops the task.
+
+*The context* works only inside a call of `init`, `process` or a punctuator, and on its thread.
+
+In Kafka Streams: `Processor`, `FixedKeyProcessor`, `ProcessorContext`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple
+
+from adstream._core import ProcessorHandle, ProcessorRecord
+from adstream.dsl import flow, store
+from adstream.dsl.durations import Duration, duration_ms
+from adstream.dsl.faults import fault
+from adstream.dsl.graph import Graph, Node, Port
+from adstream.dsl.store import Entry, Span, StoreBuilder
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    V = TypeVar("V", default=Any)
+else:
+    from typing import TypeVar
+
+    V = TypeVar("V")
+
+Clock = Literal["stream_time", "wall_clock_time"]
+
+
+class Processor(Generic[V]):
+    """To be derived from: `process`, and if needed `init` and `close`. May be given the type of its values."""
+
+    def init(self, ctx: Context) -> None:
+        """Called once, before the first record."""
+
+    def process(self, record: ProcessorRecord, ctx: Context) -> None:
+        """Called with each record."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Called when the instance has had its last record. The context cannot be used any more."""
+
+
+class FixedKeyProcessor(Processor[V]):
+    """A processor that changes no keys, so that no records have to be moved behind it: it forwards what it was given, with
+    other values, times, headers. In Kafka Streams: `FixedKeyProcessor`."""
+
+
+class RecordMetadata(NamedTuple):
+    """Where a record lies. In Kafka Streams: `RecordMetadata`."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class Cancellable:
+    """A schedule. In Kafka Streams: `Cancellable`."""
+
+    def __init__(self, handle: ProcessorHandle, schedule: int) -> None:
+        self._handle, self._schedule = handle, schedule
+
+    def cancel(self) -> None:
+        """It is called no more. Works where the context works."""
+        self._handle.cancel(self._schedule)
+
+
+class Context:
+    """What a processor reaches. In Kafka Streams: `ProcessorContext`."""
+
+    def __init__(self, handle: ProcessorHandle, graph: Graph, app: str) -> None:
+        self._handle = handle
+        self._graph, self._app = graph, app
+        self._stores: dict[str, Any] = {}
+
+    def forward(self, record: ProcessorRecord, child: str | None = None) -> None:
+        """Hands a record to all operations behind, or to one. They are done with it when this returns.
+
+        Args:
+            child: the name of an operation behind (`.named(…)`, `add_processor(name, …)`), or of an output.
+
+        Raises:
+            KeyError: there is no such child.
+        """
+        self._handle.forward(record, child)
+
+    def commit(self) -> None:
+        """Asks for a commit, soon: in a test driver and in a worker right behind the record at hand."""
+        self._handle.commit()
+
+    def schedule(self, interval: Duration, type: Clock, callback: Callable[[int], object]) -> Cancellable:
+        """Has `callback(time in ms)` called when time goes on.
+
+        Args:
+            interval: how often, at least 1 ms.
+            type: `stream_time`: first as soon as there is any, then whenever the stream time passes a multiple of
+                the interval; looked at after each record. `wall_clock_time`: one interval from now and so on, by the
+                task's logged clock; looked at when the task commits. Several missed periods are one call.
+
+        What `init` schedules goes on where it was after a restart; what is scheduled later is gone then.
+        """
+        ms = duration_ms(interval, "interval", operation="schedule", zero=False)
+        if type not in ("stream_time", "wall_clock_time"):
+            raise ValueError(f'`type` is "stream_time" or "wall_clock_time", not {type!r}')
+        if not callable(callback):
+            raise TypeError(f"`callback` must be a function of the time (ms), not {callback!r}")
+        return Cancellable(self._handle, self._handle.schedule(ms, type == "wall_clock_time", callback))
+
+    def get_state_store(self, name: str) -> Any:
+        """A store that the processor is connected to: an object of `adstream.dsl.store`, by the store's kind.
+
+        Raises:
+            KeyError: it is not connected to such a store.
+        """
+        if name not in self._stores:
+            if name not in self._handle.stores:
+                known = ", ".join(self._handle.stores)
+                raise KeyError(
+                    f"`{self._handle.node}` is not connected to a store `{name}`: "
+                    + (f"it has {known}" if known else f'write `process(…, "{name}")`')
+                )
+            spec = next(s for s in self._graph.stores if s["name"] == name)
+            self._stores[name] = store.opened(spec, _Connected(self._handle, name))
+        return self._stores[name]
+
+    @property
+    def task_id(self) -> str:
+        """`<sub-topology>_<partition>`."""
+        return self._handle.task_id
+
+    @property
+    def application_id(self) -> str:
+        return self._app
+
+    @property
+    def app_configs(self) -> Mapping[str, Any]:
+        """The settings that the topology was built with."""
+        return self._graph.settings
+
+    def record_metadata(self) -> RecordMetadata | None:
+        """Where the record at hand came from; None in `init` and punctuators."""
+        found = self._handle.record_metadata()
+        return None if found is None else RecordMetadata(*found)
+
+    @property
+    def current_stream_time_ms(self) -> int:
+        """The largest time that the task has seen; −1 before its first record."""
+        return self._handle.stream_time()
+
+    @property
+    def current_system_time_ms(self) -> int:
+        """The task's logged clock."""
+        return self._handle.system_time()
+
+    def __repr__(self) -> str:
+        return f"<Context {self._handle.node}>"
+
+
+class _Connected:
+    """A store through the handle (`store.Access`)."""
+
+    __slots__ = ("_handle", "_name")
+
+    def __init__(self, handle: ProcessorHandle, name: str) -> None:
+        self._handle, self._name = handle, name
+
+    def get(self, key: Any) -> tuple[Any, int] | None:
+        return self._handle.get(self._name, key)
+
+    def get_window(self, key: Any, start: int, end: int) -> tuple[Any, int] | None:
+        return self._handle.get_window(self._name, key, start, end)
+
+    def scan(self, span: Span) -> tuple[list[Entry], bytes | None]:
+        return self._handle.scan(self._name, span)
+
+    def len(self) -> int:
+        return self._handle.len(self._name)
+
+    def put(self, key: Any, value: Any, ts: int) -> None:
+        self._handle.put(self._name, key, value, ts)
+
+    def put_window(self, key: Any, start: int, end: int, ts: int, value: Any) -> None:
+        self._handle.put_window(self._name, key, (start, end, ts), value)
+
+    def get_version(self, key: Any, at: int | None) -> tuple[Any, int, int | None] | None:
+        return self._handle.get_version(self._name, key, at)
+
+    def put_version(self, key: Any, value: Any, ts: int) -> int:
+        return self._handle.put_version(self._name, key, value, ts)
+
+    def remove_session(self, key: Any, start: int, end: int) -> None:
+        self._handle.remove_session(self._name, key, start, end)
+
+
+class _Instances:
+    """What the plan calls to make an instance for a task."""
+
+    def __init__(self, graph: Graph, app: str, factory: Callable[[], Any]) -> None:
+        self._graph, self._app, self._factory = graph, app, factory
+        self._last: object = None
+
+    def __call__(self, handle: ProcessorHandle) -> tuple[Any, Context]:
+        instance = self._factory()
+        if not callable(getattr(instance, "process", None)):
+            raise TypeError(f"{instance!r} is no processor: it has no `process(record, ctx)`")
+        if instance is self._last:
+            raise TypeError("the function gave the same processor twice: every task needs one of its own")
+        self._last = instance
+        for name in ("init", "close"):
+            if not hasattr(instance, name):
+                setattr(instance, name, lambda *_: None)
+        return instance, Context(handle, self._graph, self._app)
+
+
+def node(
+    graph: Graph,
+    app: str,
+    processor: object,
+    inputs: list[Port],
+    stores: tuple[str | StoreBuilder, ...],
+    name: str | None,
+    operation: str,
+    *,
+    fixed_key: bool = False,
+) -> Node:
+    """The plan's node of a processor."""
+    if isinstance(processor, Processor) or not callable(processor):
+        raise fault(
+            "bad_argument",
+            f"every task makes a processor of its own, and this is one already: {processor!r}"
+            if isinstance(processor, Processor)
+            else f"not a processor's class: {processor!r}",
+            operation=operation,
+            hint=f"write `{operation}(MyProcessor)`, or `{operation}(lambda: MyProcessor(…))`",
+        )
+    names = [_connect(graph, asked, operation) for asked in stores]
+    made = flow.add(
+        graph,
+        "process",
+        inputs,
+        name=name,
+        stores=names,
+        factory=graph.register(_Instances(graph, app, processor)),
+        fixed_key=fixed_key,
+        timed=True,
+    )
+    made.about = getattr(processor, "__name__", "")
+    return made
+
+
+def _connect(graph: Graph, asked: object, operation: str) -> str:
+    if isinstance(asked, StoreBuilder):
+        declare(graph, asked, operation, again=True)
+        return asked.name
+    if not isinstance(asked, str):
+        raise fault(
+            "bad_argument",
+            f"not a store's name: {asked!r}",
+            operation=operation,
+            hint='write the names of stores, `process(MyProcessor, "totals")`',
+        )
+    return asked
+
+
+def declare(graph: Graph, builder: StoreBuilder, operation: str, *, again: bool = False) -> None:
+    """Adds a store to the plan. `again`: the same declaration may come twice."""
+    if not isinstance(builder, StoreBuilder):
+        raise fault(
+            "bad_argument",
+            f"not a store: {builder!r}",
+            operation=operation,
+            hint='write `ads.store.key_value("totals")`',
+        )
+    spec = builder.to_plan()
+    known = next((s for s in graph.stores if s["name"] == builder.name), None)
+    if known is None:
+        graph.stores.append(spec)
+    elif not (again and known == spec):
+        raise fault(
+            "duplicate_name",
+            f"two stores are called `{builder.name}`",
+            operation=operation,
+            hint="give one of them another name",
+        )

@@ -1,0 +1,708 @@
+"""State stores of processors: declared here, reached through `ctx.get_state_store(name)`, read from outside by queries.
+
+    ads.store.key_value("totals")                         get, put, range, prefix_scan …
+    ads.store.timestamped_key_value("totals")             the same; values are `ads.ValueAndTimestamp`
+    ads.store.lru_map("recent", 1000)                     the same; forgets what was not used for longest
+    ads.store.versioned_key_value("rates", "1d")          put(key, value, time), get(key), get(key, as_of)
+    ads.store.window("clicks", "1h", "5m")                put(key, value, start), fetch(key, from, to) …
+    ads.store.timestamped_window("clicks", "1h", "5m")    the same; values are `ads.ValueAndTimestamp`
+    ads.store.session("visits", "1h")                     put(window, value), find_sessions(key, from, to) …
+
+Methods are Kafka Streams', in snake_case. Keys are whatever a record's key may be and sort as Kafka Streams' bytes do
+(texts by UTF-8, numbers as eight bytes big-endian, so that negative ones come last); values are what a value may be: a
+value is copied when it is put (what adstream has no kind for, by pickle), so that later changes to the object do not
+change the store. A None value deletes. Times are integer ms or aware datetimes.
+
+*Iterators* fetch a page at a time and see what has been written by then; they end with the call in which they were made.
+
+In Kafka Streams: `Stores`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, overload
+
+from adstream._core import Windowed
+from adstream.dsl.durations import Duration, duration_ms, timestamp_ms
+from adstream.dsl.faults import fault
+from adstream.dsl.serdes import Serde
+
+Time = int | datetime
+"""ms since the epoch, or an aware datetime."""
+
+Entry = tuple[Any, int, int, Any, int]
+"""key, start, end, value, its own time."""
+Span = tuple[Any, Any, bytes | None, int | None, int | None, bool, bytes | None, int]
+"""from key, to key, prefix, from time, to time, backwards, after, limit: what the core's `scan` takes."""
+
+PAGE = 256
+
+
+class ValueAndTimestamp(NamedTuple):
+    """A value of a timestamped store. `timestamp` is in ms. In Kafka Streams: `ValueAndTimestamp`."""
+
+    value: Any
+    timestamp: int
+
+
+class VersionedRecord(NamedTuple):
+    """A version in a versioned store, from `timestamp` until before `valid_to` (None: until now), ms.
+
+    In Kafka Streams: `VersionedRecord`.
+    """
+
+    value: Any
+    timestamp: int
+    valid_to: int | None = None
+
+
+# --- Declarations -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StoreBuilder:
+    """A store that `app.add_state_store` takes. Made by the functions of this module. In Kafka Streams: `StoreBuilder`."""
+
+    name: str
+    flavour: str
+    key: Serde | None = None
+    value: Serde | None = None
+    logging: bool = True
+    caching: bool = False
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    def with_logging_disabled(self) -> StoreBuilder:
+        """Without a changelog: empty after a restart."""
+        return replace(self, logging=False)
+
+    def with_logging_enabled(self) -> StoreBuilder:
+        return replace(self, logging=True)
+
+    def with_caching_enabled(self) -> StoreBuilder:
+        """Has no effect that can be seen: every store is in memory until the commit."""
+        return replace(self, caching=True)
+
+    def with_caching_disabled(self) -> StoreBuilder:
+        return replace(self, caching=False)
+
+    def to_plan(self) -> dict[str, Any]:
+        kind = _KINDS[self.flavour]
+        return {
+            "name": self.name,
+            "kind": kind,
+            "flavour": self.flavour,
+            "logging": self.logging,
+            "queryable": True,
+            **self.parameters,
+        }
+
+
+_KINDS = {
+    "key_value": "key_value",
+    "timestamped_key_value": "key_value",
+    "window": "series",
+    "timestamped_window": "series",
+    "session": "session",
+    "versioned_key_value": "versioned",
+    "lru_map": "lru",
+}
+
+
+def _made(
+    flavour: str, name: str, key: Serde | None, value: Serde | None, logging: bool, caching: bool, **parameters: Any
+) -> StoreBuilder:
+    if not isinstance(name, str) or not name:
+        raise fault("bad_argument", f"not a store's name: {name!r}", operation=flavour, hint='write `"totals"`')
+    return StoreBuilder(name, flavour, key, value, logging, caching, parameters)
+
+
+def key_value(
+    name: str,
+    *,
+    key: Serde | None = None,
+    value: Serde | None = None,
+    logging: bool = True,
+    caching: bool = False,
+) -> StoreBuilder:
+    """Values by key.
+
+    Args:
+        key, value: serdes, where a store is filled from a topic or its keys are asked for by text (queries over HTTP).
+        logging: whether it has a changelog; without one it is empty after a restart.
+        caching: no effect that can be seen.
+
+    In Kafka Streams: `Stores.keyValueStoreBuilder`.
+    """
+    return _made("key_value", name, key, value, logging, caching)
+
+
+def timestamped_key_value(
+    name: str,
+    *,
+    key: Serde | None = None,
+    value: Serde | None = None,
+    logging: bool = True,
+    caching: bool = False,
+) -> StoreBuilder:
+    """Values by key, each with a time. In Kafka Streams: `Stores.timestampedKeyValueStoreBuilder`."""
+    return _made("timestamped_key_value", name, key, value, logging, caching)
+
+
+def lru_map(
+    name: str,
+    max_entries: int,
+    *,
+    key: Serde | None = None,
+    value: Serde | None = None,
+    logging: bool = True,
+    caching: bool = False,
+) -> StoreBuilder:
+    """Values by key, of at most `max_entries` keys: one too many, and the one that was not used for longest goes. Reading is a
+    use. In Kafka Streams: `Stores.lruMap`."""
+    if not isinstance(max_entries, int) or max_entries < 1:
+        raise fault(
+            "bad_argument",
+            f"`max_entries` is {max_entries!r}",
+            operation="lru_map",
+            hint="write a whole number from 1 on",
+        )
+    return _made("lru_map", name, key, value, logging, caching, max_entries=max_entries)
+
+
+def versioned_key_value(
+    name: str,
+    history_retention: Duration,
+    *,
+    key: Serde | None = None,
+    value: Serde | None = None,
+    logging: bool = True,
+    caching: bool = False,
+) -> StoreBuilder:
+    """What the value of each key was when.
+
+    Args:
+        history_retention: how far back from the largest time put it is known; older times are refused and counted
+            (`dropped:expired`). The newest version of a key stays.
+
+    In Kafka Streams: `Stores.versionedKeyValueStoreBuilder`.
+    """
+    kept = duration_ms(history_retention, "history_retention", operation="versioned_key_value")
+    return _made("versioned_key_value", name, key, value, logging, caching, retention_ms=kept)
+
+
+def window(
+    name: str,
+    retention: Duration,
+    window_size: Duration,
+    *,
+    duplicates: bool = False,
+    key: Serde | None = None,
+    value: Serde | None = None,
+    logging: bool = True,
+    caching: bool = False,
+) -> StoreBuilder:
+    """Values by key and the start of a window.
+
+    Args:
+        retention: a window is forgotten as soon as another start lies so far ahead of its own; what is put later is
+            dropped and counted (`dropped:expired`).
+        window_size: how long windows are.
+        duplicates: several values of one key and start are kept side by side; nothing is deleted.
+
+    In Kafka Streams: `Stores.windowStoreBuilder`.
+    """
+    times = _window_times("window", retention, window_size)
+    return _made("window", name, key, value, logging, caching, duplicates=duplicates, **times)
+
+
+def timestamped_window(
+    name: str,
+    retention: Duration,
+    window_size: Duration,
+    *,
+    duplicates: bool = False,
+    key: Serde | None = None,
+    value: Serde | None = None,
+    logging: bool = True,
+    caching: bool = False,
+) -> StoreBuilder:
+    """As `window`, each value with a time. In Kafka Streams: `Stores.timestampedWindowStoreBuilder`."""
+    times = _window_times("timestamped_window", retention, window_size)
+    return _made("timestamped_window", name, key, value, logging, caching, duplicates=duplicates, **times)
+
+
+def _window_times(operation: str, retention: Duration, window_size: Duration) -> dict[str, int]:
+    kept = duration_ms(retention, "retention", operation=operation)
+    size = duration_ms(window_size, "window_size", operation=operation)
+    if size > kept:
+        raise fault(
+            "retention_too_short",
+            f"the retention of {kept} ms is shorter than a window, {size} ms",
+            operation=operation,
+            hint=f'write `retention="{size}ms"` or more',
+        )
+    return {"retention_ms": kept, "window_size_ms": size}
+
+
+def session(
+    name: str,
+    retention: Duration,
+    *,
+    key: Serde | None = None,
+    value: Serde | None = None,
+    logging: bool = True,
+    caching: bool = False,
+) -> StoreBuilder:
+    """Values by key and the bounds of a session, both inclusive.
+
+    Args:
+        retention: a session is forgotten as soon as another one's end lies so far ahead of its own.
+
+    In Kafka Streams: `Stores.sessionStoreBuilder`.
+    """
+    kept = duration_ms(retention, "retention", operation="session")
+    return _made("session", name, key, value, logging, caching, retention_ms=kept)
+
+
+# --- What stores are reached through ----------------------------------------------------------------------------------
+
+
+class Reads(Protocol):
+    """A store as it is read: by its processor, or by queries."""
+
+    def get(self, key: Any) -> tuple[Any, int] | None: ...
+    def get_window(self, key: Any, start: int, end: int) -> tuple[Any, int] | None: ...
+    def get_version(self, key: Any, at: int | None) -> tuple[Any, int, int | None] | None: ...
+    def scan(self, span: Span) -> tuple[list[Entry], bytes | None]: ...
+    def len(self) -> int: ...
+
+
+class Access(Reads, Protocol):
+    """A store as its processor has it."""
+
+    def put(self, key: Any, value: Any, ts: int) -> None: ...
+    def put_window(self, key: Any, start: int, end: int, ts: int, value: Any) -> None: ...
+    def remove_session(self, key: Any, start: int, end: int) -> None: ...
+    def put_version(self, key: Any, value: Any, ts: int) -> int: ...
+
+
+T = TypeVar("T")
+
+
+class StoreIterator(Generic[T]):
+    """Entries of a store, in order. Ends by itself, or with `close()`; also a context manager.
+
+    In Kafka Streams: `KeyValueIterator`.
+    """
+
+    def __init__(
+        self, reads: Reads, span: Span, shape: Callable[[Entry], T], keep: Callable[[Entry], bool] | None = None
+    ) -> None:
+        self._reads = reads
+        self._span: Span | None = span
+        self._shape = shape
+        self._keep = keep
+        self._page: list[Entry] = []
+        self._at = 0
+
+    def _has_next(self) -> bool:
+        while self._at == len(self._page) and self._span is not None:
+            page, after = self._reads.scan(self._span)
+            self._page = page if self._keep is None else list(filter(self._keep, page))
+            self._at = 0
+            self._span = None if after is None else (*self._span[:6], after, self._span[7])
+        return self._at < len(self._page)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        if not self._has_next():
+            raise StopIteration
+        self._at += 1
+        return self._shape(self._page[self._at - 1])
+
+    def peek_next_key(self) -> Any:
+        """The key of the entry that is next, without taking it. Raises StopIteration."""
+        if not self._has_next():
+            raise StopIteration
+        entry: Any = self._shape(self._page[self._at])
+        return entry[0]
+
+    def close(self) -> None:
+        self._span, self._page, self._at = None, [], 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _time(value: Time) -> int:
+    return timestamp_ms(value) if isinstance(value, datetime) else value
+
+
+class _Store:
+    _timed = False
+
+    def __init__(self, name: str, reads: Reads) -> None:
+        self.name = name
+        self._reads = reads
+
+    def _value(self, value: Any, ts: int) -> Any:
+        return ValueAndTimestamp(value, ts) if self._timed else value
+
+    def _found(self, found: tuple[Any, int] | None) -> Any:
+        return None if found is None else self._value(*found)
+
+    def _scan(
+        self,
+        shape: Callable[[Entry], T],
+        keys: tuple[Any, Any] = (None, None),
+        times: tuple[int | None, int | None] = (None, None),
+        *,
+        prefix: bytes | None = None,
+        reverse: bool = False,
+        keep: Callable[[Entry], bool] | None = None,
+    ) -> StoreIterator[T]:
+        return StoreIterator(self._reads, (*keys, prefix, *times, reverse, None, PAGE), shape, keep)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+
+def _windowed(entry: Entry) -> Windowed:
+    return Windowed(entry[0], entry[1], entry[2])
+
+
+# --- Key-value --------------------------------------------------------------------------------------------------------
+
+
+class ReadOnlyKeyValueStore(_Store):
+    """In Kafka Streams: `ReadOnlyKeyValueStore`."""
+
+    def _pair(self, entry: Entry) -> tuple[Any, Any]:
+        return entry[0], self._value(entry[3], entry[4])
+
+    def get(self, key: Any) -> Any:
+        """The value of a key; None: there is none."""
+        return self._found(self._reads.get(key))
+
+    def range(self, from_key: Any = None, to_key: Any = None) -> StoreIterator[tuple[Any, Any]]:
+        """(key, value) of keys from `from_key` to `to_key`, both included, ascending; None is no bound."""
+        return self._scan(self._pair, (from_key, to_key))
+
+    def reverse_range(self, from_key: Any = None, to_key: Any = None) -> StoreIterator[tuple[Any, Any]]:
+        """As `range`, descending."""
+        return self._scan(self._pair, (from_key, to_key), reverse=True)
+
+    def all(self) -> StoreIterator[tuple[Any, Any]]:
+        return self._scan(self._pair)
+
+    def reverse_all(self) -> StoreIterator[tuple[Any, Any]]:
+        return self._scan(self._pair, reverse=True)
+
+    def prefix_scan(self, prefix: str | bytes) -> StoreIterator[tuple[Any, Any]]:
+        """(key, value) of keys whose bytes begin with the prefix (of a text: its UTF-8)."""
+        return self._scan(self._pair, prefix=prefix.encode() if isinstance(prefix, str) else prefix)
+
+    def approximate_num_entries(self) -> int:
+        """How many entries there are; exact here."""
+        return self._reads.len()
+
+
+class KeyValueStore(ReadOnlyKeyValueStore):
+    """In Kafka Streams: `KeyValueStore`."""
+
+    _reads: Access
+
+    def _split(self, value: Any) -> tuple[Any, int]:
+        return value, 0
+
+    def put(self, key: Any, value: Any) -> None:
+        """Sets the value of a key; None deletes it."""
+        self._reads.put(key, *self._split(value))
+
+    def put_if_absent(self, key: Any, value: Any) -> Any:
+        """Sets the value of a key that has none. Returns the value that it had; None: it had none."""
+        found = self.get(key)
+        if found is None:
+            self.put(key, value)
+        return found
+
+    def put_all(self, entries: Iterable[tuple[Any, Any]]) -> None:
+        for key, value in entries:
+            self.put(key, value)
+
+    def delete(self, key: Any) -> Any:
+        """Deletes a key. Returns the value that it had; None: it had none."""
+        found = self.get(key)
+        self.put(key, None)
+        return found
+
+
+def _stamped(value: Any) -> tuple[Any, int]:
+    if value is None:
+        return None, 0
+    if not isinstance(value, ValueAndTimestamp):
+        raise TypeError(f"a timestamped store takes `ads.ValueAndTimestamp(value, timestamp)`, not {value!r}")
+    return value.value, value.timestamp
+
+
+class ReadOnlyTimestampedKeyValueStore(ReadOnlyKeyValueStore):
+    """As `ReadOnlyKeyValueStore`; values are `ValueAndTimestamp`."""
+
+    _timed = True
+
+
+class TimestampedKeyValueStore(KeyValueStore):
+    """As `KeyValueStore`; values are `ValueAndTimestamp`. In Kafka Streams: `TimestampedKeyValueStore`."""
+
+    _timed = True
+
+    def _split(self, value: Any) -> tuple[Any, int]:
+        return _stamped(value)
+
+
+# --- Versions ---------------------------------------------------------------------------------------------------------
+
+
+class ReadOnlyVersionedKeyValueStore(_Store):
+    """The reading half of `VersionedKeyValueStore`."""
+
+    def get(self, key: Any, as_of: Time | None = None) -> VersionedRecord | None:
+        """The present version of a key, or the one that was valid at a time; None: there is none."""
+        found = self._reads.get_version(key, None if as_of is None else _time(as_of))
+        return None if found is None else VersionedRecord(*found)
+
+
+class VersionedKeyValueStore(ReadOnlyVersionedKeyValueStore):
+    """In Kafka Streams: `VersionedKeyValueStore`."""
+
+    _reads: Access
+
+    VALID_TO_UNDEFINED = -1
+    """`put`: it is the newest version."""
+    NOT_PUT = -(2**63)
+    """`put`: it was too old."""
+
+    def put(self, key: Any, value: Any, timestamp: Time) -> int:
+        """The value from a time on; None: there is none from then on. Returns where the next version begins (ms),
+        `VALID_TO_UNDEFINED` or `NOT_PUT`."""
+        return self._reads.put_version(key, value, _time(timestamp))
+
+    def delete(self, key: Any, timestamp: Time) -> VersionedRecord | None:
+        """Puts None. Returns the version that was valid at that time; None: there was none, or the time is too old."""
+        found = self.get(key, timestamp)
+        return None if self.put(key, None, timestamp) == self.NOT_PUT else found
+
+
+# --- Windows ----------------------------------------------------------------------------------------------------------
+
+
+class ReadOnlyWindowStore(_Store):
+    """In Kafka Streams: `ReadOnlyWindowStore`. All bounds are inclusive; times are those of windows' starts."""
+
+    def _pair(self, entry: Entry) -> tuple[Windowed, Any]:
+        return _windowed(entry), self._value(entry[3], entry[4])
+
+    def _timed_pair(self, entry: Entry) -> tuple[int, Any]:
+        return entry[1], self._value(entry[3], entry[4])
+
+    @overload
+    def fetch(self, key: Any, time: Time, /) -> Any: ...
+    @overload
+    def fetch(self, key: Any, from_time: Time, to_time: Time, /) -> StoreIterator[tuple[int, Any]]: ...
+    @overload
+    def fetch(
+        self, from_key: Any, to_key: Any, from_time: Time, to_time: Time, /
+    ) -> StoreIterator[tuple[Windowed, Any]]: ...
+    def fetch(self, *asked: Any) -> Any:
+        """`fetch(key, start)`: the value of one window, or None.
+        `fetch(key, from, to)`: (start, value) of a key's windows, by start.
+        `fetch(from_key, to_key, from, to)`: (windowed key, value), by start, then key; a key that is None is no bound.
+        """
+        return self._fetch(asked, reverse=False)
+
+    @overload
+    def backward_fetch(self, key: Any, from_time: Time, to_time: Time, /) -> StoreIterator[tuple[int, Any]]: ...
+    @overload
+    def backward_fetch(
+        self, from_key: Any, to_key: Any, from_time: Time, to_time: Time, /
+    ) -> StoreIterator[tuple[Windowed, Any]]: ...
+    def backward_fetch(self, *asked: Any) -> Any:
+        """As `fetch` of several, from the latest on."""
+        if len(asked) == 2:
+            raise TypeError("`backward_fetch` takes a key, from and to, or two keys, from and to")
+        return self._fetch(asked, reverse=True)
+
+    def _fetch(self, asked: tuple[Any, ...], *, reverse: bool) -> Any:
+        match asked:
+            case (key, time):
+                start = _time(time)
+                return self._found(self._reads.get_window(key, start, start))
+            case (key, first, last):
+                if key is None:
+                    raise ValueError("a store has no entry without a key: the key is None")
+                return self._scan(self._timed_pair, (key, key), (_time(first), _time(last)), reverse=reverse)
+            case (low, high, first, last):
+                return self._scan(self._pair, (low, high), (_time(first), _time(last)), reverse=reverse)
+        raise TypeError(f"`fetch` takes 2 to 4 arguments, not {len(asked)}")
+
+    def fetch_all(self, from_time: Time, to_time: Time) -> StoreIterator[tuple[Windowed, Any]]:
+        """(windowed key, value) of all keys, by start, then key."""
+        return self._scan(self._pair, (None, None), (_time(from_time), _time(to_time)))
+
+    def backward_fetch_all(self, from_time: Time, to_time: Time) -> StoreIterator[tuple[Windowed, Any]]:
+        return self._scan(self._pair, (None, None), (_time(from_time), _time(to_time)), reverse=True)
+
+    def all(self) -> StoreIterator[tuple[Windowed, Any]]:
+        return self._scan(self._pair)
+
+    def backward_all(self) -> StoreIterator[tuple[Windowed, Any]]:
+        return self._scan(self._pair, reverse=True)
+
+
+class WindowStore(ReadOnlyWindowStore):
+    """In Kafka Streams: `WindowStore`."""
+
+    _reads: Access
+
+    def put(self, key: Any, value: Any, window_start: Time) -> None:
+        """Sets the value of a window; None deletes it (of a store with duplicates: does nothing)."""
+        start = _time(window_start)
+        value, ts = _stamped(value) if self._timed else (value, start)
+        self._reads.put_window(key, start, start, ts, value)
+
+
+class ReadOnlyTimestampedWindowStore(ReadOnlyWindowStore):
+    """As `ReadOnlyWindowStore`; values are `ValueAndTimestamp`."""
+
+    _timed = True
+
+
+class TimestampedWindowStore(WindowStore):
+    """As `WindowStore`; values are `ValueAndTimestamp`. In Kafka Streams: `TimestampedWindowStore`."""
+
+    _timed = True
+
+
+# --- Sessions ---------------------------------------------------------------------------------------------------------
+
+
+class ReadOnlySessionStore(_Store):
+    """In Kafka Streams: `ReadOnlySessionStore`. Sessions come by their end, then key, then start from the latest on."""
+
+    def _pair(self, entry: Entry) -> tuple[Windowed, Any]:
+        return _windowed(entry), entry[3]
+
+    def fetch_session(self, key: Any, start: Time, end: Time) -> Any:
+        """The value of one session; None: there is none."""
+        return self._found(self._reads.get_window(key, _time(start), _time(end)))
+
+    def fetch(self, from_key: Any, to_key: Any = ...) -> StoreIterator[tuple[Windowed, Any]]:
+        """`fetch(key)`: a key's sessions. `fetch(from_key, to_key)`: those of several; None is no bound."""
+        return self._scan(self._pair, _keys(from_key, to_key))
+
+    def backward_fetch(self, from_key: Any, to_key: Any = ...) -> StoreIterator[tuple[Windowed, Any]]:
+        return self._scan(self._pair, _keys(from_key, to_key), reverse=True)
+
+    @overload
+    def find_sessions(self, earliest_end: Time, latest_end: Time, /) -> StoreIterator[tuple[Windowed, Any]]: ...
+    @overload
+    def find_sessions(
+        self, key: Any, earliest_end: Time, latest_start: Time, /
+    ) -> StoreIterator[tuple[Windowed, Any]]: ...
+    @overload
+    def find_sessions(
+        self, from_key: Any, to_key: Any, earliest_end: Time, latest_start: Time, /
+    ) -> StoreIterator[tuple[Windowed, Any]]: ...
+    def find_sessions(self, *asked: Any) -> Any:
+        """`find_sessions(key, earliest_end, latest_start)`: sessions that end then or later and start then or earlier.
+        `find_sessions(from_key, to_key, earliest_end, latest_start)`: those of several keys; None is no bound.
+        `find_sessions(earliest_end, latest_end)`: all that end in between.
+        """
+        return self._find(asked, reverse=False)
+
+    def backward_find_sessions(self, *asked: Any) -> StoreIterator[tuple[Windowed, Any]]:
+        """As `find_sessions`, from the latest on."""
+        return self._find(asked, reverse=True)
+
+    def _find(self, asked: tuple[Any, ...], *, reverse: bool) -> StoreIterator[tuple[Windowed, Any]]:
+        match asked:
+            case (earliest, latest):
+                until = _time(latest)
+                times = (_time(earliest), None)
+                return self._scan(self._pair, times=times, reverse=reverse, keep=lambda entry: entry[2] <= until)
+            case (key, earliest, latest):
+                return self._scan(self._pair, _keys(key, ...), (_time(earliest), _time(latest)), reverse=reverse)
+            case (low, high, earliest, latest):
+                return self._scan(self._pair, (low, high), (_time(earliest), _time(latest)), reverse=reverse)
+        raise TypeError(f"`find_sessions` takes 2 to 4 arguments, not {len(asked)}")
+
+
+def _keys(from_key: Any, to_key: Any) -> tuple[Any, Any]:
+    if to_key is not ...:
+        return from_key, to_key
+    if from_key is None:
+        raise ValueError("a store has no entry without a key: the key is None")
+    return from_key, from_key
+
+
+class SessionStore(ReadOnlySessionStore):
+    """In Kafka Streams: `SessionStore`."""
+
+    _reads: Access
+
+    def put(self, session: Windowed, value: Any) -> None:
+        """Sets the value of a session `ads.Windowed(key, start, end)`; None deletes it."""
+        self._reads.put_window(session.key, session.start, session.end, session.end, value)
+
+    def remove(self, session: Windowed) -> None:
+        self._reads.remove_session(session.key, session.start, session.end)
+
+
+# --- Which is which ---------------------------------------------------------------------------------------------------
+
+_CLASSES: dict[str, tuple[type[_Store], type[_Store]]] = {
+    "key_value": (KeyValueStore, ReadOnlyKeyValueStore),
+    "timestamped_key_value": (TimestampedKeyValueStore, ReadOnlyTimestampedKeyValueStore),
+    "window": (WindowStore, ReadOnlyWindowStore),
+    "timestamped_window": (TimestampedWindowStore, ReadOnlyTimestampedWindowStore),
+    "session": (SessionStore, ReadOnlySessionStore),
+    "versioned_key_value": (VersionedKeyValueStore, ReadOnlyVersionedKeyValueStore),
+    "lru_map": (KeyValueStore, ReadOnlyKeyValueStore),
+}
+
+_OF_TABLES = {
+    "key_value": "timestamped_key_value",
+    "window": "timestamped_window",
+    "series": "timestamped_window",
+    "session": "session",
+    "versioned": "versioned_key_value",
+}
+"""Kafka Streams keeps times in the stores of its tables."""
+
+
+def flavour_of(spec: dict[str, Any]) -> str:
+    """How a store of the plan is seen: as it was declared, or as a table's."""
+    return str(spec.get("flavour") or _OF_TABLES[spec["kind"]])
+
+
+def opened(spec: dict[str, Any], access: Access) -> Any:
+    """A store for its processor."""
+    return _CLASSES[flavour_of(spec)][0](spec["name"], access)
+
+
+def opened_read_only(spec: dict[str, Any], reads: Reads) -> Any:
+    """A store for queries."""
+    return _CLASSES[flavour_of(spec)][1](spec["name"], reads)
+
+
+def entries_of(spec: dict[str, Any], reads: Reads) -> Iterator[Entry]:
+    """All entries, as the core has them."""
+    return StoreIterator(reads, (None, None, None, None, None, False, None, PAGE), lambda entry: entry)

@@ -1,0 +1,69 @@
+"""Processors and the Processor API's own topology, of the cases' language on adstream."""
+
+from collections.abc import Callable
+from typing import Any
+
+import adstream as ads
+from tests.differential.kstreams.functions import fn, plain
+from tests.differential.kstreams.scripts import Script, store
+
+Json = Any
+
+
+class Processors:
+    """Nodes of a builder (`adstream_side.py`)."""
+
+    app: ads.App
+    case: Json
+    seen: list[Json]
+    serdes: Callable[[Json], dict[str, Any]]
+    partitioner: Callable[[Json], Callable[..., Any] | None]
+
+    def begin(self) -> None:
+        """What a case declares beside its nodes."""
+        for spec in self.case.get("stores", ()):
+            self.app.add_state_store(store(spec))
+
+    def script(self, node: Json, *, fixed: bool = False) -> Callable[[], Script]:
+        def see(key: Any, value: Any) -> None:
+            self.seen.append([node["id"], plain(key), plain(value)])
+
+        return lambda: Script(node["script"], see, fixed)
+
+    def _process(self, node: Json, on: Any) -> Any:
+        return on.process(self.script(node), *(node.get("stores") or ()), name=node.get("name"))
+
+    def _process_values(self, node: Json, on: Any) -> Any:
+        return on.process_values(self.script(node, fixed=True), *(node.get("stores") or ()))
+
+    def _add_source(self, node: Json) -> None:
+        self.app.add_source(node["id"], *node["topics"], **self.serdes(node))
+
+    def _add_processor(self, node: Json, *_: Any) -> None:
+        self.app.add_processor(node["id"], self.script(node), *node["in"])
+
+    def _add_sink(self, node: Json, *_: Any) -> None:
+        topic: Any = node.get("topic")
+        topics: list[str] = []
+        if topic is None:
+            f = fn(node["topic_fn"])
+            topics = [name for name, said in self.case["topics"].items() if said.get("out")]
+            topic = lambda key, value: f(key, value)  # noqa: E731
+        partitioner = self.partitioner(node)
+        self.app.add_sink(node["id"], topic, *node["in"], topics=topics, partitioner=partitioner, **self.serdes(node))
+
+    def _add_store(self, node: Json, *_: Any) -> None:
+        self.app.add_state_store(store(node["store"]), *node["in"])
+
+    def _add_connection(self, node: Json, *_: Any) -> None:
+        self.app.connect_processor_and_state_stores(node["in"][0], *node["stores"])
+
+    def _add_read_only_store(self, node: Json) -> None:
+        self.app.add_read_only_state_store(
+            store(node["store"]), node["topic"], self.script(node), name=node["id"], **self.serdes(node)
+        )
+
+    def _add_global_store(self, node: Json) -> None:
+        self.app.add_global_store(
+            store(node["store"]), node["topic"], self.script(node), name=node["id"], **self.serdes(node)
+        )

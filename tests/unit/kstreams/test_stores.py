@@ -1,0 +1,263 @@
+"""Stores of processors: their methods, what they forget, what survives."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+import adstream as ads
+from adstream.testing import TopologyTestDriver
+
+S, I = ads.serdes.string, ads.serdes.int64  # noqa: E741
+
+
+class Does(ads.Processor):
+    """Runs what it is given and keeps what that returns."""
+
+    def __init__(self, said: list[Any]) -> None:
+        self.said = said
+
+    def init(self, ctx: ads.Context) -> None:
+        self.store = ctx.get_state_store("store")
+
+    def process(self, record: ads.ProcessorRecord, ctx: ads.Context) -> None:
+        do = self.said.pop()
+        self.said.append(do(self.store))
+
+
+@contextmanager
+def doing(builder: Any, **options: Any) -> Iterator[Callable[[Callable[[Any], Any]], Any]]:
+    """A function that runs a function of the store inside a processor."""
+    said: list[Any] = []
+
+    @ads.topology(name="app")
+    def topology(app: ads.App) -> None:
+        app.stream("in", key=S, value=I).process(lambda: Does(said), builder, name="does")
+
+    given: dict[str, Any] = {"partitions": 1, "commit_every": 1, **options}
+    with TopologyTestDriver(topology, **given) as d:
+
+        def do(action: Callable[[Any], Any]) -> Any:
+            said.append(action)
+            d.input("in").pipe(1, key="k", at=0)
+            d.run()
+            failed = d.dead_letters("in")
+            assert not failed, failed[-1].message
+            return said.pop()
+
+        do.driver = d  # type: ignore[attr-defined]
+        yield do
+
+
+def test_key_value() -> None:
+    with doing(ads.store.key_value("store")) as do:
+        assert do(lambda s: s.get("a")) is None
+        do(lambda s: s.put_all([("b", 2), ("a", 1), ("ab", 3), ("c", 4)]))
+        assert do(lambda s: list(s.all())) == [("a", 1), ("ab", 3), ("b", 2), ("c", 4)]
+        assert do(lambda s: list(s.reverse_all())) == [("c", 4), ("b", 2), ("ab", 3), ("a", 1)]
+        assert do(lambda s: list(s.range("a", "b"))) == [("a", 1), ("ab", 3), ("b", 2)]
+        assert do(lambda s: list(s.range(None, "a"))) == [("a", 1)]
+        assert do(lambda s: list(s.reverse_range("ab", None))) == [("c", 4), ("b", 2), ("ab", 3)]
+        assert do(lambda s: list(s.range("c", "a"))) == []
+        assert do(lambda s: list(s.prefix_scan("a"))) == [("a", 1), ("ab", 3)]
+        assert do(lambda s: s.put_if_absent("a", 9)) == 1
+        assert do(lambda s: s.put_if_absent("d", 5)) is None
+        assert do(lambda s: s.approximate_num_entries()) == 5
+        assert do(lambda s: s.delete("a")) == 1
+        assert do(lambda s: s.delete("a")) is None
+        do(lambda s: s.put("b", None))
+        assert do(lambda s: [key for key, _ in s.all()]) == ["ab", "c", "d"]
+        do.driver.restart()  # type: ignore[attr-defined]
+        assert do(lambda s: [key for key, _ in s.all()]) == ["ab", "c", "d"]
+
+
+def test_a_long_range_comes_in_pages_and_may_be_left() -> None:
+    def pages(s: Any) -> Any:
+        for i in range(1000):
+            s.put(i, i)
+        with s.all() as entries:
+            assert entries.peek_next_key() == 0
+            first = next(entries)
+        with pytest.raises(StopIteration):
+            next(entries)
+        return first, sum(value for _, value in s.all()), [key for key, _ in s.reverse_all()][:3]
+
+    with doing(ads.store.key_value("store")) as do:
+        assert do(pages) == ((0, 0), sum(range(1000)), [999, 998, 997])
+
+
+def test_an_entry_may_be_deleted_while_they_are_walked() -> None:
+    def walk(s: Any) -> int:
+        for i in range(600):
+            s.put(i, i)
+        for key, _ in s.all():
+            s.delete(key)
+        return int(s.approximate_num_entries())
+
+    with doing(ads.store.key_value("store")) as do:
+        assert do(walk) == 0
+
+
+def test_values_are_copies() -> None:
+    class Mine:
+        def __init__(self) -> None:
+            self.list = [1]
+
+    def put(s: Any) -> Any:
+        mine, plain = Mine(), {"a": [1]}
+        s.put("mine", mine)
+        s.put("plain", plain)
+        mine.list.append(2)
+        plain["a"].append(2)
+        return s.get("plain")
+
+    globals()["Mine"] = Mine  # pickle finds a class by its name
+    Mine.__qualname__ = "Mine"
+    with doing(ads.store.key_value("store")) as do:
+        assert do(put) == {"a": [1]}
+        assert do(lambda s: s.get("mine").list) == [1]
+
+
+def test_timestamped_key_value() -> None:
+    with doing(ads.store.timestamped_key_value("store")) as do:
+        do(lambda s: s.put("a", ads.ValueAndTimestamp(1, 50)))
+        assert do(lambda s: s.get("a")) == ads.ValueAndTimestamp(1, 50)
+        assert do(lambda s: list(s.all())) == [("a", (1, 50))]
+        assert do(lambda s: s.put_if_absent("a", ads.ValueAndTimestamp(2, 60))) == (1, 50)
+        assert do(lambda s: s.delete("a")) == (1, 50)
+        assert do(lambda s: s.get("a")) is None
+
+
+def windows(s: Any) -> None:
+    for key, start in [("b", 0), ("a", 0), ("a", 10), ("b", 20), ("a", 20)]:
+        s.put(key, f"{key}{start}", start)
+
+
+def test_windows() -> None:
+    with doing(ads.store.window("store", "30ms", "10ms")) as do:
+        do(windows)
+        assert do(lambda s: s.fetch("a", 10)) == "a10"
+        assert do(lambda s: s.fetch("a", 5)) is None
+        assert do(lambda s: list(s.fetch("a", 0, 10))) == [(0, "a0"), (10, "a10")]
+        assert do(lambda s: list(s.backward_fetch("a", 1, 99))) == [(20, "a20"), (10, "a10")]
+        everything = [ads.Windowed(k, t, t + 10) for k, t in [("a", 0), ("b", 0), ("a", 10), ("a", 20), ("b", 20)]]
+        assert do(lambda s: [key for key, _ in s.all()]) == everything
+        assert do(lambda s: [key for key, _ in s.backward_all()]) == everything[::-1]
+        assert do(lambda s: [key for key, _ in s.fetch_all(10, 20)]) == everything[2:]
+        assert do(lambda s: [key for key, _ in s.backward_fetch_all(0, 0)]) == everything[1::-1]
+        assert do(lambda s: [key.key for key, _ in s.fetch("b", None, 0, 99)]) == ["b", "b"]
+        do(lambda s: s.put("a", None, 10))
+        do(lambda s: s.put("c", "c30", 30))
+        assert do(lambda s: [value for _, value in s.all()]) == ["a20", "b20", "c30"]  # 0 is 30 behind
+        do(lambda s: s.put("late", "late", 0))
+        assert do(lambda s: s.fetch("late", 0)) is None
+        assert do.driver.counters()["does"]["dropped:expired"] == 1  # type: ignore[attr-defined]
+        do.driver.restart()  # type: ignore[attr-defined]
+        assert do(lambda s: [value for _, value in s.all()]) == ["a20", "b20", "c30"]
+
+
+def test_windows_with_duplicates_keep_all_and_delete_none() -> None:
+    def put(s: Any) -> Any:
+        for value in (1, 2, None, 3):
+            s.put("a", value, 0)
+        return list(s.fetch("a", 0, 0))
+
+    with doing(ads.store.window("store", "30ms", "10ms", duplicates=True)) as do:
+        assert do(put) == [(0, 1), (0, 2), (0, 3)]
+
+
+def test_timestamped_windows() -> None:
+    with doing(ads.store.timestamped_window("store", "30ms", "10ms")) as do:
+        do(lambda s: s.put("a", ads.ValueAndTimestamp(1, 5), 0))
+        assert do(lambda s: s.fetch("a", 0)) == (1, 5)
+        assert do(lambda s: list(s.fetch("a", 0, 9))) == [(0, (1, 5))]
+
+
+def test_sessions() -> None:
+    def put(s: Any) -> None:
+        for key, start, end in [("a", 0, 5), ("a", 2, 5), ("b", 1, 9), ("a", 20, 30)]:
+            s.put(ads.Windowed(key, start, end), f"{key}{start}")
+
+    with doing(ads.store.session("store", "100ms")) as do:
+        do(put)
+        assert do(lambda s: s.fetch_session("a", 2, 5)) == "a2"
+        assert do(lambda s: [v for _, v in s.fetch("a")]) == ["a2", "a0", "a20"]
+        assert do(lambda s: [v for _, v in s.backward_fetch("a")]) == ["a20", "a0", "a2"]
+        assert do(lambda s: [v for _, v in s.fetch(None, None)]) == ["a2", "a0", "b1", "a20"]
+        assert do(lambda s: [v for _, v in s.find_sessions("a", 5, 1)]) == ["a0"]
+        assert do(lambda s: [v for _, v in s.find_sessions("a", "b", 6, 50)]) == ["b1", "a20"]
+        assert do(lambda s: [v for _, v in s.find_sessions(5, 9)]) == ["a2", "a0", "b1"]
+        assert do(lambda s: next(s.fetch("a"))[0]) == ads.Windowed("a", 2, 5)
+        do(lambda s: s.remove(ads.Windowed("a", 2, 5)))
+        do(lambda s: s.put(ads.Windowed("b", 1, 9), None))
+        assert do(lambda s: [v for _, v in s.fetch(None, None)]) == ["a0", "a20"]
+        do(lambda s: s.put(ads.Windowed("c", 100, 105), "c"))
+        assert do(lambda s: [v for _, v in s.fetch(None, None)]) == ["a20", "c"]
+
+
+def test_a_store_without_a_changelog_is_empty_after_a_restart() -> None:
+    with doing(ads.store.key_value("store").with_logging_disabled()) as do:
+        do(lambda s: s.put("a", 1))
+        assert do(lambda s: s.get("a")) == 1
+        do.driver.restart()  # type: ignore[attr-defined]
+        assert do(lambda s: s.get("a")) is None
+
+
+def test_a_tables_store_is_read_with_times() -> None:
+    @ads.topology(name="app")
+    def topology(app: ads.App) -> None:
+        app.table("table", "prices", key=S, value=I)
+
+        class Looks(ads.Processor):
+            def process(self, record: ads.ProcessorRecord, ctx: ads.Context) -> None:
+                ctx.forward(record.with_value(list(ctx.get_state_store("prices").get(record.key))))
+
+        app.stream("in", key=S, value=I).process(Looks, "prices").to("out", key=S)
+
+    with TopologyTestDriver(topology, partitions=1, commit_every=1) as d:
+        d.input("table").pipe(7, key="a", at=3)
+        d.input("in").pipe(1, key="a", at=5)
+        assert [r.value for r in d.output("out").read()] == [[7, 3]]
+
+
+@pytest.mark.parametrize(
+    ("error", "action"),
+    [
+        ("the key is None", lambda s: s.put(None, 1)),
+        ("the key is None", lambda s: s.get(None)),
+    ],
+)
+def test_a_key_is_needed(error: str, action: Callable[[Any], Any]) -> None:
+    def attempt(s: Any) -> str:
+        with pytest.raises(ValueError, match=error) as failed:
+            action(s)
+        return str(failed.value)
+
+    with doing(ads.store.key_value("store")) as do:
+        assert do(attempt)
+
+
+@pytest.mark.parametrize(
+    ("code", "make"),
+    [
+        ("bad_argument", lambda: ads.store.key_value("")),
+        ("retention_too_short", lambda: ads.store.window("s", "5ms", "10ms")),
+        ("bad_duration", lambda: ads.store.session("s", 5)),
+    ],
+)
+def test_what_cannot_be_declared(code: str, make: Callable[[], Any]) -> None:
+    with pytest.raises(ads.TopologyError) as refused:
+        make()
+    assert refused.value.code == code
+
+
+def test_names_are_taken_once() -> None:
+    @ads.topology(name="app")
+    def topology(app: ads.App) -> None:
+        app.add_state_store(ads.store.key_value("a"))
+        app.add_state_store(ads.store.key_value("a"))
+
+    with pytest.raises(ads.TopologyError) as refused:
+        topology.build()
+    assert refused.value.code == "duplicate_name"
