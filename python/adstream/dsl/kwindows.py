@@ -177,6 +177,7 @@ def _aggregate(
         first.graph,
         "window_aggregate",
         [flowing.port for flowing in inputs],
+        about=f"{window!r}{', told on close' if on_close else ''}",
         folds=folds,
         window=_plan(window),
         merger=merger,

@@ -35,7 +35,7 @@ from adstream.dsl.kstream import Flowing, KStream
 from adstream.dsl.schema import row_of, schema_of
 from adstream.dsl.sinks import Sink
 from adstream.dsl.typing_ import infer, widened
-from adstream.dsl.windows import Tumbling
+from adstream.dsl.windows import Hopping, Session, Sliding, Tumbling, Unlimited
 
 _SERDES = {"str": serdes.string, "int": serdes.int64, "float": serdes.float64, "bool": serdes.boolean}
 
@@ -640,6 +640,10 @@ class Terminal:
         return f"<{self._node.op} {self._node.name}>"
 
 
+_OF_RECORDS: tuple[type, ...] = (Hopping, Session, Sliding, Unlimited)
+"""Windows that keys and values have, and rows do not."""
+
+
 class GroupedStream:
     """A stream's rows by group. In Kafka Streams: `KGroupedStream`."""
 
@@ -649,6 +653,13 @@ class GroupedStream:
 
     def windowed_by(self, window: Tumbling) -> WindowedStream:
         """Groups by window, too. In Kafka Streams: `windowedBy`."""
+        if isinstance(window, _OF_RECORDS):
+            raise fault(
+                "bad_argument",
+                f"rows have tumbling windows, not {window!r}",
+                operation="windowed_by",
+                hint="go on with keys and values: `.records(…)`",
+            )
         if not isinstance(window, Tumbling):
             raise fault(
                 "bad_argument",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from adstream.dsl import flow
-from adstream.dsl.durations import Duration, duration_ms
+from adstream.dsl.durations import Duration, duration_ms, format_ms
 from adstream.dsl.faults import fault
 from adstream.dsl.graph import Graph, Node
 
@@ -157,6 +157,7 @@ def suppress(table: KTable, terms: Suppressed) -> KTable:
         "suppress",
         [flowing.port],
         name=terms.name,
+        about="until windows close" if terms.limit_ms is None else f"for {format_ms(terms.limit_ms)}",
         until=until,
         max_records=terms.buffer.records,
         max_bytes=terms.buffer.bytes,

@@ -76,7 +76,7 @@ def tumbling(size: Duration, *, grace: Duration | None = None, retention: Durati
     return Tumbling(size_ms, grace_ms, retention_ms)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Hopping:
     """Windows `[start, start + size)`, one beginning at every multiple of `advance` from 0 on."""
 
@@ -84,28 +84,41 @@ class Hopping:
     advance_ms: int
     grace_ms: int
 
+    def __repr__(self) -> str:
+        size, advance, grace = map(format_ms, (self.size_ms, self.advance_ms, self.grace_ms))
+        return f'hopping("{size}", advance="{advance}", grace="{grace}")'
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Sliding:
     """Windows `[t - difference, t]` and `[t + 1, t + 1 + difference]` for every record's time t."""
 
     difference_ms: int
     grace_ms: int
 
+    def __repr__(self) -> str:
+        return f'sliding("{format_ms(self.difference_ms)}", grace="{format_ms(self.grace_ms)}")'
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Session:
     """Windows `[first, last]` of records with no more than `gap` between them."""
 
     gap_ms: int
     grace_ms: int
 
+    def __repr__(self) -> str:
+        return f'session("{format_ms(self.gap_ms)}", grace="{format_ms(self.grace_ms)}")'
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Unlimited:
     """One window `[start, ...)`; records before it are in none."""
 
     start_ms: int
+
+    def __repr__(self) -> str:
+        return f'unlimited("{format_ms(self.start_ms)}")'
 
 
 def hopping(size: Duration, *, advance: Duration, grace: Duration | None = None) -> Hopping:

@@ -181,6 +181,20 @@ def test_a_regrouping_behind_takes_back_what_it_was_told() -> None:
     assert [rows[-1][1] if rows else None for rows in play(build, records)] == [None, 1, 1, None, 5]
 
 
+def test_a_final_result_has_nothing_before_it() -> None:
+    """Of its earlier counts nobody behind has heard: there is nothing to take back, and nothing to delete."""
+
+    def build(app: ads.App) -> None:
+        counted = app.stream("in", key=S, value=I).group_by_key().windowed_by(ads.tumbling("10ms", grace="0s"))
+        final = counted.count(uncached()).suppress(Closes())
+        final.filter(lambda k, v: v < 2).to_stream().to("small")
+        final.group_by(lambda w, v: (w.key, v), key=S, value=I).reduce(
+            lambda a, v: a + v, lambda a, v: a - v, uncached()
+        ).to_stream().to("out")
+
+    assert play(build, [("a", 1, 1), ("a", 1, 2), ("b", 1, 12)]) == [[], [], [("a", 2, 2)]]
+
+
 def test_headers_and_time_are_those_of_the_change() -> None:
     build = table(ads.Suppressed.until_time_limit("10ms"))
     with TopologyTestDriver(ads.topology(name="app")(build), partitions=1, commit_every=1) as driver:

@@ -261,6 +261,35 @@ def test_windows_that_cannot_be() -> None:
             make("5ms")
 
 
+@pytest.mark.parametrize(
+    "window",
+    [
+        ads.hopping("10m", advance="1m", grace="5s"),
+        ads.sliding("1h30m", grace="0s"),
+        ads.session("30m", grace="1d"),
+        ads.unlimited("0s"),
+    ],
+)
+def test_windows_have_an_honest_repr_and_rows_refuse_them(window: Any) -> None:
+    assert eval(repr(window), {"hopping": ads.hopping, "sliding": ads.sliding, "session": ads.session} | vars(ads)) == (
+        window
+    )
+
+    class Row(ads.Record):
+        key: str
+
+    def build(app: ads.App) -> None:
+        app.stream("in", Row).group_by("key").windowed_by(window)
+
+    with refused("bad_argument", f"rows have tumbling windows, not {window!r}", "`.records(…)`"):
+        ads.topology(name="app")(build).build()
+
+
+def test_describe_says_what_windows_there_are() -> None:
+    text = ads.topology(name="app")(counts(ads.hopping("10m", advance="1m", grace="5s"), close=True)).describe()
+    assert 'hopping("10m", advance="1m", grace="5s"), told on close' in text
+
+
 def test_retention_must_hold_the_windows() -> None:
     def build(app: ads.App) -> None:
         windowed = app.stream("in").group_by_key().windowed_by(ads.session("10ms", grace="5ms"))

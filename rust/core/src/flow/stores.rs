@@ -81,9 +81,10 @@ pub struct StoreSpec {
 }
 
 impl StoreSpec {
-    /// What its bytes mean; retention may change.
+    /// What its bytes mean; retention may change, the length of windows not.
     pub fn meaning(&self) -> String {
-        format!("{:?} {}", self.kind, self.duplicates)
+        let size = self.window_size_ms.map_or(String::new(), |ms| format!(" {ms} ms"));
+        format!("{:?} {}{size}", self.kind, self.duplicates)
     }
 }
 

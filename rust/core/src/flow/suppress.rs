@@ -192,8 +192,10 @@ impl Suppress {
         let size = waiting.as_ref().map_or(0, |w| w.size);
         if let (Some(w), Some(key)) = (waiting, Datum::from_key_bytes(key)) {
             let final_ = matches!(self.terms.until, Until::WindowCloses { .. });
+            // A window is told once: of what it was before, nobody knows.
+            let told = if final_ { Datum::Null } else { w.told };
             if !(final_ && w.value.is_null()) {
-                cx.forward(Record::change(key, w.value, w.told, w.ts, w.headers))?;
+                cx.forward(Record::change(key, w.value, told, w.ts, w.headers))?;
             }
         }
         let mut store = cx.store_mut(self.store);
