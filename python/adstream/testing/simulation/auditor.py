@@ -283,11 +283,47 @@ def _recorded(cluster: Cluster) -> list[str]:
     ]
 
 
+# sim.joins
+
+
+def _joined(cluster: Cluster) -> list[str]:
+    broker = cluster.broker
+    source = list(_records(broker, "events"))
+    dead: list[tuple[int, int, str]] = []
+    large: list[tuple[int, dict[str, Any]]] = []
+    small: list[tuple[int, dict[str, Any]]] = []
+    for p, (offset, ts, _, value, _) in source:
+        try:
+            event = json.loads(value or b"")
+        except ValueError:
+            dead.append((p, offset, "malformed_value"))
+            continue
+        if not isinstance(event["n"], int):  # the predicate raises
+            dead.append((p, offset, "callable_raised"))
+        else:
+            (large if event["n"] >= 20 else small).append((ts, event))
+    pairs = [
+        (a["kind"], max(ts, other), a["id"], b["id"])
+        for ts, a in large
+        for other, b in small
+        if a["kind"] == b["kind"] and -20_000 <= other - ts <= 10_000
+    ]
+    found = (((key or b"").decode(), ts, *json.loads(v or b"")) for _, (_, ts, key, v, _) in _records(broker, "pairs"))
+    beside = (((key or b"").decode(), *json.loads(v or b"")) for _, (_, _, key, v, _) in _records(broker, "beside"))
+    return [
+        *_bags("pairs", found, pairs),
+        *_bags("beside", beside, ((event["user"], event["id"], event["id"]) for _, event in large)),
+        *_bags("dead", _dead(broker, "events-dlq"), dead),
+        *([] if pairs or len(large) * len(small) < 400 else ["pairs: there is none, the check is blind"]),
+    ]
+
+
 JUDGES: Mapping[str, Callable[[Cluster], list[str]]] = {
     "ads.performance": _performance,
     "sim.passing": _passing,
     "sim.counts": _counts,
     "sim.records": _recorded,
+    "sim.joins": _joined,
 }
 
 

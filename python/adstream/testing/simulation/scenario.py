@@ -7,6 +7,7 @@ result is; that is the auditor's, which in turn looks at the broker and never in
     sim.passing         no state, no shuffle: filter and write
     sim.counts          deduplicate, shuffle row by row (no combine), windows; first and last
     sim.records         keys and values: a count behind a repartition topic, told at once; a table regrouped
+    sim.joins           keys and values: two streams behind repartition topics, each pair once; a stream with its own table
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from adstream.dsl.aggregates import count, first, last, max, min, sum
 from adstream.dsl.app import App
 from adstream.dsl.expr import col, window_start
 from adstream.dsl.flow import Materialized
+from adstream.dsl.joins import JoinWindows
 from adstream.dsl.schema import Record
 from adstream.dsl.sinks import Sql
 from adstream.dsl.topology import Topology, topology
@@ -42,7 +44,7 @@ STEPS = ("close", "begin", "produce", "offsets", "commit", "committed", "settled
 EVENT_START_MS = 1_705_312_800_000
 JOBS = ("ads.performance", "sim.passing", "sim.counts")
 """What seeds choose from. A longer list would make other scenarios of seeds that found something."""
-MORE_JOBS = ("sim.records",)
+MORE_JOBS = ("sim.records", "sim.joins")
 """Run when they are asked for."""
 
 
@@ -99,6 +101,19 @@ def records(app: App) -> None:
     users.group_by(lambda k, kind: (kind, k), "by-last").count("last").to_stream().to("users-last", value=serdes.int64)
 
 
+@topology(name="sim-joins")
+def joins(app: App) -> None:
+    """Pairs of a large and a small event of one kind that lie close together; and each user's event beside what the table
+    of users says. A grace longer than the run: no order of arrival makes another result."""
+    events = app.stream("events", key=serdes.string, value=serdes.json_)
+    large, small = events.split().branch(lambda k, v: v["n"] >= 20).default_branch()
+    within = JoinWindows(20_000, 10_000, 10**12)
+    by_kind = [side.select_key(lambda k, v: v["kind"]) for side in (large, small)]
+    by_kind[0].join(by_kind[1], lambda a, b: [a["id"], b["id"]], within, name="pairs").to("pairs")
+    users = large.to_table("users")
+    large.join(users, lambda event, newest: [event["id"], newest["id"]]).to("beside")
+
+
 @dataclass(frozen=True)
 class Job:
     """A built topology and the topics that must exist before it starts."""
@@ -123,6 +138,8 @@ def job_of(name: str) -> Job:
         made, source, outputs = passing, "events", ("passed",)
     elif name == "sim.records":
         made, source, outputs = records, "events", ("kinds-counts", "users-last")
+    elif name == "sim.joins":
+        made, source, outputs = joins, "events", ("pairs", "beside")
     else:
         made, source, outputs = counts, "events", ("counts-final", "counts-late")
     built = made.build()
