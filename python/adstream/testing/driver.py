@@ -38,6 +38,7 @@ from adstream.interfaces import TopicPartition
 from adstream.runtime import queries
 from adstream.runtime.assignment import TaskSpec, enumerate_tasks
 from adstream.testing.memory import MemoryLog
+from adstream.testing.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -234,6 +235,11 @@ class TopologyTestDriver:
         """Tasks that have not closed a generation since the clock moved."""
         self._touched = False
         self._closed = False
+        only_records = all(node["op"] == "flow" for node in self.built.plan["nodes"])
+        self._one_by_one = only_records and commit_every == 1 and not pipelined
+        """As Kafka Streams' driver: a record, a commit, the next one."""
+        self._readers = {tp: i for i, spec in enumerate(self._specs) for tp in spec.inputs}
+        self._turns = Turns()
         self._tasks = [self._start(spec) for spec in self._specs]
 
     # --- Topics ---------------------------------------------------------------------------------------------------
@@ -393,6 +399,8 @@ class TopologyTestDriver:
     def _round(self) -> bool:
         """One turn for each task, upstream first; whether anything moved. A crash does not take a task's turn away, so
         that commits hold the same rows as without it."""
+        if self._turns:
+            return self._next()
         if self._records and self._options.commit_every is not None:
             return self._earliest()
         moved = False
@@ -410,6 +418,35 @@ class TopologyTestDriver:
                             break
                     waiting.remove(i)
         return moved
+
+    def _next(self) -> bool:
+        """Takes the record that Kafka Streams' driver would take, and commits."""
+        before = self._turns.copy()
+        tp = self._turns.poll()
+        i = self._readers[tp]
+        task = self._tasks[i]
+        head = self._log.first(tp, task.fed[tp])
+        assert head is not None
+        after = head[0] + 1
+        self._offer(tp, after)
+        try:
+            self._feed(task, {**task.fed, tp: after})
+            self._process(task, 1)
+            self._close(task)
+            self._due.discard(i)
+            self._commit(task)
+        except _Crash as crash:
+            self._recover(crash.restart)
+            if not crash.committed:
+                self._turns = before
+        return True
+
+    def _offer(self, tp: TopicPartition, since: int | None = None) -> None:
+        """A topic has something to be read, if it does."""
+        if self._one_by_one and tp in self._readers and tp not in self._turns:
+            head = self._log.first(tp, self._tasks[self._readers[tp]].fed[tp] if since is None else since)
+            if head is not None:
+                self._turns.offer(head[1], tp)
 
     def _earliest(self) -> bool:
         """A turn for the task whose next record is the earliest, as one task of Kafka Streams' test driver would choose
@@ -491,6 +528,7 @@ class TopologyTestDriver:
         self._log.commit(outputs)
         for topic, p, batch in outputs:
             self._show_global((topic, p), batch)
+            self._offer((topic, p))
         self._positions |= positions
         task.in_flight = None
         if task.spec.changelog is None:
@@ -557,6 +595,7 @@ class TopologyTestDriver:
             self.run()
             self._show_global(tp, batch)
         self._log.append(tp, batch.records())
+        self._offer(tp)
         self._journal.append((tp, batch))
         self._touched = True
 

@@ -68,6 +68,12 @@ class MemoryLog:
         last = bisect_left(partition.records, stop, key=_OFFSET)
         return RawBatch(partition.records[first:last], stop)
 
+    def first(self, tp: TopicPartition, start: int) -> Record | None:
+        """The first record from offset `start` on."""
+        records = self._partition(tp).records
+        at = bisect_left(records, start, key=_OFFSET)
+        return records[at] if at < len(records) else None
+
     def written(self, tp: TopicPartition, start: int) -> list[tuple[int, Record]]:
         """The records from offset `start` on, each with its place among all that were written."""
         partition = self._partition(tp)

@@ -1,0 +1,44 @@
+"""The order of Java's priority queue: the values are what java.util.PriorityQueue gives for these calls."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adstream.testing.turns import Turns
+
+
+def drained(turns: Turns) -> str:
+    found = ""
+    while turns:
+        found += turns.poll()[0]
+    return found
+
+
+def offered(*heads: tuple[int, str]) -> Turns:
+    turns = Turns()
+    for time, name in heads:
+        turns.offer(time, (name, 0))
+    return turns
+
+
+def test_equal_times_come_as_the_heap_has_them() -> None:
+    assert drained(offered((1, "a"), (1, "b"), (1, "c"))) == "acb"
+    assert drained(offered((1, "a"), (1, "b"), (1, "c"), (1, "d"))) == "adcb"
+    assert drained(offered((2, "a"), (1, "b"), (1, "c"), (2, "d"))) == "bcda"
+    assert drained(offered((1, "a"), (1, "b"), (1, "c"), (1, "d"), (0, "e"), (1, "f"))) == "efbdca"
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=40))
+def test_the_earliest_comes_first(steps: list[tuple[int, Any]]) -> None:
+    turns, waiting = Turns(), list[tuple[int, str]]()
+    for number, (time, poll) in enumerate(steps):
+        if poll and waiting:
+            taken = turns.poll()[0]
+            [head] = [head for head in waiting if head[1] == taken]
+            assert head[0] == min(waiting)[0]
+            waiting.remove(head)
+        else:
+            turns.offer(time, (str(number), 0))
+            waiting.append((time, str(number)))
+        assert bool(turns) == bool(waiting)
