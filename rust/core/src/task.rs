@@ -567,13 +567,15 @@ impl Task {
                 tick: self.tick,
                 inputs: Inputs::default(),
             };
-            ctx.count("read", 1);
             node.operator.take(source, place, taken, &mut ctx)?;
             done += 1;
             if node.operator.commit_asked() {
                 self.commit_asked = true;
                 break;
             }
+        }
+        if let SourceKind::Records { source, .. } = &self.inputs[index].source {
+            *self.counters.entry((source.name.clone(), "read".to_string())).or_insert(0) += done as u64;
         }
         for (port, message) in emitted {
             let routes = self.nodes[unit].routes.get(port).cloned().unwrap_or_default();

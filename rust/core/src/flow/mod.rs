@@ -328,8 +328,14 @@ impl<'a> Cx<'a> {
     }
 
     pub fn count(&self, reason: &str) {
-        let mut counters = self.env.counters.borrow_mut();
-        *counters.entry((self.name().clone(), reason.to_string())).or_insert(0) += 1;
+        self.count_many(reason, 1);
+    }
+
+    pub fn count_many(&self, reason: &str, n: u64) {
+        if n > 0 {
+            let mut counters = self.env.counters.borrow_mut();
+            *counters.entry((self.name().clone(), reason.to_string())).or_insert(0) += n;
+        }
     }
 
     pub fn dead(&self, reason: &'static str, text: String) {

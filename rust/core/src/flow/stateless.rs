@@ -182,11 +182,13 @@ struct Target {
 pub struct To {
     topics: Vec<usize>,
     target: Target,
+    /// Written since the last flush: counted there, once.
+    written: u64,
 }
 
 impl To {
     pub fn new(parameters: serde_json::Value, topics: Vec<usize>) -> Result<To, serde_json::Error> {
-        Ok(To { topics, target: serde_json::from_value(parameters)? })
+        Ok(To { topics, target: serde_json::from_value(parameters)?, written: 0 })
     }
 
     fn topic(&self, record: &Record, cx: Cx<'_>) -> Result<usize, Failure> {
@@ -258,7 +260,7 @@ impl Node for To {
             cx.count("dropped:no_partition");
         }
         for partition in partitions {
-            cx.count("out");
+            self.written += 1;
             cx.send(Outgoing {
                 topic,
                 partition,
@@ -270,6 +272,15 @@ impl Node for To {
             });
         }
         Ok(())
+    }
+
+    fn flush(&mut self, cx: Cx<'_>) -> Done {
+        cx.count_many("out", std::mem::take(&mut self.written));
+        Ok(())
+    }
+
+    fn restored(&mut self, _: Cx<'_>) {
+        self.written = 0;
     }
 }
 
