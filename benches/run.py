@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benches.harness import Bench, Wrong
 
-SCENARIOS = ("kafka", "core", "jsonl", "state", "startup", "sinks")
+SCENARIOS = ("kafka", "core", "jsonl", "state", "startup", "sinks", "streams")
 
 
 def main() -> int:

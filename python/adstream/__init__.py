@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         TimeWindowedCogroupedKStream,
         TimeWindowedKStream,
     )
-    from adstream.dsl.natives import joined, key, other, struct, value
+    from adstream.dsl.natives import joined, key, other, pair, struct, value
     from adstream.dsl.processors import Cancellable, Context, FixedKeyProcessor, Processor, RecordMetadata
     from adstream.dsl.schema import Record, content_id, field
     from adstream.dsl.store import ValueAndTimestamp, VersionedRecord
@@ -123,6 +123,7 @@ __all__ = [
     "min_horizontal",
     "offset",
     "other",
+    "pair",
     "partition",
     "rfc3339",
     "serdes",
@@ -157,7 +158,7 @@ _HOMES = {
     "adstream.dsl.joins": "GlobalKTable JoinWindows",
     "adstream.dsl.kstream": "BranchedKStream KGroupedStream KStream",
     "adstream.dsl.ktable": "KGroupedTable KTable",
-    "adstream.dsl.natives": "joined key other struct value",
+    "adstream.dsl.natives": "joined key other pair struct value",
     "adstream.dsl.kwindows": (
         "CogroupedKStream EmitStrategy SessionWindowedCogroupedKStream SessionWindowedKStream"
         " TimeWindowedCogroupedKStream TimeWindowedKStream"

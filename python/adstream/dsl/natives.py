@@ -4,6 +4,7 @@
     stream.map_values(ads.struct(user=ads.key(), cents=col("price") * 100))
     stream.group_by_key().aggregate(orders=ads.count(), total=ads.sum("price"))
     stream.join(table, ads.joined(prefix="user_"))
+    table.group_by(ads.pair(col("shop"), ads.value())).aggregate(total=ads.sum("price"))
 
 In an expression over records `col("x")` is a field of the value, `ads.key()` the key, `ads.value()` the whole value,
 `ads.other("x")` a field of the second value (of a joiner: the right side). Types are known only when a value comes: what
@@ -67,6 +68,13 @@ def struct(**fields: Expr | str | int | float | bool | None) -> Expr:
 
     made = tuple(named_or_expr(f) if isinstance(f, str | Expr) else lit(f) for f in fields.values())
     return Expr("struct", args=made, value=list(fields))
+
+
+def pair(key: Expr | str, value: Expr | str) -> Expr:
+    """A (key, value), for `map` and for `group_by` of a table; text names a column."""
+    from adstream.dsl.expr import named_or_expr
+
+    return Expr("tuple", args=(named_or_expr(key), named_or_expr(value)))
 
 
 def joined(*, prefix: str = "") -> Native:

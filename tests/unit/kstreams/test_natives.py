@@ -102,7 +102,7 @@ def test_aggregates(restart: bool) -> None:
 def test_aggregates_of_a_table_take_back() -> None:
     def build(app: ads.App) -> None:
         table = app.table("in", key=S)
-        grouped = table.group_by(lambda k, v: (v.get("y") or "none", v))
+        grouped = table.group_by(ads.pair(col("y").fill_null("none"), ads.value()))
         grouped.aggregate(n=ads.count(), total=ads.sum("x")).to_stream().to("out")
 
     assert run(build)[-1] == ("q", {"n": 1, "total": -2}, 3)

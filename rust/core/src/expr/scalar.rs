@@ -12,7 +12,7 @@
 //! | `$key`, `$value` | the record's key; its value, whole |
 //! | `$other`, `$other.x` | the second value (of a joiner: the other side; of an adder: the aggregate); a field of it |
 //!
-//! `struct` makes an object: its arguments under the names in `names`. `merge` joins two objects.
+//! `struct` makes an object of its arguments, under the names that are its `value`; `tuple` puts them side by side.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -35,6 +35,7 @@ pub enum Scalar {
     Field(usize, Arc<str>),
     Literal(Datum),
     Struct(Vec<(Arc<str>, Scalar)>),
+    Tuple(Vec<Scalar>),
     And(Box<[Scalar; 2]>),
     Or(Box<[Scalar; 2]>),
     When(Vec<Scalar>),
@@ -173,6 +174,7 @@ impl Scalar {
                 let names = names.iter().map(|n| Arc::from(n.as_str().unwrap_or_default()));
                 Scalar::Struct(names.zip(args()?).collect())
             }
+            "tuple" => Scalar::Tuple(args()?),
             "and" => Scalar::And(two()?),
             "or" => Scalar::Or(two()?),
             "when" => Scalar::When(args()?),
@@ -218,6 +220,7 @@ impl Scalar {
                 let made = fields.iter().map(|(name, of)| Ok((name.clone(), of.eval(args)?)));
                 Datum::Map(made.collect::<Result<_, Fault>>()?)
             }
+            Scalar::Tuple(parts) => Datum::Tuple(parts.iter().map(|p| p.eval(args)).collect::<Result<_, _>>()?),
             Scalar::And(pair) => both(pair, args, false)?,
             Scalar::Or(pair) => both(pair, args, true)?,
             Scalar::When(parts) => {
