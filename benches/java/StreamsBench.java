@@ -6,7 +6,6 @@ import java.lang.management.ManagementFactory;
 import java.time.Duration;
 import java.util.Map;
 import java.util.Properties;
-import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.atomic.AtomicLong;
 import org.apache.kafka.common.serialization.Deserializer;
 import org.apache.kafka.common.serialization.Serde;
@@ -33,14 +32,16 @@ import org.apache.kafka.streams.kstream.WindowedSerdes;
 /**
  * One topology on Kafka Streams, to the end of its input: one thread, exactly once, stores in memory, commits every 100 ms.
  * Arguments: bootstrap, application id, case, records in all, records after which the clock starts (the JVM is warm then).
- * Prints one JSON object: seconds and CPU seconds of the rest.
+ * Prints one JSON object: seconds and CPU seconds of the rest, to the last moment at which anything was done.
  */
 public final class StreamsBench {
     static final ObjectMapper JSON = new ObjectMapper();
     static final AtomicLong SEEN = new AtomicLong();
-    static final CountDownLatch DONE = new CountDownLatch(1);
+    /** Whatever is done for a record, also behind a shuffle. */
+    static final AtomicLong WORK = new AtomicLong();
+    static final long QUIET_NS = 8_000_000_000L;
     static long warm, total;
-    static volatile long[] began, ended;
+    static volatile long[] began;
 
     static long[] now() {
         var os = (OperatingSystemMXBean) ManagementFactory.getOperatingSystemMXBean();
@@ -49,13 +50,9 @@ public final class StreamsBench {
 
     /** Counts what the application reads of its inputs: each record's value is read once. */
     static void seen() {
-        long n = SEEN.incrementAndGet();
-        if (n == warm) {
+        WORK.incrementAndGet();
+        if (SEEN.incrementAndGet() == warm) {
             began = now();
-        }
-        if (n == total) {
-            ended = now();
-            DONE.countDown();
         }
     }
 
@@ -86,6 +83,7 @@ public final class StreamsBench {
     }
 
     static ObjectNode fold(String key, JsonNode value, JsonNode aggregate) {
+        WORK.incrementAndGet();
         ObjectNode made = JSON.createObjectNode();
         made.put("n", aggregate.get("n").asLong() + 1);
         made.put("total", aggregate.get("total").asLong() + value.get("amount").asLong());
@@ -110,7 +108,7 @@ public final class StreamsBench {
         return JSON.createObjectNode().put("n", 0L).put("total", 0L);
     }
 
-    static ObjectNode joined(JsonNode left, JsonNode right) {
+    static JsonNode joined(JsonNode left, JsonNode right) {
         ObjectNode made = ((ObjectNode) left).deepCopy();
         right.fields().forEachRemaining(f -> made.set("r_" + f.getKey(), f.getValue()));
         return made;
@@ -171,10 +169,17 @@ public final class StreamsBench {
             StreamsConfig.REPLICATION_FACTOR_CONFIG, 1,
             "auto.offset.reset", "earliest"));
         settings.put(StreamsConfig.STATE_DIR_CONFIG, args[5]);
+        long[] ended = now();
         try (var streams = new KafkaStreams(builder.build(), settings)) {
             streams.start();
-            DONE.await();
-            Thread.sleep(3000); // what is left to commit, and behind a shuffle to do
+            long work = -1;
+            while (SEEN.get() < total || System.nanoTime() - ended[0] < QUIET_NS) {
+                Thread.sleep(50);
+                if (WORK.get() != work) {
+                    work = WORK.get();
+                    ended = now();
+                }
+            }
         }
         System.out.printf("{\"seconds\": %.3f, \"cpu\": %.3f, \"records\": %d}%n",
             (ended[0] - began[0]) / 1e9, (ended[1] - began[1]) / 1e9, total - warm);
