@@ -100,6 +100,13 @@ class KTable:
         node.parameters["send_old"] = True
         return True
 
+    def _tell_truly(self) -> None:
+        """Of tables before it that are suppressed, changes carry the value that was told last; see `suppressed.py`."""
+        if self._node.parameters.get("kind") == "suppress":
+            self._node.parameters["told"] = True
+        for parent in self._parents:
+            parent._tell_truly()
+
     # --- Derived tables -------------------------------------------------------------------------------------------
 
     def filter(self, predicate: Fn, materialized: Materialized | str | None = None) -> KTable:
@@ -285,6 +292,7 @@ class KTable:
         """By what `selector(key, value)` returns: a new (key, value). When a row changes, its old value leaves its old
         group and the new one enters. In Kafka Streams: `KTable.groupBy` with `Grouped`."""
         self._send_old()
+        self._tell_truly()
         fn = flow.function(self._graph, selector, "selector", "group_by")
         node = flow.add(self._graph, "regroup", [self._flowing.port], mapper=fn, versioned=self._versioned)
         return KGroupedTable(self._flowing.at(node, key=key, value=value), name)
@@ -357,8 +365,9 @@ def foreign_join(
     extractor = flow.function(graph, foreign_key, "foreign_key", operation)
     fn = flow.function(graph, joiner, "joiner", operation, values=2)
     how = flow.materialized(materialized, operation)
-    right_table._send_old()
-    left_table._send_old()
+    for table in (right_table, left_table):
+        table._send_old()
+        table._tell_truly()
 
     def partitioner(given: Fn | None, what: str) -> dict[str, Any] | None:
         if given is None:

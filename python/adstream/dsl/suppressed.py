@@ -4,6 +4,10 @@
     table.suppress(ads.Suppressed.until_time_limit("10s"))                   at most one change per key in ten seconds
     table.suppress(ads.Suppressed.until_time_limit("10s", ads.Suppressed.max_records(1000).emit_early_when_full()))
 
+*The old value of a change* is the one that was told last, wherever somebody behind takes it back (`group_by`, foreign-key
+joins): what is taken back is what was added. Elsewhere it is what Kafka Streams says, the value before the newest change:
+then a filter or a join behind deletes the same keys as there, some of which nobody has heard of.
+
 Time is that of the changes that come, not of the input: without new changes nothing leaves. In Kafka Streams: `Suppressed`.
 """
 
@@ -159,6 +163,7 @@ def suppress(table: KTable, terms: Suppressed) -> KTable:
         name=terms.name,
         about="until windows close" if terms.limit_ms is None else f"for {format_ms(terms.limit_ms)}",
         until=until,
+        told=False,
         max_records=terms.buffer.records,
         max_bytes=terms.buffer.bytes,
         when_full="emit" if terms.buffer.emit_early else "shut_down",

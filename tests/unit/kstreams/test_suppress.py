@@ -182,17 +182,32 @@ def test_a_regrouping_behind_takes_back_what_it_was_told() -> None:
 
 
 def test_a_final_result_has_nothing_before_it() -> None:
-    """Of its earlier counts nobody behind has heard: there is nothing to take back, and nothing to delete."""
+    """Of its earlier counts nobody behind has heard: there is nothing to take back."""
 
     def build(app: ads.App) -> None:
         counted = app.stream("in", key=S, value=I).group_by_key().windowed_by(ads.tumbling("10ms", grace="0s"))
-        final = counted.count(uncached()).suppress(Closes())
-        final.filter(lambda k, v: v < 2).to_stream().to("small")
+        final = counted.count(uncached()).suppress(Closes()).map_values(lambda v: v * 10)
         final.group_by(lambda w, v: (w.key, v), key=S, value=I).reduce(
             lambda a, v: a + v, lambda a, v: a - v, uncached()
         ).to_stream().to("out")
 
-    assert play(build, [("a", 1, 1), ("a", 1, 2), ("b", 1, 12)]) == [[], [], [("a", 2, 2)]]
+    assert play(build, [("a", 1, 1), ("a", 1, 2), ("b", 1, 12)]) == [[], [], [("a", 20, 2)]]
+
+
+@pytest.mark.parametrize(("regrouped", "told"), [(False, [("a", None, 21)]), (True, [])])
+def test_a_filter_behind_deletes_what_kafka_streams_deletes_unless_a_grouping_wants_the_truth(
+    regrouped: bool, told: list[Row]
+) -> None:
+    """1, 3 and 4 of `a`: 3 passes the filter and is never told."""
+
+    def build(app: ads.App) -> None:
+        rows = app.table("in", uncached("rows"), key=S, value=I)
+        held = rows.suppress(ads.Suppressed.until_time_limit("10ms"))
+        held.filter(lambda k, v: v == 3).to_stream().to("out", value=I)
+        if regrouped:
+            held.group_by(lambda k, v: ("all", v), key=S, value=I).count().to_stream().to("counts")
+
+    assert flat(play(build, [("a", 1, 0), ("b", 1, 10), ("a", 3, 20), ("a", 4, 21), ("b", 1, 40)])) == told
 
 
 def test_headers_and_time_are_those_of_the_change() -> None:

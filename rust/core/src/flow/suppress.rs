@@ -1,7 +1,7 @@
 //! Suppression: changes of a table wait, one per key, and only the newest is told.
 //!
 //! ```text
-//!   change ──▶ buffer   k key ─▶ (waits since, size, its time, headers, newest value, value told last)
+//!   change ──▶ buffer   k key ─▶ (waits since, size, its time, headers, newest value, the one before it, the one told last)
 //!                       t since, key                                what goes first: by time, then key
 //!                  │
 //!                  ├─ until its window closes: since = the window's end; goes when the window takes no more records
@@ -10,9 +10,9 @@
 //!
 //! Time is the largest one of the changes that came. A buffer that is full lets the oldest go early, or stops the task.
 //!
-//! *What is told*: the newest value, and as the old one what was told last, so that an aggregation behind takes back what it
-//! got (Kafka Streams says what the newest change said, which nobody behind has seen). Windows are final: a deletion (a
-//! session that was merged away) is nothing to tell, and a window goes when it is truly closed (where ends are inclusive
+//! *What is told*: the newest value, and as the old one, where an aggregation behind takes it back (`told`), what was told
+//! last; else what the newest change said, as Kafka Streams does always. Windows are final: they are told once, a deletion
+//! (a session that was merged away) is nothing to tell, and a window goes when it is truly closed (where ends are inclusive
 //! Kafka Streams lets it go a moment before).
 //!
 //! *Who looks behind it* ([`super::func::Lookup::Suppressed`]) sees of a key that waits what was told last.
@@ -54,6 +54,8 @@ pub enum WhenFull {
 pub struct Terms {
     until: Until,
     #[serde(default)]
+    told: bool,
+    #[serde(default)]
     max_records: Option<u64>,
     #[serde(default)]
     max_bytes: Option<u64>,
@@ -80,6 +82,7 @@ struct Waiting {
     ts: i64,
     headers: Headers,
     value: Datum,
+    before: Datum,
     told: Datum,
 }
 
@@ -95,8 +98,9 @@ impl Waiting {
             w.u8(value.is_some() as u8);
             w.blob(value.as_deref().unwrap_or_default());
         }
-        self.value.encode(&mut w).map_err(Failure::unstorable)?;
-        self.told.encode(&mut w).map_err(Failure::unstorable)?;
+        for datum in [&self.value, &self.before, &self.told] {
+            datum.encode(&mut w).map_err(Failure::unstorable)?;
+        }
         Ok(w.bytes)
     }
     fn read(bytes: &[u8]) -> Option<Waiting> {
@@ -109,8 +113,8 @@ impl Waiting {
             let value = r.blob()?.to_vec();
             headers.push((name, some.then_some(value)));
         }
-        let (value, told) = (Datum::decode(&mut r)?, Datum::decode(&mut r)?);
-        Some(Waiting { since, size, ts, headers: headers.into(), value, told })
+        let (value, before, told) = (Datum::decode(&mut r)?, Datum::decode(&mut r)?, Datum::decode(&mut r)?);
+        Some(Waiting { since, size, ts, headers: headers.into(), value, before, told })
     }
 }
 
@@ -165,7 +169,15 @@ impl Suppress {
             Some(_) => self.size(&record, &told, topic, cx.env.foreign)?,
             None => 0,
         };
-        let waiting = Waiting { since, size, ts: record.ts, headers: record.headers, value: record.value, told };
+        let waiting = Waiting {
+            since,
+            size,
+            ts: record.ts,
+            headers: record.headers,
+            value: record.value,
+            before: record.old,
+            told,
+        };
         let bytes = waiting.write()?;
         let mut store = cx.store_mut(self.store);
         store.bytes.put(&whole, Some(&bytes));
@@ -192,10 +204,13 @@ impl Suppress {
         let size = waiting.as_ref().map_or(0, |w| w.size);
         if let (Some(w), Some(key)) = (waiting, Datum::from_key_bytes(key)) {
             let final_ = matches!(self.terms.until, Until::WindowCloses { .. });
-            // A window is told once: of what it was before, nobody knows.
-            let told = if final_ { Datum::Null } else { w.told };
+            let old = match self.terms.told {
+                true if final_ => Datum::Null, // a window is told once
+                true => w.told,
+                false => w.before,
+            };
             if !(final_ && w.value.is_null()) {
-                cx.forward(Record::change(key, w.value, told, w.ts, w.headers))?;
+                cx.forward(Record::change(key, w.value, old, w.ts, w.headers))?;
             }
         }
         let mut store = cx.store_mut(self.store);
