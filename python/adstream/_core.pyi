@@ -237,6 +237,12 @@ class Globals:
 
     def apply(self, topic: str, partition: int, batch: RawBatch) -> None:
         """The next records of a topic's partition. What cannot be read is counted and passed over."""
+    def query_get(self, store: str, key: Any, window: tuple[int, int] | None) -> tuple[Any, int] | None:
+        """A value that was applied, and its time."""
+    def query_scan(self, store: str, span: _Span) -> tuple[list[_Entry], bytes | None] | None:
+        """A page of entries; None: there is no such table."""
+    def query_version(self, store: str, key: Any, at: int | None) -> tuple[Any, int, int | None] | None: ...
+    def query_len(self, store: str) -> int | None: ...
     def stats(self) -> dict[str, tuple[int, dict[str, int]]]:
         """By table: how many keys it has, and what became of records, by reason."""
 

@@ -163,7 +163,6 @@ class App:
                 "key": serdes.check(key, "key", "global_table").to_plan(graph.register),
                 "value": serdes.check(value, "value", "global_table").to_plan(graph.register),
                 "timestamp": None if timestamp is None else flow.call(graph, timestamp, "timestamp", "global_table", 4),
-                "queryable": how.name is not None,
             }
         )
         return GlobalKTable(graph, name, key, value, named=how.name is not None)

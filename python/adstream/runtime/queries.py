@@ -14,7 +14,7 @@ from adstream.dsl.store import Entry, Span
 
 
 class Asked(Protocol):
-    """`adstream._core.Task`, as far as queries go."""
+    """`adstream._core.Task` and `Globals`, as far as queries go."""
 
     def query_get(self, store: str, key: Any, window: tuple[int, int] | None) -> tuple[Any, int] | None: ...
     def query_version(self, store: str, key: Any, at: int | None) -> tuple[Any, int, int | None] | None: ...
@@ -65,7 +65,8 @@ class Merged:
 
 def spec_of(plan: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A store of the plan. Raises KeyError."""
-    stores: Sequence[dict[str, Any]] = plan.get("stores", ())
+    stores: list[dict[str, Any]] = list(plan.get("stores", ()))
+    stores += [{"name": table["name"], "kind": "key_value"} for table in plan.get("globals", ())]
     for spec in stores:
         if spec["name"] == name:
             return spec

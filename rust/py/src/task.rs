@@ -89,6 +89,42 @@ impl PyGlobals {
         py.detach(|| self.tables.apply(topic, partition, &batch.0, &*self.callables));
     }
 
+    // Queries, as of a task: of what has been applied.
+
+    #[pyo3(signature = (store, key, window))]
+    fn query_get<'py>(
+        &self,
+        py: Python<'py>,
+        store: &str,
+        key: &Bound<'py, PyAny>,
+        window: Option<(i64, i64)>,
+    ) -> PyResult<Option<(Bound<'py, PyAny>, i64)>> {
+        let key = key_of(key)?;
+        let found = self.tables.with(store, |s| s.get_in(View::Committed, &key)).flatten();
+        found.filter(|_| window.is_none()).map(|(value, ts)| Ok((to_py(py, &value)?, ts))).transpose()
+    }
+
+    fn query_scan<'py>(&self, py: Python<'py>, store: &str, span: SpanIn<'py>) -> PyResult<Option<PageOut<'py>>> {
+        let span = span.to_core()?;
+        let page = py.detach(|| self.tables.with(store, |s| s.scan(View::Committed, &span)));
+        page.map(|page| page_out(py, page)).transpose()
+    }
+
+    fn query_version<'py>(
+        &self,
+        py: Python<'py>,
+        store: &str,
+        key: &Bound<'py, PyAny>,
+        at: Option<i64>,
+    ) -> PyResult<Option<VersionOut<'py>>> {
+        let key = key_of(key)?;
+        version_out(py, self.tables.with(store, |s| s.version_in(View::Committed, &key, at)).flatten())
+    }
+
+    fn query_len(&self, store: &str) -> Option<u64> {
+        self.tables.with(store, |s| s.entries())
+    }
+
     /// By table: how many keys it has, and what became of records, by reason.
     fn stats(&self) -> HashMap<String, (usize, BTreeMap<String, u64>)> {
         self.tables.stats().into_iter().map(|(name, keys, counters)| (name, (keys, counters))).collect()

@@ -120,6 +120,20 @@ def test_the_application_may_write_the_topic_itself() -> None:
         assert [r.value for r in driver.output("out").read()] == ["c d"]
 
 
+def test_it_can_be_asked() -> None:
+    with driver_of(partitions=2, commit_every=None) as driver:
+        for key, value in (("b", "Bert"), ("a", "Anna"), ("c", "Cid"), ("b", None)):
+            driver.input("names").pipe(value, key=key, at=5)
+        names = driver.store("names-by-id")
+        assert names.get("a") == ("Anna", 5)
+        assert names.get("b") is None
+        assert list(names.all()) == [("a", ("Anna", 5)), ("c", ("Cid", 5))]
+        assert list(names.range("b", "z")) == [("c", ("Cid", 5))]
+        assert names.approximate_num_entries() == 2
+        with pytest.raises(KeyError, match="names-by-id"):
+            driver.store("nothing")
+
+
 @pytest.mark.parametrize(
     ("build", "code"),
     [

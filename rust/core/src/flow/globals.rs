@@ -7,12 +7,12 @@
 //! negative time is counted and passed over: it is nobody's dead letter, since no task has read it.
 
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Deserialize;
 
 use super::func::Func;
-use super::stores::{key_bytes, read_timed, write_timed, Timed};
+use super::stores::{key_bytes, write_timed, Store, StoreKind, StoreSpec, Timed};
 use super::{FlowSource, Serde};
 use crate::expr::Foreign;
 use crate::raw::RawBatch;
@@ -26,14 +26,10 @@ pub struct GlobalSpec {
     pub value: Serde,
     #[serde(default)]
     pub timestamp: Option<Func>,
-    /// Users may read it by its name.
-    #[serde(default)]
-    pub queryable: bool,
 }
 
-#[derive(Default)]
 struct State {
-    values: BTreeMap<Box<[u8]>, Box<[u8]>>,
+    store: Store,
     /// The largest time seen, by partition.
     clocks: BTreeMap<u32, i64>,
     counters: BTreeMap<String, u64>,
@@ -41,12 +37,18 @@ struct State {
 
 struct Global {
     spec: GlobalSpec,
-    state: RwLock<State>,
+    state: Mutex<State>,
 }
 
 impl Global {
-    fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    fn new(spec: &GlobalSpec) -> Global {
+        let store =
+            Store::new(StoreSpec { name: spec.name.clone(), kind: StoreKind::KeyValue, ..StoreSpec::default() });
+        let state = Mutex::new(State { store, clocks: BTreeMap::new(), counters: BTreeMap::new() });
+        Global { spec: spec.clone(), state }
+    }
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -58,7 +60,7 @@ pub struct Globals {
 
 impl Globals {
     pub fn new(specs: &[GlobalSpec]) -> Globals {
-        Globals { tables: specs.iter().map(|s| Global { spec: s.clone(), state: RwLock::default() }).collect() }
+        Globals { tables: specs.iter().map(Global::new).collect() }
     }
 
     pub fn named(&self, name: &str) -> Option<usize> {
@@ -67,7 +69,12 @@ impl Globals {
 
     /// The value and its time.
     pub fn get(&self, table: usize, key: &[u8]) -> Option<Timed> {
-        read_timed(self.tables[table].read().values.get(key)?)
+        self.tables[table].lock().store.get_raw(key)
+    }
+
+    /// A table as a store, for queries.
+    pub fn with<T>(&self, name: &str, read: impl FnOnce(&Store) -> T) -> Option<T> {
+        Some(read(&self.tables[self.named(name)?].lock().store))
     }
 
     /// Applies records of a topic's partition, in order.
@@ -81,7 +88,7 @@ impl Globals {
                 name: table.spec.name.as_str().into(),
                 internal: false,
             };
-            let mut clock = table.read().clocks.get(&partition).copied().unwrap_or(NO_TIME);
+            let mut clock = table.lock().clocks.get(&partition).copied().unwrap_or(NO_TIME);
             for row in 0..batch.len() {
                 // The host's functions run without the lock: they may take as long as they like.
                 let read = source.read(batch, row, clock, foreign).and_then(|r| {
@@ -97,10 +104,9 @@ impl Globals {
                         }
                     }
                 });
-                let mut state = table.state.write().unwrap_or_else(PoisonError::into_inner);
+                let mut state = table.lock();
                 match read {
-                    Ok((key, Some(value))) => drop(state.values.insert(key.into(), value.into())),
-                    Ok((key, None)) => drop(state.values.remove(&key[..])),
+                    Ok((key, value)) => state.store.bytes.write(&key, value.as_deref()),
                     Err((reason, _)) => {
                         let reason = reason.strip_prefix("dropped:").unwrap_or(reason);
                         *state.counters.entry(format!("dropped:{reason}")).or_default() += 1;
@@ -109,21 +115,19 @@ impl Globals {
                 *state.counters.entry("read".into()).or_default() += 1;
                 state.clocks.insert(partition, clock);
             }
+            // Nothing of it is ever undone.
+            let mut state = table.lock();
+            state.store.bytes.close_generation(&mut |_, _| {});
+            state.store.bytes.committed();
         }
     }
 
     /// How many keys each table has, and what became of records, by table.
     pub fn stats(&self) -> Vec<(String, usize, BTreeMap<String, u64>)> {
         let of = |t: &Global| {
-            let state = t.read();
-            (t.spec.name.clone(), state.values.len(), state.counters.clone())
+            let state = t.lock();
+            (t.spec.name.clone(), state.store.bytes.len(), state.counters.clone())
         };
         self.tables.iter().map(of).collect()
-    }
-
-    /// All entries of a table, by key bytes.
-    pub fn entries(&self, table: usize) -> Vec<(Vec<u8>, Timed)> {
-        let state = self.tables[table].read();
-        state.values.iter().filter_map(|(k, v)| Some((k.to_vec(), read_timed(v)?))).collect()
     }
 }

@@ -31,9 +31,10 @@ use crate::datum::Datum;
 use crate::window::NO_TIME;
 use crate::wire::{Reader, Writer};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreKind {
+    #[default]
     KeyValue,
     Window,
     Series,
@@ -54,7 +55,7 @@ fn yes() -> bool {
     true
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct StoreSpec {
     pub name: String,
     pub kind: StoreKind,
