@@ -318,12 +318,39 @@ def _joined(cluster: Cluster) -> list[str]:
     ]
 
 
+# sim.foreign
+
+
+def _foreign(cluster: Cluster) -> list[str]:
+    broker = cluster.broker
+    dead: list[tuple[int, int, str]] = []
+    kinds: Counter[str] = Counter()
+    users: dict[bytes, Any] = {}
+    for p, (offset, _, key, value, _) in _records(broker, "events"):
+        try:
+            event = json.loads(value or b"")
+        except ValueError:
+            dead.append((p, offset, "malformed_value"))
+            continue
+        if not isinstance(event["n"], int):  # the predicate raises
+            dead.append((p, offset, "callable_raised"))
+        elif event["n"] < 20:
+            kinds[event["kind"]] += 1
+        elif key is not None:
+            users[key] = event if event["n"] % 5 else None
+    told = {key: value for _, (_, _, key, value, _) in _records(broker, "joined")}
+    found = {key: tuple(json.loads(value)) for key, value in told.items() if value is not None}
+    rows = {key: (event["id"], kinds.get(event["kind"])) for key, event in users.items() if event is not None}
+    return [*_maps("joined", found, rows), *_bags("dead", _dead(broker, "events-dlq"), dead)]
+
+
 JUDGES: Mapping[str, Callable[[Cluster], list[str]]] = {
     "ads.performance": _performance,
     "sim.passing": _passing,
     "sim.counts": _counts,
     "sim.records": _recorded,
     "sim.joins": _joined,
+    "sim.foreign": _foreign,
 }
 
 

@@ -8,6 +8,7 @@ result is; that is the auditor's, which in turn looks at the broker and never in
     sim.counts          deduplicate, shuffle row by row (no combine), windows; first and last
     sim.records         keys and values: a count behind a repartition topic, told at once; a table regrouped
     sim.joins           keys and values: two streams behind repartition topics, each pair once; a stream with its own table
+    sim.foreign         keys and values: a table with counts by foreign key, which asks and is answered by topics
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ STEPS = ("close", "begin", "produce", "offsets", "commit", "committed", "settled
 EVENT_START_MS = 1_705_312_800_000
 JOBS = ("ads.performance", "sim.passing", "sim.counts")
 """What seeds choose from. A longer list would make other scenarios of seeds that found something."""
-MORE_JOBS = ("sim.records", "sim.joins")
+MORE_JOBS = ("sim.records", "sim.joins", "sim.foreign")
 """Run when they are asked for."""
 
 
@@ -114,6 +115,17 @@ def joins(app: App) -> None:
     large.join(users, lambda event, newest: [event["id"], newest["id"]]).to("beside")
 
 
+@topology(name="sim-foreign")
+def foreign(app: App) -> None:
+    """Each user's newest large event beside how many small ones of its kind there are."""
+    events = app.stream("events", key=serdes.string, value=serdes.json_)
+    large, small = events.split().branch(lambda k, v: v["n"] >= 20).default_branch()
+    users = large.map_values(lambda v: v if v["n"] % 5 else None).to_table("users")
+    kinds = small.select_key(lambda k, v: v["kind"]).group_by_key("by-kind").count("kinds")
+    joined = users.left_join(kinds, lambda e, n: [e["id"], n], foreign_key=lambda e: e["kind"], name="of-kind")
+    joined.to_stream().to("joined")
+
+
 @dataclass(frozen=True)
 class Job:
     """A built topology and the topics that must exist before it starts."""
@@ -140,6 +152,8 @@ def job_of(name: str) -> Job:
         made, source, outputs = records, "events", ("kinds-counts", "users-last")
     elif name == "sim.joins":
         made, source, outputs = joins, "events", ("pairs", "beside")
+    elif name == "sim.foreign":
+        made, source, outputs = foreign, "events", ("joined",)
     else:
         made, source, outputs = counts, "events", ("counts-final", "counts-late")
     built = made.build()
