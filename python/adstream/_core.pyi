@@ -236,12 +236,12 @@ class Globals:
     """One worker's global tables, which its tasks look into. Any thread may use it."""
 
     def apply(self, topic: str, partition: int, batch: RawBatch) -> None:
-        """The next records of a topic's partition. What cannot be read is counted and passed over."""
+        """The next records of a topic's partition. What cannot be read is counted and passed over. Raises CoreError: the
+        processor of a global store cannot be made."""
     def query_get(self, store: str, key: Any, window: tuple[int, int] | None) -> tuple[Any, int] | None:
-        """A value that was applied, and its time."""
-    def query_scan(self, store: str, span: _Span) -> tuple[list[_Entry], bytes | None] | None:
-        """A page of entries; None: there is no such table."""
+        """Queries are those of `Task`."""
     def query_version(self, store: str, key: Any, at: int | None) -> tuple[Any, int, int | None] | None: ...
+    def query_scan(self, store: str, span: _Span) -> tuple[list[_Entry], bytes | None] | None: ...
     def query_len(self, store: str) -> int | None: ...
     def stats(self) -> dict[str, tuple[int, dict[str, int]]]:
         """By table: how many keys it has, and what became of records, by reason."""

@@ -167,6 +167,29 @@ class App:
         )
         return GlobalKTable(graph, name, key, value, named=how.name is not None)
 
+    def on_error(
+        self,
+        *,
+        deserialization: flow.OnError | None = None,
+        processing: flow.OnError | None = None,
+        production: flow.OnError | None = None,
+    ) -> None:
+        """What becomes of records of keys and values that fail, where an operation does not say so itself (`.on_error(…)`).
+
+        `"dead_letter"` (the default): the record goes to `<topic>-dlq`, with the reason. `"continue"`: it is dropped and
+        counted (`dropped:<reason>`). `"fail"`: the task fails; it is tried once more, then set aside.
+
+        Args:
+            deserialization: what a source cannot read.
+            processing: functions and processors that raise, values that cannot be stored.
+            production: what cannot be written to a topic.
+
+        In Kafka Streams: `DeserializationExceptionHandler`, `ProcessingExceptionHandler`,
+        `ProductionExceptionHandler`; their default is to fail.
+        """
+        said = {"deserialization": deserialization, "processing": processing, "production": production}
+        self._graph.on_error |= {stage: flow.on_error(what) for stage, what in said.items() if what is not None}
+
     # --- Processors and their stores --------------------------------------------------------------------------------
 
     def add_state_store(self, store: StoreBuilder, *processors: str) -> None:
@@ -247,6 +270,51 @@ class App:
             self._graph.rename(self._graph.nodes[source.port[0]], f"{name}-source")
         made.declare(self._graph, store, operation)
         made.node(self._graph, self.name, processor, [source.port], (store.name,), name, operation)
+
+    def add_global_store(
+        self,
+        store: StoreBuilder,
+        topic: str,
+        processor: Callable[[], object],
+        *,
+        key: Serde | None = None,
+        value: Serde | None = None,
+        timestamp: Callable[..., int] | None = None,
+        name: str | None = None,
+    ) -> None:
+        """A store that every worker has whole, kept by a processor from a topic; all processors may read it, without being
+        connected.
+
+        It has no changelog: each start reads the topic again, through the processor, and no task begins before that is
+        done. Then it shows what has arrived, in no order with other streams. The processor forwards to nobody.
+
+        Args:
+            store: declared by `ads.store`.
+            processor: is given the topic's records and puts them into the store.
+            name: of the processor.
+
+        In Kafka Streams: `addGlobalStore`.
+        """
+        operation, graph = "add_global_store", self._graph
+        if not isinstance(topic, str) or not topic:
+            raise fault("bad_argument", f"not a topic: {topic!r}", operation=operation, hint="write its name")
+        self._claim(topic, operation)
+        key = serdes.check(key or store.key or serdes.string, "key", operation)
+        value = serdes.check(value or store.value or serdes.json_, "value", operation)
+        made.declare_global(
+            graph,
+            self.name,
+            store,
+            processor,
+            {
+                "topic": topic,
+                "key": key.to_plan(graph.register),
+                "value": value.to_plan(graph.register),
+                "timestamp": None if timestamp is None else flow.call(graph, timestamp, "timestamp", operation, 4),
+            },
+            name,
+            operation,
+        )
 
     def _claim(self, topic: str, operation: str) -> None:
         """Each topic is read once."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from adstream.dsl import natives
 from adstream.dsl.durations import Duration, duration_ms
@@ -137,6 +137,33 @@ def condition(graph: Graph, fn: object, what: str, operation: str) -> dict[str, 
 def call(graph: Graph, fn: object, what: str, operation: str, arguments: int) -> dict[str, Any]:
     """A function that is called with exactly so many arguments."""
     return function(graph, fn, what, operation, values=arguments, key=False)
+
+
+# --- Failures ---------------------------------------------------------------------------------------------------------
+
+OnError = Literal["dead_letter", "continue", "fail"]
+_STAGES = {"source": "deserialization", "to": "production"}
+
+
+def on_error(value: object, operation: str = "on_error") -> OnError:
+    """The argument, checked."""
+    if value not in get_args(OnError):
+        raise fault(
+            "bad_argument",
+            f"not what can be done with a record that fails: {value!r}",
+            operation=operation,
+            hint='write "dead_letter", "continue" or "fail"',
+        )
+    return cast(OnError, value)
+
+
+def settle_errors(graph: Graph) -> None:
+    """Tells every node of a record flow what the application says, where it does not say so itself."""
+    for node in graph.nodes:
+        if node.op == "flow" and "on_error" not in node.parameters:
+            said = graph.on_error.get(_STAGES.get(node.parameters["kind"], "processing"))
+            if said is not None and not node.parameters.get("internal"):
+                node.parameters["on_error"] = said
 
 
 # --- Stores -----------------------------------------------------------------------------------------------------------

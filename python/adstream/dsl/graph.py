@@ -56,6 +56,8 @@ class Graph:
     """Of record flows, as the plan has them."""
     globals: list[dict[str, Any]] = field(default_factory=list)
     """Global tables, as the plan has them."""
+    on_error: dict[str, Any] = field(default_factory=dict)
+    """What becomes of records that fail, by stage."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What the topology is built with."""
     _names: dict[str, Node] = field(default_factory=dict)

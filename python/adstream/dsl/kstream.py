@@ -149,6 +149,11 @@ class KStream:
         self._graph.rename(self._node, name)
         return self
 
+    def on_error(self, what: flow.OnError) -> Self:
+        """What becomes of records that fail at the operation just made, in place of what `App.on_error` says."""
+        self._node.parameters["on_error"] = flow.on_error(what)
+        return self
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._node.name}>"
 
@@ -323,6 +328,7 @@ class KStream:
         value: Serde | None = None,
         topics: Sequence[str] = (),
         partitioner: Fn | None = None,
+        on_error: flow.OnError | None = None,
     ) -> None:
         """Writes the records to a topic.
 
@@ -333,6 +339,7 @@ class KStream:
             topics: the names that a function may return.
             partitioner: `(topic, key, value, partitions)` returns a partition, several (each gets the record), none (an
                 empty list: dropped), or None for the default: murmur2 of the key's bytes, as Java's client.
+            on_error: what becomes of records that cannot be written, in place of what `App.on_error` says.
 
         In Kafka Streams: `to` with `Produced`; `TopicNameExtractor`, `StreamPartitioner` (KIP-873).
         """
@@ -345,7 +352,7 @@ class KStream:
                 hint='write `topics=["a", "b"]`',
             )
         names = [topic] if isinstance(topic, str) else list(topics)
-        flow.add(
+        node = flow.add(
             self._graph,
             "to",
             [flowing.port],
@@ -356,6 +363,8 @@ class KStream:
             extractor=None if isinstance(topic, str) else self._fn(topic, "topic", "to"),
             partitioner=flow.call(self._graph, partitioner, "partitioner", "to", 4) if partitioner else None,
         )
+        if on_error is not None:
+            node.parameters["on_error"] = flow.on_error(on_error, "to")
 
     def repartition(
         self,

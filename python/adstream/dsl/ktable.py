@@ -64,6 +64,11 @@ class KTable:
         self._graph.rename(self._node, name)
         return self
 
+    def on_error(self, what: flow.OnError) -> Self:
+        """What becomes of records that fail at the operation just made, in place of what `App.on_error` says."""
+        self._node.parameters["on_error"] = flow.on_error(what)
+        return self
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._node.name}>"
 

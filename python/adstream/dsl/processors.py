@@ -132,21 +132,32 @@ class Context:
         return Cancellable(self._handle, self._handle.schedule(ms, type == "wall_clock_time", callback))
 
     def get_state_store(self, name: str) -> Any:
-        """A store that the processor is connected to: an object of `adstream.dsl.store`, by the store's kind.
+        """A store that the processor is connected to: an object of `adstream.dsl.store`, by the store's kind. Global tables and
+        stores need no connection, and can only be read.
 
         Raises:
             KeyError: it is not connected to such a store.
         """
         if name not in self._stores:
-            if name not in self._handle.stores:
-                known = ", ".join(self._handle.stores)
-                raise KeyError(
-                    f"`{self._handle.node}` is not connected to a store `{name}`: "
-                    + (f"it has {known}" if known else f'write `process(…, "{name}")`')
-                )
-            spec = next(s for s in self._graph.stores if s["name"] == name)
-            self._stores[name] = store.opened(spec, _Connected(self._handle, name))
+            self._stores[name] = self._open(name)
         return self._stores[name]
+
+    def _open(self, name: str) -> Any:
+        own = next((s for s in self._graph.stores if s["name"] == name), None)
+        if own is None or name not in self._handle.stores:
+            for entry in self._graph.globals:
+                kept = entry.get("kept")
+                if entry["name"] == name and not (kept and kept["node"] == self._handle.node):
+                    return store.opened_read_only(global_spec(entry), _Connected(self._handle, name))
+                if entry["name"] == name:
+                    own = global_spec(entry)
+        if own is not None and name in self._handle.stores:
+            return store.opened(own, _Connected(self._handle, name))
+        known = ", ".join(self._handle.stores)
+        raise KeyError(
+            f"`{self._handle.node}` is not connected to a store `{name}`: "
+            + (f"it has {known}" if known else f'write `process(…, "{name}")`')
+        )
 
     @property
     def task_id(self) -> str:
@@ -208,7 +219,8 @@ class _Connected:
         self._handle.put_window(self._name, key, (start, end, ts), value)
 
     def get_version(self, key: Any, at: int | None) -> tuple[Any, int, int | None] | None:
-        return self._handle.get_version(self._name, key, at)
+        found = self._handle.get_version(self._name, key, at)
+        return None if found is None else (*found[:2], None)  # Kafka Streams loses it on the way to the processor
 
     def put_version(self, key: Any, value: Any, ts: int) -> int:
         return self._handle.put_version(self._name, key, value, ts)
@@ -237,6 +249,19 @@ class _Instances:
         return instance, Context(handle, self._graph, self._app)
 
 
+def _factory(processor: object, operation: str) -> Callable[[], Any]:
+    if isinstance(processor, Processor) or not callable(processor):
+        raise fault(
+            "bad_argument",
+            f"every task makes a processor of its own, and this is one already: {processor!r}"
+            if isinstance(processor, Processor)
+            else f"not a processor's class: {processor!r}",
+            operation=operation,
+            hint=f"write `{operation}(MyProcessor)`, or `{operation}(lambda: MyProcessor(…))`",
+        )
+    return processor
+
+
 def node(
     graph: Graph,
     app: str,
@@ -249,15 +274,7 @@ def node(
     fixed_key: bool = False,
 ) -> Node:
     """The plan's node of a processor."""
-    if isinstance(processor, Processor) or not callable(processor):
-        raise fault(
-            "bad_argument",
-            f"every task makes a processor of its own, and this is one already: {processor!r}"
-            if isinstance(processor, Processor)
-            else f"not a processor's class: {processor!r}",
-            operation=operation,
-            hint=f"write `{operation}(MyProcessor)`, or `{operation}(lambda: MyProcessor(…))`",
-        )
+    factory = _factory(processor, operation)
     names = [_connect(graph, asked, operation) for asked in stores]
     made = flow.add(
         graph,
@@ -265,7 +282,7 @@ def node(
         inputs,
         name=name,
         stores=names,
-        factory=graph.register(_Instances(graph, app, processor)),
+        factory=graph.register(_Instances(graph, app, factory)),
         fixed_key=fixed_key,
         timed=True,
     )
@@ -297,7 +314,7 @@ def declare(graph: Graph, builder: StoreBuilder, operation: str, *, again: bool 
             hint='write `ads.store.key_value("totals")`',
         )
     spec = builder.to_plan()
-    known = next((s for s in graph.stores if s["name"] == builder.name), None)
+    known = next((s for s in [*graph.stores, *graph.globals] if s["name"] == builder.name), None)
     if known is None:
         graph.stores.append(spec)
     elif not (again and known == spec):
@@ -307,3 +324,30 @@ def declare(graph: Graph, builder: StoreBuilder, operation: str, *, again: bool 
             operation=operation,
             hint="give one of them another name",
         )
+
+
+def declare_global(
+    graph: Graph,
+    app: str,
+    builder: StoreBuilder,
+    processor: object,
+    source: dict[str, Any],
+    name: str | None,
+    operation: str,
+) -> None:
+    """Adds a store that every worker has whole."""
+    factory = _factory(processor, operation)
+    declare(graph, builder, operation)
+    spec = graph.stores.pop()
+    kept = {
+        "node": name or f"{builder.name}-keeper",
+        "factory": graph.register(_Instances(graph, app, factory)),
+        "store": spec,
+    }
+    graph.globals.append({**source, "name": builder.name, "queryable": True, "kept": kept})
+
+
+def global_spec(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A global table or store, as stores are declared."""
+    kept = entry.get("kept")
+    return dict(kept["store"]) if kept else {"name": entry["name"], "kind": "key_value"}

@@ -49,7 +49,8 @@ class ValueAndTimestamp(NamedTuple):
 
 
 class VersionedRecord(NamedTuple):
-    """A version in a versioned store, from `timestamp` until before `valid_to` (None: until now), ms.
+    """A version in a versioned store, from `timestamp` until before `valid_to`, ms. A processor is not told `valid_to`, as in
+    Kafka Streams; a query is (None: until now).
 
     In Kafka Streams: `VersionedRecord`.
     """

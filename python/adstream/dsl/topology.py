@@ -22,6 +22,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import PurePath
 from typing import Any, Union, get_args, get_origin, get_type_hints, overload
 
+from adstream.dsl import flow
 from adstream.dsl.app import App
 from adstream.dsl.faults import fault, name_list, nearest
 from adstream.dsl.graph import Node
@@ -176,6 +177,7 @@ class Topology:
                 )
         app = App(self.name, values)
         self.fn(app, **values)
+        flow.settle_errors(app._graph)
         nodes = tuple(app._graph.nodes)
         plan = {"app": self.name, "nodes": [node.to_plan() for node in nodes]}
         if app._graph.stores:

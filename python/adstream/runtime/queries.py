@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from adstream.dsl import store
+from adstream.dsl.processors import global_spec
 from adstream.dsl.store import Entry, Span
 
 
 class Asked(Protocol):
-    """`adstream._core.Task` and `Globals`, as far as queries go."""
+    """`adstream._core.Task`, as far as queries go."""
 
     def query_get(self, store: str, key: Any, window: tuple[int, int] | None) -> tuple[Any, int] | None: ...
     def query_version(self, store: str, key: Any, at: int | None) -> tuple[Any, int, int | None] | None: ...
@@ -65,8 +66,7 @@ class Merged:
 
 def spec_of(plan: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A store of the plan. Raises KeyError."""
-    stores: list[dict[str, Any]] = list(plan.get("stores", ()))
-    stores += [{"name": table["name"], "kind": "key_value"} for table in plan.get("globals", ())]
+    stores: list[dict[str, Any]] = [*plan.get("stores", ()), *map(global_spec, plan.get("globals", ()))]
     for spec in stores:
         if spec["name"] == name:
             return spec

@@ -327,7 +327,12 @@ impl Handle {
         let index = self.store(store)?;
         self.with(|cx| f(&mut cx.store_mut(index), cx).map_err(|e| self.failed(e)))
     }
+    /// Reads a store of the task, or what the worker has whole (which needs no connection).
     fn read<T>(&self, store: &str, f: impl FnOnce(&Store) -> T) -> PyResult<T> {
+        let own = self.access.stores.iter().any(|s| s.0 == store);
+        if !own && self.with(|cx| Ok(cx.graph.globals.named(store).is_some()))? {
+            return self.with(|cx| cx.graph.globals.with(store, f).ok_or_else(|| PyKeyError::new_err("it is gone")));
+        }
         let index = self.store(store)?;
         self.with(|cx| Ok(f(&cx.store(index))))
     }
@@ -435,12 +440,11 @@ impl Handle {
         key: &Bound<'py, PyAny>,
     ) -> PyResult<Option<(Bound<'py, PyAny>, i64)>> {
         let key = key_of(key)?;
-        let found = self.write(store, |s, _| {
-            Ok(match s.spec.kind {
-                StoreKind::Lru => s.lru_get(&key), // a use
-                _ => s.get_in(View::Present, &key),
-            })
-        })?;
+        let kind = self.read(store, |s| s.spec.kind)?;
+        let found = match kind {
+            StoreKind::Lru => self.write(store, |s, _| Ok(s.lru_get(&key)))?, // a use
+            _ => self.read(store, |s| s.get_in(View::Present, &key))?,
+        };
         found.map(|(value, ts)| Ok((to_py(py, &value)?, ts))).transpose()
     }
     /// A None value deletes.
@@ -486,7 +490,7 @@ impl Handle {
         page_out(py, self.read(store, |s| s.scan(View::Present, &span))?)
     }
     fn len(&self, store: &str) -> PyResult<u64> {
-        self.read(store, |s| s.entries())
+        self.read(store, Store::entries)
     }
     fn get_window<'py>(
         &self,

@@ -85,8 +85,8 @@ pub struct PyGlobals {
 
 #[pymethods]
 impl PyGlobals {
-    fn apply(&self, py: Python<'_>, topic: &str, partition: u32, batch: &PyRawBatch) {
-        py.detach(|| self.tables.apply(topic, partition, &batch.0, &*self.callables));
+    fn apply(&self, py: Python<'_>, topic: &str, partition: u32, batch: &PyRawBatch) -> PyResult<()> {
+        py.detach(|| self.tables.apply(topic, partition, &batch.0, &*self.callables)).map_err(fatal_error)
     }
 
     // Queries, as of a task: of what has been applied.
@@ -100,8 +100,13 @@ impl PyGlobals {
         window: Option<(i64, i64)>,
     ) -> PyResult<Option<(Bound<'py, PyAny>, i64)>> {
         let key = key_of(key)?;
-        let found = self.tables.with(store, |s| s.get_in(View::Committed, &key)).flatten();
-        found.filter(|_| window.is_none()).map(|(value, ts)| Ok((to_py(py, &value)?, ts))).transpose()
+        let found = py.detach(|| {
+            self.tables.with(store, |s| match window {
+                None => s.get_in(View::Committed, &key),
+                Some((start, end)) => s.get_window_in(View::Committed, &key, start, end),
+            })
+        });
+        found.flatten().map(|(value, ts)| Ok((to_py(py, &value)?, ts))).transpose()
     }
 
     fn query_scan<'py>(&self, py: Python<'py>, store: &str, span: SpanIn<'py>) -> PyResult<Option<PageOut<'py>>> {
@@ -118,11 +123,12 @@ impl PyGlobals {
         at: Option<i64>,
     ) -> PyResult<Option<VersionOut<'py>>> {
         let key = key_of(key)?;
-        version_out(py, self.tables.with(store, |s| s.version_in(View::Committed, &key, at)).flatten())
+        let found = py.detach(|| self.tables.with(store, |s| s.version_in(View::Committed, &key, at)));
+        version_out(py, found.flatten())
     }
 
     fn query_len(&self, store: &str) -> Option<u64> {
-        self.tables.with(store, |s| s.entries())
+        self.tables.with(store, adstream_core::flow::Store::entries)
     }
 
     /// By table: how many keys it has, and what became of records, by reason.

@@ -78,6 +78,37 @@ def test_a_store_that_is_kept_from_a_topic() -> None:
         assert [r.value for r in d.output("out").read()] == [23]
 
 
+def test_a_global_store_is_whole_everywhere_and_read_only() -> None:
+    class Keeps(ads.Processor):
+        def process(self, record: ads.ProcessorRecord, ctx: ads.Context) -> None:
+            if record.value == 0:
+                raise ValueError("no")
+            store = ctx.get_state_store("prices")
+            store.put(record.key, record.value + (store.get(record.key) or 0))
+
+    class Adds(ads.Processor):
+        def process(self, record: ads.ProcessorRecord, ctx: ads.Context) -> None:
+            prices = ctx.get_state_store("prices")
+            assert not hasattr(prices, "put")
+            ctx.forward(record.with_value([prices.get("a"), len(list(prices.all())), prices.approximate_num_entries()]))
+
+    @ads.topology(name="app")
+    def topology(app: ads.App) -> None:
+        app.add_global_store(ads.store.key_value("prices", key=S, value=I), "prices-topic", Keeps)
+        app.stream("in", key=S, value=I).process(Adds).to("out", key=S)
+
+    with TopologyTestDriver(topology, partitions={"in": 2, "prices-topic": 3}) as d:
+        for key, value in [("a", 1), ("a", 2), ("b", 5), ("c", 0)]:
+            d.input("prices-topic").pipe(value, key=key, at=1)
+        for disturb in (lambda: None, d.restart):
+            disturb()
+            for partition in (0, 1):
+                d.input("in").pipe(1, key="k", at=2, partition=partition)
+            assert [r.value for r in d.output("out").read()] == [[3, 2, 2]] * 2
+        assert dict(d.store("prices").all()) == {"a": 3, "b": 5}
+        assert d.store("prices").get("b") == 5
+
+
 def test_names_that_are_unknown_or_taken() -> None:
     def refused(what: object) -> str:
         @ads.topology(name="app")

@@ -22,7 +22,7 @@ use super::suppress::{Suppress, Terms};
 use super::table::{Derivation, Derived, Regroup, Source, Teller, Telling, ToStream};
 use super::table_join::TableJoin;
 use super::windowed::{Closing, Seen, WindowAggregate, Windowing};
-use super::{Entry, Exit, Flow, FlowSource, Globals, Graph, Node, Serde, Slot, Store};
+use super::{Entry, Exit, Flow, FlowSource, Globals, Graph, Node, OnError, Serde, Slot, Store};
 use crate::error::PlanError;
 use crate::plan::logical::{Op, Plan};
 
@@ -255,7 +255,8 @@ pub fn build(
             .iter()
             .map(|readers| readers.iter().filter_map(|&(reader, input)| Some((place(reader)?, input))).collect())
             .collect();
-        nodes.push(Slot { id: super::node_id(&said.name), name, node: RefCell::new(made), children });
+        let on_error = b.get::<Option<OnError>>("on_error").map_err(|e| e.at(id))?.unwrap_or_default();
+        nodes.push(Slot { id: super::node_id(&said.name), name, on_error, node: RefCell::new(made), children });
     }
     let timed = (0..nodes.len()).filter(|&n| nodes[n].node.borrow().timed()).collect();
     let topics = Arc::new(plan.topics.clone());

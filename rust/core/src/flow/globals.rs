@@ -3,18 +3,28 @@
 //! Nothing of it belongs to a task: no changelog (the topic is one), no undo, no place in the order of records. What has
 //! arrived is seen by whoever looks next, also if its time lies ahead. The last record of a key to arrive is its value.
 //!
+//! Instead of a table it may be a store that a processor of the user keeps ([`Kept`]): Kafka Streams' global store. The processor
+//! sees every record, also after a restart, and forwards to nobody.
+//!
 //! The worker reads the topic and calls [`Globals::apply`]; tasks look. A record that cannot be read, has no key or a
 //! negative time is counted and passed over: it is nobody's dead letter, since no task has read it.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Deserialize;
 
 use super::func::Func;
+use super::process::{Access, Process};
+use super::stateless::Pass;
+use super::store::View;
 use super::stores::{key_bytes, write_timed, Store, StoreKind, StoreSpec, Timed};
-use super::{FlowSource, Serde};
+use super::{Flow, FlowSource, Graph, Node, OnError, Place, Serde, Slot};
+use crate::error::Fatal;
 use crate::expr::Foreign;
+use crate::frame::Kind;
+use crate::op::{Changelog, Counters, Ctx, DeadLetters, Inputs, Operator};
 use crate::raw::RawBatch;
 use crate::window::NO_TIME;
 
@@ -26,6 +36,52 @@ pub struct GlobalSpec {
     pub value: Serde,
     #[serde(default)]
     pub timestamp: Option<Func>,
+    /// A processor keeps it, instead of the last record of a key being its value.
+    #[serde(default)]
+    pub kept: Option<Kept>,
+}
+
+/// A store that a processor of the user keeps from the topic.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Kept {
+    pub node: String,
+    pub factory: usize,
+    pub store: StoreSpec,
+}
+
+impl Kept {
+    /// A flow of its own: where records enter, and the processor.
+    fn flow(&self) -> Flow {
+        let access =
+            Access { node: self.node.clone(), stores: vec![(self.store.name.clone(), 0)], ..Access::default() };
+        let slot = |name: &str, node: Box<dyn Node>, children| Slot {
+            id: super::node_id(name),
+            name: name.into(),
+            on_error: OnError::default(),
+            node: RefCell::new(node),
+            children,
+        };
+        let nodes = vec![
+            slot("source", Box::new(Pass), vec![vec![(1, 0)]]),
+            slot(&self.node, Box::new(Process::new(self.factory, access)), vec![]),
+        ];
+        let graph = Graph {
+            nodes,
+            stores: vec![RefCell::new(Store::new(self.store.clone()))],
+            globals: Arc::default(),
+            timed: vec![],
+            schedules: RefCell::default(),
+        };
+        Flow::new(graph, vec![], vec![], Arc::default(), false)
+    }
+}
+
+/// What a store of the worker writes to no changelog.
+struct Nowhere;
+
+impl Changelog for Nowhere {
+    fn delta(&mut self, _: Kind, _: u32, _: &[u8]) {}
+    fn delta_of(&mut self, _: u64, _: Kind, _: u32, _: &[u8]) {}
 }
 
 struct State {
@@ -38,6 +94,8 @@ struct State {
 struct Global {
     spec: GlobalSpec,
     state: Mutex<State>,
+    /// Where a processor keeps it.
+    kept: Option<Mutex<Flow>>,
 }
 
 impl Global {
@@ -45,8 +103,77 @@ impl Global {
         let store =
             Store::new(StoreSpec { name: spec.name.clone(), kind: StoreKind::KeyValue, ..StoreSpec::default() });
         let state = Mutex::new(State { store, clocks: BTreeMap::new(), counters: BTreeMap::new() });
-        Global { spec: spec.clone(), state }
+        let kept = spec.kept.as_ref().map(|kept| Mutex::new(kept.flow()));
+        Global { spec: spec.clone(), state, kept }
     }
+
+    /// Looks into it.
+    fn store<T>(&self, look: impl FnOnce(&Store) -> T) -> T {
+        let Some(flow) = &self.kept else { return look(&self.lock().store) };
+        let flow = flow.lock().unwrap_or_else(PoisonError::into_inner);
+        let store = flow.graph.stores[0].borrow();
+        look(&store)
+    }
+
+    fn source(&self) -> FlowSource {
+        FlowSource {
+            key: self.spec.key.clone(),
+            value: self.spec.value.clone(),
+            timestamp: self.spec.timestamp.map(|f| f.call),
+            node: 0,
+            name: self.spec.name.as_str().into(),
+            internal: false,
+        }
+    }
+
+    /// The processor's turn, record by record.
+    fn keep(
+        &self,
+        flow: &Mutex<Flow>,
+        partition: u32,
+        batch: &Arc<RawBatch>,
+        foreign: &dyn Foreign,
+    ) -> Result<(), Fatal> {
+        let mut flow = flow.lock().unwrap_or_else(PoisonError::into_inner);
+        let source = self.source();
+        let topic: Arc<str> = self.spec.topic.as_str().into();
+        let mut clock = self.lock().clocks.get(&partition).copied().unwrap_or(NO_TIME);
+        let mut counters = Counters::new();
+        let nobody = DeadLetters { by_source: vec![], fallback: None };
+        let mut done = Ok(());
+        for row in 0..batch.len() {
+            let mut ctx = Ctx {
+                node: &source.name,
+                foreign,
+                emitted: &mut vec![],
+                outgoing: &mut vec![],
+                counters: &mut counters,
+                partitions: &[],
+                dead_letters: &nobody,
+                task_partition: partition,
+                seq_end: 0,
+                tick: NO_TIME,
+                inputs: Inputs::default(),
+            };
+            let taken = source.read(batch, row, clock, foreign);
+            clock = taken.as_ref().map_or(clock, |record| clock.max(record.ts));
+            ctx.count("read", 1);
+            let place = Place { topic: topic.clone(), partition, raw: batch.clone(), row };
+            done = flow.take(&source, place, taken, &mut ctx);
+            if done.is_err() {
+                break;
+            }
+        }
+        flow.close_generation(&mut Nowhere, 0);
+        flow.committed();
+        let mut state = self.lock();
+        state.clocks.insert(partition, clock);
+        for ((_, reason), n) in counters {
+            *state.counters.entry(reason).or_default() += n;
+        }
+        done
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -69,25 +196,28 @@ impl Globals {
 
     /// The value and its time.
     pub fn get(&self, table: usize, key: &[u8]) -> Option<Timed> {
-        self.tables[table].lock().store.get_raw(key)
+        self.tables[table].store(|s| s.get_in(View::Present, key))
     }
 
     /// A table as a store, for queries.
     pub fn with<T>(&self, name: &str, read: impl FnOnce(&Store) -> T) -> Option<T> {
-        Some(read(&self.tables[self.named(name)?].lock().store))
+        Some(self.tables[self.named(name)?].store(read))
     }
 
     /// Applies records of a topic's partition, in order.
-    pub fn apply(&self, topic: &str, partition: u32, batch: &RawBatch, foreign: &dyn Foreign) {
+    pub fn apply(
+        &self,
+        topic: &str,
+        partition: u32,
+        batch: &Arc<RawBatch>,
+        foreign: &dyn Foreign,
+    ) -> Result<(), Fatal> {
         for table in self.tables.iter().filter(|t| t.spec.topic == topic) {
-            let source = FlowSource {
-                key: table.spec.key.clone(),
-                value: table.spec.value.clone(),
-                timestamp: table.spec.timestamp.map(|f| f.call),
-                node: 0,
-                name: table.spec.name.as_str().into(),
-                internal: false,
-            };
+            if let Some(flow) = &table.kept {
+                table.keep(flow, partition, batch, foreign)?;
+                continue;
+            }
+            let source = table.source();
             let mut clock = table.lock().clocks.get(&partition).copied().unwrap_or(NO_TIME);
             for row in 0..batch.len() {
                 // The host's functions run without the lock: they may take as long as they like.
@@ -120,13 +250,14 @@ impl Globals {
             state.store.bytes.close_generation(&mut |_, _| {});
             state.store.bytes.committed();
         }
+        Ok(())
     }
 
     /// How many keys each table has, and what became of records, by table.
     pub fn stats(&self) -> Vec<(String, usize, BTreeMap<String, u64>)> {
         let of = |t: &Global| {
-            let state = t.lock();
-            (t.spec.name.clone(), state.store.bytes.len(), state.counters.clone())
+            let keys = t.store(Store::entries) as usize;
+            (t.spec.name.clone(), keys, t.lock().counters.clone())
         };
         self.tables.iter().map(of).collect()
     }

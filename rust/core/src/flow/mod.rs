@@ -167,8 +167,22 @@ pub trait Node: Send {
     fn restored(&mut self, _cx: Cx<'_>) {}
 }
 
+/// What becomes of a record that fails at a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ::serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// It goes to the dead letters.
+    #[default]
+    DeadLetter,
+    /// It is dropped and counted, as Kafka Streams' handlers that continue do.
+    Continue,
+    /// The task fails.
+    Fail,
+}
+
 pub struct Slot {
     pub name: Arc<str>,
+    pub on_error: OnError,
     /// Names its small state in stored formats.
     pub id: u64,
     pub node: RefCell<Box<dyn Node>>,
@@ -303,15 +317,28 @@ impl<'a> Cx<'a> {
         cx.settle(done)
     }
 
-    /// A record's own failure becomes a dead letter at this node.
+    /// A record's own failure becomes a dead letter at this node, or what the node says.
     pub fn settle(&self, done: Done) -> Done {
-        match done {
-            Err(Failure::Bad(reason, text)) => {
+        match (done, self.graph.nodes[self.node].on_error) {
+            (Err(Failure::Bad(reason, text)), OnError::DeadLetter) => {
                 self.dead(reason, text);
                 Ok(())
             }
-            other => other,
+            (Err(Failure::Bad(reason, _)), OnError::Continue) => {
+                self.count(&format!("dropped:{reason}"));
+                Ok(())
+            }
+            (Err(Failure::Bad(reason, text)), OnError::Fail) => Err(self.refused(reason, &text).into()),
+            (other, _) => other,
         }
+    }
+
+    fn refused(&self, reason: &str, text: &str) -> Fatal {
+        let place = self.env.place.borrow();
+        let of = place.as_ref().map_or(String::new(), |p| {
+            format!(" (record {} of `{}`, partition {})", p.raw.offsets[p.row], p.topic, p.partition)
+        });
+        Fatal::new("record_failed", format!("`{}`: {reason}: {text}{of}", self.name()))
     }
 
     fn begin(&self) -> Done {
@@ -527,6 +554,19 @@ impl Operator for Flow {
         let record = match taken {
             Ok(record) => record,
             Err((reason, text)) => {
+                match self.graph.nodes[source.node].on_error {
+                    OnError::DeadLetter => {}
+                    OnError::Continue => {
+                        ctx.count(&format!("dropped:{reason}"), 1);
+                        return Ok(());
+                    }
+                    OnError::Fail => {
+                        let done = self.with_env(ctx, ctx.seq_end, Some(place), |cx| {
+                            Err(Cx { node: source.node, ..cx }.refused(reason, &text).into())
+                        });
+                        return fatal(done);
+                    }
+                }
                 ctx.count(&format!("dead:{reason}"), 1);
                 let seq = ctx.seq_end;
                 ctx.dead_record(&place.topic, place.partition, &place.raw, place.row, seq, reason, Some(&text));

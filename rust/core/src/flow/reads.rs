@@ -42,7 +42,7 @@ impl Default for Span {
 }
 
 impl Span {
-    fn takes_key(&self, key: &[u8]) -> bool {
+    pub fn takes_key(&self, key: &[u8]) -> bool {
         match &self.prefix {
             Some(prefix) => key.starts_with(prefix),
             None => {

@@ -1,0 +1,87 @@
+"""What becomes of records that fail: dead letters, counted, or the end of the task."""
+
+from typing import Any
+
+import pytest
+
+import adstream as ads
+from adstream.testing import TopologyTestDriver
+
+S, I = ads.serdes.string, ads.serdes.int64  # noqa: E741
+
+
+def build(app: ads.App, source: Any = None, step: Any = None, target: Any = None) -> None:
+    stream = app.stream("in", key=S, value=I)
+    if source is not None:
+        stream.on_error(source)
+    halved = stream.map_values(lambda v: 10 // v).named("halve")
+    if step is not None:
+        halved.on_error(step)
+    halved.map_values(lambda v: "text" if v == 5 else v).to("out", key=S, value=I, on_error=target)
+
+
+def driver(**options: Any) -> TopologyTestDriver:
+    topology = ads.topology(name="app")(lambda app: build(app, **options))
+    d = TopologyTestDriver(topology, partitions=1, commit_every=1)
+    d.input("in").pipe_raw(b"k", b"short", at=1)
+    for value in (0, 2, 1):
+        d.input("in").pipe(value, key="k", at=1)
+    return d
+
+
+def reasons(d: TopologyTestDriver, kind: str) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for counted in d.counters().values():
+        for reason, n in counted.items():
+            if reason.startswith(f"{kind}:"):
+                found[reason.removeprefix(f"{kind}:")] = n
+    return found
+
+
+WRONG = {"malformed_value": 1, "callable_raised": 1, "unwritable_value": 1}
+
+
+def test_dead_letters_are_what_happens_by_itself() -> None:
+    with driver() as d:
+        assert [r.value for r in d.output("out").read()] == [10]
+        assert {x.reason: 1 for x in d.dead_letters("in")} == WRONG == reasons(d, "dead")
+
+
+def test_to_go_on_is_to_count() -> None:
+    with driver(source="continue", step="continue", target="continue") as d:
+        assert [r.value for r in d.output("out").read()] == [10]
+        assert d.dead_letters("in") == []
+        assert reasons(d, "dropped") == WRONG
+
+
+def test_the_application_says_it_for_all_and_an_operation_for_itself() -> None:
+    @ads.topology(name="app")
+    def topology(app: ads.App) -> None:
+        build(app, step="dead_letter")
+        app.on_error(deserialization="continue", processing="continue", production="continue")
+
+    with TopologyTestDriver(topology, partitions=1) as d:
+        d.input("in").pipe_raw(b"k", b"short", at=1)
+        d.input("in").pipe(0, key="k", at=1)
+        assert [x.operator for x in d.dead_letters("in")] == ["halve"]
+        assert reasons(d, "dropped") == {"malformed_value": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"source": "fail"}, "`source-1`: malformed_value: .*record 0 of `in`, partition 0.*record_failed"),
+        ({"step": "fail"}, "`halve`: callable_raised: ZeroDivisionError.*record 1 of `in`, partition 0.*record_failed"),
+        ({"target": "fail"}, "`to-1`: unwritable_value: .*record 2 of `in`, partition 0.*record_failed"),
+    ],
+)
+def test_to_fail_is_the_tasks_end(options: dict[str, Any], error: str) -> None:
+    with driver(**options) as d, pytest.raises(ads.FatalError, match=error):
+        d.run()
+
+
+def test_what_is_no_such_word_is_refused() -> None:
+    for wrong in (lambda app: app.on_error(processing="ignore"), lambda app: build(app, step="ignore")):
+        with pytest.raises(ads.TopologyError) as refused:
+            ads.topology(name="app")(lambda app, wrong=wrong: wrong(app)).build()
+        assert refused.value.code == "bad_argument"
