@@ -470,7 +470,8 @@ class TopologyTestDriver:
 
     def _turn(self, i: int, every: bool = False) -> bool:
         task = self._tasks[i]
-        self._feed(task, {})
+        # Where records are taken one by one, this turn is one of the clock's: what it makes others write waits for its own.
+        self._feed(task, task.fed if self._one_by_one else {})
         rows = self._process(task, self._options.commit_every if task.user or every else None)
         if task.in_flight is not None:
             self._commit(task)
