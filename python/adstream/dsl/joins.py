@@ -22,6 +22,7 @@ from adstream.dsl.flow import Materialized
 from adstream.dsl.graph import Graph, Node
 from adstream.dsl.kstream import Flowing, Fn, KStream, repartition, same_app
 from adstream.dsl.serdes import Serde
+from adstream.dsl.store import StoreBuilder
 
 if TYPE_CHECKING:
     from adstream.dsl.ktable import KTable
@@ -139,6 +140,8 @@ def _with_stream(
     *,
     name: str | None = None,
     store_name: str | None = None,
+    this_store: StoreBuilder | None = None,
+    other_store: StoreBuilder | None = None,
     key: Serde | None = None,
     logging: bool = True,
 ) -> KStream:
@@ -174,15 +177,39 @@ def _with_stream(
         return flow.store(graph, kind, Materialized(logging=logging), f"{base}{suffix}", operation, **more)
 
     window = {"retention_ms": windows.size_ms + windows.grace_ms, "window_size_ms": windows.size_ms, "duplicates": True}
+
+    def side(given: StoreBuilder | None, what: str, suffix: str) -> str:
+        if given is None:
+            return store("series", suffix, **window)
+        _check_window_store(given, what, window, operation)
+        how = Materialized(given.name, logging=given.logging)
+        return flow.store(graph, "series", how, given.name, operation, flavour=given.flavour, **window)
+
     stores = {
-        "left": store("series", "-outer-this-join" if how.right else "-this-join", **window),
-        "right": store("series", "-outer-other-join" if how.left else "-other-join", **window),
+        "left": side(this_store, "this_store", "-outer-this-join" if how.right else "-this-join"),
+        "right": side(other_store, "other_store", "-outer-other-join" if how.left else "-other-join"),
     }
     if how.left:
         stores["waiting"] = store("buffer", "-outer-shared-join" if how.right else "-left-shared-join")
         _wants_null_keys(graph, node)
     node.parameters |= stores | {"stores": sorted(stores.values())}
     return KStream(mine.at(node, key=key or (mine.key if mine.key == theirs.key else None), value=None))
+
+
+def _check_window_store(given: object, what: str, window: dict[str, Any], operation: str) -> None:
+    """A store of the user's own must keep just what the join keeps."""
+    size, kept = format_ms(window["window_size_ms"]), format_ms(window["retention_ms"])
+    if (
+        not isinstance(given, StoreBuilder)
+        or given.flavour not in ("window", "timestamped_window")
+        or {name: given.parameters.get(name) for name in window} != window
+    ):
+        raise fault(
+            "bad_argument",
+            f"`{what}` must keep windows of {size}, duplicates included, for {kept}, and is {given!r}",
+            operation=operation,
+            hint=f'write `ads.store.window("…", "{kept}", "{size}", duplicates=True)`',
+        )
 
 
 def _with_table(

@@ -400,6 +400,8 @@ class KStream:
         *,
         name: str | None = ...,
         store_name: str | None = ...,
+        this_store: StoreBuilder | None = ...,
+        other_store: StoreBuilder | None = ...,
         key: Serde | None = ...,
         logging: bool = ...,
     ) -> KStream: ...
@@ -428,6 +430,8 @@ class KStream:
         Args:
             name: of the operation, its repartition topics, its stores.
             store_name: what the names of a stream join's stores begin with; by default the operation's name.
+            this_store, other_store: stores of windows for the two sides; with duplicates, and with just the size (before +
+                after) and the retention (and grace) of the join.
             key: serde of the key, for repartition topics.
             logging: whether a stream join's stores have a changelog.
 
@@ -446,6 +450,8 @@ class KStream:
         *,
         name: str | None = ...,
         store_name: str | None = ...,
+        this_store: StoreBuilder | None = ...,
+        other_store: StoreBuilder | None = ...,
         key: Serde | None = ...,
         logging: bool = ...,
     ) -> KStream: ...
@@ -476,13 +482,16 @@ class KStream:
         *,
         name: str | None = None,
         store_name: str | None = None,
+        this_store: StoreBuilder | None = None,
+        other_store: StoreBuilder | None = None,
         key: Serde | None = None,
         logging: bool = True,
     ) -> KStream:
         """As `join` with another stream, and records of either without a match, with None for the other value."""
         from adstream.dsl import joins
 
-        options = {"name": name, "store_name": store_name, "key": key, "logging": logging}
+        stores = {"store_name": store_name, "this_store": this_store, "other_store": other_store, "logging": logging}
+        options = {"name": name, "key": key, **stores}
         return joins.join(self, other, joins.OUTER, (joiner, windows), options)
 
     # --- Keyed ----------------------------------------------------------------------------------------------------

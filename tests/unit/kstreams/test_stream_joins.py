@@ -230,6 +230,27 @@ def test_stores_drain() -> None:
         assert sum(node.get("state_keys", 0) for nodes in sizes for node in nodes.values()) <= 6
 
 
+def test_stores_of_ones_own() -> None:
+    """They can be read, and must keep just what the join keeps."""
+    own = {
+        "this_store": ads.store.window("mine", "35ms", "30ms", duplicates=True),
+        "other_store": ads.store.window("theirs", "35ms", "30ms", duplicates=True),
+    }
+    with driver_of(joined("outer_join", SPAN, **own)) as driver:
+        driver.input("l").pipe("a", key="k", at=1)
+        driver.input("l").pipe("A", key="k", at=1)
+        assert [value for _, value in driver.store("mine").fetch("k", 0, 10)] == ["a", "A"]
+        assert list(driver.store("theirs").all()) == []
+    for wrong in (
+        ads.store.window("w", "35ms", "30ms"),
+        ads.store.window("w", "36ms", "30ms", duplicates=True),
+        ads.store.window("w", "35ms", "31ms", duplicates=True),
+        ads.store.key_value("w"),
+    ):
+        with pytest.raises(ads.TopologyError, match=r'window.*"35ms", "30ms", duplicates=True'):
+            driver_of(joined("join", SPAN, this_store=wrong))
+
+
 # --- Tables -----------------------------------------------------------------------------------------------------------
 
 
