@@ -73,6 +73,29 @@ def replay(job: Job, *, options: RunOptions) -> None:
 
 
 @app.command()
+def query(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="The store's name.", show_default=False)],
+    at: Annotated[list[str], typer.Option("--at", help="A worker's metrics address, host:port; once for each worker.")],
+    key: Annotated[str | None, typer.Option("--key", help="One key.")] = None,
+    kind: Annotated[str, typer.Option("--type", help="What keys are: text, int, float or json.")] = "text",
+    from_key: Annotated[str | None, typer.Option("--from-key", help="The first key of a range.")] = None,
+    to_key: Annotated[str | None, typer.Option("--to-key", help="The last key of a range.")] = None,
+    prefix: Annotated[str | None, typer.Option("--prefix", help="What keys begin with.")] = None,
+    start: Annotated[str | None, typer.Option("--from", help="Windows from this start on, ms.")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="Windows up to this start, ms.")] = None,
+    when: Annotated[str | None, typer.Option("--as-of", help="The version of that time, ms.")] = None,
+    reverse: Annotated[bool, typer.Option("--reverse", help="Backwards.")] = False,
+    limit: Annotated[int, typer.Option("--limit", help="The most entries.")] = 1000,
+) -> None:
+    """Reads a store from running workers: committed entries, one line of JSON each."""
+    from adstream.cli import asking
+
+    asked = {"key": key, "type": kind, "from_key": from_key, "to_key": to_key, "prefix": prefix, "from": start}
+    asked |= {"to": end, "at": when, "reverse": "1" if reverse else None}
+    asking.show(store, at, asked, limit)
+
+
+@app.command()
 @takes(JobOptions)
 def describe(job: Job, json: AsJson = False, *, options: JobOptions) -> None:
     """Shows a job's topology: nodes, sub-topologies, topics, sinks. Needs no server."""

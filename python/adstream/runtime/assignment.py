@@ -84,6 +84,8 @@ class Assignment:
     sinks: tuple[Mapping[str, Any], ...] = field(default=())
     globals: tuple[TopicPartition, ...] = ()
     """What every worker reads whole, for its global tables."""
+    stores: tuple[dict[str, Any], ...] = ()
+    """State stores of record flows: `name`, `kind`, `flavour`."""
     dead_letter_bytes: Mapping[str, int] = field(default_factory=dict)
     """Dead-letter topic -> the largest record it takes."""
 
@@ -252,6 +254,7 @@ def enumerate_tasks(
         topics=tuple(specs),
         sinks=tuple(description["sinks"]),
         globals=tuple((topic, p) for topic in global_topics for p in range(partitions[topic])),
+        stores=tuple(description.get("stores", ())),
     )
 
 

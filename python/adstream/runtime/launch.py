@@ -74,7 +74,7 @@ def run(
         if settings.metrics_port:
             ends = partial(log_.end_offsets, committed=True)
             collector = WorkerCollector(assignment.app, lambda: worker.status, ends)
-            server = MetricsServer(collector, lambda: worker.status, clock_ms, settings.metrics_port)
+            server = MetricsServer(collector, lambda: worker.status, clock_ms, settings.metrics_port, worker=worker)
             parts.callback(server.close)
         _stop_on_signals(worker, parts)
         on_start(worker)

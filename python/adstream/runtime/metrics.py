@@ -6,6 +6,7 @@ touches a task, and never waits for one.
     /metrics    counters of tasks and sinks, lag, commit times, restore progress, who holds time back
     /healthz    200 while the worker's thread moves (its status is younger than a minute) and it has not failed
     /readyz     200 when every task of this worker is running: none is being restored, none is set aside
+    /stores     what this worker has in state (`asking.py`)
 
 What the core counts is seen, so no drop has no counter:
 
@@ -42,6 +43,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from adstream.interfaces import TopicPartition
+from adstream.runtime.asking import Asks, answer, encoded
 from adstream.runtime.status import COMMIT_BOUNDS_S, Status, TaskStatus
 
 log = logging.getLogger(__name__)
@@ -190,7 +192,8 @@ class WorkerCollector(Collector):
 
 
 class MetricsServer:
-    """A thread that answers /metrics, /healthz and /readyz. `port` 0 takes any free one; `self.port` says which."""
+    """A thread that answers /metrics, /healthz, /readyz and, of a worker, /stores. `port` 0 takes any free one;
+    `self.port` says which."""
 
     def __init__(
         self,
@@ -199,6 +202,7 @@ class MetricsServer:
         clock: Callable[[], int],
         port: int,
         host: str = "",
+        worker: Asks | None = None,
     ) -> None:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(collector)
@@ -208,7 +212,11 @@ class MetricsServer:
             def do_GET(self) -> None:
                 now = status()
                 fresh = clock() - now.at_ms < STALE_MS
-                match self.path.partition("?")[0]:
+                path, _, query = self.path.partition("?")
+                match path:
+                    case _ if worker is not None and (path == "/stores" or path.startswith("/stores/")):
+                        code, told = answer(worker, path, query)
+                        self._answer(code, encoded(told), "application/json; charset=utf-8")
                     case "/metrics":
                         self._answer(200, generate_latest(registry), CONTENT_TYPE_LATEST)
                     case "/healthz":
@@ -217,7 +225,7 @@ class MetricsServer:
                     case "/readyz":
                         self._answer(200 if fresh and now.ready else 503, _unready(now).encode())
                     case _:
-                        self._answer(404, b"/metrics, /healthz, /readyz\n")
+                        self._answer(404, b"/metrics, /healthz, /readyz, /stores\n")
 
             def _answer(self, code: int, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
                 self.send_response(code)

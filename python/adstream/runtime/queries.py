@@ -64,16 +64,14 @@ class Merged:
         return sum(task.query_len(self._name) or 0 for task in self._tasks())
 
 
-def spec_of(plan: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A store of the plan. Raises KeyError."""
+def specs_of(plan: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The stores of a plan, by name."""
     stores: list[dict[str, Any]] = [*plan.get("stores", ()), *map(global_spec, plan.get("globals", ()))]
-    for spec in stores:
-        if spec["name"] == name:
-            return spec
-    names = ", ".join(spec["name"] for spec in stores) or "none"
-    raise KeyError(f"there is no store `{name}`; there are {names}")
+    return {spec["name"]: spec for spec in stores}
 
 
-def opened(plan: Mapping[str, Any], name: str, tasks: Callable[[], Sequence[Asked]]) -> Any:
+def opened(specs: Mapping[str, dict[str, Any]], name: str, tasks: Callable[[], Sequence[Asked]]) -> Any:
     """A store to be read: `get`, `range`, `fetch` … by its kind. Raises KeyError."""
-    return store.opened_read_only(spec_of(plan, name), Merged(name, tasks))
+    if name not in specs:
+        raise KeyError(f"there is no store `{name}`; there are {', '.join(specs) or 'none'}")
+    return store.opened_read_only(specs[name], Merged(name, tasks))

@@ -35,11 +35,12 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adstream._core import CoreError
 from adstream.errors import ConfigError, FatalError, LogUnavailableError, OffsetGoneError, RecordTooLargeError
 from adstream.interfaces import Leases, Log, Outcome, Reader, TopicPartition, Writer
+from adstream.runtime import queries
 from adstream.runtime.assignment import Assignment
 from adstream.runtime.breaker import limit_of
 from adstream.runtime.commit import Commit, Result, write
@@ -139,6 +140,8 @@ class Worker:
         self.status = Status("starting", clock())
         self.tasks: dict[int, StreamTask] = {}
         """Owned stream tasks by number."""
+        self.stores: Mapping[str, dict[str, Any]] = {spec["name"]: spec for spec in assignment.stores}
+        """By name, as declared."""
         self.quarantined: dict[str, str] = {}
         """Task name -> its error."""
         self._plan, self._assignment, self._settings = plan, assignment, settings
@@ -182,6 +185,23 @@ class Worker:
         }
 
     # The outside
+
+    # Queries
+
+    def asked(self) -> list[Any]:
+        """Whoever has state here (`queries.Asked`): the tasks that run, and the global tables. From any thread."""
+        running = [task.core for task in list(self.tasks.values()) if task.state in (State.RUNNING, State.DRAINING)]
+        return [part for part in (*running, self._tables) if part is not None]
+
+    def store(self, name: str) -> Any:
+        """A store to be read (`ads.store`): what this worker's tasks have of it, as committed. From any thread.
+
+        In Kafka Streams: `KafkaStreams.store`.
+
+        Raises:
+            KeyError: there is no such store.
+        """
+        return queries.opened(self.stores, name, self.asked)
 
     def run(self) -> None:
         """Steps until it has stopped. Raises what made it fail."""

@@ -298,7 +298,8 @@ class TopologyTestDriver:
         In Kafka Streams: `getKeyValueStore` and its kin, and interactive queries (`KafkaStreams.store`).
         """
         self.run()
-        return queries.opened(self.built.plan, name, lambda: [*(task.core for task in self._tasks), self._globals])
+        specs = queries.specs_of(self.built.plan)
+        return queries.opened(specs, name, lambda: [*(task.core for task in self._tasks), self._globals])
 
     def counters(self) -> dict[str, dict[str, int]]:
         """What became of rows, by operation and reason, over all tasks: `counters()["gross"]["late"]`."""

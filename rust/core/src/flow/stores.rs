@@ -22,7 +22,7 @@
 
 use std::ops::Bound;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::store::ByteStore;
 use super::versions::Put;
@@ -31,7 +31,7 @@ use crate::datum::Datum;
 use crate::window::NO_TIME;
 use crate::wire::{Reader, Writer};
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreKind {
     #[default]
@@ -79,6 +79,9 @@ pub struct StoreSpec {
     /// Users may read it by its name.
     #[serde(default)]
     pub queryable: bool,
+    /// How users see it, if they declared it themselves: the host's word.
+    #[serde(default)]
+    pub flavour: Option<String>,
 }
 
 impl StoreSpec {
@@ -506,6 +509,7 @@ mod tests {
             duplicates,
             logging: true,
             queryable: false,
+            flavour: None,
         })
     }
 

@@ -161,6 +161,7 @@ mod tests {
             duplicates: false,
             logging: true,
             queryable: false,
+            flavour: None,
         })
     }
 
