@@ -63,6 +63,13 @@ def test_whether_a_record_is_late_is_asked_of_the_merged_session() -> None:
     assert seen == {"late": 1, "expired": 1}
 
 
+def test_a_cache_still_sees_a_session_that_has_expired() -> None:
+    """And does not tell that it is gone: the store behind the cache does not know it any more."""
+    rows: list[Row] = [("b", 1, 110), ("c", 1, 120), ("b", 1, 115)]
+    assert play(counts(5, 3, how=ads.Materialized()), rows)[2] == [(("b", 110, 115), 2, 115)]
+    assert play(counts(5, 3), rows)[2] == [(("b", 115, 115), 1, 115)]
+
+
 def test_null_keys_are_dropped_and_null_values_taken() -> None:
     told = play(counts(5, 0), [(None, 1, 90), ("a", None, 10)])
     assert told == [[], [(("a", 10, 10), 1, 10)]]

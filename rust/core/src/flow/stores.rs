@@ -224,10 +224,10 @@ impl Store {
         let old: Vec<Vec<u8>> =
             self.bytes.range(Bound::Included(&from), Bound::Excluded(&to)).map(|(k, _)| k.to_vec()).collect();
         for key in &old {
-            self.bytes.put(key, None);
+            self.bytes.write(key, None);
             if indexed {
                 if let Some(key) = self.by_key(&key[1..]) {
-                    self.bytes.put(&key, None);
+                    self.bytes.write(&key, None);
                 }
             }
         }
@@ -283,13 +283,18 @@ impl Store {
                 last.and_then(|(k, _)| k.split_last_chunk::<4>()).map_or(0, |(_, n)| u32::from_be_bytes(*n) + 1)
             }
         };
-        self.put_raw(&series_key(key, time, number), (!value.is_null()).then_some((value, ts)))?;
+        let whole = series_key(key, time, number);
+        let known = self.bytes.get(&whole).is_some();
+        self.put_raw(&whole, (!value.is_null()).then_some((value, ts)))?;
+        if known != value.is_null() {
+            return Ok(!admission.expired); // its place in time is as it was
+        }
         let mut index = Vec::with_capacity(13 + key.len());
         index.push(BY_TIME);
         index.extend_from_slice(&time_bytes(time));
         index.extend_from_slice(key);
         index.extend_from_slice(&number.to_be_bytes());
-        self.bytes.put(&index, (!value.is_null()).then_some(&[]));
+        self.bytes.write(&index, (!value.is_null()).then_some(&[]));
         Ok(!admission.expired)
     }
 
@@ -319,9 +324,9 @@ impl Store {
         let found: Vec<Vec<u8>> =
             self.bytes.range(Bound::Included(&low), Bound::Included(&high)).map(|(k, _)| k.to_vec()).collect();
         for whole in found {
-            self.bytes.put(&whole, None);
+            self.bytes.write(&whole, None);
             let index = [&[BY_TIME][..], &time_bytes(time), key, &whole[whole.len() - 4..]].concat();
-            self.bytes.put(&index, None);
+            self.bytes.write(&index, None);
         }
     }
 
@@ -338,13 +343,13 @@ impl Store {
             return Ok(!admission.expired);
         }
         self.put_raw(&session_key(key, end, start), Some((value, end)))?;
-        self.bytes.put(&session_index(key, end, start), Some(&[]));
+        self.bytes.write(&session_index(key, end, start), Some(&[]));
         Ok(!admission.expired)
     }
 
     pub fn session_remove(&mut self, key: &[u8], start: i64, end: i64) {
-        self.bytes.put(&session_key(key, end, start), None);
-        self.bytes.put(&session_index(key, end, start), None);
+        self.bytes.write(&session_key(key, end, start), None);
+        self.bytes.write(&session_index(key, end, start), None);
     }
 
     pub fn session_get(&self, key: &[u8], start: i64, end: i64) -> Option<Timed> {

@@ -180,9 +180,9 @@ impl Suppress {
         };
         let bytes = waiting.write()?;
         let mut store = cx.store_mut(self.store);
-        store.bytes.put(&whole, Some(&bytes));
+        store.bytes.write(&whole, Some(&bytes));
         if before.is_none() {
-            store.bytes.put(&by_time(since, &key), Some(&[]));
+            store.bytes.write(&by_time(since, &key), Some(&[]));
             self.records += 1;
         }
         self.bytes = self.bytes - before.map_or(0, |b| b.size) + size;
@@ -214,8 +214,8 @@ impl Suppress {
             }
         }
         let mut store = cx.store_mut(self.store);
-        store.bytes.put(&whole, None);
-        store.bytes.put(&by_time(since, key), None);
+        store.bytes.write(&whole, None);
+        store.bytes.write(&by_time(since, key), None);
         self.records -= 1;
         self.bytes -= size;
         Ok(())
