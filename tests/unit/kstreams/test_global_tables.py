@@ -17,7 +17,7 @@ from adstream.runtime.metrics import WorkerCollector
 from adstream.runtime.ports import Hooks
 from adstream.runtime.settings import Settings
 from adstream.runtime.task import State
-from adstream.runtime.worker import Worker
+from adstream.runtime.worker import Worker, WorkerState
 from adstream.testing import TopologyTestDriver
 
 S = ads.serdes.string
@@ -159,7 +159,7 @@ def test_what_is_refused(build: Callable[[ads.App], object], code: str) -> None:
 class Running:
     """One worker on a log in memory, stepped by hand."""
 
-    def __init__(self, log: EmbeddedLog, **settings: int) -> None:
+    def __init__(self, log: EmbeddedLog, *, stop_at_end: bool = False, **settings: int) -> None:
         self.log = log
         self.now = 1_000_000
         built = shops().build()
@@ -167,7 +167,11 @@ class Running:
         assignment = prepare(log, plan, create_topics=True)
         hooks = Hooks(committer=lambda: InlineCommitter(1))
         chosen = Settings(app="app", **settings)  # type: ignore[arg-type]
-        self.worker = Worker(plan, assignment, chosen, log, lambda: self.now, {}, hooks)
+
+        def clock() -> int:
+            return self.now
+
+        self.worker = Worker(plan, assignment, chosen, log, clock, {}, hooks, stop_at_end=stop_at_end)
 
     def turns(self, count: int) -> None:
         for _ in range(count):
@@ -255,6 +259,21 @@ def test_a_restart_reads_the_topic_again() -> None:
     second.turns(30)
     assert second.values() == ["x/a1/Anna", "x/a2/Anna"]
     assert not [topic for topic in log._topics if "changelog" in topic]
+
+
+def test_a_run_to_the_end_of_the_inputs_has_the_whole_table() -> None:
+    log = log_of()
+    for n in range(200):
+        send(log, "names", (chr(97 + n % 26), f"name{n}"), partition=n % 2)
+    send(log, "orders", *(("x", chr(97 + n)) for n in range(26)))
+    running = Running(log, stop_at_end=True, restore_rows_max=1)
+    for _ in range(2000):
+        running.turns(1)
+        if running.worker.state is WorkerState.STOPPED:
+            break
+    assert running.worker.state is WorkerState.STOPPED
+    newest = {chr(97 + n % 26): f"name{n}" for n in range(200)}
+    assert running.values() == [f"x/{letter}/{newest[letter]}" for letter in map(chr, range(97, 123))]
 
 
 def test_a_topic_that_is_not_there_is_an_error() -> None:
