@@ -13,6 +13,7 @@ import adstream as ads
 from adstream._core import Plan, RawBatch, murmur2
 from adstream.interfaces import Outcome, TopicSpec
 from adstream.logs.embedded import EmbeddedLog
+from adstream.runtime import launch
 from adstream.runtime.assignment import prepare
 from adstream.runtime.settings import Settings
 from adstream.runtime.worker import Worker
@@ -90,4 +91,27 @@ def test_what_is_asked_last_is_answered_before_the_end(workers: int) -> None:
             thread.join(60)
             assert not thread.is_alive()
         assert table(log) == {key: [o["n"], products.get(o["product"])] for key, o in orders.items()}
+    log.close()
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_the_setting_cache_says_whether_tables_hold_back_what_changes_again(cache: bool) -> None:
+    @ads.topology(name="counted")
+    def counted(app: ads.App) -> None:
+        app.stream("in", key=S, value=S).group_by_key().count().to_stream().to("out")
+
+    log = EmbeddedLog()
+    log.create_topics([TopicSpec("in", 1)])
+    rows = [(at, at, b"k", b"v", []) for at in range(50)]
+    assert log.writer("test").commit([("in", 0, RawBatch(rows))], {}, "g", None) is Outcome.COMMITTED  # type: ignore[arg-type]
+    built = counted.build()
+    settings = Settings(create_topics=True, cache=cache)
+    launch.run(Plan(built.json, built.callables), settings, log, stop_at_end=True)
+    reader = log.reader()
+    reader.add("out", 0, 0)
+    batch = reader.read("out", 0, 1_000)
+    assert batch is not None
+    told = [int.from_bytes(r[3] or b"") for r in batch.records()]
+    assert told[-1] == 50
+    assert len(told) < 50 if cache else told == list(range(1, 51))
     log.close()
