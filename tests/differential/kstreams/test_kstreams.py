@@ -42,7 +42,8 @@ def test_the_recorded_cases() -> None:
 def test_what_breaks_and_starts_again_changes_nothing(disturb: str) -> None:
     """Restored state, and state undone, is what would have been: the records are the same, one by one."""
     still_open = set(OPEN.read_text().split())
-    cases = [(logged(case), theirs) for case, theirs in read_goldens() if case["name"] not in still_open]
+    kept = [golden for golden in read_goldens() if golden[0]["name"] not in still_open and not _counts(golden[0])]
+    cases = [(logged(case), theirs) for case, theirs in kept]
     wrong = []
     for case, theirs in cases[::2]:
         mine = ours(case, disturb)
@@ -51,6 +52,11 @@ def test_what_breaks_and_starts_again_changes_nothing(disturb: str) -> None:
             wrong.append(f"{case['name']}: {kind}\n{tell(case, mine, theirs)}\n{json.dumps(case)}")
     assert not wrong, "\n".join(wrong)
     assert len(cases) > 50
+
+
+def _counts(case: Case) -> bool:
+    """A processor counts in its own memory how often its punctuator ran: that begins anew with it."""
+    return any("times" in every for node in case["nodes"] for every in (node.get("script") or {}).get("every", ()))
 
 
 def _closed() -> list[tuple[Case, Result]]:
