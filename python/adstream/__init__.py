@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from adstream._core import ProcessorRecord, Windowed
-    from adstream.dsl import serdes, sinks, store
+    from adstream.dsl import keyed, serdes, sinks, store
     from adstream.dsl.aggregates import Aggregate, count, first, last, max, mean, min, sum, udaf
     from adstream.dsl.app import App
     from adstream.dsl.expr import (
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         TimeWindowedKStream,
     )
     from adstream.dsl.natives import joined, key, other, pair, struct, value
-    from adstream.dsl.processors import Cancellable, Context, FixedKeyProcessor, Processor, RecordMetadata
+    from adstream.dsl.processors import Cancellable, Context, FixedKeyProcessor, Processor, RecordMetadata, output
     from adstream.dsl.schema import Record, content_id, field
     from adstream.dsl.store import ValueAndTimestamp, VersionedRecord
     from adstream.dsl.stream import (
@@ -114,6 +114,7 @@ __all__ = [
     "hopping",
     "joined",
     "key",
+    "keyed",
     "last",
     "lit",
     "max",
@@ -123,6 +124,7 @@ __all__ = [
     "min_horizontal",
     "offset",
     "other",
+    "output",
     "pair",
     "partition",
     "rfc3339",
@@ -145,7 +147,12 @@ __all__ = [
     "window_start",
 ]
 
-_MODULES = {"serdes": "adstream.dsl.serdes", "sinks": "adstream.dsl.sinks", "store": "adstream.dsl.store"}
+_MODULES = {
+    "keyed": "adstream.dsl.keyed",
+    "serdes": "adstream.dsl.serdes",
+    "sinks": "adstream.dsl.sinks",
+    "store": "adstream.dsl.store",
+}
 _HOMES = {
     "adstream._core": "ProcessorRecord Windowed",
     "adstream.dsl.aggregates": "Aggregate count first last max mean min sum udaf",
@@ -163,7 +170,7 @@ _HOMES = {
         "CogroupedKStream EmitStrategy SessionWindowedCogroupedKStream SessionWindowedKStream"
         " TimeWindowedCogroupedKStream TimeWindowedKStream"
     ),
-    "adstream.dsl.processors": "Cancellable Context FixedKeyProcessor Processor RecordMetadata",
+    "adstream.dsl.processors": "Cancellable Context FixedKeyProcessor Processor RecordMetadata output",
     "adstream.dsl.schema": "Record content_id field",
     "adstream.dsl.store": "ValueAndTimestamp VersionedRecord",
     "adstream.dsl.stream": "GroupedStream GroupedTable Stream Table Terminal WindowedStream",

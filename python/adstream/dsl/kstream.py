@@ -224,7 +224,7 @@ class KStream:
 
     def process_values(
         self, processor: Callable[[], object], *stores: str | StoreBuilder, name: str | None = None
-    ) -> KStream:
+    ) -> ProcessedStream:
         """As `process`, of a processor that changes no keys (`ads.FixedKeyProcessor`). In Kafka Streams: `processValues`."""
         return self._process("process_values", processor, stores, name, value=None)
 
@@ -235,14 +235,18 @@ class KStream:
         stores: tuple[str | StoreBuilder, ...],
         name: str | None,
         **changes: Any,
-    ) -> KStream:
+    ) -> ProcessedStream:
         from adstream.dsl import processors
 
         fixed = operation == "process_values"
         flowing = self._flowing
         graph, app = flowing.graph, flowing.app
         node = processors.node(graph, app, processor, [flowing.port], stores, name, operation, fixed_key=fixed)
-        return KStream(flowing.at(node, **changes))
+        stream = ProcessedStream(flowing.at(node, **changes))
+        for port, output in enumerate(processors.outputs_of(processor), start=1):
+            known = {**changes, "value": output.value, **({} if fixed else {"key": output.key})}
+            stream.add_output(output.name, KStream(flowing.at(node, port, **known)), operation)
+        return stream
 
     # --- Many to one, one to many ---------------------------------------------------------------------------------
 
@@ -539,6 +543,31 @@ def same_app(one: KStream | KTable | KGroupedStream, other: object, operation: s
 
 def _serde(value: object, what: str, operation: str) -> Serde:
     return serdes.check(value, what, operation)
+
+
+class ProcessedStream(KStream):
+    """What a processor forwards; its named outputs (`ads.output`) are attributes."""
+
+    def __init__(self, flowing: Flowing) -> None:
+        super().__init__(flowing)
+        self._outputs: dict[str, KStream] = {}
+
+    def add_output(self, name: str, stream: KStream, operation: str) -> None:
+        if hasattr(KStream, name):
+            raise fault(
+                "bad_name",
+                f"an output cannot be called `{name}`: it is an operation of streams",
+                operation=operation,
+                hint="choose another name",
+            )
+        self._outputs[name] = stream
+
+    def __getattr__(self, name: str) -> KStream:
+        outputs: dict[str, KStream] = self.__dict__.get("_outputs", {})
+        if name in outputs:
+            return outputs[name]
+        known = f"; its outputs are {', '.join(outputs)}" if outputs else ""
+        raise AttributeError(f"a stream has no `{name}`{known}")
 
 
 class BranchedKStream:

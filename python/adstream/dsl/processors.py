@@ -30,14 +30,16 @@ In Kafka Streams: `Processor`, `FixedKeyProcessor`, `ProcessorContext`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple
 
 from adstream._core import ProcessorHandle, ProcessorRecord
-from adstream.dsl import flow, store
+from adstream.dsl import flow, keyed, store
 from adstream.dsl.durations import Duration, duration_ms
 from adstream.dsl.faults import fault
 from adstream.dsl.graph import Graph, Node, Port
+from adstream.dsl.serdes import Serde
 from adstream.dsl.store import Entry, Span, StoreBuilder
 
 if TYPE_CHECKING:
@@ -71,6 +73,41 @@ class FixedKeyProcessor(Processor[V]):
     other values, times, headers. In Kafka Streams: `FixedKeyProcessor`."""
 
 
+class Output:
+    """A named output; made by `output`."""
+
+    def __init__(self, value: Serde | None, key: Serde | None) -> None:
+        self.value, self.key = value, key
+        self.name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+
+def output(value: Serde | None = None, *, key: Serde | None = None) -> Output:
+    """One more output of a processor, as an attribute of its class: `entries = ads.output()`.
+
+    `ctx.forward(record, self.entries)` sends to it, `stream.process(Book).entries` is the stream of what was sent. A
+    `forward` without an output goes to the operations behind `process` itself.
+
+    Args:
+        value, key: how they are written where nobody says it.
+    """
+    return Output(value, key)
+
+
+def class_of(processor: object) -> type | None:
+    """The class that a processor is made of, as far as one can see."""
+    made = processor.func if isinstance(processor, functools.partial) else processor
+    return made if isinstance(made, type) else None
+
+
+def outputs_of(processor: object) -> list[Output]:
+    """The outputs that a class declares, its bases' first."""
+    owners = reversed(getattr(class_of(processor), "__mro__", ()))
+    return [found for owner in owners for found in vars(owner).values() if isinstance(found, Output)]
+
+
 class RecordMetadata(NamedTuple):
     """Where a record lies. In Kafka Streams: `RecordMetadata`."""
 
@@ -98,16 +135,16 @@ class Context:
         self._graph, self._app = graph, app
         self._stores: dict[str, Any] = {}
 
-    def forward(self, record: ProcessorRecord, child: str | None = None) -> None:
+    def forward(self, record: ProcessorRecord, child: str | Output | None = None) -> None:
         """Hands a record to all operations behind, or to one. They are done with it when this returns.
 
         Args:
-            child: the name of an operation behind (`.named(…)`, `add_processor(name, …)`), or of an output.
+            child: an output, or the name of one or of an operation behind (`.named(…)`, `add_processor(name, …)`).
 
         Raises:
             KeyError: there is no such child.
         """
-        self._handle.forward(record, child)
+        self._handle.forward(record, child.name if isinstance(child, Output) else child)
 
     def commit(self) -> None:
         """Asks for a commit, soon: in a test driver and in a worker right behind the record at hand."""
@@ -246,7 +283,9 @@ class _Instances:
         for name in ("init", "close"):
             if not hasattr(instance, name):
                 setattr(instance, name, lambda *_: None)
-        return instance, Context(handle, self._graph, self._app)
+        found = list(keyed.attributes(type(instance)))
+        scoped = keyed.Scoped(instance, found, handle.node) if found else instance
+        return scoped, Context(handle, self._graph, self._app)
 
 
 def _factory(processor: object, operation: str) -> Callable[[], Any]:
@@ -284,8 +323,13 @@ def node(
         stores=names,
         factory=graph.register(_Instances(graph, app, factory)),
         fixed_key=fixed_key,
+        outputs=[one.name for one in outputs_of(processor)],
         timed=True,
     )
+    for one in keyed.attributes(class_of(processor)):
+        builder = one.store(made.name)
+        declare(graph, builder, operation)
+        made.parameters["stores"].append(builder.name)
     made.about = getattr(processor, "__name__", "")
     return made
 

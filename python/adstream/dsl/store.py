@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, overload
+from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, overload
 
 from adstream._core import Windowed
 from adstream.dsl.durations import Duration, duration_ms, timestamp_ms
@@ -39,6 +39,8 @@ Span = tuple[Any, Any, bytes | None, int | None, int | None, bool, bytes | None,
 """from key, to key, prefix, from time, to time, backwards, after, limit: what the core's `scan` takes."""
 
 PAGE = 256
+
+Order = Literal["time", "key"]
 
 
 class ValueAndTimestamp(NamedTuple):
@@ -200,6 +202,7 @@ def window(
     window_size: Duration,
     *,
     duplicates: bool = False,
+    order: Order = "time",
     key: Serde | None = None,
     value: Serde | None = None,
     logging: bool = True,
@@ -212,11 +215,16 @@ def window(
             dropped and counted (`dropped:expired`).
         window_size: how long windows are.
         duplicates: several values of one key and start are kept side by side; nothing is deleted.
+        order: how entries of several keys come: `"time"`, by start, then key, as from Kafka Streams' stores in memory; or
+            `"key"`, by key, then start (within pieces of time of half the retention, at least a minute), as from its
+            persistent stores. Those count what is too old only if its whole piece of time is.
 
     In Kafka Streams: `Stores.windowStoreBuilder`.
     """
     times = _window_times("window", retention, window_size)
-    return _made("window", name, key, value, logging, caching, duplicates=duplicates, **times)
+    return _made(
+        "window", name, key, value, logging, caching, duplicates=duplicates, **times, **_by_key(order, "window")
+    )
 
 
 def timestamped_window(
@@ -225,6 +233,7 @@ def timestamped_window(
     window_size: Duration,
     *,
     duplicates: bool = False,
+    order: Order = "time",
     key: Serde | None = None,
     value: Serde | None = None,
     logging: bool = True,
@@ -232,10 +241,17 @@ def timestamped_window(
 ) -> StoreBuilder:
     """As `window`, each value with a time. In Kafka Streams: `Stores.timestampedWindowStoreBuilder`."""
     times = _window_times("timestamped_window", retention, window_size)
+    times |= _by_key(order, "timestamped_window")
     return _made("timestamped_window", name, key, value, logging, caching, duplicates=duplicates, **times)
 
 
-def _window_times(operation: str, retention: Duration, window_size: Duration) -> dict[str, int]:
+def _by_key(order: Order, operation: str) -> dict[str, bool]:
+    if order not in ("time", "key"):
+        raise fault("bad_argument", f"`order` is {order!r}", operation=operation, hint='write "time" or "key"')
+    return {"by_key": True} if order == "key" else {}
+
+
+def _window_times(operation: str, retention: Duration, window_size: Duration) -> dict[str, Any]:
     kept = duration_ms(retention, "retention", operation=operation)
     size = duration_ms(window_size, "window_size", operation=operation)
     if size > kept:
@@ -252,6 +268,7 @@ def session(
     name: str,
     retention: Duration,
     *,
+    order: Order = "time",
     key: Serde | None = None,
     value: Serde | None = None,
     logging: bool = True,
@@ -261,11 +278,12 @@ def session(
 
     Args:
         retention: a session is forgotten as soon as another one's end lies so far ahead of its own.
+        order: as of `window`; by end, then key, then start from the latest on, or by key, then end and start.
 
     In Kafka Streams: `Stores.sessionStoreBuilder`.
     """
     kept = duration_ms(retention, "retention", operation="session")
-    return _made("session", name, key, value, logging, caching, retention_ms=kept)
+    return _made("session", name, key, value, logging, caching, retention_ms=kept, **_by_key(order, "session"))
 
 
 # --- What stores are reached through ----------------------------------------------------------------------------------

@@ -515,7 +515,8 @@ impl Handle {
         let (key, value) = (key_of(key)?, settled(from_py(value)?)?);
         let (start, end, ts) = times;
         self.write(store, |s, cx| {
-            if !s.window_put_any(&key, start, end, &value, ts)? {
+            let time = if s.spec.kind == StoreKind::Session { end } else { start };
+            if !s.window_put_any(&key, start, end, &value, ts)? && s.notices(time) {
                 cx.count("dropped:expired");
             }
             Ok(())

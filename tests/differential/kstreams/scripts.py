@@ -192,6 +192,7 @@ def pairs(entries: Iterable[tuple[Any, Any]]) -> str:
 def store(spec: Json) -> Any:
     """A store as a case declares it."""
     name, options = spec["name"], {"logging": spec.get("logging", True), "caching": spec.get("cache", False)}
+    order: Any = "key" if spec.get("backend") == "rocksdb" else "time"
     ms = {field: f"{spec[field]}ms" for field in ("history", "retention", "size") if field in spec}
     match spec["type"]:
         case "kv":
@@ -204,7 +205,7 @@ def store(spec: Json) -> Any:
             return ads.store.versioned_key_value(name, ms["history"], **options)
         case "window":
             duplicates = spec.get("duplicates", False)
-            return ads.store.window(name, ms["retention"], ms["size"], duplicates=duplicates, **options)
+            return ads.store.window(name, ms["retention"], ms["size"], duplicates=duplicates, order=order, **options)
         case "session":
-            return ads.store.session(name, ms["retention"], **options)
+            return ads.store.session(name, ms["retention"], order=order, **options)
     raise ValueError(f"no store: {spec}")

@@ -167,6 +167,71 @@ def test_windows_with_duplicates_keep_all_and_delete_none() -> None:
         assert do(put) == [(0, 1), (0, 2), (0, 3)]
 
 
+def test_the_order_of_many_keys_may_be_that_of_persistent_stores() -> None:
+    with doing(ads.store.window("store", "1h", "10ms", order="key")) as do:
+        do(windows)
+        do(lambda s: s.put("a", "later", 40 * 60_000))  # another piece of time
+        assert do(lambda s: [v for _, v in s.all()]) == ["a0", "a10", "a20", "b0", "b20", "later"]
+        assert do(lambda s: [v for _, v in s.backward_fetch_all(0, 20)]) == ["b20", "b0", "a20", "a10", "a0"]
+        assert do(lambda s: [v for _, v in s.fetch("a", 0, 20)]) == ["a0", "a10", "a20"]
+
+    def put(s: Any) -> None:
+        for key, start, end in [("b", 0, 5), ("a", 2, 9), ("a", 0, 5), ("a", 1, 5)]:
+            s.put(ads.Windowed(key, start, end), f"{key}{start}")
+
+    with doing(ads.store.session("store", "1h", order="key")) as do:
+        do(put)
+        assert do(lambda s: [v for _, v in s.fetch(None, None)]) == ["a0", "a1", "a2", "b0"]
+        assert do(lambda s: [v for _, v in s.fetch("a")]) == ["a0", "a1", "a2"]
+
+
+def test_what_is_too_old_is_counted_by_whole_pieces_of_time_in_that_order() -> None:
+    with doing(ads.store.window("store", "30ms", "10ms", order="key")) as do:
+        do(lambda s: s.put("a", 1, 100))
+        do(lambda s: s.put("a", 1, 50))
+        assert do(lambda s: s.fetch("a", 50)) is None
+        assert "dropped:expired" not in do.driver.counters().get("does", {})  # type: ignore[attr-defined]
+        do(lambda s: s.put("a", 1, 200_000))
+        do(lambda s: s.put("a", 1, 50))
+        assert do.driver.counters()["does"]["dropped:expired"] == 1  # type: ignore[attr-defined]
+
+
+def test_lru() -> None:
+    with doing(ads.store.lru_map("store", 2)) as do:
+        do(lambda s: s.put_all([("a", 1), ("b", 2)]))
+        assert do(lambda s: s.get("a")) == 1  # a use
+        do(lambda s: s.put("c", 3))
+        assert do(lambda s: list(s.all())) == [("a", 1), ("c", 3)]
+        do.driver.restart()  # type: ignore[attr-defined]
+        do(lambda s: s.put("d", 4))
+        assert do(lambda s: list(s.all())) == [("c", 3), ("d", 4)]
+        assert do(lambda s: s.approximate_num_entries()) == 2
+
+
+def test_versions() -> None:
+    with doing(ads.store.versioned_key_value("store", "100ms")) as do:
+        assert do(lambda s: s.put("a", 1, 10)) == -1
+        assert do(lambda s: s.put("a", 3, 30)) == -1
+        assert do(lambda s: s.put("a", 2, 20)) == 30
+        assert do(lambda s: s.get("a")) == (3, 30, None)
+        assert do(lambda s: s.get("a", 25)) == (2, 20, None)
+        assert do(lambda s: s.get("a", 5)) is None
+        assert do(lambda s: s.delete("a", 40)) == (3, 30, None)
+        assert do(lambda s: s.get("a")) is None
+        assert do(lambda s: s.put("b", 1, 500)) == -1
+        assert do(lambda s: s.put("a", 1, 399)) == s_not_put()
+        assert do(lambda s: s.delete("a", 399)) is None
+        assert do.driver.counters()["does"]["dropped:expired"] == 2  # type: ignore[attr-defined]
+        store = do.driver.store("store")  # type: ignore[attr-defined]
+        assert store.get("b") == (1, 500, None)
+
+
+def s_not_put() -> int:
+    from adstream.dsl.store import VersionedKeyValueStore
+
+    return VersionedKeyValueStore.NOT_PUT
+
+
 def test_timestamped_windows() -> None:
     with doing(ads.store.timestamped_window("store", "30ms", "10ms")) as do:
         do(lambda s: s.put("a", ads.ValueAndTimestamp(1, 5), 0))

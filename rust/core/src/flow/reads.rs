@@ -72,6 +72,9 @@ pub struct Entry {
     pub ts: i64,
 }
 
+/// Told of a window its place, the key's bytes, the start and the value; whether to go on.
+type Each<'a> = dyn FnMut(&[u8], &[u8], i64, Timed) -> bool + 'a;
+
 /// A page, and where it ended if there may be more.
 pub type Page = (Vec<Entry>, Option<Vec<u8>>);
 
@@ -264,10 +267,46 @@ impl Store {
 
     /// `window` and `series`, many keys: by start, then key.
     fn scan_windows(&self, view: View, span: &Span) -> Page {
+        if self.spec.by_key {
+            return self.sort_windows(view, span);
+        }
         let mut page = Pages::new(span.limit);
+        self.each_window(view, span, &mut |at, key, start, value| page.push(at, self.window(key, start, value)));
+        page.done()
+    }
+
+    /// As the original's persistent store: segment by segment of time, in each by key bytes and start. All at once.
+    fn sort_windows(&self, view: View, span: &Span) -> Page {
+        let mut found: Vec<(i64, Vec<u8>, Entry)> = vec![];
+        let whole = Span { reverse: false, after: None, ..span.clone() };
+        self.each_window(view, &whole, &mut |_, key, start, value| {
+            let own = &key[..key.len() - 1]; // without the byte that names the kind
+            let at = [own, &start.to_be_bytes()].concat();
+            found.extend(self.window(key, start, value).map(|entry| (self.segment(start), at, entry)));
+            true
+        });
+        found.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        if span.reverse {
+            found.reverse();
+        }
+        (found.into_iter().map(|f| f.2).collect(), None)
+    }
+
+    /// The piece of time in which a persistent store keeps an entry.
+    pub fn segment(&self, time: i64) -> i64 {
+        time.div_euclid((self.spec.retention_ms.unwrap_or(i64::MAX) / 2).max(60_000))
+    }
+
+    /// Whether a persistent store would have noticed that a time is too old: it forgets whole segments.
+    pub fn notices(&self, time: i64) -> bool {
+        !self.spec.by_key || self.segment(time) < self.segment(self.expired_to())
+    }
+
+    /// Calls with the place, the key's bytes, the start and the value.
+    fn each_window(&self, view: View, span: &Span, each: &mut Each<'_>) {
         let (low, high) = (span.times.0.max(self.first_living()), span.times.1);
         if low > high {
-            return page.done();
+            return;
         }
         let series = self.spec.kind == StoreKind::Series;
         let begin: &[u8] = if series { &[BY_TIME] } else { &[] };
@@ -284,9 +323,8 @@ impl Store {
                 true => self.by_key(&k[1..]).and_then(|at| self.get_in(view, &at)),
                 false => read_timed(v),
             };
-            page.push(k, value.and_then(|value| self.window(key, start, value)))
+            value.is_none_or(|value| each(k, key, start, value))
         });
-        page.done()
     }
 
     /// `session`: `times` are the earliest end and the latest start. By end, then key, then start from the latest on, as the
@@ -320,7 +358,13 @@ impl Store {
                 });
             }
         }
-        found.sort_by(|a, b| (a.0, &a.1, b.2).cmp(&(b.0, &b.1, a.2)));
+        match self.spec.by_key {
+            false => found.sort_by(|a, b| (a.0, &a.1, b.2).cmp(&(b.0, &b.1, a.2))),
+            true => found.sort_by(|a, b| {
+                let of = |f: &(i64, Vec<u8>, i64, Timed)| self.segment(f.0);
+                (of(a), &a.1, a.0, a.2).cmp(&(of(b), &b.1, b.0, b.2))
+            }),
+        }
         if span.reverse {
             found.reverse();
         }

@@ -68,6 +68,10 @@ pub struct StoreSpec {
     /// Of `lru`: how many keys there may be.
     #[serde(default)]
     pub max_entries: Option<usize>,
+    /// `series` and `session`: entries of many keys come by key, as from Kafka Streams' persistent stores (within a segment of
+    /// time), instead of by time.
+    #[serde(default)]
+    pub by_key: bool,
     /// Of windows, for queries.
     #[serde(default)]
     pub window_size_ms: Option<i64>,
@@ -515,6 +519,7 @@ mod tests {
             logging: true,
             queryable: false,
             flavour: None,
+            by_key: false,
         })
     }
 

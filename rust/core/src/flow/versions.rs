@@ -162,6 +162,7 @@ mod tests {
             logging: true,
             queryable: false,
             flavour: None,
+            by_key: false,
         })
     }
 
