@@ -113,7 +113,7 @@ def fn(asked: Json) -> Fn:
         case ["mod", modulus]:
             return lambda k, v: v % modulus if is_long(v) else None
         case ["pair"]:
-            return lambda k, v: [k, v]
+            return lambda k, v: [text(k) if is_windowed(k) else k, v]
         case ["item", at]:
             return lambda k, v: _item(v, at) if isinstance(v, list) else None
         case ["window_key"]:

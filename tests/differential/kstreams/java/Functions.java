@@ -138,7 +138,7 @@ final class Functions {
                 return (k, v) -> v instanceof Long number ? (Object) Math.floorMod(number, modulus) : null;
             }
             case "pair" -> {
-                return (k, v) -> list(k, v);
+                return (k, v) -> list(k instanceof Windowed<?> ? Values.text(k) : k, v);
             }
             case "item" -> {
                 int at = a.asInt();
