@@ -113,7 +113,7 @@ def fn(asked: Json) -> Fn:
         case ["mod", modulus]:
             return lambda k, v: v % modulus if is_long(v) else None
         case ["pair"]:
-            return lambda k, v: [text(k) if is_windowed(k) else k, v]
+            return lambda k, v: [_element(k), _element(v)]
         case ["item", at]:
             return lambda k, v: _item(v, at) if isinstance(v, list) else None
         case ["window_key"]:
@@ -170,7 +170,7 @@ def fn2(asked: Json) -> Fn2:
         case ["max"]:
             return lambda k, a, b: max(number(a), number(b))
         case ["lists"]:
-            return lambda k, a, b: [a, b]
+            return lambda k, a, b: [_element(a), _element(b)]
         case ["null_when", condition, f]:
             return _when(fn(condition), lambda k, a, b: None, fn2(f))
         case ["fail_when", condition, f]:
@@ -178,6 +178,11 @@ def fn2(asked: Json) -> Fn2:
         case ["shorten", bound, f]:
             return _shorten(bound, fn2(f))
     raise ValueError(f"no function: {asked}")
+
+
+def _element(value: Value) -> Value:
+    """Of a list that becomes JSON: what has no form there is text."""
+    return text(value) if is_windowed(value) or isinstance(value, bytes) else value
 
 
 def _item(values: list[Value], at: int) -> Value:

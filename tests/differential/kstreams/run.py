@@ -60,11 +60,21 @@ def difference(case: Case, mine: Result, theirs: Result, *, once: bool = True) -
         kind = _step_difference(my_step, their_step, once)
         if kind is not None:
             return kind
-    if their_error is None and "dropped_of_fk_join" not in case.get("tags", ()):
+    if their_error is None and not _dropped_varies(case):
         for number, their_step in enumerate(theirs["steps"]):
             if mine["steps"][number].get("dropped", 0) != their_step.get("dropped", 0):
                 return "dropped"
     return None
+
+
+def _dropped_varies(case: Case) -> bool:
+    """Foreign-key joins: by release. Windows on disk: entries that are expired are refused, and counted, by segments of a
+    minute and more, but not found from the very time on at which they expire; here, as in memory, that is one time."""
+    disk = case.get("options", {}).get("store") == "rocksdb"
+    stores = [node.get("store") or {} for node in case["nodes"]] + case.get("stores", [])
+    disk = disk or any(store.get("backend") == "rocksdb" for store in stores)
+    windows = any(node["op"] in ("windowed_by", "stream_join", "process") for node in case["nodes"])
+    return "dropped_of_fk_join" in case.get("tags", ()) or (disk and windows)
 
 
 def _step_difference(mine: Json, theirs: Json, once: bool) -> str | None:
@@ -295,6 +305,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=330)
     parser.add_argument("--family", action="append", choices=FAMILIES)
     parser.add_argument("--shrink", type=int, default=20, help="differences to make small")
+    parser.add_argument("--store", choices=["rocksdb"], help="of the original's tables and windows, instead of memory")
     parser.add_argument("--disturb", choices=adstream_side.DISTURBANCES, help="what must not change anything")
     parser.add_argument("--case", type=Path)
     arguments = parser.parse_args()
@@ -306,7 +317,10 @@ def main() -> None:
         print(tell(case, mine, theirs), difference(case, mine, theirs), sep="\n")
         return
     with Original() as original:
-        found = compare(original, generate(arguments.seed, arguments.count, arguments.family), arguments.disturb)
+        cases = generate(arguments.seed, arguments.count, arguments.family)
+        if arguments.store is not None:
+            cases = [case | {"options": case.get("options", {}) | {"store": arguments.store}} for case in cases]
+        found = compare(original, cases, arguments.disturb)
         assert found.cases == arguments.count
         print(*smallest(original, found, arguments.shrink, arguments.disturb), *found.heads(), sep="\n")
     sys.exit(bool(found.differ))

@@ -138,7 +138,7 @@ final class Functions {
                 return (k, v) -> v instanceof Long number ? (Object) Math.floorMod(number, modulus) : null;
             }
             case "pair" -> {
-                return (k, v) -> list(k instanceof Windowed<?> ? Values.text(k) : k, v);
+                return (k, v) -> list(element(k), element(v));
             }
             case "item" -> {
                 int at = a.asInt();
@@ -262,7 +262,7 @@ final class Functions {
                 return (k, l, r) -> Math.max(number(l), number(r));
             }
             case "lists" -> {
-                return (k, l, r) -> list(l, r);
+                return (k, l, r) -> list(element(l), element(r));
             }
             case "null_when" -> {
                 Functions.Fn condition = fn(a);
@@ -297,6 +297,11 @@ final class Functions {
             list.add(value);
         }
         return list;
+    }
+
+    /** Of a list that becomes JSON: what has no form there is text. */
+    private static Object element(Object value) {
+        return value instanceof Windowed<?> || value instanceof byte[] ? Values.text(value) : value;
     }
 
     private static long number(Object value) {
