@@ -136,7 +136,8 @@ def emit_close(g: Gen) -> None:
 
 
 def suppress_closes(g: Gen) -> None:
-    kind = g.pick(["tumbling", "tumbling", "hopping", "session", "sliding"])
+    g.stepped = 0.85
+    kind = g.pick(["tumbling", "tumbling", "hopping", "session", "session", "sliding"])
     table = g.aggregated(g.windowed(g.group(g.prepare(g.stream(), 1)), kind))
     if g.chance(0.2):
         table = g.table_op(table)

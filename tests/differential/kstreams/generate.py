@@ -69,7 +69,7 @@ def inputs(g: Gen) -> list[Json]:
             time = top // distance * distance + rng.choice([0, distance]) + nudge
         else:
             time = top + rng.randint(0, 3 * max(distances))
-        time = max(time, 0)
+        time = max(time, 0) // g.step * g.step
         top = max(top, time)
         topic = rng.choice(sources)
         types = g.topics[topic]

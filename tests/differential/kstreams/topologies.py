@@ -16,6 +16,10 @@ TAGS = {
         "suppress lets session and sliding windows go at the very time at which their last record is still accepted, and"
         " so tells a final result twice"
     ),
+    "suppress_old": (
+        "what suppress tells has the old value of the newest change, not the one that was told last, and a filter behind it"
+        " deletes what it never told"
+    ),
     "initial_old": (
         "without a cache, the first update of a stream's aggregate has the initializer's value as its old one, which a"
         " regrouping then subtracts"
@@ -26,6 +30,9 @@ TAGS = {
     ),
     "dropped_of_fk_join": "how many records foreign-key joins count as dropped varies by release",
 }
+
+DELIBERATE = {"suppress_inclusive", "suppress_old"}
+"""With these, adstream does better on purpose, and a difference is none."""
 
 KEYS: dict[str, list[Json]] = {"string": ["a", "b", "c"], "int64": [1, 2, -1]}
 VALUES: dict[str, list[Json]] = {
@@ -70,6 +77,10 @@ class Gen:
     tags: set[str] = field(default_factory=set)
     distances: list[int] = field(default_factory=list)
     unit: int = 1
+    step: int = 1
+    """All times of inputs are multiples of it."""
+    stepped: float = 0.3
+    """How many of the sliding and session windows are made so that they can be suppressed."""
     null_keys: bool = True
     wall: bool = False
     count: int = 0
@@ -474,6 +485,13 @@ class Gen:
     def window(self, kind: str) -> tuple[Json, str]:
         """A window, and how long windows take (for the type of keys)."""
         grace = self.ms(0, 3, 5, 10) if self.chance(0.85) else None
+        stepped = kind in ("sliding", "session") and self.chance(self.stepped)
+        if stepped:
+            # No end of a window lies where grace ends, so that it may be suppressed (TAGS: suppress_inclusive).
+            self.step = 4 * self.unit
+            length = {"sliding": "difference", "session": "gap"}[kind]
+            window = {"type": kind, length: self.ms(4, 8, 12), "grace": self.ms(2, 6, 10)}
+            return window | {"stepped": True}, str(window[length])
         match kind:
             case "tumbling":
                 size = self.ms(5, 10, 20)
@@ -579,6 +597,8 @@ class Gen:
             out = self.add(op, [ref], "table", ref.key, value, fn=f, with_key=key or None, store=store)
         else:
             out = self.add(op, [ref], "table", ref.key, ref.value, fn=self.predicate(ref.value), store=store)
+            if ref.suppressed:
+                self.tags.add("suppress_old")
         return self.set(
             out,
             window=ref.window,
@@ -614,13 +634,15 @@ class Gen:
     def suppress(self, ref: Ref, until: str | None = None) -> Ref:
         window = ref.window
         strict = window is not None and window["type"] != "unlimited"
+        if strict and until is None and window["type"] in ("session", "sliding") and not window.get("stepped"):
+            strict = self.chance(0.2)
         until = until or (self.pick(["closes", "closes", "limit"]) if strict else "limit")
         buffer: Json = {}
         limit = None
         if until == "closes":
             if self.chance(0.1):
                 buffer = {"records": self.pick([1, 2, 3]), "full": "shutdown"}
-            if window["type"] in ("session", "sliding"):
+            if window["type"] in ("session", "sliding") and not window.get("stepped"):
                 self.tags.add("suppress_inclusive")
         else:
             limit = self.ms(0, 5, 10)
