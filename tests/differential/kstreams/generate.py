@@ -91,10 +91,23 @@ def inputs(g: Gen) -> list[Json]:
     return told
 
 
+# What may put a repartition topic in between.
+MOVES = {"map", "flat_map", "select_key", "group_by", "repartition", "fk_join"}
+
+
+def _asks_its_task(g: Gen) -> bool:
+    scripts = [node["script"] for node in g.nodes if "script" in node]
+    return any(action[0] in ("stream_time", "task") for script in scripts for action in script["do"]) or any(
+        every["type"] == "stream" for script in scripts for every in script.get("every", ())
+    )
+
+
 def _case(g: Gen, seed: int) -> Case:
     made: Case = {"name": g.name, "family": g.family, "seed": seed}
     if g.options:
         made["options"] = g.options
+    if _asks_its_task(g) and any(node["op"] in MOVES for node in g.nodes):
+        g.tags.add("one_task")
     if g.tags:
         made["tags"] = sorted(g.tags)
     made |= {"topics": g.topics}

@@ -94,7 +94,7 @@ class Script(ads.Processor):
                     raise ScriptFailure("asked to fail")
             case "meta":
                 meta = self.ctx.record_metadata()
-                s.value = "none" if meta is None else f"{meta.topic}/{meta.partition}/{meta.offset}"
+                s.value = "none" if meta is None else _meta(meta)
             case "stream_time":
                 s.value = self.ctx.current_stream_time_ms
             case "system_time":
@@ -175,8 +175,13 @@ class Script(ads.Processor):
                 raise ValueError(f"no action: {name}")
 
 
+def _meta(meta: Any) -> str:
+    """Internal topics have names, and offsets, of each system's own."""
+    return f"{meta.topic}/{meta.partition}/{meta.offset}" if meta.topic.startswith("in") else "internal"
+
+
 def version(found: Any) -> Json:
-    return None if found is None else [found.value, found.timestamp, found.valid_to]
+    return None if found is None else [found.value, found.timestamp]
 
 
 def pairs(entries: Iterable[tuple[Any, Any]]) -> str:

@@ -212,7 +212,10 @@ final class Scripts {
     }
 
     private static String meta(RecordMetadata meta) {
-        return meta.topic() + "/" + meta.partition() + "/" + meta.offset();
+        // Internal topics have names, and offsets, of each system's own.
+        return meta.topic().startsWith("in")
+                ? meta.topic() + "/" + meta.partition() + "/" + meta.offset()
+                : "internal";
     }
 
     private static Instant at(State state, JsonNode distance) {
@@ -230,7 +233,7 @@ final class Scripts {
     private static Object version(VersionedRecord<Object> version) {
         return version == null
                 ? null
-                : Functions.list(version.value(), version.timestamp(), version.validTo().orElse(null));
+                : Functions.list(version.value(), version.timestamp());
     }
 
     /** Text, since keys may have windows: [[key, value], …]. */
