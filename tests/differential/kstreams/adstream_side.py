@@ -260,7 +260,10 @@ class _Builder(Processors):
     # --- Joins
 
     def _stream_join(self, node: Json, left: Any, right: Any) -> Any:
-        windows = ads.JoinWindows(node["before"], node["after"], node.get("grace") or 0)
+        windows = ads.JoinWindows.of_time_difference_and_grace(ms(0), ms(node.get("grace") or 0))
+        before, after = ms(node["before"]), ms(node["after"])
+        # The greater first: at no time may the sum be negative.
+        windows = windows.before(before).after(after) if before > after else windows.after(after).before(before)
         join = getattr(left, JOINS[node["how"]])
         return join(right, self.joiner(node), windows, name=node.get("name"))
 

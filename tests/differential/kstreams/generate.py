@@ -91,8 +91,10 @@ def inputs(g: Gen) -> list[Json]:
     return told
 
 
-# What may put a repartition topic in between.
-MOVES = {"map", "flat_map", "select_key", "group_by", "repartition", "fk_join"}
+def _moves(node: Json) -> bool:
+    """May put a repartition topic in between."""
+    rekeyed = any(action[0] == "set_key" for action in node.get("script", {}).get("do", ()))
+    return rekeyed or node["op"] in ("map", "flat_map", "select_key", "group_by", "repartition", "fk_join")
 
 
 def _asks_its_task(g: Gen) -> bool:
@@ -106,7 +108,7 @@ def _case(g: Gen, seed: int) -> Case:
     made: Case = {"name": g.name, "family": g.family, "seed": seed}
     if g.options:
         made["options"] = g.options
-    if _asks_its_task(g) and any(node["op"] in MOVES for node in g.nodes):
+    if _asks_its_task(g) and any(_moves(node) for node in g.nodes):
         g.tags.add("one_task")
     if g.tags:
         made["tags"] = sorted(g.tags)
