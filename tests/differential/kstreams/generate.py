@@ -91,10 +91,14 @@ def inputs(g: Gen) -> list[Json]:
     return told
 
 
-def _moves(node: Json) -> bool:
-    """May put a repartition topic in between."""
-    rekeyed = any(action[0] == "set_key" for action in node.get("script", {}).get("do", ()))
-    return rekeyed or node["op"] in ("map", "flat_map", "select_key", "group_by", "repartition", "fk_join")
+KEYED = {"group_by_key", "stream_join", "stream_table_join", "to_table"}
+
+
+def _moves(g: Gen) -> bool:
+    """There may be a repartition topic in between."""
+    operators = {node["op"] for node in g.nodes}
+    marked = operators & {"map", "flat_map", "select_key", "process"} and operators & KEYED
+    return bool(marked or operators & {"group_by", "repartition", "fk_join"})
 
 
 def _asks_its_task(g: Gen) -> bool:
@@ -108,7 +112,7 @@ def _case(g: Gen, seed: int) -> Case:
     made: Case = {"name": g.name, "family": g.family, "seed": seed}
     if g.options:
         made["options"] = g.options
-    if _asks_its_task(g) and any(_moves(node) for node in g.nodes):
+    if _asks_its_task(g) and _moves(g):
         g.tags.add("one_task")
     if g.tags:
         made["tags"] = sorted(g.tags)

@@ -182,3 +182,22 @@ def test_what_cannot_be_scheduled(error: str, ask: Callable[[Any], object]) -> N
 
     with pytest.raises(ads.FatalError, match=error):
         driver(Bad)
+
+
+def test_what_a_clock_writes_behind_a_shuffle_is_read_in_its_turn() -> None:
+    class Clock(Ticks):
+        clocks = ("wall_clock_time",)
+
+    @ads.topology(name="app")
+    def topology(app: ads.App) -> None:
+        ticks = app.stream("in", key=S, value=I).process(Clock, name="ticks")
+        ticks.group_by_key(key=S, value=I).count("counts").to_stream().to("out", key=S, value=I)
+
+    with TopologyTestDriver(topology, partitions=1, commit_every=1) as d:
+        d.input("in").pipe(1, key="k", at=5)
+        d.advance_wall_clock("11ms")
+        d.advance_wall_clock("11ms")
+        assert [(r.key, r.value, r.timestamp) for r in d.output("out").read()] == [
+            ("wall_clock_time", 1, 11),
+            ("wall_clock_time", 2, 22),
+        ]
