@@ -22,9 +22,7 @@ class Processors:
     def begin(self) -> None:
         """What a case declares beside its nodes."""
         options = self.case.get("options", {})
-        self.app.on_error(
-            **{stage: "continue" for stage in ("processing", "deserialization") if options.get(stage) == "continue"}
-        )
+        self.app.on_error(**{stage: options.get(stage, "fail") for stage in ("processing", "deserialization")})
         for spec in self.case.get("stores", ()):
             self.app.add_state_store(store(spec))
 

@@ -5,6 +5,8 @@ shorter.
 """
 
 import json
+import os
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,13 @@ import pytest
 
 from tests.differential.kstreams import adstream_side
 from tests.differential.kstreams.adstream_side import DISTURBANCES
-from tests.differential.kstreams.generate import Case
-from tests.differential.kstreams.original import Result, read_goldens, written
-from tests.differential.kstreams.run import difference, logged, ours, tell
+from tests.differential.kstreams.families import FAMILIES
+from tests.differential.kstreams.generate import Case, generate
+from tests.differential.kstreams.original import Original, Result, read_goldens, written
+from tests.differential.kstreams.run import compare, difference, logged, ours, smallest, tell
 
 OPEN = Path(__file__).with_name("open.txt")
+KEPT = Path(__file__).with_name("kept.jsonl")
 
 
 def test_the_recorded_cases() -> None:
@@ -36,6 +40,21 @@ def test_the_recorded_cases() -> None:
         compared[case["family"]] += written(theirs)
     assert not wrong, "\n".join(wrong)
     assert compared.total() > 0
+
+
+@pytest.mark.timeout(900)
+def test_fresh_cases() -> None:
+    """`ADSTREAM_TEST_DIFFERENTIAL` says how many; what is found belongs into kept.jsonl, which is run again each time."""
+    count = int(os.environ.get("ADSTREAM_TEST_DIFFERENTIAL", 8 * len(FAMILIES)))
+    kept = [json.loads(line) for line in KEPT.read_text().splitlines()]
+    seed = random.SystemRandom().randrange(2**32)
+    with Original() as original:
+        found = compare(original, kept + generate(seed, count))
+        text = "\n".join(smallest(original, found, 5))
+    assert not found.differ, f"make differential SEED={seed} N={count}\n{text}"
+    assert found.cases == len(kept) + count
+    assert not found.words.keys() - {"timestamps wall_clock"}
+    assert found.records > 5 * count
 
 
 @pytest.mark.parametrize("disturb", DISTURBANCES)
