@@ -180,7 +180,7 @@ def _with_stream(
 
     def side(given: StoreBuilder | None, what: str, suffix: str) -> str:
         if given is None:
-            return store("series", suffix, **window)
+            return store("buffer", suffix, **window)
         _check_window_store(given, what, window, operation)
         how = Materialized(given.name, logging=given.logging)
         return flow.store(graph, "series", how, given.name, operation, flavour=given.flavour, **window)

@@ -27,6 +27,7 @@ pub mod build;
 pub mod foreign;
 pub mod func;
 pub mod globals;
+pub mod join_window;
 pub mod lru;
 pub mod native;
 pub mod process;

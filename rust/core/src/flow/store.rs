@@ -200,6 +200,11 @@ impl ByteStore {
         self.ordered().iter().map(|(k, &at)| (&**k, self.at(at)))
     }
 
+    /// Entries in no particular order: of a store that nobody has asked for a range, this makes no order.
+    pub fn unordered(&self) -> impl Iterator<Item = (&[u8], &[u8])> + '_ {
+        self.slots.iter().filter_map(|slot| Some((&*slot.key, slot.value.as_deref()?)))
+    }
+
     pub fn prefix<'a>(&'a self, prefix: &[u8]) -> impl DoubleEndedIterator<Item = (&'a [u8], &'a [u8])> + 'a {
         let end = after(prefix);
         let to = end.as_ref().map_or(Bound::Unbounded, |e| Bound::Excluded(&e[..]));

@@ -7,7 +7,7 @@
 //! | `series` | `k` key, time, number | one key's entries together, by time; beside it `t` time, key, number: what expires |
 //! | `versioned` | `k` key, time | one key's versions together, by time (`versions.rs`) |
 //! | `session` | `k` key, end, start | one key's sessions together, by end; beside it `t` end, start, key: what expires |
-//! | `buffer` | time, rest | what waits for a time, the oldest first |
+//! | `buffer` | time, rest | what an operator keeps for itself: who waits, the oldest first; records of a join (`join_window.rs`) |
 //! | `suppress` | its operator's own (`suppress.rs`) | |
 //! | `lru` | `k` key; `t` number of its last use | by key (`lru.rs`) |
 //!

@@ -11,7 +11,7 @@
 //! left.ts − before <= right.ts <= left.ts + after, both ends inclusive. One node does both sides; a stream joined with
 //! itself enters it twice, left first, so that each record meets itself once.
 //!
-//! *Windows* (`series` with duplicates) forget what is older than before + after + grace behind the newest record of their
+//! *Windows* (`join_window.rs`) forget what is older than before + after + grace behind the newest record of their
 //! own side. Nothing asks whether a record is late: it meets what the other window still holds.
 //!
 //! *Waiting* (`waiting`): by (time, right before left, key). The records of one time, side and key wait together and leave
@@ -23,6 +23,7 @@
 use serde::Deserialize;
 
 use super::func::Func;
+use super::join_window::Window;
 use super::stores::{key_bytes, split_time, time_key};
 use super::{Cx, Done, Failure, Node, Record};
 use crate::datum::Datum;
@@ -44,7 +45,7 @@ const LEFT: usize = 0;
 pub struct StreamJoin {
     p: Parameters,
     /// Left, right: each side's records of the recent past.
-    windows: [usize; 2],
+    windows: [Window; 2],
     /// Of outer joins.
     waiting: Option<usize>,
     /// The largest time of a record of either side.
@@ -55,7 +56,7 @@ pub struct StreamJoin {
 
 impl StreamJoin {
     pub fn new(p: Parameters, windows: [usize; 2], waiting: Option<usize>) -> StreamJoin {
-        StreamJoin { p, windows, waiting, stream_time: NO_TIME, earliest: i64::MAX }
+        StreamJoin { p, windows: windows.map(Window::new), waiting, stream_time: NO_TIME, earliest: i64::MAX }
     }
 
     /// How far a record of a side looks back and ahead.
@@ -94,7 +95,7 @@ impl StreamJoin {
         let key = key_bytes(&record.key)?;
         let (back, ahead) = self.span(side);
         let (from, to) = (record.ts.saturating_sub(back).max(0), record.ts.saturating_add(ahead).max(0));
-        let matches: Vec<_> = cx.store(self.windows[1 - side]).series_range(&key, from, to).collect();
+        let matches = self.windows[1 - side].fetch(&key, from, to, cx);
         if matches.is_empty() && outer {
             return match self.waiting {
                 Some(store) if to >= self.stream_time => {
@@ -104,7 +105,7 @@ impl StreamJoin {
                 _ => self.alone(side, record, cx),
             };
         }
-        for (ts, (other, _)) in matches {
+        for (ts, other) in matches {
             if let Some(store) = self.waiting {
                 cx.store_mut(store).bytes.put(&waiting_key(ts, 1 - side, &key), None);
             }
@@ -194,8 +195,7 @@ impl Node for StreamJoin {
         if record.key.is_null() {
             return Ok(());
         }
-        let mut window = cx.store_mut(self.windows[side]);
-        if !window.series_put(&key_bytes(&record.key)?, record.ts, &record.value, record.ts)? {
+        if !self.windows[side].put(&key_bytes(&record.key)?, record.ts, &record.value, cx)? {
             cx.count("dropped:expired");
         }
         Ok(())
@@ -209,5 +209,8 @@ impl Node for StreamJoin {
         self.stream_time = saved.zigzag()?;
         self.earliest = saved.zigzag()?;
         Some(())
+    }
+    fn restored(&mut self, cx: Cx<'_>) {
+        self.windows.iter_mut().for_each(|w| w.restored(cx));
     }
 }
