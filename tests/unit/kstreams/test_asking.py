@@ -44,10 +44,37 @@ def shop(app: ads.App) -> None:
     stream.process_values(Visits, *stores)
 
 
+class Beats(ads.Processor[int]):
+    """Tells how many records it has had, every few ms of the wall clock; asks for a commit after each third."""
+
+    def init(self, ctx: ads.Context) -> None:
+        self.ctx = ctx
+        self.counts = ctx.get_state_store("beats")
+        assert ctx.current_system_time_ms > 0
+        ctx.schedule("5ms", "wall_clock_time", self.beat)
+
+    def process(self, record: ads.ProcessorRecord, ctx: ads.Context) -> None:
+        count = (self.counts.get("n") or 0) + 1
+        self.counts.put("n", count)
+        if count % 3 == 0:
+            ctx.commit()
+
+    def beat(self, time: int) -> None:
+        self.ctx.forward(ads.ProcessorRecord("beat", self.counts.get("n") or 0, time))
+
+
+@ads.topology(name="shop")
+def beats(app: ads.App) -> None:
+    stream = app.stream("in", key=S, value=I).process(Beats, ads.store.key_value("beats"))
+    stream.group_by_key(key=S, value=I).reduce(lambda a, v: max(a, v), "largest")
+
+
 @contextmanager
-def running(records: list[tuple[str, int, int]]) -> Iterator[tuple[Worker, str]]:
+def running(
+    records: list[tuple[str, int, int]], topology: ads.Topology = shop, **settings: Any
+) -> Iterator[tuple[Worker, str]]:
     """A worker in a thread of its own that has committed all records, and its address."""
-    built = shop.build()
+    built = topology.build()
     plan, log = Plan(built.json, built.callables), EmbeddedLog()
     log.create_topics([TopicSpec("in", 2)])
     outputs = []
@@ -57,7 +84,7 @@ def running(records: list[tuple[str, int, int]]) -> Iterator[tuple[Worker, str]]
         outputs.append(("in", partition, batch))
     assert log.writer("producer").commit(outputs, {}, "producer", None) is Outcome.COMMITTED
     assignment = prepare(log, plan, create_topics=True)
-    worker = Worker(plan, assignment, Settings(app="shop"), log, clock_ms, {})
+    worker = Worker(plan, assignment, Settings(app="shop", **settings), log, clock_ms, {})
     server = MetricsServer(
         WorkerCollector("shop", lambda: worker.status), lambda: worker.status, clock_ms, 0, "127.0.0.1", worker=worker
     )
@@ -144,3 +171,18 @@ def test_a_running_workers_stores() -> None:
     told = CliRunner().invoke(cli, ["query", "counts", "--at", at])
     assert told.exit_code == 2
     assert "does not answer" in told.output
+
+
+def test_wall_clock_and_commit_requests_in_a_worker() -> None:
+    def told(worker: Worker) -> int:
+        found = worker.store("largest").get("beat")
+        return 0 if found is None else int(found.value)
+
+    mine = sum(hash_of(key) == hash_of("k0") for key, _, _ in RECORDS)
+    with running(RECORDS, beats, commit_interval_ms=20) as (worker, _):
+        deadline = time.monotonic() + 60
+        while told(worker) < max(mine, len(RECORDS) - mine):  # beats go on without records
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert sum(v for _, v in worker.store("beats").all()) == len(RECORDS)
+        assert not worker.quarantined
