@@ -778,6 +778,9 @@ impl Task {
     pub fn close_generation(&mut self) -> Result<Generation, Fatal> {
         self.finish_restore()?;
         self.run_nodes(true, 0)?;
+        for node in &mut self.nodes {
+            self.touched |= node.operator.moved();
+        }
         // What was flushed may have moved on to nodes behind that had flushed already: none, the order is topological.
         debug_assert!(self.inboxes.iter().all(Vec::is_empty));
         let stateful = self.plan.subtopologies[self.subtopology].stateful;

@@ -113,6 +113,24 @@ def test_schedules_of_init_go_on_after_a_restart(restart: bool) -> None:
     assert play(True) == calm
 
 
+def test_a_call_without_any_effect_is_not_repeated_after_a_restart() -> None:
+    calls: list[int] = []
+
+    class Silent(ads.Processor):
+        def init(self, ctx: ads.Context) -> None:
+            ctx.schedule("5ms", "wall_clock_time", calls.append)
+
+        def process(self, record: ads.ProcessorRecord, ctx: ads.Context) -> None: ...
+
+    with driver(Silent) as d:
+        for _ in range(4):
+            d.advance_wall_clock("5ms")
+            d.restart()
+            d.input("in").pipe(1, key="k", at=1)
+            d.restart()
+        assert calls == [5, 10, 15, 20]
+
+
 def test_what_is_due_earlier_is_called_first_over_all_processors() -> None:
     class Slow(Ticks):
         interval = "20ms"

@@ -244,6 +244,8 @@ pub struct Env<'a> {
     pub leaving: RefCell<Vec<Leaving>>,
     /// Somebody asked for a commit.
     pub commit: Cell<bool>,
+    /// A schedule was due: when it is due next is to be kept.
+    pub fired: Cell<bool>,
 }
 
 /// What a node is handed along with a record.
@@ -305,6 +307,7 @@ impl<'a> Cx<'a> {
         loop {
             let due = self.graph.schedules.borrow_mut().take_due(clock, self.time(clock));
             let Some((node, schedule)) = due else { return Ok(()) };
+            self.env.fired.set(true);
             let cx = Cx { node, ..*self };
             let done = self.graph.nodes[node].node.borrow_mut().fire(schedule, clock, cx);
             cx.settle(done)?;
@@ -462,12 +465,13 @@ pub struct Flow {
     /// Nodes have been told that the task begins.
     begun: bool,
     commit: bool,
+    fired: bool,
 }
 
 impl Flow {
     /// `paths`: whether rows carry their way through forks.
     pub fn new(graph: Graph, entries: Vec<Entry>, exits: Vec<Exit>, topics: Arc<Vec<String>>, paths: bool) -> Flow {
-        Flow { graph, entries, exits, topics, paths, stream_time: NO_TIME, begun: false, commit: false }
+        Flow { graph, entries, exits, topics, paths, stream_time: NO_TIME, begun: false, commit: false, fired: false }
     }
 
     /// Lets `run` work at `seq`; what it wrote, made and refused is in `ctx` afterwards.
@@ -493,6 +497,7 @@ impl Flow {
             path: Cell::new(0),
             leaving: RefCell::default(),
             commit: Cell::new(false),
+            fired: Cell::new(false),
         };
         let cx = Cx { graph: &self.graph, env: &env, node: 0 };
         let begun = match std::mem::replace(&mut self.begun, true) {
@@ -502,6 +507,7 @@ impl Flow {
         let out = begun.and_then(|()| run(cx));
         self.stream_time = env.stream_time.get();
         self.commit |= env.commit.get();
+        self.fired |= env.fired.get();
         let (outgoing, letters, seq) = (env.outgoing.into_inner(), env.letters.into_inner(), env.seq.get());
         self.emit(env.leaving.into_inner(), ctx);
         *ctx.outgoing = outgoing;
@@ -640,6 +646,10 @@ impl Operator for Flow {
 
     fn store(&self, name: &str) -> Option<Ref<'_, Store>> {
         Some(self.graph.stores[self.graph.store_named(name)?].borrow())
+    }
+
+    fn moved(&mut self) -> bool {
+        std::mem::take(&mut self.fired)
     }
 
     fn commit_asked(&mut self) -> bool {
@@ -783,6 +793,7 @@ impl Flow {
             path: Cell::new(0),
             leaving: RefCell::default(),
             commit: Cell::new(false),
+            fired: Cell::new(false),
         };
         self.begun = false;
         self.graph.schedules.borrow_mut().clear();

@@ -247,6 +247,10 @@ pub trait Operator: Send {
     fn store(&self, _name: &str) -> Option<std::cell::Ref<'_, crate::flow::Store>> {
         None
     }
+    /// Whether time alone has changed its small state since the last look, so that it is worth a commit.
+    fn moved(&mut self) -> bool {
+        false
+    }
     /// Whether somebody asked for a commit since the last look.
     fn commit_asked(&mut self) -> bool {
         false
