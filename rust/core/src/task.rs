@@ -84,6 +84,8 @@ pub struct Task {
     inboxes: Vec<Vec<(usize, Message)>>,
     outgoing: Vec<Outgoing>,
     outputs: BTreeMap<(usize, u32), RawBatch>,
+    /// Their partitions in the order of their first records, as they are handed on.
+    written: Vec<(usize, u32)>,
     counters: Counters,
     dead_letters: DeadLetters,
     foreign: Arc<dyn Foreign>,
@@ -187,6 +189,7 @@ impl Task {
             nodes,
             outgoing: vec![],
             outputs: BTreeMap::new(),
+            written: vec![],
             counters: Counters::new(),
             dead_letters,
             foreign,
@@ -705,6 +708,9 @@ impl Task {
         for o in outgoing.drain(..) {
             let batch = self.outputs.entry((o.topic, o.partition)).or_default();
             let offset = batch.len() as i64;
+            if offset == 0 {
+                self.written.push((o.topic, o.partition));
+            }
             batch.push_with_headers(offset, o.timestamp, o.key.as_deref(), o.value.as_deref(), o.headers);
         }
         self.outgoing = outgoing;
@@ -798,9 +804,11 @@ impl Task {
         self.number += 1;
         self.chain = log.chain;
         let mark = self.mark();
-        let outputs = std::mem::take(&mut self.outputs);
-        let mut outputs: Vec<(String, u32, RawBatch)> =
-            outputs.into_iter().map(|((t, p), b)| (self.plan.topics[t].clone(), p, b)).collect();
+        let mut batches = std::mem::take(&mut self.outputs);
+        let mut outputs: Vec<(String, u32, RawBatch)> = std::mem::take(&mut self.written)
+            .into_iter()
+            .filter_map(|(t, p)| Some((self.plan.topics[t].clone(), p, batches.remove(&(t, p))?)))
+            .collect();
         if stateful && (self.touched || !outputs.is_empty() || !log.batch.is_empty()) {
             let header = Header { kind: Kind::Meta, lane: 0, sequence: 0, clock: 0, schema: self.plan.hash, count: 1 };
             log.push(&header, &mark.meta);
@@ -876,6 +884,7 @@ impl Task {
         self.inboxes.iter_mut().for_each(Vec::clear);
         self.outgoing.clear();
         self.outputs.clear();
+        self.written.clear();
         self.touched = false;
         Ok(self.inputs.iter().filter_map(|i| i.position.map(|p| (i.topic.to_string(), p))).collect())
     }
