@@ -110,6 +110,33 @@ pub fn decode_value<'a>(dtype: &DataType, bytes: &'a [u8]) -> Option<(Value, &'a
     })
 }
 
+/// Whether bytes that were stored or sent are an inner key of these types, whole: what is not must not become a group.
+pub fn fits(types: &[DataType], key: &[u8]) -> bool {
+    types.iter().try_fold(key, |rest, dtype| skip(dtype, rest)).is_some_and(<[u8]>::is_empty)
+}
+
+/// What follows the first element; none: it is not one of its type.
+fn skip<'a>(dtype: &DataType, bytes: &'a [u8]) -> Option<&'a [u8]> {
+    let (&tag, mut rest) = bytes.split_first()?;
+    if tag == TAG_NULL {
+        return Some(rest);
+    }
+    match dtype {
+        DataType::Bool => rest.get(1..),
+        DataType::Int | DataType::Timestamp | DataType::Duration | DataType::Float => rest.get(8..),
+        DataType::Decimal { .. } => rest.get(16..),
+        DataType::Str | DataType::Enum(_) => loop {
+            let zero = memchr::memchr(0, rest)?;
+            std::str::from_utf8(&rest[..zero]).ok()?;
+            let ends = *rest.get(zero + 1)? == 0;
+            rest = &rest[zero + 2..];
+            if ends {
+                return Some(rest);
+            }
+        },
+    }
+}
+
 /// Whether every element of an inner key is null-free; a group whose key has a null element is still a group, but a key
 /// of one null element is a null key.
 pub fn is_null_key(key: &[u8]) -> bool {
@@ -287,6 +314,30 @@ mod tests {
             prop_assert_eq!(decode_value(&DataType::decimal(2), &dec(x)).unwrap().0, Value::Decimal(x, 2));
             let flt = |v| encoded(&DataType::Float, &Value::Float(v));
             prop_assert_eq!(f.total_cmp(&g), flt(f).cmp(&flt(g)));
+        }
+    }
+
+    proptest! {
+        /// Keys fit; what fits can be decoded, whole.
+        #[test]
+        fn what_fits_is_a_key(
+            a in ".*", x: i64, d: i128, cut in 0usize..80, change in prop::option::of((0usize..80, any::<u8>())), more in any::<u8>()
+        ) {
+            let types = [DataType::Str, DataType::Int, DataType::decimal(2), DataType::Str];
+            let values = [Value::Str(a.clone()), Value::Int(x), Value::Decimal(d, 2), Value::Null];
+            let mut key: Vec<u8> = types.iter().zip(&values).flat_map(|(t, v)| encoded(t, v)).collect();
+            prop_assert!(fits(&types, &key));
+            prop_assert!(!fits(&types, &[&key[..], &[more]].concat()));
+            prop_assert!(!fits(&types, &key[..cut % key.len()]));
+            if let Some((at, byte)) = change {
+                let at = at % key.len();
+                key[at] = byte;
+            }
+            let mut rest = Some(&key[..]);
+            for dtype in &types {
+                rest = rest.and_then(|r| decode_value(dtype, r)).map(|found| found.1);
+            }
+            prop_assert_eq!(fits(&types, &key), rest.is_some_and(<[u8]>::is_empty));
         }
     }
 

@@ -418,7 +418,8 @@ impl Aggregate {
 
     fn partials(&mut self, header: &Header, body: &[u8], ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
         let lane = self.lane(header.lane)?;
-        let corrupt = || Fatal::new("corrupt_frame", "partial aggregates end before their count");
+        let corrupt =
+            || Fatal::new("corrupt_frame", "partial aggregates end before their count, or have keys that are none");
         let mut r = Reader::new(body);
         let mut side = Vars::default();
         let size = self.store.layout.size;
@@ -430,7 +431,7 @@ impl Aggregate {
             cells.fill(0);
             for n in 0..left.min(AHEAD) {
                 let window = r.zigzag().ok_or_else(corrupt)?;
-                let key = r.blob().ok_or_else(corrupt)?;
+                let key = r.blob().filter(|k| key::fits(&self.key_types, k)).ok_or_else(corrupt)?;
                 let ts = r.zigzag().ok_or_else(corrupt)?;
                 let cells = &mut cells[n * size..][..size];
                 self.store.layout.read(&mut r, cells, &mut |v| side.put(v)).ok_or_else(corrupt)?;
@@ -706,7 +707,7 @@ impl Operator for Aggregate {
         let mut r = Reader::new(body);
         for _ in 0..count {
             let window = r.zigzag()?;
-            let key = r.blob()?;
+            let key = r.blob().filter(|k| key::fits(&self.key_types, k))?;
             let ts = r.zigzag()?;
             self.store.restore_row(window, key, ts, &mut r)?;
         }
