@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import adstream as ads
@@ -215,6 +215,17 @@ def plain_join(records: list[tuple[str, str, Any]], how: str) -> dict[str, str]:
     return joined
 
 
+@example(  # a product that came and went within a commit, asked for in between
+    records=[("products", "p", "pen"), ("orders", "o0", order("p", 0)), ("products", "p", None)],
+    how="inner",
+    left=1,
+    right=1,
+    commit_every=None,
+    caching=True,
+    looks=set(),
+    crash=None,
+    seed=1,
+)
 @settings(max_examples=60, deadline=None)
 @given(
     records=changes(),
