@@ -187,8 +187,8 @@ def test_the_first_commit_ever_on_a_new_cluster_returns() -> None:
 
 
 def test_a_call_that_never_returns_is_given_up_as_fatal(one_log: KafkaLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    topic, writer = make_topic(one_log), writer_of(one_log)  # opened in its own time, before so little is enough
     monkeypatch.setattr("adstream.logs.kafka_writer.HANG_S", 0.2)
-    topic, writer = make_topic(one_log), writer_of(one_log)
     ever = threading.Event()
 
     class Hanging:
