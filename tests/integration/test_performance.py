@@ -19,6 +19,7 @@ PARTITIONS = 4
 EVENTS = 60_000
 CATCHING_UP = int(os.environ.get("ADSTREAM_TEST_CATCHING_UP", "250000"))
 INTERNAL = {
+    f"{APP}-topology": 1,
     f"{APP}-tasks": 3 * PARTITIONS + 2 * PARTITIONS,  # three sub-topologies, two sinks
     f"{APP}-gross-repartition": PARTITIONS,
     f"{APP}-products-repartition": PARTITIONS,
