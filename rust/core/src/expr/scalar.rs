@@ -487,11 +487,13 @@ fn call(op: Op, values: &[Datum], numbers: &Numbers) -> Found {
         Op::Neg | Op::Abs => {
             let negative = match &values[0] {
                 Datum::Int(x) | Datum::Duration(x) => *x < 0,
-                Datum::Float(x) => *x < 0.0,
+                Datum::Float(_) => false,
                 Datum::Decimal(x, _) => *x < 0,
                 _ => return Err(wrong()),
             };
             match &values[0] {
+                // Not by its sign: -0.0 is not below 0.
+                Datum::Float(x) if op == Op::Abs => Ok(Datum::Float(x.abs())),
                 same if op == Op::Abs && !negative => Ok(same.clone()),
                 Datum::Float(x) => Ok(Datum::Float(-x)),
                 Datum::Decimal(x, s) => Ok(Datum::Decimal(-x, *s)),

@@ -494,3 +494,17 @@ fn literals_fold_and_fill_the_batch() {
     assert_eq!(run_on(&empty, call("add", &[col("a"), lit(json!(1))])).1, []);
     assert_eq!(run_on(&empty, lit(json!("x"))).1, []);
 }
+
+#[test]
+fn one_value_at_a_time_zero_has_a_sign_until_abs() {
+    use crate::datum::Datum;
+    for (op, of, is) in
+        [("abs", -0.0, 0.0), ("abs", 0.0, 0.0), ("abs", -1.5, 1.5), ("neg", 0.0, -0.0), ("neg", -0.0, 0.0)]
+    {
+        let scalar = super::Scalar::compile(&expr(call(op, &[col("x")]))).unwrap();
+        let row = Datum::Map([(Arc::from("x"), Datum::Float(of))].into_iter().collect());
+        assert_eq!(scalar.eval(&[Datum::Null, row]).unwrap(), Datum::Float(is), "{op} of {of:?}");
+    }
+    let zeros = batch(&[("x", "float", vec![F(-0.0), F(0.0)])]);
+    assert_eq!(run_on(&zeros, call("abs", &[col("x")])).1, [F(0.0), F(0.0)]);
+}
