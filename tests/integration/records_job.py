@@ -1,5 +1,5 @@
 """A job of keys and values for tests on real servers: two streams joined, the pairs counted by shop behind a repartition
-topic, each count told. Whatever happens, each shop's counts must be 1, 2, 3 …, once."""
+topic, in all and per ten seconds, each count told. Whatever happens, each shop's counts must be 1, 2, 3 …, once."""
 
 import adstream as ads
 from adstream import col
@@ -14,3 +14,7 @@ def job(app: ads.App, prefix: str) -> None:
     shops = pairs.select_key(col("shop")).group_by_key("by-shop")
     counts = shops.count(ads.Materialized("counts", caching=False)).to_stream()
     counts.to(f"{prefix}-counts", key=ads.serdes.string, value=ads.serdes.int64)
+    per_window = shops.windowed_by(ads.tumbling("10s", grace="24h")).count(
+        ads.Materialized("per-window", caching=False)
+    )
+    per_window.to_stream().to(f"{prefix}-windows", value=ads.serdes.int64)

@@ -1,9 +1,11 @@
-"""Record flows on a real Kafka: workers die by `kill -9` in the middle of things, and nothing is lost or done twice."""
+"""Record flows on a real Kafka: workers die by `kill -9` in the middle of things, become three and one again, the broker
+dies, and nothing is lost or done twice."""
 
 from __future__ import annotations
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from adstream._core import RawBatch, murmur2
-from adstream.interfaces import Outcome, TopicSpec
+from adstream.interfaces import Outcome, TopicSpec, Writer
 from adstream.logs.kafka import KafkaLog
 from tests.logs.conformance import read_all, unique
 from tests.servers import Kafka
@@ -23,7 +25,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 PARTITIONS = 3
 RECORDS = 6_000
-USERS, SHOPS = 300, 12
+USERS, SHOPS = 100, 12
 START_MS = 1_705_312_800_000
 KILLS = 6
 
@@ -47,71 +49,181 @@ def traffic(seed: int) -> dict[str, list[tuple[bytes, bytes, int]]]:
     return rows
 
 
-def truth(rows: dict[str, list[tuple[bytes, bytes, int]]]) -> Counter[tuple[str, int]]:
-    pairs: Counter[str] = Counter()
+def truth(rows: dict[str, list[tuple[bytes, bytes, int]]]) -> dict[str, Counter[tuple[bytes, int]]]:
+    """By output topic: each key's bytes with each count, once."""
+    pairs: dict[str, Counter[bytes]] = {"counts": Counter(), "windows": Counter()}
     payments: dict[bytes, list[int]] = {}
     for key, _, at in rows["payments"]:
         payments.setdefault(key, []).append(at)
     for key, value, at in rows["orders"]:
-        pairs[json.loads(value)["shop"]] += sum(abs(at - other) <= 1_000 for other in payments.get(key, ()))
-    return Counter({(shop, i + 1): 1 for shop, n in pairs.items() for i in range(n)})
+        shop = json.loads(value)["shop"].encode()
+        for other in payments.get(key, ()):
+            if abs(at - other) <= 1_000:
+                pairs["counts"][shop] += 1
+                # As the JVM writes a windowed key: the key, and when its window begins.
+                pairs["windows"][shop + (max(at, other) // 10_000 * 10_000).to_bytes(8)] += 1
+    return {name: Counter({(k, i + 1): 1 for k, n in of.items() for i in range(n)}) for name, of in pairs.items()}
 
 
-def write(log: KafkaLog, prefix: str, rows: dict[str, list[tuple[bytes, bytes, int]]]) -> None:
+def compare(log: KafkaLog, prefix: str, rows: dict[str, list[tuple[bytes, bytes, int]]], seed: int) -> None:
+    for name, want in truth(rows).items():
+        got: Counter[tuple[bytes, int]] = Counter()
+        for p in range(PARTITIONS):
+            for _, _, key, value, _ in read_all(log, f"{prefix}-{name}", p):
+                got[key or b"", int.from_bytes(value or b"")] += 1
+        assert want.total() > 500, "nothing was put to the test"
+        assert got == want, (
+            f"{name}, seed {seed}: {(want - got).total()} missing, {(got - want).total()} too many of {want.total()}"
+        )
+
+
+def create(log: KafkaLog, prefix: str) -> None:
     config = {"retention.ms": "-1"}
-    log.create_topics([TopicSpec(f"{prefix}-{name}", PARTITIONS, config) for name in (*rows, "counts")])
-    writer = log.writer(unique("slot"))
+    log.create_topics(
+        [TopicSpec(f"{prefix}-{name}", PARTITIONS, config) for name in ("orders", "payments", "counts", "windows")]
+    )
+
+
+def write(writer: Writer, prefix: str, rows: dict[str, list[tuple[bytes, bytes, int]]]) -> None:
+    outputs = []
     for name, some in rows.items():
         by_partition: dict[int, list[tuple[int, int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]]] = {}
         for key, value, at in some:
             partition = (murmur2(key) & 0x7FFFFFFF) % PARTITIONS
             some_there = by_partition.setdefault(partition, [])
             some_there.append((len(some_there), at, key, value, []))
-        outputs = [(f"{prefix}-{name}", p, RawBatch(records)) for p, records in by_partition.items()]
-        assert writer.commit(outputs, {}, prefix, None) is Outcome.COMMITTED
-    writer.close()
+        outputs += [(f"{prefix}-{name}", p, RawBatch(records)) for p, records in by_partition.items()]
+    assert writer.commit(outputs, {}, prefix, None) is Outcome.COMMITTED
+
+
+class Workers:
+    """Processes of the job, by slot."""
+
+    def __init__(self, bootstrap: str, prefix: str, directory: Path) -> None:
+        self._bootstrap, self._prefix, self._directory = bootstrap, prefix, directory
+        self.processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    def start(self, slot: int, *options: str) -> None:
+        command = [sys.executable, "-m", "adstream.cli", "run", "tests.integration.records_job:job"]
+        command += ["--bootstrap", self._bootstrap, "--app", self._prefix, "--set", f"prefix={self._prefix}", *options]
+        command += ["--commit-interval", "50ms", "--state-dir", str(self._directory / f"state-{slot}")]
+        with (self._directory / f"{slot}.log").open("ab") as file:
+            environ = {"ADSTREAM_SLOT": str(slot), "PYTHONPATH": ".", "PATH": "/usr/bin:/bin"}
+            self.processes[slot] = subprocess.Popen(command, stdout=file, stderr=file, env=environ)
+
+    def running(self, slot: int) -> bool:
+        return self.processes[slot].poll() is None
+
+    def kill(self, slot: int) -> None:
+        self.processes[slot].kill()
+        self.processes[slot].wait()
+
+    def drain(self, slot: int) -> None:
+        self.processes[slot].send_signal(signal.SIGTERM)
+        assert self.processes[slot].wait(60) == 0, self.said(slot)
+
+    def said(self, slot: int) -> str:
+        return (self._directory / f"{slot}.log").read_text()[-3000:]
+
+    def granted(self, slot: int) -> int:
+        """How many times a task began to run in it."""
+        return (self._directory / f"{slot}.log").read_text().count(": running")
+
+    def until_running(self, slot: int, deadline: float) -> None:
+        while not self.granted(slot):
+            assert time.monotonic() < deadline, self.said(slot)
+            assert self.running(slot), self.said(slot)
+            time.sleep(0.1)
+
+
+@pytest.fixture
+def made_workers() -> Iterator[list[Workers]]:
+    made: list[Workers] = []
+    yield made
+    for workers in made:
+        for process in workers.processes.values():
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.timeout(400)
-def test_killed_workers_change_nothing(kafka: Kafka, log: KafkaLog, tmp_path: Path) -> None:
+def test_killed_workers_change_nothing(
+    kafka: Kafka, log: KafkaLog, tmp_path: Path, made_workers: list[Workers]
+) -> None:
     seed = int(time.time())
     prefix, rows, chance = unique("records"), traffic(seed), random.Random(seed)
-    write(log, prefix, rows)
-
-    def start(slot: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "adstream.cli", "run", "tests.integration.records_job:job"]
-        command += ["--bootstrap", kafka.bootstrap, "--app", prefix, "--set", f"prefix={prefix}", "--stop-at-end"]
-        command += ["--commit-interval", "50ms", "--state-dir", str(tmp_path / f"state-{slot}")]
-        with (tmp_path / f"{slot}.log").open("ab") as file:
-            environ = {"ADSTREAM_SLOT": str(slot), "PYTHONPATH": ".", "PATH": "/usr/bin:/bin"}
-            return subprocess.Popen(command, stdout=file, stderr=file, env=environ)
-
-    workers = {slot: start(slot) for slot in (0, 1)}
+    create(log, prefix)
+    writer = log.writer(unique("slot"))
+    write(writer, prefix, rows)
+    writer.close()
+    workers = Workers(kafka.bootstrap, prefix, tmp_path)
+    made_workers.append(workers)
+    for slot in (0, 1):
+        workers.start(slot, "--stop-at-end")
     killed = 0
-    try:
-        deadline = time.monotonic() + 300
-        while any(worker.poll() is None for worker in workers.values()):
-            assert time.monotonic() < deadline, (tmp_path / "0.log").read_text()[-3000:]
-            time.sleep(chance.uniform(0.3, 1.5))
-            slot = chance.choice((0, 1))
-            if killed < KILLS and workers[slot].poll() is None:
-                workers[slot].kill()
-                workers[slot].wait()
-                workers[slot] = start(slot)
-                killed += 1
-        for slot, worker in workers.items():
-            assert worker.returncode == 0, (tmp_path / f"{slot}.log").read_text()[-3000:]
-    finally:
-        for worker in workers.values():
-            worker.kill()
-
-    got: Counter[tuple[str, int]] = Counter()
-    for p in range(PARTITIONS):
-        for _, _, key, value, _ in read_all(log, f"{prefix}-counts", p):
-            got[(key or b"").decode(), int.from_bytes(value or b"")] += 1
-    want = truth(rows)
-    assert want.total() > 500, "nothing was put to the test"
+    deadline = time.monotonic() + 300
+    while any(workers.running(slot) for slot in (0, 1)):
+        assert time.monotonic() < deadline, workers.said(0)
+        time.sleep(chance.uniform(0.3, 1.5))
+        slot = chance.choice((0, 1))
+        if killed < KILLS and workers.running(slot):
+            workers.kill(slot)
+            workers.start(slot, "--stop-at-end")
+            killed += 1
+    for slot in (0, 1):
+        assert workers.processes[slot].returncode == 0, workers.said(slot)
     assert killed > 0
-    assert got == want, (
-        f"seed {seed}: {(want - got).total()} missing, {(got - want).total()} too many of {want.total()}"
-    )
+    compare(log, prefix, rows, seed)
+
+
+@pytest.mark.timeout(400)
+def test_one_worker_becomes_three_and_one_again_and_the_broker_dies(
+    tmp_path: Path, made_workers: list[Workers]
+) -> None:
+    """All the time there is something to do: input comes in pieces, between the changes and during them."""
+    seed = int(time.time())
+    prefix, rows = unique("scaled"), traffic(seed)
+    deadline = time.monotonic() + 300
+    with Kafka() as kafka:
+        log = KafkaLog(kafka.bootstrap)
+        create(log, prefix)
+        workers = Workers(kafka.bootstrap, prefix, tmp_path)
+        made_workers.append(workers)
+        written = 0
+
+        def write_on(share: float) -> None:
+            """Writes so much of both topics, as those that stand there, each piece later than the last."""
+            nonlocal written
+            writer = log.writer(unique("slot"))
+            end = written + round(RECORDS * share)
+            for low in range(written, end, 100):
+                piece = {
+                    name: [row for row in some if low <= json.loads(row[1])["id"] < min(low + 100, end)]
+                    for name, some in rows.items()
+                }
+                write(writer, prefix, piece)
+            written = end
+            writer.close()
+
+        workers.start(0)
+        workers.until_running(0, deadline)
+        write_on(0.2)
+        for slot in (1, 2):
+            workers.start(slot)
+        write_on(0.2)
+        for slot in (1, 2):
+            workers.until_running(slot, deadline)
+        write_on(0.1)
+        kafka.kill()
+        kafka.start()
+        write_on(0.2)
+        workers.drain(1)
+        write_on(0.1)
+        workers.kill(2)
+        write_on(0.2)
+        assert written == RECORDS
+        workers.drain(0)
+        workers.start(0, "--stop-at-end")
+        assert workers.processes[0].wait(120) == 0, workers.said(0)
+        compare(log, prefix, rows, seed)
+        log.close()
