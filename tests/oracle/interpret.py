@@ -22,13 +22,16 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 from tests.oracle.expression import Bad, Typed, decimal, floating, integer, is_decimal, scale, typed, widened
 from tests.oracle.text import Refused, as_json, key_bytes, parse_payload, partition_of
 
 NEVER = -(2**63)
+DAY_MS = 86_400_000
 
 Input = tuple[int, bytes | None, bytes | None]  # timestamp, key, value
 
@@ -665,29 +668,32 @@ class Aggregate(Operator):
             return
         lane = row.lane if self.shuffled else 0
         self.lanes[lane] = max(self.lanes[lane], row.stamp if self.shuffled else row.ts)
-        start = None
-        if self.window:
-            start = row.ts // self.window["size_ms"] * self.window["size_ms"]
-            if self.closes_at(start) <= max(self.lanes[lane], self.slowest):
-                reason = "late" if self.closes_at(start) <= self.lanes[lane] else "closed_while_idle"
+        taken = False
+        for window in starts(self.window, row.ts) if self.window else [None]:
+            if window is not None and self.closes_at(window) <= max(self.lanes[lane], self.slowest):
+                reason = "late" if self.closes_at(window) <= self.lanes[lane] else "closed_while_idle"
                 self.count(reason)
-                self.emit_late(row, start, reason)
-                self.close_windows()
-                return
-        self.count("counted")
+                self.emit_late(row, window, reason)
+                continue
+            taken = True
+            self.take(row, window, key, lane, values)
+        if taken:
+            self.count("counted")
+            self.position += 1
+        self.close_windows()
+
+    def take(self, row: Row, start: int | None, key: tuple[Any, ...], lane: int, values: list[Any]) -> None:
         identity = (start, *key)
         if identity not in self.changed and identity in self.groups:
             self.before[identity] = self.result(self.groups[identity], -1)
         group = self.groups.setdefault(identity, Group(start, key))
         group.ts = max(group.ts, row.ts)
         group.folded.append(((row.ts, lane, self.position), row.sign, values))
-        self.position += 1
         self.changed.pop(identity, None)
         self.changed[identity] = None
-        self.close_windows()
 
     def closes_at(self, start: int) -> int:
-        return int(start + self.window["size_ms"] + self.window["grace_ms"])
+        return int(end(self.window, start) + self.window["grace_ms"])
 
     def told(self, lane: int, clock: int, idle: bool) -> None:
         self.lanes[lane] = max(self.lanes[lane], clock)
@@ -707,7 +713,7 @@ class Aggregate(Operator):
         self.closed |= {g.start for g in due if g.start is not None}
 
     def emit_late(self, row: Row, start: int, reason: str) -> None:
-        bounds = {"$window_start": start, "$window_end": start + self.window["size_ms"]}
+        bounds = {"$window_start": start, "$window_end": end(self.window, start)}
         # After a shuffle nobody knows where a row came from.
         origin = None if self.shuffled else row.origin
         self.emit(Row({**row.cells, **bounds, "$reason": reason}, row.ts, origin), 2)
@@ -722,11 +728,37 @@ class Aggregate(Operator):
     def result(self, group: Group, sign: int) -> Row:
         cells = dict(zip(self.node["keys"], group.key, strict=True))
         if group.start is not None:
-            cells |= {"$window_start": group.start, "$window_end": group.start + self.window["size_ms"]}
+            cells |= {"$window_start": group.start, "$window_end": end(self.window, group.start)}
         for i, (a, arg, _) in enumerate(self.parts):
             found = [(place, sign, values[i]) for place, sign, values in group.folded if values[i] is not NOTHING]
             cells[a["name"]] = fold(a["fn"], found, (arg.type if arg else None) or "int", self.result_types[a["name"]])
         return Row(cells, group.ts, None, sign)
+
+
+def starts(window: Mapping[str, Any], ts: int) -> list[int]:
+    """Of all windows that hold a time."""
+    if window["kind"] == "civil":
+        zone = ZoneInfo(window["zone"])
+        day = datetime.fromtimestamp(ts // 1000, zone).date()
+        day -= timedelta(days=day.weekday() if window["size_ms"] > DAY_MS else 0)
+        return [midnight(day, zone)]
+    size, advance = window["size_ms"], window.get("advance_ms", window["size_ms"])
+    first = max(0, (ts - size) // advance * advance)
+    return [start for start in range(first, ts + 1, advance) if ts < start + size]
+
+
+def end(window: Mapping[str, Any], start: int) -> int:
+    if window["kind"] == "civil":
+        zone = ZoneInfo(window["zone"])
+        day = datetime.fromtimestamp(start // 1000, zone).date()
+        return midnight(day + timedelta(days=window["size_ms"] // DAY_MS), zone)
+    return int(start + window["size_ms"])
+
+
+def midnight(day: date, zone: ZoneInfo) -> int:
+    """The first moment of a day, in ms; where the clocks skip it, the moment they do."""
+    naive = datetime(day.year, day.month, day.day, tzinfo=zone)
+    return int(naive.astimezone(UTC).timestamp()) * 1000
 
 
 def ordered(key: tuple[Any, ...]) -> list[Any]:

@@ -92,6 +92,8 @@ class Window:
     size_ms: int
     grace_ms: int
     retention_ms: int | None = None
+    advance_ms: int | None = None
+    zone: str | None = None
 
 
 @dataclass(frozen=True)
@@ -159,9 +161,12 @@ def aggregate(stream: ads.Stream, how: Aggregation) -> None:
     if how.window is not None:
         ms = timedelta(milliseconds=1)
         retention = None if how.window.retention_ms is None else how.window.retention_ms * ms
-        grouped = grouped.windowed_by(
-            ads.tumbling(how.window.size_ms * ms, grace=how.window.grace_ms * ms, retention=retention)
-        )
+        size, grace = how.window.size_ms * ms, how.window.grace_ms * ms
+        if how.window.advance_ms is not None:
+            window: Any = ads.hopping(size, advance=how.window.advance_ms * ms, grace=grace, retention=retention)
+        else:
+            window = ads.tumbling(size, tz=how.window.zone, grace=grace, retention=retention)
+        grouped = grouped.windowed_by(window)
     table = grouped.aggregate(combine=how.combine, **{name: AGGREGATES[name]() for name in how.aggregates})
     table = table.named("table")
     if how.window is not None:
@@ -213,10 +218,12 @@ def steps(draw: st.DrawFn) -> tuple[str, ...]:
 
 
 windows = st.builds(
-    lambda size, grace, more: Window(size, grace, None if more is None else size + grace + more),
+    lambda size, grace, more, advance: Window(size, grace, None if more is None else size + grace + more, advance),
     st.sampled_from([1000, 2000, 5000]),
     st.sampled_from([0, 1, 500, 1000, 4000]),
     st.sampled_from([None, 1, 10_000]),
+    # Overlapping by whole slices, by other ones, and by few.
+    st.sampled_from([None, None, 500, 1000, 400, 999]),
 )
 
 
@@ -241,7 +248,7 @@ def aggregations(draw: st.DrawFn) -> Aggregation:
 shuffled = st.builds(
     Aggregation,
     st.sampled_from([keys for keys in KEYS if keys != ("user",)]),
-    st.sampled_from([Window(1000, 0), Window(1000, 500), Window(2000, 0)]),
+    st.sampled_from([Window(1000, 0), Window(1000, 500), Window(2000, 0), Window(2000, 0, advance_ms=1000)]),
     st.just(("rows", "last_n")),
     st.booleans(),
     st.none(),

@@ -67,6 +67,13 @@ def check(window: object, operation: str) -> None:
             operation=operation,
             hint='write `ads.tumbling("5m", grace="10s")`',
         )
+    if isinstance(window, Tumbling) and window.zone is not None:
+        raise fault(
+            "bad_window",
+            "keys of windows on topics have one length for all, and days of a time zone have not",
+            operation=operation,
+            hint="aggregate rows: `app.stream(topic, Schema).group_by(…).windowed_by(…)`",
+        )
 
 
 def _plan(window: Window) -> dict[str, Any]:
@@ -106,8 +113,7 @@ def _kept(window: Window) -> _Kept:
         case Tumbling():
             return _Kept("window", window.size_ms + window.grace_ms, window.retention_ms, window.size_ms)
         case Hopping():
-            least = window.size_ms + window.grace_ms
-            return _Kept("window", least, least, window.size_ms)
+            return _Kept("window", window.size_ms + window.grace_ms, window.retention_ms, window.size_ms)
         case Sliding():
             # At least a millisecond: without difference and grace the window of the record at hand would be gone.
             least = max(2 * window.difference_ms + window.grace_ms, 1)

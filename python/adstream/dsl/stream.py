@@ -517,7 +517,7 @@ class Stream(_Flow):
             raise fault("bad_argument", "by what?", operation="group_by", line=line, hint='write `.group_by("id")`')
         return GroupedStream(stream, tuple(names))
 
-    def windowed_by(self, window: Tumbling) -> NoReturn:
+    def windowed_by(self, window: Tumbling | Hopping) -> NoReturn:
         """Not on a stream: windows belong to groups."""
         raise fault(
             "window_without_key",
@@ -640,7 +640,7 @@ class Terminal:
         return f"<{self._node.op} {self._node.name}>"
 
 
-_OF_RECORDS: tuple[type, ...] = (Hopping, Session, Sliding, Unlimited)
+_OF_RECORDS: tuple[type, ...] = (Session, Sliding, Unlimited)
 """Windows that keys and values have, and rows do not."""
 
 
@@ -651,16 +651,16 @@ class GroupedStream:
         self._stream = stream
         self._keys = keys
 
-    def windowed_by(self, window: Tumbling) -> WindowedStream:
-        """Groups by window, too. In Kafka Streams: `windowedBy`."""
+    def windowed_by(self, window: Tumbling | Hopping) -> WindowedStream:
+        """Groups by window, too: `ads.tumbling` or `ads.hopping`. In Kafka Streams: `windowedBy`."""
         if isinstance(window, _OF_RECORDS):
             raise fault(
                 "bad_argument",
-                f"rows have tumbling windows, not {window!r}",
+                f"rows have tumbling and hopping windows, not {window!r}",
                 operation="windowed_by",
                 hint="go on with keys and values: `.records(…)`",
             )
-        if not isinstance(window, Tumbling):
+        if not isinstance(window, Tumbling | Hopping):
             raise fault(
                 "bad_argument",
                 f"not a window: {window!r}",
@@ -691,7 +691,7 @@ class GroupedStream:
 class WindowedStream:
     """A stream's rows by group and window. In Kafka Streams: `TimeWindowedKStream`."""
 
-    def __init__(self, stream: Stream, keys: tuple[str, ...], window: Tumbling) -> None:
+    def __init__(self, stream: Stream, keys: tuple[str, ...], window: Tumbling | Hopping) -> None:
         self._stream = stream
         self._keys = keys
         self._window = window
@@ -723,7 +723,7 @@ class Table(_Flow):
         key: tuple[KeyPart, ...],
         *,
         aggregate: Node,
-        window: Tumbling | None,
+        window: Tumbling | Hopping | None,
         origin: Stream | None,
         views: tuple[int, ...] = (),
         label: Node | None = None,
@@ -869,7 +869,7 @@ class Table(_Flow):
             raise fault("bad_argument", "by what?", operation="group_by", line=line, hint='write `.group_by("id")`')
         return GroupedTable(table, tuple(names))
 
-    def windowed_by(self, window: Tumbling) -> NoReturn:
+    def windowed_by(self, window: Tumbling | Hopping) -> NoReturn:
         """Not on a table: its rows are states, not events."""
         raise fault(
             "window_over_table",
@@ -909,7 +909,7 @@ class GroupedTable:
         """How many of the table's rows each group has, as `count`."""
         return _aggregate(self._table, self._keys, None, {"count": aggregates_.count()}, True)
 
-    def windowed_by(self, window: Tumbling) -> NoReturn:
+    def windowed_by(self, window: Tumbling | Hopping) -> NoReturn:
         """Not over a table: its rows are states, not events."""
         self._table.windowed_by(window)
 
@@ -920,7 +920,7 @@ class GroupedTable:
 def _aggregate(
     source: Stream | Table,
     keys: tuple[str, ...],
-    window: Tumbling | None,
+    window: Tumbling | Hopping | None,
     named: Mapping[str, Expr],
     combine: bool,
 ) -> Table:

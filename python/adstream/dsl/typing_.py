@@ -98,16 +98,21 @@ def rfc3339(*, zone: str | None = None) -> TimeFormat:
         TopologyError: `bad_zone`.
     """
     if zone is not None:
-        try:
-            ZoneInfo(zone)
-        except (ValueError, OSError, KeyError):  # ZoneInfoNotFoundError is a KeyError
-            raise fault(
-                "bad_zone",
-                f"unknown time zone `{zone}`",
-                operation="rfc3339",
-                hint='write one like "Asia/Seoul"',
-            ) from None
+        check_zone(zone, "rfc3339")
     return TimeFormat("rfc3339", zone)
+
+
+def check_zone(zone: str, operation: str) -> None:
+    """That there is such a time zone. Raises TopologyError `bad_zone`."""
+    try:
+        ZoneInfo(zone)
+    except (ValueError, OSError, KeyError, TypeError):  # ZoneInfoNotFoundError is a KeyError
+        raise fault(
+            "bad_zone",
+            f"unknown time zone `{zone}`",
+            operation=operation,
+            hint='write one like "Asia/Seoul"',
+        ) from None
 
 
 def enum_text(values: tuple[object, ...]) -> str:

@@ -1,6 +1,7 @@
 """Windows of event time, as small frozen values.
 
     tumbling("5m", grace="10s")                 [start, start + 5m), aligned to the epoch; each record is in exactly one
+    tumbling("1d", tz="Asia/Seoul", grace=…)    from midnight to midnight there: 23, 24 or 25 hours (rows only)
     hopping("5m", advance="1m", grace="10s")    the same, one beginning every minute; each record is in five
     sliding("5m", grace="10s")                  [t - 5m, t] and [t + 1ms, t + 1ms + 5m] for every record's time t
     session("5m", grace="10s")                  [first, last] of records with no more than 5m between them
@@ -20,6 +21,9 @@ from typing import Any
 
 from adstream.dsl.durations import Duration, duration_ms, format_ms, timestamp_ms
 from adstream.dsl.faults import fault
+from adstream.dsl.typing_ import check_zone
+
+_DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -29,51 +33,77 @@ class Tumbling:
     size_ms: int
     grace_ms: int
     retention_ms: int
+    zone: str | None = None
+    """Whose days or weeks they are; None: all are equally long."""
 
     def __repr__(self) -> str:
         size, grace, retention = map(format_ms, (self.size_ms, self.grace_ms, self.retention_ms))
-        return f'tumbling("{size}", grace="{grace}", retention="{retention}")'
+        zone = f', tz="{self.zone}"' if self.zone else ""
+        return f'tumbling("{size}"{zone}, grace="{grace}", retention="{retention}")'
 
     def describe(self) -> str:
         """The interval with its ends, for `describe()`."""
         size, grace, retention = map(format_ms, (self.size_ms, self.grace_ms, self.retention_ms))
+        if self.zone:
+            what = "a day" if self.size_ms == _DAY_MS else "a week from Monday on"
+            return f"tumbling [start, end), {what} in {self.zone}, grace {grace}, retention {retention}"
         return f"tumbling [start, start + {size}), grace {grace}, retention {retention}"
 
     def to_plan(self) -> dict[str, Any]:
         return {
-            "kind": "tumbling",
+            "kind": "civil" if self.zone else "tumbling",
             "size_ms": self.size_ms,
             "grace_ms": self.grace_ms,
             "retention_ms": self.retention_ms,
+            **({"zone": self.zone} if self.zone else {}),
         }
 
 
-def tumbling(size: Duration, *, grace: Duration | None = None, retention: Duration | None = None) -> Tumbling:
-    """Windows `[start, start + size)`, aligned to the epoch.
+def tumbling(
+    size: Duration, *, tz: str | None = None, grace: Duration | None = None, retention: Duration | None = None
+) -> Tumbling:
+    """Windows `[start, start + size)`, aligned to the epoch; with `tz`, the days or weeks of a time zone.
 
     Args:
-        size: the length of a window.
+        size: the length of a window. `"1d"` is 24 hours, unless `tz` is given.
+        tz: a time zone such as `"Asia/Seoul"`, for rows. Then `"1d"` is from the first instant of a day there to that of
+            the next, and `"7d"` from Monday to Monday: an hour shorter or longer where clocks change. Rules are those of
+            the time zone database in the package.
         grace: how long after a window's end its records still count. Must be said; `"0s"` is an answer.
         retention: how long a window's rows are kept, from its start; at least `size + grace`, which is the
-            default.
+            default. Never shorter than until the window is closed.
 
     Raises:
-        TopologyError: `grace_missing`, `bad_duration`, `retention_too_short`.
+        TopologyError: `grace_missing`, `bad_duration`, `retention_too_short`, `bad_zone`, `bad_window` (a time zone has
+            days and weeks only).
 
-    In Kafka Streams: `TimeWindows.ofSizeAndGrace(size, grace)`, with `Materialized.withRetention`.
+    In Kafka Streams: `TimeWindows.ofSizeAndGrace(size, grace)`, with `Materialized.withRetention`; with `tz`, a
+    subclass of `Windows` of one's own.
     """
     grace_ms = _grace_ms(grace, "tumbling")
     size_ms = duration_ms(size, "size", operation="tumbling", zero=False)
-    needed_ms = size_ms + grace_ms
-    retention_ms = needed_ms if retention is None else duration_ms(retention, "retention", operation="tumbling")
+    if tz is not None:
+        check_zone(tz, "tumbling")
+        if size_ms not in (_DAY_MS, 7 * _DAY_MS):
+            raise fault(
+                "bad_window",
+                f"with a time zone windows are days or weeks, not {format_ms(size_ms)}",
+                operation="tumbling",
+                hint='write "1d" or "7d", or leave out `tz`: shorter windows begin when they begin everywhere',
+            )
+    return Tumbling(size_ms, grace_ms, _retention_ms(retention, size_ms + grace_ms, "tumbling"), tz)
+
+
+def _retention_ms(retention: Duration | None, needed_ms: int, operation: str) -> int:
+    retention_ms = needed_ms if retention is None else duration_ms(retention, "retention", operation=operation)
     if retention_ms < needed_ms:
         raise fault(
             "retention_too_short",
             f"retention {format_ms(retention_ms)} is shorter than size + grace, {format_ms(needed_ms)}",
-            operation="tumbling",
+            operation=operation,
             hint=f'write `retention="{format_ms(needed_ms)}"` or more',
         )
-    return Tumbling(size_ms, grace_ms, retention_ms)
+    return retention_ms
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -83,10 +113,29 @@ class Hopping:
     size_ms: int
     advance_ms: int
     grace_ms: int
+    retention_ms: int
 
     def __repr__(self) -> str:
         size, advance, grace = map(format_ms, (self.size_ms, self.advance_ms, self.grace_ms))
-        return f'hopping("{size}", advance="{advance}", grace="{grace}")'
+        longer = self.retention_ms > self.size_ms + self.grace_ms
+        retention = f', retention="{format_ms(self.retention_ms)}"' if longer else ""
+        return f'hopping("{size}", advance="{advance}", grace="{grace}"{retention})'
+
+    def describe(self) -> str:
+        """The interval with its ends, for `describe()`."""
+        size, advance, grace, retention = map(
+            format_ms, (self.size_ms, self.advance_ms, self.grace_ms, self.retention_ms)
+        )
+        return f"hopping [start, start + {size}) every {advance}, grace {grace}, retention {retention}"
+
+    def to_plan(self) -> dict[str, Any]:
+        return {
+            "kind": "hopping",
+            "size_ms": self.size_ms,
+            "advance_ms": self.advance_ms,
+            "grace_ms": self.grace_ms,
+            "retention_ms": self.retention_ms,
+        }
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -121,16 +170,19 @@ class Unlimited:
         return f'unlimited("{format_ms(self.start_ms)}")'
 
 
-def hopping(size: Duration, *, advance: Duration, grace: Duration | None = None) -> Hopping:
+def hopping(
+    size: Duration, *, advance: Duration, grace: Duration | None = None, retention: Duration | None = None
+) -> Hopping:
     """Windows `[start, start + size)`, one beginning every `advance`, aligned to the epoch; a record is in all that hold it.
 
     Args:
         size: the length of a window.
         advance: between two starts; not longer than `size`.
         grace: how long after a window's end its records still count. Must be said; `"0s"` is an answer.
+        retention: how long a window's rows are kept, from its start; at least `size + grace`, which is the default.
 
     Raises:
-        TopologyError: `grace_missing`, `bad_duration`, `bad_window`.
+        TopologyError: `grace_missing`, `bad_duration`, `bad_window`, `retention_too_short`.
 
     In Kafka Streams: `TimeWindows.ofSizeAndGrace(size, grace).advanceBy(advance)`.
     """
@@ -143,7 +195,8 @@ def hopping(size: Duration, *, advance: Duration, grace: Duration | None = None)
             operation="hopping",
             hint=f'write `advance="{format_ms(size_ms)}"` or less',
         )
-    return Hopping(size_ms, advance_ms, _grace_ms(grace, "hopping"))
+    grace_ms = _grace_ms(grace, "hopping")
+    return Hopping(size_ms, advance_ms, grace_ms, _retention_ms(retention, size_ms + grace_ms, "hopping"))
 
 
 def sliding(difference: Duration, *, grace: Duration | None = None) -> Sliding:

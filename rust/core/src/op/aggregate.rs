@@ -31,15 +31,24 @@ use crate::frame::{Header, Kind, BODY_BYTES_MAX};
 use crate::key;
 use crate::state::{hash, Store};
 use crate::types::{DataType, Schema};
-use crate::window::{Tumbling, NO_TIME, UNWINDOWED};
+use crate::window::{Starts, Windows, NO_TIME, UNWINDOWED};
 use crate::wire::{Reader, Writer};
 
 /// How an aggregate reads its rows: keys, arguments, window. Shared by the aggregate and the combiner before a shuffle.
 pub struct Fold {
     pub keys: Vec<usize>,
-    pub window: Option<Tumbling>,
+    pub window: Option<Windows>,
     /// Argument and condition of each accumulator.
     pub arguments: Vec<(Option<Compiled>, Option<Compiled>)>,
+    /// Of windows that overlap, before a shuffle: rows are folded by slices of this length, whose results are merged into
+    /// their windows behind it. A row is folded once, and what is sent is as much less.
+    pub slices: Option<i64>,
+}
+
+impl Fold {
+    fn nothing() -> Fold {
+        Fold { keys: vec![], window: None, arguments: vec![], slices: None }
+    }
 }
 
 /// Why a row found its window closed.
@@ -69,10 +78,23 @@ pub struct Clocks {
 }
 
 /// What became of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    Folded,
-    Late { start: i64, why: Late },
+    /// Folded into its windows, of which the first is this one.
+    Folded {
+        from: i64,
+    },
+    /// Late for all windows that it is in.
+    Late,
     Dropped,
+}
+
+/// A row that was late for a window.
+#[derive(Clone, Copy)]
+pub struct LateRow {
+    pub row: u32,
+    pub start: i64,
+    pub why: Late,
 }
 
 /// A batch with its arguments evaluated.
@@ -137,19 +159,31 @@ impl Fold {
     pub fn fetch(&self, prepared: &Prepared<'_>, i: usize, store: &Store) {
         if i % AHEAD == 0 {
             let rows = prepared.batch.live_rows().skip(i).take(AHEAD);
-            let window = |row: usize| self.window.map_or(UNWINDOWED, |w| w.start(prepared.batch.ts[row]));
+            let window = |row: usize| self.pane(prepared.batch.ts[row]);
             store.prefetch(rows.enumerate().map(|(n, row)| (window(row), prepared.hashes[i + n])));
         }
     }
 
-    /// Folds one row, the `i`-th live one, into the store, unless it is late for `clock` (which must include it), in error, or without a key.
-    /// `advance` raises the lane's clock; it is called only for rows that reach the aggregate.
+    /// The pane that most rows of a time go to.
+    #[inline]
+    fn pane(&self, ts: i64) -> i64 {
+        match (&self.window, self.slices) {
+            (None, _) => UNWINDOWED,
+            (Some(_), Some(ms)) => slice_pane(ts, ms),
+            (Some(w), None) => w.start(ts),
+        }
+    }
+
+    /// Folds one row, the `i`-th live one, into its windows, unless it is in error or without a key, and except for those
+    /// for which it is late by `clock` (which must include it): they are added to `late`. `advance` raises the lane's clock;
+    /// it is called only for rows that reach the aggregate.
     #[inline]
     pub fn row(
         &self,
         prepared: &Prepared<'_>,
         (i, row): (usize, usize),
         into: Destination<'_>,
+        late: &mut Vec<LateRow>,
         ctx: &mut Ctx<'_>,
         advance: &mut dyn FnMut(i64) -> Clocks,
     ) -> Verdict {
@@ -165,37 +199,68 @@ impl Fold {
         }
         let ts = batch.ts[row];
         let clocks = advance(batch.stamp.as_ref().map_or(ts, |s| s[row]));
-        let start = match &self.window {
-            None => UNWINDOWED,
-            Some(w) => {
-                let start = w.start(ts);
-                if w.is_late(start, clocks.lane) {
-                    return Verdict::Late { start, why: Late::Lane };
-                }
-                if w.is_late(start, clocks.slowest) {
-                    return Verdict::Late { start, why: Late::Idle };
-                }
-                start
-            }
-        };
         let sign = batch.sign.as_ref().map_or(1, |s| s[row] as i64);
         let input = Input { batch, row, place: Place { ts, lane: batch.lane, position }, foreign: ctx.foreign };
-        let failed = store.update(start, key, prepared.hashes[i], ts, |layout, cells, vars| {
-            let mut failed = None;
-            for (index, a) in prepared.arguments.iter().enumerate() {
-                if a.condition.as_ref().is_none_or(|c| c.is_true(row)) {
-                    if let Err(text) = layout.add(index, cells, a.arg.as_deref(), sign, &input, vars) {
-                        failed.get_or_insert(text);
+        let mut failed = None;
+        let mut fold = |pane: i64| {
+            store.update(pane, key, prepared.hashes[i], ts, |layout, cells, vars| {
+                for (index, a) in prepared.arguments.iter().enumerate() {
+                    if a.condition.as_ref().is_none_or(|c| c.is_true(row)) {
+                        if let Err(text) = layout.add(index, cells, a.arg.as_deref(), sign, &input, vars) {
+                            failed.get_or_insert(text);
+                        }
+                    }
+                }
+            });
+        };
+        let mut from = None;
+        match &self.window {
+            None => {
+                fold(UNWINDOWED);
+                from = Some(UNWINDOWED);
+            }
+            Some(w) => {
+                for start in w.starts(ts) {
+                    let why = match start {
+                        // Starts and closes ascend together: behind one that is in time all are.
+                        _ if from.is_some() => None,
+                        _ if w.is_late(start, clocks.lane) => Some(Late::Lane),
+                        _ if w.is_late(start, clocks.slowest) => Some(Late::Idle),
+                        _ => None,
+                    };
+                    if let Some(why) = why {
+                        late.push(LateRow { row: row as u32, start, why });
+                        continue;
+                    }
+                    let first = from.is_none();
+                    from.get_or_insert(start);
+                    match self.slices {
+                        None => fold(start),
+                        // In time for all its windows: folded once.
+                        Some(ms) if first && w.starts(ts).next() == from => {
+                            fold(slice_pane(ts, ms));
+                            break;
+                        }
+                        Some(_) => fold(window_pane(start)),
                     }
                 }
             }
-            failed
-        });
+        }
         if let Some(text) = failed {
             ctx.dead(batch, row, "callable_raised", Some(&text));
         }
-        Verdict::Folded
+        from.map_or(Verdict::Late, |from| Verdict::Folded { from })
     }
+}
+
+/// Where partial results are formed by slices ([`Fold::slices`]) a pane is that of a slice, or that of a window: rows that
+/// are late for some of their windows go to each of the others by themselves.
+fn slice_pane(ts: i64, slice_ms: i64) -> i64 {
+    ts.div_euclid(slice_ms) * slice_ms * 2
+}
+
+fn window_pane(start: i64) -> i64 {
+    start * 2 + 1
 }
 
 /// Clocks of lanes, which of them are idle, and how far the slowest of the others has come. That never goes back, also
@@ -300,6 +365,8 @@ pub struct Aggregate {
     pub schema: Arc<Schema>,
     pub late_schema: Arc<Schema>,
     pub wanted: Wanted,
+    /// Partial results come by slices of windows: see [`Fold::slices`].
+    pub sliced: bool,
     store: Store,
     lanes: Lanes,
     positions: Vec<u64>,
@@ -333,6 +400,7 @@ impl Aggregate {
             schema,
             late_schema,
             wanted,
+            sliced: false,
             store: Store::new(layout),
             lanes: Lanes::new(lanes),
             positions: vec![0; lanes.max(1)],
@@ -344,26 +412,22 @@ impl Aggregate {
     fn rows(&mut self, batch: &Batch, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
         let lane = self.lane(batch.lane)?;
         self.lanes.set_idle(lane, false);
-        let fold = std::mem::replace(&mut self.fold, Fold { keys: vec![], window: None, arguments: vec![] });
+        let fold = std::mem::replace(&mut self.fold, Fold::nothing());
         let prepared = fold.prepare(batch, ctx.foreign);
-        let mut late: Vec<(u32, i64, Late)> = vec![];
+        let mut late: Vec<LateRow> = vec![];
         let mut folded = 0;
         for (i, row) in batch.live_rows().enumerate() {
             fold.fetch(&prepared, i, &self.store);
             let position = self.positions[lane];
             let lanes = &mut self.lanes;
             let into = Destination { store: &mut self.store, position };
-            let verdict = fold.row(&prepared, (i, row), into, ctx, &mut |to| lanes.advance(lane as u32, to));
-            match verdict {
-                Verdict::Folded => {
-                    folded += 1;
-                    self.positions[lane] += 1;
-                    if let Some(w) = &fold.window {
-                        self.boundary = self.boundary.min(w.close_at(w.start(batch.ts[row])));
-                    }
+            let advance = &mut |to| lanes.advance(lane as u32, to);
+            if let Verdict::Folded { from } = fold.row(&prepared, (i, row), into, &mut late, ctx, advance) {
+                folded += 1;
+                self.positions[lane] += 1;
+                if let Some(w) = &fold.window {
+                    self.boundary = self.boundary.min(w.close_at(from));
                 }
-                Verdict::Late { start, why } => late.push((row as u32, start, why)),
-                Verdict::Dropped => {}
             }
             if self.lanes.slowest() >= self.boundary {
                 self.close_windows(&fold, batch.seq[row], batch.path.as_ref().map(|p| p[row]), ctx);
@@ -392,27 +456,33 @@ impl Aggregate {
         ))
     }
 
-    fn late(&self, batch: &Batch, late: &[(u32, i64, Late)], ctx: &mut Ctx<'_>) {
-        let idle = late.iter().filter(|l| l.2 == Late::Idle).count() as u64;
+    fn late(&self, batch: &Batch, late: &[LateRow], ctx: &mut Ctx<'_>) {
+        let idle = late.iter().filter(|l| l.why == Late::Idle).count() as u64;
         ctx.count(Late::Lane.reason(), late.len() as u64 - idle);
         ctx.count(Late::Idle.reason(), idle);
-        let Some(window) = self.fold.window.filter(|_| self.wanted.late) else { return };
-        let rows = late.iter().map(|l| l.0).collect();
+        let Some(window) = self.fold.window.as_ref().filter(|_| self.wanted.late) else { return };
+        let rows = late.iter().map(|l| l.row).collect();
         let picked = Batch { live: Some(rows), ..batch.clone() }.compact();
         let mut columns = picked.columns.clone();
-        let starts = late.iter().map(|l| l.1).collect();
+        let starts = late.iter().map(|l| l.start).collect();
         columns.push(Arc::new(Column::new(DataType::Timestamp, Data::I64(starts), None)));
-        let ends = late.iter().map(|l| l.1 + window.size_ms).collect();
+        let ends = late.iter().map(|l| window.end(l.start)).collect();
         columns.push(Arc::new(Column::new(DataType::Timestamp, Data::I64(ends), None)));
         let mut why = Bytes::default();
-        late.iter().for_each(|l| why.push(l.2.reason().as_bytes()));
+        late.iter().for_each(|l| why.push(l.why.reason().as_bytes()));
         columns.push(Arc::new(Column::new(DataType::Str, Data::Str(why), None)));
         ctx.emit(2, Message::Rows(Batch { schema: self.late_schema.clone(), columns, key: None, ..picked }));
     }
 
     fn late_rows(&self, batch: &Batch, ctx: &mut Ctx<'_>) {
-        let Some(window) = self.fold.window else { return };
-        let late: Vec<_> = batch.live_rows().map(|r| (r as u32, window.start(batch.ts[r]), Late::Lane)).collect();
+        let Some(window) = &self.fold.window else { return };
+        let mut late = vec![];
+        for row in batch.live_rows() {
+            // Of windows that overlap, those for which it was late by the clock that it brings.
+            let clock = batch.stamp.as_ref().map_or(i64::MAX, |s| s[row]);
+            let starts = window.starts(batch.ts[row]).take_while(|&start| window.is_late(start, clock));
+            late.extend(starts.map(|start| LateRow { row: row as u32, start, why: Late::Lane }));
+        }
         self.late(batch, &late, ctx);
     }
 
@@ -437,12 +507,21 @@ impl Aggregate {
                 self.store.layout.read(&mut r, cells, &mut |v| side.put(v)).ok_or_else(corrupt)?;
                 groups.push((window, key, hash(key), ts));
             }
-            self.store.prefetch(groups.iter().map(|&(window, _, hash, _)| (window, hash)));
-            for (n, &(window, key, hash, ts)) in groups.iter().enumerate() {
+            if !self.sliced {
+                self.store.prefetch(groups.iter().map(|&(window, _, hash, _)| (window, hash)));
+            }
+            for (n, &(pane, key, hash, ts)) in groups.iter().enumerate() {
                 let cells = &cells[n * size..][..size];
-                self.store.update(window, key, hash, ts, |layout, row, vars| layout.merge(row, cells, &side, vars));
-                if let Some(w) = &self.fold.window {
-                    self.boundary = self.boundary.min(w.close_at(window));
+                let panes = match (&self.fold.window, self.sliced) {
+                    (Some(w), true) if pane % 2 == 0 => w.starts(pane / 2),
+                    (Some(_), true) => Starts::one(pane.div_euclid(2)),
+                    _ => Starts::one(pane),
+                };
+                for (i, window) in panes.enumerate() {
+                    self.store.update(window, key, hash, ts, |layout, row, vars| layout.merge(row, cells, &side, vars));
+                    if let Some(w) = self.fold.window.as_ref().filter(|_| i == 0) {
+                        self.boundary = self.boundary.min(w.close_at(window));
+                    }
                 }
             }
             left -= groups.len();
@@ -454,7 +533,7 @@ impl Aggregate {
     fn clock(&mut self, lane: u32, clock: i64, ctx: &mut Ctx<'_>) {
         self.lanes.advance(lane, clock);
         if self.lanes.slowest() >= self.boundary {
-            let fold = std::mem::replace(&mut self.fold, Fold { keys: vec![], window: None, arguments: vec![] });
+            let fold = std::mem::replace(&mut self.fold, Fold::nothing());
             self.close_windows(&fold, ctx.seq_end, None, ctx);
             self.fold = fold;
         }
@@ -462,7 +541,7 @@ impl Aggregate {
 
     /// How many windows are open only because the slowest lane is not as far as the fastest.
     fn held_windows(&self) -> i64 {
-        let Some(window) = self.fold.window else { return 0 };
+        let Some(window) = &self.fold.window else { return 0 };
         let mut next = self.store.next_window(self.next_close);
         let mut held = 0;
         while let Some(start) = next.filter(|&start| window.close_at(start) <= self.lanes.fastest()) {
@@ -474,14 +553,14 @@ impl Aggregate {
 
     /// Emits every window that the slowest clock has passed, by start, then key.
     fn close_windows(&mut self, fold: &Fold, seq: u32, path: Option<u32>, ctx: &mut Ctx<'_>) {
-        let Some(window) = fold.window else { return };
+        let Some(window) = &fold.window else { return };
         let clock = self.lanes.slowest();
         while let Some(start) = self.store.next_window(self.next_close) {
             if window.close_at(start) > clock {
                 break;
             }
             if self.wanted.last {
-                let mut out = TableRows::new(&self.key_types, &self.store.layout, Some(window), 0);
+                let mut out = TableRows::new(&self.key_types, &self.store.layout, Some(window.clone()), 0);
                 self.store.window(start, |key, ts, cells, vars| {
                     out.push(start, key, ts, cells, vars, &self.store.layout, ctx.foreign, 1)
                 });
@@ -501,7 +580,7 @@ const TABLE_ROWS: usize = 4096;
 
 /// Builds the rows of a table: keys, window bounds, results.
 pub struct TableRows {
-    window: Option<Tumbling>,
+    window: Option<Windows>,
     key_types: Vec<DataType>,
     columns: Vec<ColumnBuilder>,
     ts: Vec<i64>,
@@ -509,7 +588,7 @@ pub struct TableRows {
 }
 
 impl TableRows {
-    pub fn new(key_types: &[DataType], layout: &Layout, window: Option<Tumbling>, rows: usize) -> Self {
+    pub fn new(key_types: &[DataType], layout: &Layout, window: Option<Windows>, rows: usize) -> Self {
         let bounds = if window.is_some() { 2 } else { 0 };
         let types = key_types.iter().cloned();
         let types = types.chain(std::iter::repeat_n(DataType::Timestamp, bounds));
@@ -547,7 +626,7 @@ impl TableRows {
         let mut next = self.key_types.len();
         if let Some(w) = &self.window {
             self.columns[next].push_i64(start);
-            self.columns[next + 1].push_i64(start + w.size_ms);
+            self.columns[next + 1].push_i64(w.end(start));
             next += 2;
         }
         for index in 0..layout.accumulators.len() {
@@ -626,7 +705,8 @@ impl Operator for Aggregate {
         if self.wanted.changes && self.store.changed() > 0 {
             let layout = &self.store.layout;
             // In batches that stay in the cache on their way through the operators behind.
-            let rows = |left: usize| TableRows::new(&self.key_types, layout, self.fold.window, left.min(TABLE_ROWS));
+            let rows =
+                |left: usize| TableRows::new(&self.key_types, layout, self.fold.window.clone(), left.min(TABLE_ROWS));
             let mut left = self.store.changed() * 2;
             let mut out = rows(left);
             let old = self.wanted.old;
@@ -685,7 +765,7 @@ impl Operator for Aggregate {
             blocks.entry(|w| write_entry(w, &store.layout, c.window, c.key, c.max_ts, c.new, vars));
         });
         blocks.end();
-        if let Some(window) = self.fold.window {
+        if let Some(window) = &self.fold.window {
             let clock = self.lanes.slowest();
             self.store.expire(|start| window.is_expired(start, clock));
         }
@@ -719,7 +799,7 @@ impl Operator for Aggregate {
     }
 
     fn end_restore(&mut self) {
-        if let Some(window) = self.fold.window {
+        if let Some(window) = &self.fold.window {
             let clock = self.lanes.slowest();
             self.store.expire(|start| window.is_expired(start, clock));
         }

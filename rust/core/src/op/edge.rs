@@ -18,7 +18,7 @@
 
 use std::sync::Arc;
 
-use super::aggregate::{write_entry, Clocks, Destination, Fold, Verdict};
+use super::aggregate::{write_entry, Clocks, Destination, Fold, LateRow, Verdict};
 use super::{Ctx, Message, Operator, Outgoing};
 use crate::batch::Batch;
 use crate::column::Column;
@@ -28,7 +28,7 @@ use crate::key;
 use crate::partitioner;
 use crate::state::Store;
 use crate::types::{DataType, Schema};
-use crate::window::{Tumbling, NO_TIME};
+use crate::window::{Windows, NO_TIME};
 use crate::wire::{Reader, Writer};
 
 /// Groups a combiner holds before it ships in mid-generation: bounds its memory whatever the commit interval.
@@ -42,7 +42,7 @@ pub struct EdgeOut {
     topic: usize,
     lane: u32,
     schema: u64,
-    window: Option<Tumbling>,
+    window: Option<Windows>,
     /// The largest event time written on this edge.
     clock: i64,
     /// The clock when the current generation began.
@@ -69,7 +69,7 @@ struct Quiet {
 const QUIET_BYTES: usize = 9;
 
 impl EdgeOut {
-    pub fn new(topic: usize, lane: u32, schema: u64, window: Option<Tumbling>, partitions: u32) -> Self {
+    pub fn new(topic: usize, lane: u32, schema: u64, window: Option<Windows>, partitions: u32) -> Self {
         let n = partitions.max(1) as usize;
         EdgeOut {
             topic,
@@ -131,13 +131,11 @@ impl EdgeOut {
         if let Some(kind) = self.turn(ctx) {
             (0..self.partitions()).for_each(|p| self.send(p, kind, self.clock, 0, Draft::with_capacity(0), ctx));
         }
-        if let Some(w) = self.window {
-            let closes = |clock: i64| clock.saturating_sub(w.grace_ms).div_euclid(w.size_ms);
-            for p in 0..self.partitions() {
-                let told = self.told[p as usize];
-                if self.clock > told && (told == NO_TIME || closes(told) != closes(self.clock)) {
-                    self.send(p, Kind::Clock, self.clock, 0, Draft::with_capacity(0), ctx);
-                }
+        for p in 0..self.partitions() {
+            let Some(w) = &self.window else { break };
+            let told = self.told[p as usize];
+            if self.clock > told && (told == NO_TIME || w.period(told) != w.period(self.clock)) {
+                self.send(p, Kind::Clock, self.clock, 0, Draft::with_capacity(0), ctx);
             }
         }
         self.settled = self.clock;
@@ -192,7 +190,7 @@ impl EdgeOut {
             let beside = Beside { ts: &batch.ts, stamps, signs };
             row_frames(&columns, beside, rows, &mut |chunk, frame| {
                 self.send(partition as u32, kind, clock, chunk.len() as u32, frame, ctx);
-                if let (Some(stamps), Some(&last)) = (stamps, chunk.last()) {
+                if let (Kind::Rows, Some(stamps), Some(&last)) = (kind, stamps, chunk.last()) {
                     self.told[partition] = self.told[partition].max(stamps[last as usize]);
                 }
             });
@@ -300,7 +298,7 @@ impl Combine {
 
 impl Combine {
     /// Late rows travel as they are, so that `.late` stays one place.
-    fn send_late(&mut self, batch: &Batch, late: &[u32], ctx: &mut Ctx<'_>) {
+    fn send_late(&mut self, batch: &Batch, late: &[LateRow], stamps: Option<&[i64]>, ctx: &mut Ctx<'_>) {
         if late.is_empty() {
             return;
         }
@@ -311,11 +309,15 @@ impl Combine {
         let keys: Vec<&Column> = self.fold.keys.iter().map(|&k| &*batch.columns[k]).collect();
         let mut by_partition: Vec<Vec<u32>> = vec![vec![]; self.out.partitions() as usize];
         let mut bytes = vec![];
-        for &row in late {
-            key::user_key(&keys, row as usize, &mut bytes);
-            by_partition[partitioner::partition(&bytes, self.out.partitions()) as usize].push(row);
+        for (i, late_row) in late.iter().enumerate() {
+            // A row that was late for several windows travels once.
+            if i > 0 && late[i - 1].row == late_row.row {
+                continue;
+            }
+            key::user_key(&keys, late_row.row as usize, &mut bytes);
+            by_partition[partitioner::partition(&bytes, self.out.partitions()) as usize].push(late_row.row);
         }
-        self.out.rows(Kind::Late, batch, None, &by_partition, ctx);
+        self.out.rows(Kind::Late, batch, stamps, &by_partition, ctx);
     }
 }
 
@@ -326,23 +328,25 @@ impl Operator for Combine {
         };
         let batch = Batch { lane: self.out.lane, stamp: None, ..batch };
         let prepared = self.fold.prepare(&batch, ctx.foreign);
-        let mut late: Vec<u32> = vec![];
+        let mut late: Vec<LateRow> = vec![];
+        // With what clock a row came: of windows that overlap, which are those for which it was late?
+        let overlap = self.fold.window.as_ref().is_some_and(Windows::overlap);
+        let mut stamps = vec![NO_TIME; if overlap { batch.rows } else { 0 }];
         let mut folded = 0;
         for (i, row) in batch.live_rows().enumerate() {
             self.fold.fetch(&prepared, i, &self.store);
             let clock = &mut self.out.clock;
             let into = Destination { store: &mut self.store, position: self.position };
-            let verdict = self.fold.row(&prepared, (i, row), into, ctx, &mut |to| {
+            let verdict = self.fold.row(&prepared, (i, row), into, &mut late, ctx, &mut |to| {
                 *clock = (*clock).max(to);
                 Clocks { lane: *clock, slowest: NO_TIME }
             });
-            match verdict {
-                Verdict::Folded => {
-                    folded += 1;
-                    self.position += 1;
-                }
-                Verdict::Late { .. } => late.push(row as u32),
-                Verdict::Dropped => {}
+            if let Verdict::Folded { .. } = verdict {
+                folded += 1;
+                self.position += 1;
+            }
+            if overlap {
+                stamps[row] = self.out.clock;
             }
         }
         ctx.count("counted", folded);
@@ -350,7 +354,7 @@ impl Operator for Combine {
         if self.store.changed() > GROUPS_MAX {
             self.ship(self.out.settled, ctx);
         }
-        self.send_late(&batch, &late, ctx);
+        self.send_late(&batch, &late, overlap.then_some(&stamps[..]), ctx);
         Ok(())
     }
 

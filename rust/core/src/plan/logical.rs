@@ -12,7 +12,7 @@ use crate::expr::{compile, Compiled, Expr};
 use crate::flow::{GlobalSpec, StoreSpec};
 use crate::frame::schema_hash;
 use crate::types::{DataType, Field, Schema};
-use crate::window::Tumbling;
+use crate::window::Windows;
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct FieldSpec {
@@ -59,8 +59,49 @@ impl FieldSpec {
 pub struct WindowSpec {
     pub kind: String,
     pub size_ms: i64,
+    /// Of `hopping` windows.
+    #[serde(default)]
+    pub advance_ms: Option<i64>,
+    /// Of `civil` windows, which are a day or a week long.
+    #[serde(default)]
+    pub zone: Option<String>,
     pub grace_ms: i64,
     pub retention_ms: i64,
+}
+
+const DAY_MS: i64 = 86_400_000;
+
+impl WindowSpec {
+    pub fn windows(&self) -> Result<Windows, PlanError> {
+        let WindowSpec { size_ms, advance_ms, grace_ms, retention_ms, .. } = *self;
+        if size_ms <= 0 || grace_ms < 0 || retention_ms < size_ms + grace_ms {
+            return Err(PlanError::new(
+                "bad_window",
+                "a window needs a positive size, a grace of at least zero, and a retention of at least size + grace",
+            ));
+        }
+        match (self.kind.as_str(), advance_ms, &self.zone) {
+            ("tumbling", None, None) => Ok(Windows::tumbling(size_ms, grace_ms, retention_ms)),
+            ("hopping", Some(advance_ms), None) if advance_ms <= 0 || advance_ms > size_ms => {
+                Err(PlanError::new("bad_window", "windows advance by more than nothing and by their size at most"))
+            }
+            ("hopping", Some(advance_ms), None) => Ok(Windows::hopping(size_ms, advance_ms, grace_ms, retention_ms)),
+            ("civil", None, Some(zone)) if size_ms == DAY_MS || size_ms == 7 * DAY_MS => {
+                Windows::civil(zone, size_ms > DAY_MS, grace_ms, retention_ms).ok_or_else(|| {
+                    PlanError::new("bad_zone", format!("unknown time zone `{zone}`"))
+                        .hint("write one like \"Asia/Seoul\"")
+                })
+            }
+            (kind, ..) => Err(PlanError::new("unknown_window", format!("there is no such window `{kind}`"))
+                .hint("tumbling, hopping with an advance, or civil: days or weeks of a time zone")),
+        }
+    }
+    /// What else than kind and size the stored groups rest on.
+    pub fn more(&self) -> String {
+        let advance = self.advance_ms.map_or(String::new(), |ms| format!(" every {ms} ms"));
+        let zone = self.zone.as_ref().map_or(String::new(), |zone| format!(" in {zone}"));
+        advance + &zone
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -534,10 +575,7 @@ impl Plan {
                 }
                 let mut late = (*input).clone();
                 if let Some(w) = window {
-                    let w = tumbling(w)?;
-                    if w.size_ms <= 0 || w.grace_ms < 0 || w.retention_ms < w.size_ms + w.grace_ms {
-                        return Err(PlanError::new("bad_window", "a window needs a positive size, a grace of at least zero, and a retention of at least size + grace"));
-                    }
+                    w.windows()?;
                     for name in ["$window_start", "$window_end"] {
                         schema.fields.push(Field { name: name.into(), dtype: DataType::Timestamp });
                         late.fields.push(Field { name: name.into(), dtype: DataType::Timestamp });
@@ -1053,13 +1091,4 @@ pub fn aggregate_parts(specs: &[AggregateSpec], schema: &Schema) -> Result<(Layo
         arguments.push((arg, condition));
     }
     Ok((Layout::new(&parts)?, arguments))
-}
-
-pub fn tumbling(spec: &WindowSpec) -> Result<Tumbling, PlanError> {
-    if spec.kind != "tumbling" {
-        return Err(
-            PlanError::new("unknown_window", format!("there is no window `{}` yet", spec.kind)).hint("tumbling")
-        );
-    }
-    Ok(Tumbling { size_ms: spec.size_ms, grace_ms: spec.grace_ms, retention_ms: spec.retention_ms })
 }

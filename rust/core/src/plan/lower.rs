@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::logical::{aggregate_parts, boolean, column, tumbling, Op, Plan};
+use super::logical::{aggregate_parts, boolean, column, Op, Plan, WindowSpec};
 use crate::codec::{JsonDecoder, JsonEncoder};
 use crate::error::PlanError;
 use crate::expr::{compile, Expr};
@@ -17,6 +17,7 @@ use crate::op::{Fold, ProjectColumn, Wanted};
 use crate::state::Store;
 use crate::task::Options;
 use crate::types::{DataType, Schema};
+use crate::window::Windows;
 
 /// Where a node's port leads: (physical node, its input, bits to set in `path`).
 pub type Route = (usize, usize, u32);
@@ -59,7 +60,8 @@ fn meaning(plan: &Plan, id: usize) -> String {
                 aggregates.iter().map(|a| (&a.name, &a.function, &a.dtype, text(&a.arg), text(&a.condition))).collect();
             // Grace and retention may change: they say how long state matters, not what it is.
             let size = window.as_ref().map(|w| (&w.kind, w.size_ms));
-            format!("{keys:?} {size:?} {folds:?}")
+            let more = window.as_ref().map_or(String::new(), WindowSpec::more);
+            format!("{keys:?} {size:?}{more} {folds:?}")
         }
         Op::Deduplicate { columns, .. } => format!("{columns:?}"),
         _ => String::new(),
@@ -81,7 +83,8 @@ pub fn spelled_meaning(plan: &Plan, id: usize) -> Vec<(String, String)> {
         Op::Aggregate { keys, window, aggregates, .. } => {
             let schema = input();
             // Grace and retention may change: they say how long state matters, not what it is.
-            let size = window.as_ref().map_or("none".to_string(), |w| format!("{} {} ms", w.kind, w.size_ms));
+            let size =
+                window.as_ref().map_or("none".to_string(), |w| format!("{} {} ms{}", w.kind, w.size_ms, w.more()));
             let mut parts = vec![("key".to_string(), typed(keys)), ("window".to_string(), size)];
             for a in aggregates {
                 let text = |e: &Expr| serde_json::to_string(e).unwrap_or_default();
@@ -325,18 +328,24 @@ fn aggregate_fold(plan: &Plan, id: usize) -> Result<(Fold, Store, Vec<DataType>)
     let (layout, arguments) = aggregate_parts(aggregates, &schema)?;
     let keys: Vec<usize> = keys.iter().map(|k| column(&schema, k)).collect::<Result<_, _>>()?;
     let types = keys.iter().map(|&k| schema.fields[k].dtype.widened()).collect();
-    let window = window.as_ref().map(tumbling).transpose()?;
-    Ok((Fold { keys, window, arguments }, Store::new(layout), types))
+    let window = window.as_ref().map(WindowSpec::windows).transpose()?;
+    Ok((Fold { keys, window, arguments, slices: None }, Store::new(layout), types))
+}
+
+/// The length of the slices by which partial results of windows that overlap cross a shuffle.
+fn slices(plan: &Plan, id: usize, fold: &Fold) -> Option<i64> {
+    fold.window.as_ref().filter(|_| plan.facts[id].combined).and_then(Windows::slice_ms)
 }
 
 /// The sending end of a shuffle.
 fn sender(plan: &Plan, id: usize, partition: u32, partitions: &[u32]) -> Result<Box<dyn Operator>, PlanError> {
     let (from, port) = plan.nodes[id].inputs[0];
     let schema = plan.working_schema(from, port);
-    let (fold, store, key_types) = aggregate_fold(plan, id)?;
+    let (mut fold, store, key_types) = aggregate_fold(plan, id)?;
+    fold.slices = slices(plan, id, &fold);
     let topic = plan.topic(&plan.edge_topic(id));
     let count = partitions.get(topic).copied().unwrap_or(1);
-    let out = EdgeOut::new(topic, partition, edge_hash(plan, id, &schema), fold.window, count)
+    let out = EdgeOut::new(topic, partition, edge_hash(plan, id, &schema), fold.window.clone(), count)
         .idle_after(plan.facts[id].idle_ms);
     Ok(match plan.facts[id].combined {
         true => Box::new(Combine::new(out, fold, key_types, !plan.facts[id].readers[2].is_empty(), store)),
@@ -417,15 +426,11 @@ fn operator(plan: &Plan, id: usize, partitions: &[u32]) -> Result<Box<dyn Operat
                 // Everything this task reads is one lane, as in Kafka Streams.
                 false => 1,
             };
-            Box::new(Aggregate::new(
-                fold,
-                store.layout,
-                key_types,
-                plan.working_schema(id, 0),
-                plan.working_schema(id, 2),
-                wanted,
-                lanes,
-            ))
+            let sliced = slices(plan, id, &fold).is_some();
+            let (schema, late) = (plan.working_schema(id, 0), plan.working_schema(id, 2));
+            let mut aggregate = Aggregate::new(fold, store.layout, key_types, schema, late, wanted, lanes);
+            aggregate.sliced = sliced;
+            Box::new(aggregate)
         }
         Op::ToStream => Box::new(ToStream),
         Op::ToTopic { topic, key, columns } => {
