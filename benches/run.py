@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benches.harness import Bench, Wrong
 
-SCENARIOS = ("kafka", "core", "jsonl", "state", "startup", "sinks", "streams")
+SCENARIOS = ("kafka", "core", "jsonl", "state", "startup", "sinks", "streams", "flat")
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Self, overload
 
-from adstream.dsl import flow, serdes
+from adstream.dsl import flow, natives, serdes
 from adstream.dsl.durations import duration_ms
 from adstream.dsl.expr import Expr
 from adstream.dsl.faults import fault
@@ -268,16 +268,38 @@ class SessionWindowedKStream(_Windowed):
     """Records by key and session. In Kafka Streams: `SessionWindowedKStream`."""
 
     def aggregate(
-        self, initializer: Fn, adder: Fn, merger: Fn, materialized: Materialized | str | None = None
+        self,
+        initializer: Fn | None = None,
+        adder: Fn | None = None,
+        merger: Fn | None = None,
+        materialized: Materialized | str | None = None,
+        **aggregates: Expr,
     ) -> KTable:
         """`adder(key, value, aggregate)` (or without the key), from `initializer()`.
 
         `merger(key, aggregate, other)` (or without the key) makes one aggregate of those of two sessions that a record
         joins. The initial one is merged with each, so it must be neutral: zero for sums, an empty list for lists.
+
+        Or aggregates of the values' fields, without Python, which know how to merge: see `KGroupedStream.aggregate`.
         """
-        found = _merger(self._graph, merger)
-        fold = aggregate_fold(self._graph, initializer, adder, None)
-        return self._one("aggregate", fold, materialized, None, found)
+        fold = aggregate_fold(self._graph, initializer, adder, None, aggregates)
+        if aggregates:
+            if merger is not None:
+                raise fault(
+                    "bad_argument",
+                    "a merger and aggregates",
+                    operation="aggregate",
+                    hint="leave the merger out: aggregates know how to merge",
+                )
+            merger = natives.fold(aggregates, "merge", "aggregate")
+        elif merger is None:
+            raise fault(
+                "bad_argument",
+                "how to merge two sessions?",
+                operation="aggregate",
+                hint="write `aggregate(initializer, adder, merger)` or `aggregate(name=ads.count())`",
+            )
+        return self._one("aggregate", fold, materialized, None, _merger(self._graph, merger))
 
 
 def _merger(graph: Graph, merger: Fn) -> dict[str, Any]:

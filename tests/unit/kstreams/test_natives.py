@@ -99,6 +99,37 @@ def test_aggregates(restart: bool) -> None:
     }
 
 
+def test_aggregates_of_sessions_merge() -> None:
+    window = ads.session("10ms", grace="1h")
+
+    def fold(key: str, value: dict[str, Any], held: dict[str, Any]) -> dict[str, Any]:
+        return {"n": held["n"] + 1, "total": held["total"] + value["x"]}
+
+    def merge(key: str, one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+        return {name: one[name] + other[name] for name in one}
+
+    def native(stream: ads.KStream) -> ads.KStream:
+        return stream.group_by_key().windowed_by(window).aggregate(n=ads.count(), total=ads.sum("x")).to_stream()
+
+    def python(stream: ads.KStream) -> ads.KStream:
+        grouped = stream.group_by_key().windowed_by(window)
+        return grouped.aggregate(lambda: {"n": 0, "total": 0}, fold, merge).to_stream()
+
+    rows = [("a", {"x": x}, at) for x, at in ((1, 100), (2, 120), (4, 150), (8, 110), (16, 90), (32, 140), (64, 130))]
+    found: list[list[Any]] = []
+    for build in (native, python):
+        with TopologyTestDriver(
+            ads.topology(name="app")(lambda app, build=build: build(app.stream("in", key=S)).to("out")),
+            partitions=1,
+            commit_every=1,
+        ) as driver:
+            for key, value, ts in rows:
+                driver.input("in").pipe(value, key=key, at=ts)
+            found.append([(r.key, r.value, r.timestamp) for r in driver.output("out").read()])
+    assert found[0] == found[1]
+    assert found[0][-1][1:] == ({"n": 7, "total": 127}, 150)
+
+
 def test_aggregates_of_a_table_take_back() -> None:
     def build(app: ads.App) -> None:
         table = app.table("in", key=S)
@@ -133,6 +164,11 @@ def test_a_value_of_another_kind_is_a_dead_letter() -> None:
         ("not_retractable", lambda s: s.to_table().group_by(lambda k, v: (k, v)).aggregate(n=ads.min("x"))),
         ("bad_argument", lambda s: s.group_by_key().aggregate(lambda: 0, lambda k, v, a: a, n=ads.count())),
         ("bad_argument", lambda s: s.group_by_key().reduce(col("x"))),
+        ("bad_argument", lambda s: s.group_by_key().windowed_by(ads.session("1s", grace="1s")).aggregate(int, int)),
+        (
+            "bad_argument",
+            lambda s: s.group_by_key().windowed_by(ads.session("1s", grace="1s")).aggregate(merger=max, n=ads.count()),
+        ),
     ],
 )
 def test_what_is_refused(code: str, build: Callable[[ads.KStream], Any]) -> None:
