@@ -227,3 +227,45 @@ def test_one_worker_becomes_three_and_one_again_and_the_broker_dies(
         assert workers.processes[0].wait(120) == 0, workers.said(0)
         compare(log, prefix, rows, seed)
         log.close()
+
+
+@pytest.mark.timeout(400)
+def test_editions_replace_one_another_while_they_run_or_are_refused(
+    kafka: Kafka, log: KafkaLog, tmp_path: Path, made_workers: list[Workers]
+) -> None:
+    """Two editions of the job in one group: one that renames a store is refused and harms nobody; one that adds a store
+    shares the tasks and takes them over; then the first one is refused, which would leave that store out."""
+    seed = int(time.time())
+    prefix, rows = unique("rolling"), traffic(seed)
+    deadline = time.monotonic() + 300
+    create(log, prefix)
+    workers = Workers(kafka.bootstrap, prefix, tmp_path)
+    made_workers.append(workers)
+
+    def write_some(low: float, high: float) -> None:
+        writer = log.writer(unique("slot"))
+        for tenth in range(round(low * 10), round(high * 10)):
+            first, end = RECORDS * tenth // 10, RECORDS * (tenth + 1) // 10
+            piece = {n: [row for row in some if first <= json.loads(row[1])["id"] < end] for n, some in rows.items()}
+            write(writer, prefix, piece)
+        writer.close()
+
+    workers.start(0)
+    workers.until_running(0, deadline)
+    write_some(0, 0.3)
+    workers.start(1, "--set", "edition=renamed")
+    assert workers.processes[1].wait(60) == 2, workers.said(1)
+    assert "`per-window`" in workers.said(1)
+    assert workers.running(0), workers.said(0)
+    workers.start(2, "--set", "edition=extended")
+    workers.until_running(2, deadline)
+    write_some(0.3, 0.6)
+    workers.drain(0)
+    write_some(0.6, 1)
+    workers.drain(2)
+    workers.start(2, "--set", "edition=extended", "--stop-at-end")
+    assert workers.processes[2].wait(120) == 0, workers.said(2)
+    workers.start(0)
+    assert workers.processes[0].wait(60) == 2, workers.said(0)
+    assert "`per-minute`" in workers.said(0)
+    compare(log, prefix, rows, seed)

@@ -6,7 +6,7 @@
         version      1
         formats      {"frame": 1}                                  what the newest writer of internal topics writes
         inputs       {topic: partitions}                           keys are spread by them, lanes are counted by them
-        operations   {name: {"kind", "changelog", "meaning"}}      with state; meaning: [[part, text], …]
+        operations   {name: {"kind", "changelog", "meaning"}}      with state, or stores; meaning: [[part, text], …]
         shuffles     [name, …]
         sinks        [name, …]
 
@@ -61,10 +61,10 @@ def signature(description: Mapping[str, Any], found: Mapping[str, int]) -> Signa
             if s["kind"] == "user" and s["topic"] in found
         },
         "operations": {
-            node["name"]: {"kind": node["op"], "changelog": sub["changelog"], "meaning": node["meaning"]}
+            name: {"kind": kind, "changelog": sub["changelog"], "meaning": meaning}
             for sub in subtopologies
             for node in sub["nodes"]
-            if "meaning" in node
+            for name, kind, meaning in _with_state(node)
         },
         "shuffles": sorted(
             s["topic"].removeprefix(f"{description['app']}-").removesuffix("-repartition")
@@ -74,6 +74,15 @@ def signature(description: Mapping[str, Any], found: Mapping[str, int]) -> Signa
         ),
         "sinks": sorted(sink["name"] for sink in description["sinks"]),
     }
+
+
+def _with_state(node: Mapping[str, Any]) -> list[tuple[str, str, list[list[str]]]]:
+    """What of a node has state: name, kind, meaning. Operations on records keep theirs in stores, which are found by their
+    own names, as in Kafka Streams: the operation may be renamed, or numbered anew by one before it."""
+    meaning = node.get("meaning", [])
+    if node["op"] != "flow":
+        return [(node["name"], node["op"], meaning)] if meaning else []
+    return [(store, "store", [["layout", layout]]) for store, layout in meaning if store in node["stores"]]
 
 
 def check(app: str, old: Signature, new: Signature) -> None:
@@ -187,7 +196,8 @@ def _operations(old: Signature, new: Signature) -> list[Fault]:
         if now is None:
             heirs = [other for other, it in fresh.items() if it == was]
             if heirs:
-                found.append((f"the {was['kind']} `{name}` is called `{heirs[0]}` now", f'write `.named("{name}")`'))
+                hint = f"name it `{name}`" if was["kind"] == "store" else f'write `.named("{name}")`'
+                found.append((f"the {was['kind']} `{name}` is called `{heirs[0]}` now", hint))
             else:
                 text = f"the {was['kind']} `{name}` is gone; its state is in `{was['changelog']}`"
                 found.append((text, f"put `{name}` back"))
@@ -195,7 +205,8 @@ def _operations(old: Signature, new: Signature) -> list[Fault]:
         parts = _differing(was, now)
         if parts:
             text = f"the {was['kind']} `{name}` means something else now: {'; '.join(parts)}"
-            found.append((text, f'put it back, and give the new one another name (`.named("{name}-2")`)'))
+            other = f"`{name}-2`" if was["kind"] == "store" else f'`.named("{name}-2")`'
+            found.append((text, f"put it back, and give the new one another name ({other})"))
     return found
 
 

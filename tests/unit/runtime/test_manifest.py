@@ -211,3 +211,35 @@ def test_between_the_look_and_the_commit_of_another(log: EmbeddedLog) -> None:
     with pytest.raises(ConfigError, match="the aggregate `totals` means something else now"):
         prepare(log, mine, create_topics=True)
     assert opened == ["shop-topology"]
+
+
+@ads.topology(name="visits")
+def visits(app: ads.App, store: str = "visits", size: str = "5m", before: bool = False, table: bool = False) -> None:
+    grouped = app.stream("orders", key=ads.serdes.string).group_by_key()
+    if before:  # takes the number, and so the name, of the next one
+        grouped.windowed_by(ads.tumbling("1h", grace="10s")).count("per-hour")
+    if table:
+        grouped.count(store)
+    else:
+        grouped.windowed_by(ads.tumbling(size, grace="10s")).count(store)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"store": "calls"}, ["the store `visits` is called `calls` now", "hint: name it `visits`; or start"]),
+        ({"size": "1m"}, ["the store `visits` means something else now", "300000", "60000", "(`visits-2`)"]),
+        ({"table": True}, ["the store `visits` means something else now", "Window", "KeyValue"]),
+    ],
+)
+def test_stores_are_known_by_their_own_names(log: EmbeddedLog, settings: dict[str, Any], said: list[str]) -> None:
+    def begin(**settings: Any) -> None:
+        built = visits.build(**settings)
+        prepare(log, Plan(built.json, built.callables), create_topics=True)
+
+    begin()
+    begin(before=True)
+    with pytest.raises(ConfigError) as refused:
+        begin(before=True, **settings)
+    for text in said:
+        assert text in str(refused.value)
