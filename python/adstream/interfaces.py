@@ -144,6 +144,26 @@ class Log(Protocol):
     def close(self) -> None: ...
 
 
+class Administered(Log, Protocol):
+    """A log whose topics and groups can be looked into and put back, for applications that do not run (`adstream reset`,
+    `doctor`)."""
+
+    def topics(self) -> list[str]:
+        """The names of all topics that may be seen."""
+
+    def members(self, group: str) -> list[str]:
+        """Who is in the group now, for people to read. Somebody who was killed shows until its session ends."""
+
+    def delete_topics(self, topics: Sequence[str]) -> None:
+        """Deletes those that exist, and returns when they are gone. Raises ConfigError when it may not."""
+
+    def offsets_at(self, times: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """The first offset whose record is of that time (ms) or later; the end, if there is none."""
+
+    def reset_group(self, group: str, positions: Mapping[TopicPartition, int]) -> None:
+        """The group has these positions and no others. Raises ConfigError while it has members."""
+
+
 class Target(Protocol):
     """Where a sink's rows go, with the position they came from, in one atomic step."""
 
@@ -157,5 +177,8 @@ class Target(Protocol):
     def write(self, partition: int, expected: int, position: int, rows: Mapping[str, list[Any]]) -> bool:
         """Applies the rows (column -> values) and moves the position from `expected` to `position`, or changes nothing and
         returns False when the stored position is not `expected` (a replay, or a zombie)."""
+
+    def forget(self, app: str, sink: str) -> None:
+        """Removes the sink's positions, which then count as 0; rows stay. Need not be open."""
 
     def close(self) -> None: ...

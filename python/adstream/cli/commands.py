@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from adstream.cli.failing import exit_code, tell
-from adstream.cli.options import JobOptions, RunOptions, takes
+from adstream.cli.options import JobOptions, ResetOptions, RunOptions, takes
 from adstream.errors import ConfigError
 
 
@@ -93,6 +93,56 @@ def query(
     asked = {"key": key, "type": kind, "from_key": from_key, "to_key": to_key, "prefix": prefix, "from": start}
     asked |= {"to": end, "at": when, "reverse": "1" if reverse else None}
     asking.show(store, at, asked, limit)
+
+
+@app.command()
+@takes(ResetOptions)
+def reset(
+    job: Job,
+    to_earliest: Annotated[
+        bool, typer.Option("--to-earliest", help="Inputs from the first record on (default).")
+    ] = False,
+    to_latest: Annotated[bool, typer.Option("--to-latest", help="Inputs from their ends on.")] = False,
+    to_datetime: Annotated[
+        str | None,
+        typer.Option(
+            "--to-datetime", metavar="TIME", help="From the first record of that time on: 2026-01-15T10:00:00Z."
+        ),
+    ] = None,
+    shift_by: Annotated[
+        int | None, typer.Option("--shift-by", metavar="N", help="So many records on from where they are, or back.")
+    ] = None,
+    topic: Annotated[
+        list[str] | None,
+        typer.Option("--topic", metavar="NAME=WHERE", help="One input: earliest, latest, keep, +N, -N or a time."),
+    ] = None,
+    internal_topic: Annotated[
+        list[str] | None, typer.Option("--internal-topic", metavar="NAME", help="Deletes this one, too.")
+    ] = None,
+    keep_sinks: Annotated[
+        bool, typer.Option("--keep-sinks", help="Leaves rows that wait for sinks, and positions in targets.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Says what would be done, and does nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Does not ask.")] = False,
+    *,
+    options: ResetOptions,
+) -> None:
+    """Lets a job that does not run start over: positions of its inputs, internal topics, state. Outputs stay."""
+    from adstream.cli import reset as command
+
+    command.run(
+        job,
+        options,
+        to_earliest=to_earliest,
+        to_latest=to_latest,
+        to_datetime=to_datetime,
+        shift_by=shift_by,
+        topics=topic or (),
+        internal=internal_topic or (),
+        keep_sinks=keep_sinks,
+        yes=yes,
+        dry_run=dry_run,
+    )
 
 
 @app.command()

@@ -86,13 +86,9 @@ class JobOptions(LogOptions):
 
 
 @dataclass(kw_only=True)
-class RunOptions(JobOptions):
-    """What `run` and `replay` take."""
+class ResetOptions(JobOptions):
+    """A job with its targets and its state."""
 
-    input: Annotated[
-        list[str] | None,
-        _option("--input", metavar="TOPIC=FILE.jsonl", panel=_WHERE, help="Reads a topic from files (or a glob)."),
-    ] = None
     sql: Annotated[
         list[str] | None,
         _option("--sql", metavar="[NAME=]URL", panel=_WHERE, help="postgresql://USER@HOST/DB, sqlite:///FILE"),
@@ -100,6 +96,19 @@ class RunOptions(JobOptions):
     redis: Annotated[
         list[str] | None,
         _option("--redis", metavar="[NAME=]URL", panel=_WHERE, help="redis://HOST:PORT/DB"),
+    ] = None
+    state_dir: Annotated[
+        str | None, _option("--state-dir", metavar="PATH", help="Keeps state on disk for a fast restart here.")
+    ] = None
+
+
+@dataclass(kw_only=True)
+class RunOptions(ResetOptions):
+    """What `run` and `replay` take."""
+
+    input: Annotated[
+        list[str] | None,
+        _option("--input", metavar="TOPIC=FILE.jsonl", panel=_WHERE, help="Reads a topic from files (or a glob)."),
     ] = None
     guarantee: Annotated[
         str | None, _option("--guarantee", metavar="NAME", help="exactly_once (default) or at_least_once.")
@@ -117,9 +126,6 @@ class RunOptions(JobOptions):
         _option("--dead-letters-max", metavar="SHARE", help='Such as "1% in 5m": more of them stop the job.'),
     ] = None
     workers: Annotated[int | None, _option("--workers", metavar="N", help="Processes on this machine.")] = None
-    state_dir: Annotated[
-        str | None, _option("--state-dir", metavar="PATH", help="Keeps state on disk for a fast restart here.")
-    ] = None
     metrics_port: Annotated[
         int | None, _option("--metrics-port", metavar="PORT", help="/metrics, /healthz, /readyz; worker k: PORT + k.")
     ] = None

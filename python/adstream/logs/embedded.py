@@ -11,10 +11,14 @@ not.
              "offsets": {group: [[topic, partition, position], …]},
              "topics":  [[name, partitions, config], …],                                 created by this frame
              "starts":  [[topic, partition, offset], …],                                 `delete_records`
-             "ends":    [[topic, partition, offset], …]}                                 only in a segment's first frame
+             "ends":    [[topic, partition, offset], …],                                 only in a segment's first frame
+             "gone":    [name, …],                                                       topics deleted by this frame
+             "groups":  {group: [[topic, partition, position], …]},                      all that the group has
+             "life":    number}                                                          of deletions, see `_apply`
 
 The frame's crc32 covers the lengths and the header; every blob has its own. The first frame of a segment repeats
-topics, groups, starts and ends, so that a segment whose records were all deleted can go. At open, headers are read
+topics, groups, starts and ends, so that a segment whose records were all deleted can go; what it does not repeat, is no
+more. At open, headers are read
 and the index is rebuilt; in the last segment blobs are checked too, and a *torn tail* (the frame that a crash cut
 short) is cut off. A bad frame with a whole one behind it is not a torn tail but damage, and refused.
 
@@ -55,6 +59,7 @@ MAGIC = b"ADL1"
 HEAD = struct.Struct("<4sIQI")
 LENGTHS = struct.Struct("<IQ")
 SEGMENT_BYTES = 64 << 20
+READ_ROWS = 10_000
 
 
 class EmbeddedLog:
@@ -79,6 +84,9 @@ class EmbeddedLog:
         self._topics: dict[str, list[_Partition]] = {}
         self._configs: dict[str, dict[str, str]] = {}
         self._offsets: dict[str, dict[TopicPartition, int]] = defaultdict(dict)
+        self._lives: dict[str, int] = {}
+        self._life = 0
+        """Deletions so far: a topic made again after one is another than it was before."""
         self._epochs: dict[str, int] = defaultdict(int)
         self._groups: dict[tuple[str, str], _Group] = {}
         self._files: _Segments | None = None
@@ -105,7 +113,8 @@ class EmbeddedLog:
                     )
             missing = [spec for spec in specs if spec.name not in self._topics]
             if missing:
-                self._append({"topics": [[s.name, s.partitions, dict(s.config)] for s in missing]}, [])
+                made = [[s.name, s.partitions, dict(s.config), self._life] for s in missing]
+                self._append({"topics": made}, [])
         return [spec.name for spec in missing]
 
     def partitions(self, topics: Sequence[str]) -> dict[str, int]:
@@ -139,6 +148,51 @@ class EmbeddedLog:
                     starts.append([*tp, min(offset, partition.end)])
             if starts:
                 self._append({"starts": starts}, [])
+
+    # For applications that do not run
+
+    def topics(self) -> list[str]:
+        with self._changed:
+            return sorted(self._topics)
+
+    def members(self, group: str) -> list[str]:
+        """In this process: no other can have the log open."""
+        with self._changed:
+            found = [member for (name, _), it in self._groups.items() if name == group for member in it.members]
+            return [f"a worker of this process with {len(member.owned)} tasks" for member in found]
+
+    def delete_topics(self, topics: Sequence[str]) -> None:
+        with self._committing:
+            gone = [topic for topic in topics if topic in self._topics]
+            if gone:
+                self._append({"gone": gone}, [])
+        with self._changed:
+            for key in [key for key in self._groups if key[1] in gone and not self._groups[key].members]:
+                del self._groups[key]
+
+    def offsets_at(self, times: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        return {tp: self._offset_at(tp, at) for tp, at in times.items()}
+
+    def _offset_at(self, tp: TopicPartition, at_ms: int) -> int:
+        with self._changed:
+            start, end = self._partition(tp).start, self._partition(tp).end
+        reader = self.reader()
+        reader.add(*tp, start)
+        while start < end:
+            batch = reader.read(*tp, READ_ROWS)
+            if batch is None:
+                break
+            for offset, timestamp, *_ in batch.records():
+                if timestamp >= at_ms:
+                    return min(offset, end)
+            start = batch.next_offset
+        return end
+
+    def reset_group(self, group: str, positions: Mapping[TopicPartition, int]) -> None:
+        if self.members(group):
+            raise ConfigError(f"the group `{group}` has members", option="group", hint="stop them first")
+        with self._committing:
+            self._append({"groups": {group: [[*tp, position] for tp, position in positions.items()]}}, [])
 
     # The parts
 
@@ -216,9 +270,17 @@ class EmbeddedLog:
         self, header: Mapping[str, Any], place: tuple[int, int] | None, batches: Sequence[RawBatch] | None
     ) -> None:
         """What a frame means; the same for a commit as it happens and for one found at open."""
-        for name, count, config in header.get("topics", ()):
-            self._configs.setdefault(name, dict(config))
-            self._topics.setdefault(name, [_Partition() for _ in range(count)])
+        self._life = header.get("life", self._life)
+        kept = {name for name, *_ in header["topics"]} if "ends" in header else set(self._topics)
+        for name in [*header.get("gone", ()), *(name for name in self._topics if name not in kept)]:
+            self._drop(name)
+        self._life += "gone" in header
+        for name, count, config, *life in header.get("topics", ()):
+            if self._lives.get(name, 0) != (life[0] if life else 0):  # the frame in which it was deleted is no more
+                self._drop(name)
+            if name not in self._topics:
+                self._configs[name], self._lives[name] = dict(config), life[0] if life else 0
+                self._topics[name] = [_Partition() for _ in range(count)]
         segment, at = place or (0, 0)
         for i, (topic, number, first, end, *blob) in enumerate(header.get("batches", ())):
             partition = self._topics[topic][number]
@@ -231,11 +293,22 @@ class EmbeddedLog:
                 at += stored.length
         for group, positions in header.get("offsets", {}).items():
             self._offsets[group].update({(topic, number): position for topic, number, position in positions})
+        for group, positions in header.get("groups", {}).items():
+            self._offsets[group] = {(topic, number): position for topic, number, position in positions}
         for topic, number, start in header.get("starts", ()):
             self._forget(self._topics[topic][number], start)
         for topic, number, end in header.get("ends", ()):
             partition = self._topics[topic][number]
             partition.end = max(partition.end, end)
+
+    def _drop(self, topic: str) -> None:
+        """A topic is deleted, with the positions of all groups in it."""
+        for partition in self._topics.pop(topic, ()):
+            self._forget(partition, partition.end)
+        self._configs.pop(topic, None)
+        self._lives.pop(topic, None)
+        for group, positions in self._offsets.items():
+            self._offsets[group] = {tp: position for tp, position in positions.items() if tp[0] != topic}
 
     def _forget(self, partition: _Partition, start: int) -> None:
         partition.start = max(partition.start, start)
@@ -256,8 +329,9 @@ class EmbeddedLog:
             self._files.roll()
             self._files.append(
                 {
-                    "topics": [[t, len(ps), self._configs[t]] for t, ps in self._topics.items()],
-                    "offsets": {g: [[*tp, at] for tp, at in o.items()] for g, o in self._offsets.items()},
+                    "topics": [[t, len(ps), self._configs[t], self._lives[t]] for t, ps in self._topics.items()],
+                    "life": self._life,
+                    "groups": {g: [[*tp, at] for tp, at in o.items()] for g, o in self._offsets.items()},
                     "starts": [[*tp, p.start] for tp, p in every],
                     "ends": [[*tp, p.end] for tp, p in every],
                 },

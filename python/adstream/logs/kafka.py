@@ -80,6 +80,7 @@ PASSING = frozenset(
     }
 )
 ABSENT = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART})
+OCCUPIED = frozenset({KafkaError.NON_EMPTY_GROUP, KafkaError.UNKNOWN_MEMBER_ID})
 UNSTABLE = PASSING | {KafkaError.UNSTABLE_OFFSET_COMMIT}
 LEADER_MOVED = frozenset(
     {
@@ -337,6 +338,67 @@ class KafkaLog(Log):
             logger.info("%s left a transaction open and is fenced", slot)
             fence_slot(of_producer(self._settings), slot, self._clock)
 
+    # For applications that do not run.
+
+    def topics(self) -> list[str]:
+        return sorted(self._topics())
+
+    def members(self, group: str) -> list[str]:
+        return sorted(f"{client} ({member})" for member, client in self._members(group).items())
+
+    def delete_topics(self, topics: Sequence[str]) -> None:
+        there = self._topics()
+        going = [topic for topic in topics if topic in there]
+        if not going:
+            return
+        for topic, future in self._admin.delete_topics(going, request_timeout=CALL_TIMEOUT_S).items():
+            try:
+                future.result(CALL_TIMEOUT_S + GRACE_S)
+            except KafkaException as problem:
+                error = error_of(problem)
+                if error.code() not in ABSENT:
+                    raise ConfigError(f"cannot delete the topic: {error.str()}", option=f"topic {topic}") from problem
+            except TimeoutError as problem:
+                raise LogUnavailableError(f"cannot delete the topic {topic}: nobody answers") from problem
+        deadline = self._clock() + USABLE_TIMEOUT_S
+        while left := sorted(set(going) & set(self._topics())):
+            if self._clock() > deadline:
+                raise LogUnavailableError(f"these topics are not gone after {USABLE_TIMEOUT_S:.0f} s: {left}")
+            self._sleep(PAUSE_S)
+
+    def offsets_at(self, times: Mapping[Where, int]) -> dict[Where, int]:
+        if not times:
+            return {}
+
+        def ask() -> dict[Where, int]:
+            wanted = {TopicPartition(*where): OffsetSpec.for_timestamp(at) for where, at in times.items()}
+            level = IsolationLevel.READ_UNCOMMITTED
+            got = self._admin.list_offsets(wanted, isolation_level=level, request_timeout=CALL_TIMEOUT_S)
+            return {(where.topic, where.partition): result.offset for where, result in _results(got)}
+
+        found = self._patiently(ask, "list offsets")
+        later = [where for where, offset in found.items() if offset < 0]  # there is no record of that time, or later
+        return found | self.end_offsets(later, committed=True)
+
+    def reset_group(self, group: str, positions: Mapping[Where, int]) -> None:
+        def forget() -> None:
+            admin = self._new_admin()  # whose end would leave the future open
+            futures = admin.delete_consumer_groups([group], request_timeout=GROUP_TIMEOUT_S)
+            futures[group].result(GROUP_TIMEOUT_S + GRACE_S)
+
+        try:
+            self._patiently(lambda: _unless_absent(forget), f"reset the group {group}")
+            if positions:
+                parts = [TopicPartition(*where, offset) for where, offset in positions.items()]
+                self._patiently(lambda: self._commit_unfenced(group, parts), f"reset the group {group}")
+        except LogUnavailableError as problem:
+            cause = problem.__cause__
+            if isinstance(cause, KafkaException) and error_of(cause).code() in OCCUPIED:
+                raise ConfigError(
+                    f"the group `{group}` has members", option="group", hint="stop them first"
+                ) from problem
+            raise
+
     def _members(self, group: str) -> dict[str, str]:
         """Member id -> client id."""
 
@@ -424,6 +486,14 @@ class KafkaLog(Log):
             askers, self._askers = self._askers, {}
         for asker in askers.values():
             asker.close()
+
+
+def _unless_absent(forget: Callable[[], None]) -> None:
+    try:
+        forget()
+    except KafkaException as problem:
+        if error_of(problem).code() != KafkaError.GROUP_ID_NOT_FOUND:
+            raise
 
 
 def _results(futures: Mapping[TopicPartition, Future[Any]]) -> list[tuple[TopicPartition, Any]]:

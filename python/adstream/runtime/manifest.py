@@ -9,6 +9,7 @@
         operations   {name: {"kind", "changelog", "meaning"}}      with state, or stores; meaning: [[part, text], …]
         shuffles     [name, …]
         sinks        [name, …]
+        resetting    true                                          only while a reset is under way, or broke off (`reset.py`)
 
 At every start the plan is held against it, *before* anything is created or processed: an operation with state that was
 renamed, removed or made to mean something else, another number of partitions of an input, another shuffle or sink are
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from adstream._core import RawBatch
 from adstream.errors import ConfigError, FatalError, LogUnavailableError
-from adstream.interfaces import Log, Outcome, TopicSpec
+from adstream.interfaces import Log, Outcome, TopicSpec, Writer
 from adstream.runtime.commit import Commit, write
 
 if TYPE_CHECKING:
@@ -98,6 +99,12 @@ def check(app: str, old: Signature, new: Signature) -> None:
             f"`{app}` was run by a newer version of adstream, whose stored formats this one does not know ({ahead})\n"
             "hint: use that version, or a newer one"
         )
+    if old.get("resetting"):
+        raise ConfigError(
+            f"a reset of `{app}` was begun and did not come to its end: part of its state is gone",
+            option="topology",
+            hint="stop all workers and run `adstream reset JOB` again",
+        )
     wrong = [*_inputs(old, new), *_operations(old, new), *_places(old, new)]
     if wrong:
         what = wrong[0][0] if len(wrong) == 1 else "".join(f"\n  - {text}" for text, _ in wrong)
@@ -133,14 +140,43 @@ def agree(log: Log, app: str, new: Signature, *, sleep: Callable[[float], None] 
                 check(app, old, new)
             if old == new:
                 return
-            record: Record = (0, 0, KEY, json.dumps(new, ensure_ascii=False, sort_keys=True).encode(), [])
-            commit = Commit([(topic, 0, RawBatch([record]))], {}, app, None)
-            if write(writer, commit, lambda name: None).outcome is Outcome.COMMITTED:
+            if _write(writer, app, new):
                 return
         finally:
             writer.close()
         sleep(PAUSE_S)  # somebody else is writing, or the outcome is not known: look again
     raise LogUnavailableError(f"the signature in `{topic}` could not be written: others keep writing it") from trouble
+
+
+def mark_reset(log: Log, app: str, old: Signature) -> None:
+    """From now on no start is let through, until the topic is deleted. It exists.
+
+    Raises:
+        LogUnavailableError: it could not be written.
+    """
+    writer = log.writer(topology_topic(app).name)
+    try:
+        if not _write(writer, app, {**old, "resetting": True}):
+            raise LogUnavailableError(f"`{topology_topic(app).name}` could not be written: others are writing it")
+    finally:
+        writer.close()
+
+
+def internal_topics(app: str, old: Signature) -> list[str]:
+    """The topics that an application with this signature made for itself (some of them may never have been there)."""
+    shuffles = [f"{app}-{name}{end}" for name in old["shuffles"] for end in ("-repartition", "")]
+    changelogs = [it["changelog"] for it in old["operations"].values() if it["changelog"]]
+    return [*shuffles, *changelogs, *sink_topics(app, old)]
+
+
+def sink_topics(app: str, old: Signature) -> list[str]:
+    return [f"{app}-{name}-sink" for name in old["sinks"]]
+
+
+def _write(writer: Writer, app: str, new: Signature) -> bool:
+    record: Record = (0, 0, KEY, json.dumps(new, ensure_ascii=False, sort_keys=True).encode(), [])
+    commit = Commit([(topology_topic(app).name, 0, RawBatch([record]))], {}, app, None)
+    return write(writer, commit, lambda name: None).outcome is Outcome.COMMITTED
 
 
 def stored(log: Log, app: str) -> Signature | None:

@@ -132,7 +132,7 @@ class RedisHashTarget:
         self._escapes = str.maketrans({char: f"%{ord(char):02X}" for char in stops})
         times = {name for name in fields if schema[name] == "timestamp"}  # of fixed width, so never mistaken
         self._escaped = frozenset(fields) - times
-        self._at = f"_adstream:positions:{app}:{sink}"
+        self._at = _positions_key(app, sink)
         if str(self._call(lambda: self._client.info("cluster")).get("cluster_enabled", 0)) == "1":
             raise self._refusal(
                 f"{self._server} is a Redis cluster, which is not supported: a flush could not be atomic",
@@ -168,6 +168,9 @@ class RedisHashTarget:
                     return True
                 raise
         return True
+
+    def forget(self, app: str, sink: str) -> None:
+        self._call(lambda: self._client.delete(_positions_key(app, sink)))
 
     def close(self) -> None:
         self._client.close()
@@ -225,6 +228,10 @@ class RedisHashTarget:
 
     def _refusal(self, message: str, hint: str | None) -> ConfigError:
         return ConfigError(message, option=self._option, hint=hint)
+
+
+def _positions_key(app: str, sink: str) -> str:
+    return f"_adstream:positions:{app}:{sink}"
 
 
 def _parse(template: str) -> list[tuple[str, str | None]]:

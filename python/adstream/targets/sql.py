@@ -117,13 +117,7 @@ class SqlTarget:
             *(sa.Column(name, self._sql_type(core)) for name, core in types.items()),
             schema=self._schema,
         )  # fmt: skip
-        self._positions = sa.Table(
-            _POSITIONS, metadata,
-            sa.Column("app", sa.Text, primary_key=True),
-            sa.Column("sink", sa.Text, primary_key=True),
-            sa.Column("partition", sa.Integer, primary_key=True, autoincrement=False),
-            sa.Column("position", sa.BigInteger, nullable=False),
-        )  # fmt: skip
+        self._positions = _positions_table(metadata)
         self._upsert = self._upsert_statement()
         with self._transaction() as connection:
             if self._postgres:
@@ -162,6 +156,13 @@ class SqlTarget:
             if stored != expected:
                 return False
             raise TransientError(str(error)) from error
+
+    def forget(self, app: str, sink: str) -> None:
+        positions = _positions_table(sa.MetaData())
+        with self._transaction() as connection:
+            if sa.inspect(connection).has_table(_POSITIONS):
+                at = positions.c
+                connection.execute(sa.delete(positions).where(at.app == app, at.sink == sink))
 
     def close(self) -> None:
         self._engine.dispose()
@@ -485,6 +486,16 @@ class SqlTarget:
 
     def _refusal(self, message: str, hint: str | None) -> ConfigError:
         return ConfigError(message, option=self._option, hint=hint)
+
+
+def _positions_table(metadata: sa.MetaData) -> sa.Table:
+    return sa.Table(
+        _POSITIONS, metadata,
+        sa.Column("app", sa.Text, primary_key=True),
+        sa.Column("sink", sa.Text, primary_key=True),
+        sa.Column("partition", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("position", sa.BigInteger, nullable=False),
+    )  # fmt: skip
 
 
 class _LinkLostError(TransientError):

@@ -217,6 +217,9 @@ OPERATIONS = st.lists(
         st.tuples(st.just("commit"), st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4)), max_size=4)),
         st.tuples(st.just("delete"), st.lists(st.tuples(st.integers(0, 2), st.integers(0, 12)), max_size=2)),
         st.tuples(st.just("reopen"), st.just([])),
+        st.tuples(st.just("drop"), st.just([])),
+        st.tuples(st.just("drop and make again"), st.just([])),
+        st.tuples(st.just("reset"), st.just([])),
         st.tuples(st.just("fenced"), st.lists(st.tuples(st.integers(0, 2), st.integers(1, 2)), max_size=2)),
     ),
     max_size=25,
@@ -230,10 +233,12 @@ def test_it_is_what_its_model_is(operations: list[tuple[str, list[tuple[int, int
     path = tmp_path_factory.mktemp("log")
     logs = [EmbeddedLog(), EmbeddedLog(path, segment_bytes=600, sync=False)]
     model: list[list[bytes]] = [[], [], []]
-    starts, position, number = [0, 0, 0], None, 0
+    starts, position, theirs, number = [0, 0, 0], None, None, 0
     for log in logs:
-        log.create_topics([TopicSpec("t", 3)])
+        log.create_topics([TopicSpec("t", 3), TopicSpec("other", 1)])
     for name, arguments in operations:
+        for log in logs:
+            log.create_topics([TopicSpec("t", 3)])
         if name in ("commit", "fenced"):
             outputs = []
             for partition, count in arguments:
@@ -242,11 +247,12 @@ def test_it_is_what_its_model_is(operations: list[tuple[str, list[tuple[int, int
                 if name == "commit":
                     model[partition] += rows
             position = number if name == "commit" else position
+            theirs = number if name == "commit" else theirs
             for log in logs:
                 writer = log.writer("w")
                 if name == "fenced":
                     log.writer("w")
-                outcome = writer.commit(outputs, {("in", 0): number}, "g", None)
+                outcome = writer.commit(outputs, {("in", 0): number, ("t", 1): number}, "g", None)
                 assert outcome is (Outcome.COMMITTED if name == "commit" else Outcome.FATAL)
         elif name == "delete":
             for partition, before in arguments:
@@ -254,11 +260,25 @@ def test_it_is_what_its_model_is(operations: list[tuple[str, list[tuple[int, int
             for log in logs:
                 for partition, before in arguments:
                     log.delete_records({("t", partition): before})
+        elif name.startswith("drop"):
+            model, starts, theirs = [[], [], []], [0, 0, 0], None
+            for log in logs:
+                log.delete_topics(["t", "none"])
+                assert log.topics() == ["other"]
+                if name != "drop":
+                    log.create_topics([TopicSpec("t", 3)])
+        elif name == "reset":
+            position, theirs = 7, None
+            for log in logs:
+                log.reset_group("g", {("in", 0): 7})
         else:
             logs[1].close()
             logs[1] = EmbeddedLog(path, segment_bytes=600, sync=False)
         for log in logs:
-            assert log.committed("g", [("in", 0)]) == {("in", 0): position}
+            assert log.committed("g", [("in", 0), ("t", 1)]) == {("in", 0): position, ("t", 1): theirs}
+            if name == "drop":
+                assert log.partitions(["t"]) == {}
+                continue
             for p in range(3):
                 assert log.start_offsets([("t", p)]) == {("t", p): starts[p]}
                 assert log.end_offsets([("t", p)], committed=False) == {("t", p): len(model[p])}

@@ -85,6 +85,9 @@ class SimTarget:
         self._trouble("after")
         return True
 
+    def forget(self, app: str, sink: str) -> None:
+        self._store.positions.clear()
+
     def close(self) -> None: ...
 
     def _trouble(self, when: str) -> None:
