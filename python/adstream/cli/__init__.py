@@ -1,4 +1,4 @@
-"""The command line: `adstream run | replay | reset | describe | topics | generate | dlq | demo | bench | version`.
+"""The command line: `adstream run | replay | reset | upgrade | describe | topics | generate | dlq | demo | bench | version`.
 
     commands    what there is: names, arguments and texts of every command
     quick       `describe` without typer

@@ -42,9 +42,11 @@ app = typer.Typer(
     epilog="Every option of `run` is also an environment variable, ADSTREAM_COMMIT_INTERVAL=200ms, and a TOML key.",
 )
 topics = _group("The topics of a job: what it needs, and whether it is there.")
+upgrade = _group("A job that changed, before it is started.")
 generate = _group("Makes traffic, and writes the truth about it beside it.")
 dlq = _group("Dead letters: records that could not be processed.")
 app.add_typer(topics, name="topics")
+app.add_typer(upgrade, name="upgrade")
 app.add_typer(generate, name="generate")
 app.add_typer(dlq, name="dlq")
 
@@ -177,6 +179,15 @@ def topics_create(
     from adstream.cli import topics as command
 
     command.create(job, options, inputs)
+
+
+@upgrade.command("check")
+@takes(JobOptions)
+def upgrade_check(job: Job, json: AsJson = False, *, options: JobOptions) -> None:
+    """Holds a job against the one that ran last: same, extended, partial or refused (exit code 2), part by part."""
+    from adstream.cli import topics as command
+
+    command.upgrade(job, options, as_json=json)
 
 
 @generate.command("ads")

@@ -1,9 +1,10 @@
-"""`adstream topics check|create`."""
+"""`adstream topics check|create`, `adstream upgrade check`: what a job needs, held against what there is."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import typer
@@ -15,12 +16,14 @@ from adstream.cli.logs import open_log
 from adstream.cli.options import JobOptions
 from adstream.errors import ConfigError
 from adstream.interfaces import TopicSpec
-from adstream.runtime import manifest
+from adstream.runtime import manifest, partitioning
 from adstream.runtime.assignment import Assignment, enumerate_tasks, topic_kinds
 from adstream.runtime.settings import Settings
 from adstream.runtime.topic_settings import remarks
+from adstream.runtime.upgrade import Finding, compare
 
 EXIT_WRONG = 2
+VERDICTS = ("refused", "partial", "extended", "same")
 
 
 def check(job: str, options: JobOptions) -> None:
@@ -44,15 +47,22 @@ def check(job: str, options: JobOptions) -> None:
             manifest.check(built.app, before, manifest.signature(description, found))
         assignment = _assignment(description, chosen.settings, found)
         said = remarks(kinds, built.plan, log.topic_settings(list(found)))
+        rule = chosen.settings.partition_check
+        samples = [] if rule == "off" else partitioning.sample(log, partitioning.keyed(description))
     finally:
         log.close()
     _show(assignment, found)
     missing = [spec.name for spec in assignment.topics if spec.name not in found]
     for remark in said:
         typer.echo(f"{'wrong' if remark.wrong else 'note'}: {remark}", err=True)
+    astray = [sample for sample in samples if not sample.good]
+    for sample in astray:
+        typer.echo(f"{'wrong' if rule == 'error' else 'note'}: {sample}", err=True)
+    if astray:
+        typer.echo(f"hint: {partitioning.HINT}", err=True)
     if missing:
         typer.echo(f"\n{len(missing)} topics are missing: `adstream topics create {job}` makes them", err=True)
-    if missing or any(remark.wrong for remark in said):
+    if missing or (astray and rule == "error") or any(remark.wrong for remark in said):
         raise typer.Exit(EXIT_WRONG)
 
 
@@ -70,6 +80,57 @@ def create(job: str, options: JobOptions, input_partitions: int) -> None:
         _show(assignment, before, missing="created")
     finally:
         log.close()
+
+
+def upgrade(job: str, options: JobOptions, *, as_json: bool) -> None:
+    """What becomes of each part of the application that ran last; exit code 2 when it could not start."""
+    chosen, built = prepare(job, options)
+    if not chosen.log_named:
+        raise ConfigError("which log?", option="--log", hint="give --bootstrap HOST:PORT or --log dir:PATH")
+    description = _description(built)
+    app = built.app
+    log = open_log(chosen.settings)
+    try:
+        found = log.partitions(list(topic_kinds(description)))
+        before = manifest.stored(log, app) if manifest.topology_topic(app).name in found else None
+        now = manifest.signature(description, found)
+        findings: list[Finding] = []
+        if before is not None:
+            manifest.check_readable(app, before, now)
+            where = [(topic, p) for topic, count in now["inputs"].items() for p in range(count)]
+            read = {topic for (topic, _), at in log.committed(app, where).items() if at is not None}
+            findings = compare(before, now, read)
+        if not any(finding.verdict == "refused" for finding in findings):
+            findings += _others(description, chosen.settings, found)
+    finally:
+        log.close()
+    refused = any(finding.verdict == "refused" for finding in findings)
+    if as_json:
+        told = {"app": app, "ran": before is not None, "findings": [asdict(finding) for finding in findings]}
+        typer.echo(json.dumps(told, ensure_ascii=False))
+    else:
+        ran = "as it ran last, and what becomes of it" if before is not None else "has not run here: nothing is stored"
+        typer.echo(f"application `{app}` {ran}")
+        for finding in sorted(findings, key=lambda f: VERDICTS.index(f.verdict)):
+            typer.echo(f"  {finding.verdict:<8}  {finding.kind} `{finding.name}`")
+            for line in (finding.text, finding.remedy and f"hint: {finding.remedy}"):
+                if line:
+                    typer.echo(f"            {line}")
+        if refused:
+            beside = f"or start beside the old one under another application id (`--app {app}-2`)"
+            typer.echo(f"it would be refused; {beside}, or start over (`adstream reset {job}`)", err=True)
+    if refused:
+        raise typer.Exit(EXIT_WRONG)
+
+
+def _others(description: Mapping[str, Any], settings: Settings, found: Mapping[str, int]) -> list[Finding]:
+    """What does not stand in signatures, and is refused all the same: topics that are missing, or do not fit."""
+    try:
+        _assignment(description, settings, found)
+    except ConfigError as error:
+        text = str(error).partition("\nhint: ")[0].removeprefix(f"{error.option}: ")
+        return [Finding("topics", error.option, "refused", text, error.hint or "")]
+    return []
 
 
 def _description(built: Built) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ Everything else in the runtime is given its parts. Here they are made.
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import signal
@@ -18,8 +19,10 @@ from types import FrameType
 from typing import Any
 
 from adstream._core import Plan, SinkBuffer
+from adstream.errors import ConfigError
 from adstream.interfaces import Log, Target
 from adstream.logs.files import FilesLog
+from adstream.runtime import partitioning
 from adstream.runtime.assignment import Assignment, prepare
 from adstream.runtime.metrics import MetricsServer, WorkerCollector
 from adstream.runtime.ports import Hooks, Sink
@@ -65,6 +68,7 @@ def run(
         edge_partitions=settings.edge_partitions or None,
         create_topics=settings.create_topics,
     )
+    check_partitioning(plan, settings, log_)
     with ExitStack() as parts:
         sinks = open_sinks(plan, assignment, settings, log_, make, parts)
         files = isinstance(log_, FilesLog) and log_.covers(assignment.user_sources)
@@ -80,6 +84,24 @@ def run(
         on_start(worker)
         worker.run()
     return worker
+
+
+def check_partitioning(plan: Plan, settings: Settings, log_: Log) -> None:
+    """Looks where records of keyed inputs lie, and says what is wrong with it (see `partitioning.py`).
+
+    Raises:
+        ConfigError: something is, and `partition_check` is `error`.
+    """
+    if settings.partition_check == "off":
+        return
+    topics = partitioning.keyed(json.loads(plan.describe()))
+    if isinstance(log_, FilesLog):  # lines have no keys
+        topics = [topic for topic in topics if not log_.covers([topic])]
+    wrong = [sample for sample in partitioning.sample(log_, topics) if not sample.good]
+    if wrong and settings.partition_check == "error":
+        raise ConfigError("; ".join(map(str, wrong)), option="topics", hint=partitioning.HINT)
+    for sample in wrong:
+        log.warning("%s\nhint: %s", sample, partitioning.HINT)
 
 
 def open_sinks(

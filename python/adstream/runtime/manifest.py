@@ -32,6 +32,7 @@ from adstream._core import RawBatch
 from adstream.errors import ConfigError, FatalError, LogUnavailableError
 from adstream.interfaces import Log, Outcome, TopicSpec, Writer
 from adstream.runtime.commit import Commit, write
+from adstream.runtime.upgrade import compare
 
 if TYPE_CHECKING:
     from adstream._core import Record
@@ -93,6 +94,25 @@ def check(app: str, old: Signature, new: Signature) -> None:
         ConfigError: naming what differs, how it was and how it is, and what to do.
         FatalError: `old` was written by a newer version of adstream.
     """
+    check_readable(app, old, new)
+    wrong = [found for found in compare(old, new) if found.verdict == "refused"]
+    if wrong:
+        what = wrong[0].text if len(wrong) == 1 else "".join(f"\n  - {found.text}" for found in wrong)
+        first = f"{wrong[0].remedy}; or " if wrong[0].remedy else ""
+        raise ConfigError(
+            f"this is not the topology that `{app}` has state of: {what}",
+            option="topology",
+            hint=f"{first}start beside the old one under another application id (`--app {app}-2`)",
+        )
+
+
+def check_readable(app: str, old: Signature, new: Signature) -> None:
+    """The part of `check` that does not depend on the topology.
+
+    Raises:
+        ConfigError: a reset broke off.
+        FatalError: `old` was written by a newer version of adstream.
+    """
     ahead = {name: n for name, n in {**old["formats"], "manifest": old["version"]}.items() if n > _known(name, new)}
     if ahead:
         raise FatalError(
@@ -104,15 +124,6 @@ def check(app: str, old: Signature, new: Signature) -> None:
             f"a reset of `{app}` was begun and did not come to its end: part of its state is gone",
             option="topology",
             hint="stop all workers and run `adstream reset JOB` again",
-        )
-    wrong = [*_inputs(old, new), *_operations(old, new), *_places(old, new)]
-    if wrong:
-        what = wrong[0][0] if len(wrong) == 1 else "".join(f"\n  - {text}" for text, _ in wrong)
-        first = f"{wrong[0][1]}; or " if wrong[0][1] else ""
-        raise ConfigError(
-            f"this is not the topology that `{app}` has state of: {what}",
-            option="topology",
-            hint=f"{first}start beside the old one under another application id (`--app {app}-2`)",
         )
 
 
@@ -206,67 +217,3 @@ def stored(log: Log, app: str) -> Signature | None:
 
 def _known(name: str, new: Signature) -> int:
     return VERSION if name == "manifest" else int(new["formats"].get(name, 0))
-
-
-Fault = tuple[str, str]
-"""What differs; the first thing to do about it, if there is one."""
-
-
-def _inputs(old: Signature, new: Signature) -> list[Fault]:
-    found: list[Fault] = []
-    for topic, count in old["inputs"].items():
-        now = new["inputs"].get(topic)
-        if now is None and old["operations"]:
-            found.append((f"input `{topic}` was read, and is not any more", f"read `{topic}` again"))
-        elif now is not None and now != count:
-            text = f"input `{topic}` had {count} partitions and has {now}: its keys are spread anew, the state is not"
-            found.append((text, ""))
-    return found
-
-
-def _operations(old: Signature, new: Signature) -> list[Fault]:
-    found: list[Fault] = []
-    fresh = {name: it for name, it in new["operations"].items() if name not in old["operations"]}
-    for name, was in old["operations"].items():
-        now = new["operations"].get(name)
-        if now is None:
-            heirs = [other for other, it in fresh.items() if it == was]
-            if heirs:
-                hint = f"name it `{name}`" if was["kind"] == "store" else f'write `.named("{name}")`'
-                found.append((f"the {was['kind']} `{name}` is called `{heirs[0]}` now", hint))
-            else:
-                text = f"the {was['kind']} `{name}` is gone; its state is in `{was['changelog']}`"
-                found.append((text, f"put `{name}` back"))
-            continue
-        parts = _differing(was, now)
-        if parts:
-            text = f"the {was['kind']} `{name}` means something else now: {'; '.join(parts)}"
-            other = f"`{name}-2`" if was["kind"] == "store" else f'`.named("{name}-2")`'
-            found.append((text, f"put it back, and give the new one another name ({other})"))
-    return found
-
-
-def _differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    parts = [f"{part} was {was[part]}, is {now[part]}" for part in ("kind", "changelog") if was[part] != now[part]]
-    before, after = dict(was["meaning"]), dict(now["meaning"])
-    for part in dict.fromkeys([*before, *after]):
-        if before.get(part) != after.get(part):
-            parts.append(f"{part} was {before.get(part, 'not there')}, is {after.get(part, 'not there')}")
-    if not parts and was != now:
-        parts.append(f"the order of its parts was {', '.join(before)}, is {', '.join(after)}")
-    return parts
-
-
-def _places(old: Signature, new: Signature) -> list[Fault]:
-    found: list[Fault] = []
-    for what, key in (("shuffle", "shuffles"), ("sink", "sinks")):
-        for name in sorted({*old[key]} - {*new[key]}):
-            if what == "shuffle" and name not in new["operations"] and name in old["operations"]:
-                continue  # said above
-            rows = "rows that it has not written yet would be lost" if what == "sink" else "the state is cut by it"
-            found.append((f"the {what} `{name}` is gone: {rows}", f"put `{name}` back"))
-        for name in sorted({*new[key]} - {*old[key]}):
-            if what == "shuffle" and name not in old["operations"] and name in new["operations"] and found:
-                continue
-            found.append((f"the {what} `{name}` is new: it brings more tasks, and their number is fixed", ""))
-    return found

@@ -29,6 +29,7 @@ from adstream.runtime.durations import duration_ms
 
 PREFIX = "ADSTREAM_"
 GUARANTEES = ("exactly_once", "at_least_once")
+PARTITION_CHECKS = ("warn", "error", "off")
 CONNECTIONS = ("sql", "redis")
 """Connections with an option of their own (`--sql`, `ADSTREAM_SQL`); others live in `[connections]`."""
 
@@ -88,6 +89,9 @@ class Settings:
     """Whether missing output topics are created."""
     dead_letters_max: str = ""
     """`"1% in 5m"`: more dead letters than that, in event time, stop the job (`breaker.py`); empty: never."""
+    partition_check: str = "warn"
+    """What a start does when sampled records of inputs do not lie where murmur2 of their keys says (`partitioning.py`):
+    `warn`, `error` refuses, `off` does not look."""
     sink_retain_ms: int = 600_000
     """How long rows for a sink are kept after they were stored: a target that loses its last writes (a Redis that
     fails over) gets them again."""
@@ -102,6 +106,9 @@ class Settings:
         limit_of(self.dead_letters_max, option_name("dead_letters_max"))
         if self.guarantee not in GUARANTEES:
             raise ConfigError(f"`{self.guarantee}` is not one of {', '.join(GUARANTEES)}", option="--guarantee")
+        if self.partition_check not in PARTITION_CHECKS:
+            said = f"`{self.partition_check}` is not one of {', '.join(PARTITION_CHECKS)}"
+            raise ConfigError(said, option="--partition-check")
         for f in fields(self):
             value = getattr(self, f.name)
             least = 0 if f.name in _MAY_BE_ZERO else 1

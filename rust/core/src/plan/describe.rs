@@ -19,10 +19,10 @@ impl Plan {
                 for &n in &sub.nodes {
                     let node = &self.nodes[n];
                     let mut operation = match &node.op {
-                        Op::Source { topic, .. } => {
+                        Op::Source { topic, key, .. } => {
                             sources.push(json!({"topic": topic, "kind": "user", "node": node.name}));
                             outputs.push(json!({"topic": Plan::dead_letter_topic(topic), "kind": "dead_letters", "source": topic}));
-                            json!({"op": "source", "topic": topic})
+                            json!({"op": "source", "topic": topic, "key": key})
                         }
                         Op::Filter { .. } => json!({"op": "filter"}),
                         Op::Require { .. } => json!({"op": "require"}),
