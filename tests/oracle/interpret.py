@@ -10,6 +10,9 @@ largest event time that this task has sent on this edge, the row included. The t
   on the logged clock; it tells so with that commit. It wakes with its next row. Windows do not wait for idle lanes; of
   lanes that are all idle the fastest counts. What has closed stays closed: a row that comes too late only for that is
   late, too, for a reason of its own.
+- With a ttl a group is the rows of a key of which each came less than that after the one before; a row comes when its
+  lane's clock shows, or that of the slowest lane if it was idle. What nothing can continue any more is taken back from the
+  tables behind, at the end of the next `ttl` of time, counted from the epoch, after the one in which its last row came.
 - A table tells, at a commit, the groups that changed, in the order of their latest updates.
 
 Every round gives each task a turn, upstream first, in the order of their numbers: a task processes what there is (one
@@ -21,7 +24,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -245,7 +248,7 @@ class Shape:
             if self.nodes[n]["op"] == "source":
                 sources.append(self.nodes[n].get("idle_ms"))
             above += [source for source, _ in self.nodes[n]["inputs"]]
-        if aggregate["window"] is None or None in sources:
+        if (aggregate["window"] is None and aggregate.get("ttl_ms") is None) or None in sources:
             return None
         return 0 if hops else max(sources)
 
@@ -648,6 +651,10 @@ class Aggregate(Operator):
         self.slowest = NEVER
         self.position = 0
         self.result_types = shape.types[self.id][0]
+        self.ttl = node.get("ttl_ms")
+        self.rows: dict[tuple[Any, ...], list[tuple[int, int, tuple[Any, ...]]]] = {}
+        """With a ttl: by key, when a row came, its time, and what a group folds of it; as they came."""
+        self.told_of: dict[tuple[Any, ...], Row] = {}
 
     def process(self, row: Row) -> None:
         keys = self.node["keys"]
@@ -668,6 +675,8 @@ class Aggregate(Operator):
             return
         lane = row.lane if self.shuffled else 0
         self.lanes[lane] = max(self.lanes[lane], row.stamp if self.shuffled else row.ts)
+        if self.ttl is not None:
+            self.live(row, key, lane, values)
         taken = False
         for window in starts(self.window, row.ts) if self.window else [None]:
             if window is not None and self.closes_at(window) <= max(self.lanes[lane], self.slowest):
@@ -682,7 +691,26 @@ class Aggregate(Operator):
             self.position += 1
         self.close_windows()
 
+    def live(self, row: Row, key: tuple[Any, ...], lane: int, values: list[Any]) -> None:
+        came = max(self.lanes[lane], self.slowest)
+        newest = self.lives(key)[-1:]
+        self.rows.setdefault(key, []).append((came, row.ts, ((row.ts, lane, self.position), row.sign, values)))
+        if self.lives(key)[-1:] != newest:
+            self.changed.pop((None, *key), None)
+            self.changed[(None, *key)] = None
+
+    def lives(self, key: tuple[Any, ...]) -> list[list[tuple[int, int, tuple[Any, ...]]]]:
+        """A key's rows cut where none came for `ttl`."""
+        found: list[list[Any]] = []
+        for i, row in sorted(enumerate(self.rows.get(key, [])), key=lambda r: (r[1][0], r[0])):
+            if not found or row[0] >= found[-1][-1][1][0] + self.ttl:
+                found.append([])
+            found[-1].append((i, row))
+        return [[row for _, row in sorted(life, key=lambda r: r[0])] for life in found]
+
     def take(self, row: Row, start: int | None, key: tuple[Any, ...], lane: int, values: list[Any]) -> None:
+        if self.ttl is not None:
+            return
         identity = (start, *key)
         if identity not in self.changed and identity in self.groups:
             self.before[identity] = self.result(self.groups[identity], -1)
@@ -703,9 +731,11 @@ class Aggregate(Operator):
     def close_windows(self) -> None:
         awake = [clock for clock, idle in zip(self.lanes, self.idle, strict=True) if not idle]
         slowest = min(awake) if awake else max(self.lanes)
-        if not self.window or slowest <= self.slowest:
+        if slowest <= self.slowest:
             return
         self.slowest = slowest
+        if not self.window:
+            return
         due = [g for g in self.groups.values() if g.start is not None and self.closes_at(g.start) <= slowest]
         due = [g for g in due if g.start not in self.closed]
         for group in sorted(due, key=lambda g: (g.start, ordered(g.key))):
@@ -718,7 +748,29 @@ class Aggregate(Operator):
         origin = None if self.shuffled else row.origin
         self.emit(Row({**row.cells, **bounds, "$reason": reason}, row.ts, origin), 2)
 
+    def flush_lives(self) -> None:
+        """The newest life of each key that changed, then what is gone with its stretch of `ttl` length, and another one."""
+        for _, *rest in self.changed:
+            key = tuple(rest)
+            life = self.lives(key)[-1]
+            group = Group(None, key, max(ts for _, ts, _ in life), [folded for _, _, folded in life])
+            if key in self.told_of:
+                self.emit(replace(self.told_of[key], ts=group.ts))
+            self.emit(self.result(group, 1))
+            self.told_of[key] = self.result(group, -1)
+        self.changed = {}
+        gone = []
+        for key in self.rows:
+            stretch = max(came for came, _, _ in self.lives(key)[-1]) // self.ttl
+            if key in self.told_of and (stretch + 2) * self.ttl <= self.slowest:
+                gone.append((stretch, ordered(key), key))
+        for *_, key in sorted(gone):
+            self.emit(self.told_of.pop(key))
+
     def flush(self) -> None:
+        if self.ttl is not None:
+            self.flush_lives()
+            return
         for identity in self.changed:
             if identity in self.before:
                 self.emit(self.before[identity])

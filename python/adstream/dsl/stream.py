@@ -669,20 +669,25 @@ class GroupedStream:
             )
         return WindowedStream(self._stream, self._keys, window)
 
-    def aggregate(self, *, combine: bool = True, **aggregates: Expr) -> Table:
+    def aggregate(self, *, combine: bool = True, ttl: Duration | None = None, **aggregates: Expr) -> Table:
         """One row per group, kept current.
 
         Args:
             combine: whether rows may be combined before they are shuffled, where all aggregates can be.
+            ttl: after how much event time without a row a group begins anew and its state may go (`"35d"`). None: groups
+                are kept for ever, for keys whose number has a bound.
             aggregates: `total=ads.sum("price")`, or composed: `rate=ads.count(where=clicked) / ads.count()`.
 
-        In Kafka Streams: `aggregate`.
-        """
-        return _aggregate(self._stream, self._keys, None, aggregates, combine)
+        Raises:
+            TopologyError: `bad_duration`; `not_an_aggregate`, `type_mismatch` and others of an aggregate.
 
-    def count(self) -> Table:
-        """How many rows each group has, as `count`. In Kafka Streams: `count`."""
-        return _aggregate(self._stream, self._keys, None, {"count": aggregates_.count()}, True)
+        In Kafka Streams: `aggregate`, which has no ttl.
+        """
+        return _aggregate(self._stream, self._keys, None, aggregates, combine, ttl)
+
+    def count(self, *, ttl: Duration | None = None) -> Table:
+        """How many rows each group has, as `count`; `ttl` as in `aggregate`. In Kafka Streams: `count`."""
+        return _aggregate(self._stream, self._keys, None, {"count": aggregates_.count()}, True, ttl)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} by {', '.join(self._keys)}>"
@@ -923,8 +928,10 @@ def _aggregate(
     window: Tumbling | Hopping | None,
     named: Mapping[str, Expr],
     combine: bool,
+    ttl: Duration | None = None,
 ) -> Table:
     line = user_line()
+    ttl_ms = None if ttl is None else duration_ms(ttl, "ttl", operation="aggregate", zero=False)
     if not named:
         raise fault(
             "bad_argument",
@@ -947,7 +954,7 @@ def _aggregate(
         lowered.append({"name": name, **node, "type": dtype})
         columns[name] = dtype
 
-    parameters = {
+    parameters: dict[str, Any] = {
         "keys": list(keys),
         "window": window.to_plan() if window is not None else None,
         "aggregates": lowered,
@@ -956,6 +963,11 @@ def _aggregate(
     about = f"by {', '.join(keys)}"
     if window is not None:
         about += f" in {window.describe()}"
+    elif ttl_ms is not None:
+        parameters["ttl_ms"] = ttl_ms
+        about += f", forgotten {format_ms(ttl_ms)} after its last row"
+    elif isinstance(source, Stream):
+        about += ", kept for ever"
     about += ": " + ", ".join(f"{name}={e!r}" for name, e in kept)
     calls = any(a.fold is not None for _, a in kept)
     inner = [e for _, a in kept for e in (*a.args, *([a.where] if a.where is not None else []))]

@@ -28,6 +28,7 @@ pub struct Place {
 }
 
 const PLACE_BYTES: usize = 20;
+const SPAN_BYTES: usize = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
@@ -156,6 +157,8 @@ pub struct Layout {
     pub accumulators: Vec<Accumulator>,
     pub size: usize,
     has_vars: bool,
+    /// Where a row says from when to when its group lived, where groups are forgotten (`state/lives.rs`).
+    span: Option<usize>,
 }
 
 /// One line of an `aggregate` node, types known.
@@ -253,6 +256,29 @@ impl Layout {
             layout.size += size;
         }
         Ok(layout)
+    }
+
+    /// With room for the span of a life.
+    pub fn with_span(mut self) -> Layout {
+        self.span = Some(self.size);
+        self.size += SPAN_BYTES;
+        self
+    }
+
+    /// When the first and the last row of the group came; None: it is empty.
+    #[inline]
+    pub fn span(&self, row: &[u8]) -> Option<(i64, i64)> {
+        let at = self.span?;
+        let after = get_i64(row, at + 8);
+        (after != 0).then(|| (get_i64(row, at), after - 1))
+    }
+
+    #[inline]
+    pub fn set_span(&self, row: &mut [u8], (first, last): (i64, i64)) {
+        if let Some(at) = self.span {
+            set_i64(row, at, first);
+            set_i64(row, at + 8, last.saturating_add(1));
+        }
     }
 
     /// Whether partial results may be formed upstream of a shuffle: exact in any order.
@@ -521,6 +547,9 @@ impl Layout {
                 }
             }
         }
+        if let Some(at) = self.span {
+            out.raw(&row[at..at + SPAN_BYTES]);
+        }
     }
 
     /// Reads what [`write`](Self::write) wrote into a zeroed row, putting side values into `vars`.
@@ -541,6 +570,9 @@ impl Layout {
                 let handle = put(r.blob()?);
                 set_u32(row, value, handle);
             }
+        }
+        if let Some(at) = self.span {
+            row[at..at + SPAN_BYTES].copy_from_slice(r.raw(SPAN_BYTES)?);
         }
         Some(())
     }

@@ -29,7 +29,7 @@ use crate::error::Fatal;
 use crate::expr::{Compiled, Foreign};
 use crate::frame::{Header, Kind, BODY_BYTES_MAX};
 use crate::key;
-use crate::state::{hash, Store};
+use crate::state::{hash, lives, Store};
 use crate::types::{DataType, Schema};
 use crate::window::{Starts, Windows, NO_TIME, UNWINDOWED};
 use crate::wire::{Reader, Writer};
@@ -43,11 +43,38 @@ pub struct Fold {
     /// Of windows that overlap, before a shuffle: rows are folded by slices of this length, whose results are merged into
     /// their windows behind it. A row is folded once, and what is sent is as much less.
     pub slices: Option<i64>,
+    /// Without windows: after how much time without a row of it a group is forgotten.
+    pub ttl: Option<Ttl>,
+}
+
+/// How long groups live (`state/lives.rs`).
+#[derive(Clone, Copy, Debug)]
+pub struct Ttl {
+    pub ms: i64,
+    /// Before a shuffle: of a lane's rows those of one pane are in one life, and are folded together. Which of them continue
+    /// one another, the aggregate finds out.
+    pub partial: bool,
+}
+
+impl Ttl {
+    /// The pane into which rows of a group are folded that came from `first` to `last`.
+    #[inline]
+    fn pane(self, store: &mut Store, key: &[u8], hash: u32, first: i64, last: i64) -> i64 {
+        if !self.partial {
+            return store.join(self.ms, key, hash, first, last);
+        }
+        let pane = lives::pane(last, self.ms);
+        store.update(pane, key, hash, i64::MIN, |layout, cells, _| {
+            let (from, to) = layout.span(cells).unwrap_or((first, last));
+            layout.set_span(cells, (from.min(first), to.max(last)));
+        });
+        pane
+    }
 }
 
 impl Fold {
     fn nothing() -> Fold {
-        Fold { keys: vec![], window: None, arguments: vec![], slices: None }
+        Fold { keys: vec![], window: None, arguments: vec![], slices: None, ttl: None }
     }
 }
 
@@ -168,7 +195,7 @@ impl Fold {
     #[inline]
     fn pane(&self, ts: i64) -> i64 {
         match (&self.window, self.slices) {
-            (None, _) => UNWINDOWED,
+            (None, _) => self.ttl.map_or(UNWINDOWED, |ttl| lives::pane(ts, ttl.ms)),
             (Some(_), Some(ms)) => slice_pane(ts, ms),
             (Some(w), None) => w.start(ts),
         }
@@ -202,6 +229,9 @@ impl Fold {
         let sign = batch.sign.as_ref().map_or(1, |s| s[row] as i64);
         let input = Input { batch, row, place: Place { ts, lane: batch.lane, position }, foreign: ctx.foreign };
         let mut failed = None;
+        // A lane that was idle comes back to where time is.
+        let came = clocks.lane.max(clocks.slowest);
+        let life = self.ttl.map(|ttl| ttl.pane(store, key, prepared.hashes[i], came, came));
         let mut fold = |pane: i64| {
             store.update(pane, key, prepared.hashes[i], ts, |layout, cells, vars| {
                 for (index, a) in prepared.arguments.iter().enumerate() {
@@ -216,7 +246,7 @@ impl Fold {
         let mut from = None;
         match &self.window {
             None => {
-                fold(UNWINDOWED);
+                fold(life.unwrap_or(UNWINDOWED));
                 from = Some(UNWINDOWED);
             }
             Some(w) => {
@@ -512,6 +542,12 @@ impl Aggregate {
             }
             for (n, &(pane, key, hash, ts)) in groups.iter().enumerate() {
                 let cells = &cells[n * size..][..size];
+                if let Some(ttl) = self.fold.ttl {
+                    let (first, last) = self.store.layout.span(cells).ok_or_else(corrupt)?;
+                    let pane = ttl.pane(&mut self.store, key, hash, first, last);
+                    self.store.update(pane, key, hash, ts, |layout, row, vars| layout.merge(row, cells, &side, vars));
+                    continue;
+                }
                 let panes = match (&self.fold.window, self.sliced) {
                     (Some(w), true) if pane % 2 == 0 => w.starts(pane / 2),
                     (Some(_), true) => Starts::one(pane.div_euclid(2)),
@@ -536,6 +572,49 @@ impl Aggregate {
             let fold = std::mem::replace(&mut self.fold, Fold::nothing());
             self.close_windows(&fold, ctx.seq_end, None, ctx);
             self.fold = fold;
+        }
+    }
+
+    /// Changes of groups that are forgotten one day: a key's row is that of its newest life. Those that went are told to
+    /// tables behind this one alone: rows that were written elsewhere stay as they are.
+    fn tell_lives(&self, ttl: i64, ctx: &mut Ctx<'_>) {
+        if !self.wanted.changes {
+            return;
+        }
+        let (layout, old) = (&self.store.layout, self.wanted.old);
+        let rows = || TableRows::new(&self.key_types, layout, None, 0);
+        let mut out = rows();
+        let mut told = vec![];
+        let mut tell = |key: &[u8], ts: i64, cells: &[u8], vars: &Vars, sign: i8, foreign: &dyn Foreign| {
+            if out.len() >= TABLE_ROWS {
+                told.push(std::mem::replace(&mut out, rows()));
+            }
+            out.push(UNWINDOWED, key, ts, cells, vars, layout, foreign, sign);
+        };
+        self.store.life_changes(|c, vars| {
+            if let Some(cells) = c.old.filter(|_| old) {
+                tell(c.key, c.max_ts, cells, vars, -1, ctx.foreign);
+            }
+            tell(c.key, c.max_ts, c.new, vars, 1, ctx.foreign);
+        });
+        if old {
+            self.store.ends_of_lives(ttl, self.lanes.slowest(), |c, vars| {
+                tell(c.key, c.max_ts, c.new, vars, -1, ctx.foreign);
+            });
+        }
+        told.push(out);
+        for rows in told {
+            ctx.emit(0, Message::Rows(rows.finish(&self.schema, ctx.seq_end, true)));
+        }
+    }
+
+    /// Forgets what time has passed.
+    fn expire(&mut self) {
+        let clock = self.lanes.slowest();
+        if let Some(window) = &self.fold.window {
+            self.store.expire(|start| window.is_expired(start, clock));
+        } else if let Some(ttl) = self.fold.ttl {
+            self.store.expire(|pane| lives::is_over(pane, ttl.ms, clock));
         }
     }
 
@@ -702,6 +781,10 @@ impl Operator for Aggregate {
     }
 
     fn flush(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
+        if let Some(ttl) = self.fold.ttl {
+            self.tell_lives(ttl.ms, ctx);
+            return Ok(());
+        }
         if self.wanted.changes && self.store.changed() > 0 {
             let layout = &self.store.layout;
             // In batches that stay in the cache on their way through the operators behind.
@@ -750,7 +833,12 @@ impl Operator for Aggregate {
         let mut blocks = Blocks::new(changelog);
         let mut written = 0;
         let layout = self.store.layout.clone();
+        let mortal = self.fold.ttl.is_some();
         let ended = self.store.rewrite(limit, |window, key, ts, cells, vars| {
+            // A life that moved on left an empty row: who has not seen what was here before need not know.
+            if mortal && layout.span(cells).is_none() {
+                return;
+            }
             blocks.entry(|w| write_entry(w, &layout, window, key, ts, cells, vars));
             written += 1;
         });
@@ -765,10 +853,7 @@ impl Operator for Aggregate {
             blocks.entry(|w| write_entry(w, &store.layout, c.window, c.key, c.max_ts, c.new, vars));
         });
         blocks.end();
-        if let Some(window) = &self.fold.window {
-            let clock = self.lanes.slowest();
-            self.store.expire(|start| window.is_expired(start, clock));
-        }
+        self.expire();
         self.store.close_generation();
     }
 
@@ -799,10 +884,7 @@ impl Operator for Aggregate {
     }
 
     fn end_restore(&mut self) {
-        if let Some(window) = &self.fold.window {
-            let clock = self.lanes.slowest();
-            self.store.expire(|start| window.is_expired(start, clock));
-        }
+        self.expire();
         self.store.end_restore();
     }
 

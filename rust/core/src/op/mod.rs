@@ -15,7 +15,7 @@ mod edge;
 mod output;
 mod stateless;
 
-pub use aggregate::{Aggregate, Fold, Wanted};
+pub use aggregate::{Aggregate, Fold, Ttl, Wanted};
 pub use deduplicate::Deduplicate;
 pub use edge::{Combine, EdgeOut, EdgeSource, Ship};
 pub use output::{SinkRows, ToTopic};

@@ -174,6 +174,8 @@ pub enum Op {
         aggregates: Vec<AggregateSpec>,
         #[serde(default = "yes")]
         combine: bool,
+        #[serde(default)]
+        ttl_ms: Option<i64>,
     },
     ToStream,
     ToTopic {
@@ -562,7 +564,7 @@ impl Plan {
                 }
                 facts.ports.push(schema);
             }
-            Op::Aggregate { keys, window, aggregates, combine } => {
+            Op::Aggregate { keys, window, aggregates, combine, ttl_ms } => {
                 let input = self.input_schema(node)?;
                 let (layout, _) = aggregate_parts(aggregates, &input)?;
                 if keys.is_empty() {
@@ -600,6 +602,9 @@ impl Plan {
                             .hint("group by the window's start, or aggregate the stream"));
                     }
                 }
+                if ttl_ms.is_some_and(|ms| ms <= 0 || window.is_some() || facts.table) {
+                    return Err(bad_plan("a ttl is positive, of groups of a stream without windows"));
+                }
                 for (spec, acc) in aggregates.iter().zip(&layout.accumulators) {
                     if schema.index(&spec.name).is_some() {
                         return Err(PlanError::new(
@@ -610,7 +615,7 @@ impl Plan {
                     schema.fields.push(Field { name: spec.name.clone(), dtype: acc.output.clone() });
                 }
                 facts.shuffled = facts.table || facts.partitioned_by.as_ref() != Some(keys);
-                if facts.shuffled && window.is_some() {
+                if facts.shuffled && (window.is_some() || ttl_ms.is_some()) {
                     facts.idle_ms = self.idle_after(&facts.sources, node.inputs[0].0)?;
                 }
                 // Where a lane may be idle, a row may meet a closed window downstream: then it must still be a row.

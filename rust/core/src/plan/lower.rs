@@ -13,7 +13,7 @@ use crate::op::{
     Aggregate, Branch, Combine, Deduplicate, EdgeOut, EdgeSource, Filter, Map, Merge, Operator, Project, Require, Ship,
     SinkRows, ToStream, ToTopic,
 };
-use crate::op::{Fold, ProjectColumn, Wanted};
+use crate::op::{Fold, ProjectColumn, Ttl, Wanted};
 use crate::state::Store;
 use crate::task::Options;
 use crate::types::{DataType, Schema};
@@ -54,14 +54,15 @@ pub struct Lowered {
 /// What a node's state means: another meaning under the same name is refused, not silently taken over.
 fn meaning(plan: &Plan, id: usize) -> String {
     match &plan.nodes[id].op {
-        Op::Aggregate { keys, window, aggregates, .. } => {
+        Op::Aggregate { keys, window, aggregates, ttl_ms, .. } => {
             let text = |e: &Option<Expr>| serde_json::to_string(e).unwrap_or_default();
             let folds: Vec<_> =
                 aggregates.iter().map(|a| (&a.name, &a.function, &a.dtype, text(&a.arg), text(&a.condition))).collect();
             // Grace and retention may change: they say how long state matters, not what it is.
             let size = window.as_ref().map(|w| (&w.kind, w.size_ms));
             let more = window.as_ref().map_or(String::new(), WindowSpec::more);
-            format!("{keys:?} {size:?}{more} {folds:?}")
+            let lives = ttl_ms.map_or(String::new(), |ms| format!(" ttl {ms}"));
+            format!("{keys:?} {size:?}{more}{lives} {folds:?}")
         }
         Op::Deduplicate { columns, .. } => format!("{columns:?}"),
         _ => String::new(),
@@ -80,12 +81,13 @@ pub fn spelled_meaning(plan: &Plan, id: usize) -> Vec<(String, String)> {
         columns.iter().map(|c| format!("{c}: {}", dtype(c))).collect::<Vec<_>>().join(", ")
     };
     match &node.op {
-        Op::Aggregate { keys, window, aggregates, .. } => {
+        Op::Aggregate { keys, window, aggregates, ttl_ms, .. } => {
             let schema = input();
             // Grace and retention may change: they say how long state matters, not what it is.
             let size =
                 window.as_ref().map_or("none".to_string(), |w| format!("{} {} ms{}", w.kind, w.size_ms, w.more()));
             let mut parts = vec![("key".to_string(), typed(keys)), ("window".to_string(), size)];
+            parts.extend(ttl_ms.map(|ms| ("ttl".to_string(), format!("{ms} ms"))));
             for a in aggregates {
                 let text = |e: &Expr| serde_json::to_string(e).unwrap_or_default();
                 let input = a
@@ -320,7 +322,7 @@ pub fn lanes(plan: &Plan, subtopology: usize, partitions: &[u32]) -> usize {
 
 fn aggregate_fold(plan: &Plan, id: usize) -> Result<(Fold, Store, Vec<DataType>), PlanError> {
     let node = &plan.nodes[id];
-    let Op::Aggregate { keys, window, aggregates, .. } = &node.op else {
+    let Op::Aggregate { keys, window, aggregates, ttl_ms, .. } = &node.op else {
         return Err(PlanError::new("bad_plan", "not an aggregate"));
     };
     let (from, port) = node.inputs[0];
@@ -329,7 +331,9 @@ fn aggregate_fold(plan: &Plan, id: usize) -> Result<(Fold, Store, Vec<DataType>)
     let keys: Vec<usize> = keys.iter().map(|k| column(&schema, k)).collect::<Result<_, _>>()?;
     let types = keys.iter().map(|&k| schema.fields[k].dtype.widened()).collect();
     let window = window.as_ref().map(WindowSpec::windows).transpose()?;
-    Ok((Fold { keys, window, arguments, slices: None }, Store::new(layout), types))
+    let layout = if ttl_ms.is_some() { layout.with_span() } else { layout };
+    let ttl = ttl_ms.map(|ms| Ttl { ms, partial: false });
+    Ok((Fold { keys, window, arguments, slices: None, ttl }, Store::new(layout), types))
 }
 
 /// The length of the slices by which partial results of windows that overlap cross a shuffle.
@@ -343,10 +347,13 @@ fn sender(plan: &Plan, id: usize, partition: u32, partitions: &[u32]) -> Result<
     let schema = plan.working_schema(from, port);
     let (mut fold, store, key_types) = aggregate_fold(plan, id)?;
     fold.slices = slices(plan, id, &fold);
+    fold.ttl.iter_mut().for_each(|ttl| ttl.partial = true);
+    // Where lives end it matters as much how far the lane has come.
+    let window = fold.window.clone().or(fold.ttl.map(|ttl| Windows::tumbling(ttl.ms, 0, ttl.ms)));
     let topic = plan.topic(&plan.edge_topic(id));
     let count = partitions.get(topic).copied().unwrap_or(1);
-    let out = EdgeOut::new(topic, partition, edge_hash(plan, id, &schema), fold.window.clone(), count)
-        .idle_after(plan.facts[id].idle_ms);
+    let out =
+        EdgeOut::new(topic, partition, edge_hash(plan, id, &schema), window, count).idle_after(plan.facts[id].idle_ms);
     Ok(match plan.facts[id].combined {
         true => Box::new(Combine::new(out, fold, key_types, !plan.facts[id].readers[2].is_empty(), store)),
         false => Box::new(Ship { out, fold }),

@@ -15,6 +15,7 @@
 //! back. Generation n may be committing while n+1 is processed, so there are up to two lists; a rollback undoes both, the
 //! newest first. Commit forgets the oldest.
 
+pub mod lives;
 mod seen;
 
 pub use seen::Seen;
