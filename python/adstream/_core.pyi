@@ -228,7 +228,9 @@ class Plan:
         globals: Globals | None = ...,
     ) -> Task:
         """A task, empty. `partitions`: the partition count of every topic of the plan. `options` JSON: `{"exactly_once": true,
-        "cache": true, "clock_ms": null}`; without `cache` no table of a record flow has one. `globals`: from `globals()`;
+        "cache": true, "clock_ms": null, "closing_rows": 16384}`; without `cache` no table of a record flow has one;
+        `closing_rows`: how many final rows one record makes at once, more of them are told by later calls of `process`,
+        each a row. `globals`: from `globals()`;
         needed if the plan has global tables."""
 
 @final

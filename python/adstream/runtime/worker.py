@@ -69,6 +69,8 @@ BACKOFF_FIRST_MS, BACKOFF_MAX_MS = 100, 2_000
 ABORTS_MAX = 3
 """In a row; then tasks commit one by one until it shows whose output it is that cannot be written."""
 SUSPICIONS_MAX = 3
+CLOSING_ROWS_MAX = 16_384
+"""Final rows that one input record makes at once; the others come turn by turn."""
 STATUS_EVERY_MS = 1_000
 END_CHECK_EVERY_MS = 200
 DEFECTS = (AssertionError, AttributeError, LookupError, NameError, TypeError)
@@ -534,7 +536,9 @@ class Worker:
 
     def _make(self, task: StreamTask) -> Core:
         settings = self._settings
-        options = json.dumps({"exactly_once": settings.exactly_once, "cache": settings.cache, "clock_ms": None})
+        asked = {"exactly_once": settings.exactly_once, "cache": settings.cache, "clock_ms": None}
+        # What closes is bounded as what is read is: by the size of a generation, looked at after each turn.
+        options = json.dumps({**asked, "closing_rows": min(CLOSING_ROWS_MAX, settings.generation_rows_max)})
         place = (task.spec.subtopology, task.spec.partition, self._assignment.partitions, options)
         return self._plan.task(*place) if self._tables is None else self._plan.task(*place, self._tables)
 

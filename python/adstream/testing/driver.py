@@ -168,6 +168,8 @@ class TopologyTestDriver:
         pipelined: processes the rows of the next generation before the last one is committed, as a worker does.
         caching: whether tables of keys and values have caches (Kafka Streams: `statestore.cache.max.bytes`, where 0 is
             off); without, each change is told at once and none is left out.
+        closing_rows: how many final rows a task tells for one record that closes windows; more of them count as rows of their
+            own, so that they may come in several commits. Which ones and in what order never depends on it.
         seed: permutes the order in which tasks get their turns; by default they come in the order of their numbers.
         wall_clock: where the logged clock begins.
         settings: of the topology.
@@ -189,6 +191,7 @@ class TopologyTestDriver:
         commit_every: int | None = None,
         pipelined: bool = False,
         caching: bool = True,
+        closing_rows: int | None = None,
         seed: int | None = None,
         wall_clock: Moment = 0,
         **settings: Any,
@@ -197,7 +200,12 @@ class TopologyTestDriver:
             raise TypeError("a built topology takes no settings any more")
         self.built = topology if isinstance(topology, Built) else topology.build(**settings)
         self._options = _Options(
-            _positive("batch_rows", batch_rows), _positive("commit_every", commit_every), pipelined, caching, seed
+            _positive("batch_rows", batch_rows),
+            _positive("commit_every", commit_every),
+            pipelined,
+            caching,
+            _positive("closing_rows", closing_rows),
+            seed,
         )
         with _told():
             self._plan = Plan(self.built.json, self.built.callables)
@@ -553,7 +561,7 @@ class TopologyTestDriver:
     def _start(self, spec: TaskSpec) -> _Running:
         """A task as its changelog and its committed positions say."""
         with _told():
-            options = json.dumps({"cache": self._options.caching})
+            options = json.dumps({"cache": self._options.caching, "closing_rows": self._options.closing_rows})
             core = self._plan.task(spec.subtopology, spec.partition, dict(self.partitions), options, self._globals)
             if spec.changelog is not None and self._log.end(spec.changelog):
                 core.restore(self._log.read(spec.changelog, 0))
@@ -660,6 +668,7 @@ class TopologyTestDriver:
             commit_every=options.commit_every,
             pipelined=options.pipelined,
             caching=options.caching,
+            closing_rows=options.closing_rows,
             seed=options.seed,
             wall_clock=self._began,
         ) as twin:
@@ -679,6 +688,7 @@ class _Options:
     commit_every: int | None
     pipelined: bool
     caching: bool
+    closing_rows: int | None
     seed: int | None
 
 

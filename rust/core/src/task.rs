@@ -134,11 +134,14 @@ pub struct Options {
     pub exactly_once: bool,
     /// Tables with a cache tell each key once per commit; else every change, at once.
     pub cache: bool,
+    /// So many rows of windows that one row closes are told at once; the others before the next input, in as many
+    /// generations as it takes.
+    pub closing_rows: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { exactly_once: true, cache: true }
+        Options { exactly_once: true, cache: true, closing_rows: 16_384 }
     }
 }
 
@@ -321,6 +324,9 @@ impl Task {
     /// The time of the record that is next; none: there is none to go on with.
     pub fn next_time(&mut self) -> Result<Option<i64>, Fatal> {
         self.finish_restore()?;
+        if self.nodes.iter().any(|n| n.operator.closing()) {
+            return Ok(Some(i64::MIN));
+        }
         for index in 0..self.inputs.len() {
             self.fill(index, 1)?;
         }
@@ -340,6 +346,10 @@ impl Task {
         let mut done = 0;
         let before = self.commit_asked;
         while done < max_rows && self.commit_asked == before {
+            if self.nodes.iter().any(|n| n.operator.closing()) {
+                done += self.go_on()?;
+                continue;
+            }
             let budget = max_rows - done;
             for index in 0..self.inputs.len() {
                 self.fill(index, budget.min(self.decode_rows))?;
@@ -351,6 +361,34 @@ impl Task {
             }
         }
         Ok(done)
+    }
+
+    /// Windows that are closed and not told: some more of them.
+    fn go_on(&mut self) -> Result<usize, Fatal> {
+        self.touched = true;
+        let Some(index) = self.nodes.iter().position(|n| n.operator.closing()) else { return Ok(0) };
+        let mut emitted = vec![];
+        let node = &mut self.nodes[index];
+        let mut ctx = Ctx {
+            node: &node.name,
+            foreign: &*self.foreign,
+            emitted: &mut emitted,
+            outgoing: &mut self.outgoing,
+            counters: &mut self.counters,
+            partitions: &self.partitions,
+            dead_letters: &self.dead_letters,
+            task_partition: self.partition,
+            seq_end: 0,
+            tick: self.tick,
+            inputs: Inputs::default(),
+        };
+        let rows = node.operator.go_on(&mut ctx);
+        for (port, message) in emitted {
+            let routes = self.nodes[index].routes.get(port).cloned().unwrap_or_default();
+            self.route(&routes, message);
+        }
+        self.run_nodes(false, 0)?;
+        Ok(rows.max(1))
     }
 
     /// Moves past what needs no processing and decodes the next rows of an input.

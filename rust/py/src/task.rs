@@ -63,7 +63,12 @@ impl PyPlan {
         let options: serde_json::Value =
             serde_json::from_str(options).map_err(|e| PyValueError::new_err(e.to_string()))?;
         let asked = |name| options.get(name).and_then(serde_json::Value::as_bool).unwrap_or(true);
-        let how = Options { exactly_once: asked("exactly_once"), cache: asked("cache") };
+        let closing_rows = options.get("closing_rows").and_then(serde_json::Value::as_u64).map(|rows| rows as usize);
+        let how = Options {
+            exactly_once: asked("exactly_once"),
+            cache: asked("cache"),
+            closing_rows: closing_rows.unwrap_or(Options::default().closing_rows),
+        };
         let globals = match globals {
             Some(globals) => globals.tables.clone(),
             None if self.plan.globals.is_empty() => Arc::default(),

@@ -361,9 +361,9 @@ impl Lanes {
         Some(())
     }
     /// What is only worth storing where lanes have been idle.
-    fn save_idle(&self, out: &mut Writer) {
+    fn save_idle(&self, out: &mut Writer, always: bool) {
         let behind = self.clocks.iter().any(|&clock| clock < self.slowest);
-        if behind || self.idle.contains(&true) {
+        if always || behind || self.idle.contains(&true) {
             self.idle.iter().for_each(|&idle| out.u8(idle as u8));
             out.zigzag(self.slowest);
         }
@@ -404,6 +404,13 @@ pub struct Aggregate {
     next_close: i64,
     /// The slowest clock at which something closes.
     boundary: i64,
+    /// The key of window `next_close` (or the first behind it) up to which its rows are told; none: not begun.
+    told: Option<(i64, Vec<u8>)>,
+    /// The rows of the window that is being told, by key, and how many are told; derived.
+    telling: Option<(i64, Vec<u32>, usize)>,
+    /// How many more rows of closed windows are told at once.
+    room: usize,
+    room_max: usize,
 }
 
 /// Writes groups as entries: window, key, largest time, accumulators.
@@ -436,7 +443,19 @@ impl Aggregate {
             positions: vec![0; lanes.max(1)],
             next_close: i64::MIN,
             boundary: i64::MAX,
+            told: None,
+            telling: None,
+            room: usize::MAX,
+            room_max: usize::MAX,
         }
+    }
+
+    /// Tells up to so many rows of closed windows at once, and the others when it is asked to go on. The cursor is small
+    /// state: where a generation ends in between, what is left is told with the next.
+    pub fn at_once(mut self, rows: Option<usize>) -> Self {
+        self.room_max = rows.map_or(usize::MAX, |rows| rows.max(1));
+        self.room = self.room_max;
+        self
     }
 
     fn rows(&mut self, batch: &Batch, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
@@ -612,7 +631,9 @@ impl Aggregate {
     fn expire(&mut self) {
         let clock = self.lanes.slowest();
         if let Some(window) = &self.fold.window {
-            self.store.expire(|start| window.is_expired(start, clock));
+            // Not what is still being told.
+            let told = if self.closing() { self.next_close } else { i64::MAX };
+            self.store.expire(|start| start < told && window.is_expired(start, clock));
         } else if let Some(ttl) = self.fold.ttl {
             self.store.expire(|pane| lives::is_over(pane, ttl.ms, clock));
         }
@@ -630,7 +651,7 @@ impl Aggregate {
         held
     }
 
-    /// Emits every window that the slowest clock has passed, by start, then key.
+    /// Emits every window that the slowest clock has passed, by start, then key; as far as there is room.
     fn close_windows(&mut self, fold: &Fold, seq: u32, path: Option<u32>, ctx: &mut Ctx<'_>) {
         let Some(window) = &fold.window else { return };
         let clock = self.lanes.slowest();
@@ -638,19 +659,48 @@ impl Aggregate {
             if window.close_at(start) > clock {
                 break;
             }
-            if self.wanted.last {
-                let mut out = TableRows::new(&self.key_types, &self.store.layout, Some(window.clone()), 0);
-                self.store.window(start, |key, ts, cells, vars| {
-                    out.push(start, key, ts, cells, vars, &self.store.layout, ctx.foreign, 1)
-                });
-                let mut batch = out.finish(&self.schema, seq, false);
-                // Where several branches meet again, these rows stand where the row that closed the window stands.
-                batch.path = path.map(|p| Arc::new(vec![p; batch.rows]));
-                ctx.emit(1, Message::Rows(batch));
+            if self.wanted.last && !self.tell_window(window, start, seq, path, ctx) {
+                return; // the boundary stays where it is: there is more to tell
             }
             self.next_close = start + 1;
         }
         self.boundary = self.store.next_window(self.next_close).map_or(i64::MAX, |w| window.close_at(w));
+    }
+
+    /// Emits rows of a window that is closed, so that nothing changes it any more; whether that was all of it.
+    fn tell_window(&mut self, window: &Windows, start: i64, seq: u32, path: Option<u32>, ctx: &mut Ctx<'_>) -> bool {
+        if self.room == 0 {
+            return false;
+        }
+        if self.telling.as_ref().is_none_or(|t| t.0 != start) {
+            let rows = self.store.by_key(start);
+            let told = self.told.take().filter(|told| told.0 == start);
+            let from = told.map_or(0, |(_, key)| rows.partition_point(|&row| self.store.key(start, row) <= &key[..]));
+            self.telling = Some((start, rows, from));
+        }
+        let Some((_, rows, next)) = &mut self.telling else { return true };
+        while *next < rows.len() && self.room > 0 {
+            let some = &rows[*next..][..TABLE_ROWS.min(self.room).min(rows.len() - *next)];
+            let mut out = TableRows::new(&self.key_types, &self.store.layout, Some(window.clone()), some.len());
+            self.store.rows(start, some, |key, ts, cells, vars| {
+                out.push(start, key, ts, cells, vars, &self.store.layout, ctx.foreign, 1)
+            });
+            let mut batch = out.finish(&self.schema, seq, false);
+            // Where several branches meet again, these rows stand where the row that closed the window stands.
+            batch.path = path.map(|p| Arc::new(vec![p; batch.rows]));
+            ctx.emit(1, Message::Rows(batch));
+            *next += some.len();
+            self.room = self.room.saturating_sub(some.len());
+        }
+        let all = *next == rows.len();
+        self.told = match all || *next == 0 {
+            true => None,
+            false => Some((start, self.store.key(start, rows[*next - 1]).to_vec())),
+        };
+        if all {
+            self.telling = None;
+        }
+        all
     }
 }
 
@@ -811,12 +861,28 @@ impl Operator for Aggregate {
         Ok(())
     }
 
+    fn closing(&self) -> bool {
+        self.boundary <= self.lanes.slowest()
+    }
+
+    fn go_on(&mut self, ctx: &mut Ctx<'_>) -> usize {
+        self.room = self.room_max;
+        let fold = std::mem::replace(&mut self.fold, Fold::nothing());
+        self.close_windows(&fold, ctx.seq_end, None, ctx);
+        self.fold = fold;
+        self.room_max - self.room
+    }
+
     fn save(&self, out: &mut Writer) {
         self.lanes.save(out);
         self.positions.iter().for_each(|&p| out.varint(p));
         out.zigzag(self.next_close);
         out.zigzag(self.boundary);
-        self.lanes.save_idle(out);
+        self.lanes.save_idle(out, self.told.is_some());
+        if let Some((start, key)) = &self.told {
+            out.zigzag(*start);
+            out.blob(key);
+        }
     }
 
     fn load(&mut self, saved: &mut Reader<'_>) -> Option<()> {
@@ -826,7 +892,14 @@ impl Operator for Aggregate {
         }
         self.next_close = saved.zigzag()?;
         self.boundary = saved.zigzag()?;
-        self.lanes.load_idle(saved)
+        self.lanes.load_idle(saved)?;
+        self.told = match saved.rest.is_empty() {
+            true => None,
+            false => Some((saved.zigzag()?, saved.blob()?.to_vec())),
+        };
+        self.telling = None;
+        self.room = self.room_max;
+        Some(())
     }
 
     fn rewrite(&mut self, limit: usize, changelog: &mut dyn Changelog) -> (usize, bool) {
@@ -855,6 +928,7 @@ impl Operator for Aggregate {
         blocks.end();
         self.expire();
         self.store.close_generation();
+        self.room = self.room_max;
     }
 
     fn committed(&mut self) {
@@ -863,6 +937,7 @@ impl Operator for Aggregate {
 
     fn rollback(&mut self) {
         self.store.rollback();
+        self.telling = None;
     }
 
     fn restore(&mut self, kind: Kind, count: u32, body: &[u8]) -> Option<()> {

@@ -256,6 +256,15 @@ pub trait Operator: Send {
         false
     }
 
+    /// There is more output of time that has passed than is emitted at once: before the next input it is asked to go on.
+    fn closing(&self) -> bool {
+        false
+    }
+    /// Emits some of that; returns how many rows.
+    fn go_on(&mut self, _ctx: &mut Ctx<'_>) -> usize {
+        0
+    }
+
     /// All messages of a batch have arrived (operators with several inputs act here).
     fn end_batch(&mut self, _ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
         Ok(())

@@ -1,6 +1,6 @@
 //! The register: from logical nodes to operators wired together. The only file that knows all operators.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::logical::{aggregate_parts, boolean, column, Op, Plan, WindowSpec};
@@ -165,7 +165,7 @@ pub fn lower(
         let node = &plan.nodes[id];
         let operator = match feeds {
             true => sender(plan, id, partition, partitions)?,
-            false => operator(plan, id, partitions)?,
+            false => operator(plan, id, partitions, options)?,
         };
         let index = lowered.nodes.len();
         let state_id = schema_hash(&format!("{}{} {}", node.name, if feeds { ">" } else { "" }, meaning(plan, id)));
@@ -360,6 +360,17 @@ fn sender(plan: &Plan, id: usize, partition: u32, partitions: &[u32]) -> Result<
     })
 }
 
+/// Whether what closed windows tell may come behind what later rows do: nobody can tell if it meets nothing else of its
+/// task, neither where streams meet nor in a topic.
+fn one_order(plan: &Plan) -> bool {
+    let topics = plan.nodes.iter().filter_map(|n| match &n.op {
+        Op::ToTopic { topic, .. } => Some(topic),
+        _ => None,
+    });
+    let (all, different) = (topics.clone().count(), topics.collect::<BTreeSet<_>>().len());
+    all == different && plan.nodes.iter().all(|n| n.inputs.len() < 2 && !matches!(n.op, Op::Flow { .. }))
+}
+
 /// Whether something behind these changes subtracts old values.
 fn reads_old(plan: &Plan, id: usize, port: usize) -> bool {
     plan.facts[id].readers[port].iter().any(|&(reader, _)| match &plan.nodes[reader].op {
@@ -369,7 +380,7 @@ fn reads_old(plan: &Plan, id: usize, port: usize) -> bool {
     })
 }
 
-fn operator(plan: &Plan, id: usize, partitions: &[u32]) -> Result<Box<dyn Operator>, PlanError> {
+fn operator(plan: &Plan, id: usize, partitions: &[u32], options: Options) -> Result<Box<dyn Operator>, PlanError> {
     let node = &plan.nodes[id];
     let facts = &plan.facts[id];
     let (from, port) = node.inputs[0];
@@ -437,7 +448,7 @@ fn operator(plan: &Plan, id: usize, partitions: &[u32]) -> Result<Box<dyn Operat
             let (schema, late) = (plan.working_schema(id, 0), plan.working_schema(id, 2));
             let mut aggregate = Aggregate::new(fold, store.layout, key_types, schema, late, wanted, lanes);
             aggregate.sliced = sliced;
-            Box::new(aggregate)
+            Box::new(aggregate.at_once(one_order(plan).then_some(options.closing_rows)))
         }
         Op::ToStream => Box::new(ToStream),
         Op::ToTopic { topic, key, columns } => {

@@ -444,11 +444,25 @@ impl Store {
     }
 
     /// A window's groups, ordered by key.
-    pub fn window(&self, window: i64, mut see: impl FnMut(&[u8], i64, &[u8], &Vars)) {
-        let Some(pane) = self.panes.get(window) else { return };
+    pub fn window(&self, window: i64, see: impl FnMut(&[u8], i64, &[u8], &Vars)) {
+        self.rows(window, &self.by_key(window), see);
+    }
+
+    /// Which of its rows they are; good as long as nothing is added to the window.
+    pub fn by_key(&self, window: i64) -> Vec<u32> {
+        let Some(pane) = self.panes.get(window) else { return vec![] };
         let mut rows: Vec<u32> = (0..pane.count).collect();
         rows.sort_unstable_by(|&a, &b| pane.key(a).cmp(pane.key(b)));
-        for row in rows {
+        rows
+    }
+
+    pub fn key(&self, window: i64, row: u32) -> &[u8] {
+        self.panes.get(window).map_or(b"", |pane| pane.key(row))
+    }
+
+    pub fn rows(&self, window: i64, rows: &[u32], mut see: impl FnMut(&[u8], i64, &[u8], &Vars)) {
+        let Some(pane) = self.panes.get(window) else { return };
+        for &row in rows {
             let bytes = pane.row(row);
             let ts = i64::from_le_bytes(bytes[16..24].try_into().expect("8 bytes"));
             see(pane.key(row), ts, &bytes[HEADER..], &self.vars);
