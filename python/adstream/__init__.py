@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from adstream.dsl.typing_ import decimal, epoch, rfc3339
     from adstream.dsl.windows import hopping, session, sliding, tumbling, unlimited
     from adstream.errors import AdstreamError, ConfigError, FatalError, TopologyError
+    from adstream.interfaces import Uncaught
 
 __version__ = "0.1.0"
 __all__ = [
@@ -97,6 +98,7 @@ __all__ = [
     "TimeWindowedKStream",
     "Topology",
     "TopologyError",
+    "Uncaught",
     "ValueAndTimestamp",
     "VersionedRecord",
     "Windowed",
@@ -179,6 +181,7 @@ _HOMES = {
     "adstream.dsl.typing_": "decimal epoch rfc3339",
     "adstream.dsl.windows": "hopping session sliding tumbling unlimited",
     "adstream.errors": "AdstreamError ConfigError FatalError TopologyError",
+    "adstream.interfaces": "Uncaught",
 }
 
 if not TYPE_CHECKING:  # a type checker would take it for a promise that every name exists

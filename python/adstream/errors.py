@@ -4,7 +4,8 @@ AdstreamError
 ├── TopologyError         the topology is wrong: code, the operation, the user's line, one remedy
 ├── ConfigError           a setting or an outside system is wrong: names the option
 ├── FatalError            this worker must stop: its state cannot be trusted or its shuffle is corrupt
-│   └── TooManyDeadLettersError   the job stops itself: its input is not what it was (`dead_letters_max`)
+│   ├── TooManyDeadLettersError   the job stops itself: its input is not what it was (`dead_letters_max`)
+│   └── UncaughtError             a task failed, and `on_uncaught` stops the worker or the application
 ├── LogUnavailableError   the log does not answer: try again later
 │   └── OffsetGoneError   the log does not have the position that is asked for, and never will again
 └── RecordTooLargeError   a record is larger than the log takes
@@ -72,6 +73,11 @@ class TooManyDeadLettersError(FatalError):
             "hint: has the input changed its schema? Fix the topology and start again; or raise --dead-letters-max, or"
             " leave it out, and they become dead letters"
         )
+
+
+class UncaughtError(FatalError):
+    """A task failed again and again, and `on_uncaught` stops this worker, or the whole application. Nothing of what failed
+    is committed."""
 
 
 class LogUnavailableError(AdstreamError):

@@ -19,6 +19,34 @@ if TYPE_CHECKING:
 TopicPartition = tuple[str, int]
 
 
+class Uncaught(enum.Enum):
+    """What follows when a task failed and, rolled back and tried again, failed once more. Kafka Streams'
+    `StreamThreadExceptionResponse`, and `QUARANTINE`."""
+
+    QUARANTINE = "quarantine"
+    """The task is set aside, the others go on (the default)."""
+    REPLACE_TASK = "replace_task"
+    """It is restored from the log and tried again, after 1, 2, 4 … 60 s. There: `REPLACE_THREAD`."""
+    STOP_WORKER = "stop_worker"
+    """This worker ends in the state ERROR; others take its tasks. There: `SHUTDOWN_CLIENT`, the default."""
+    STOP_APPLICATION = "stop_application"
+    """All workers of the application do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Who is told what a worker goes through (`App.on_state_change` and its neighbours)."""
+
+    state: tuple[Callable[[str, str], None], ...] = ()
+    """(new, old)"""
+    assigned: tuple[Callable[[list[TopicPartition]], None], ...] = ()
+    """Inputs of tasks; the same below."""
+    revoked: tuple[Callable[[list[TopicPartition]], None], ...] = ()
+    lost: tuple[Callable[[list[TopicPartition]], None], ...] = ()
+    uncaught: Callable[[Exception, str], Uncaught | str] | None = None
+    """(error, task); None: the setting `on_uncaught` says."""
+
+
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
     """A topic the application needs. `config` are Kafka topic settings (`cleanup.policy` …)."""
@@ -91,6 +119,9 @@ class Leases(Protocol):
 
     def beat(self) -> None:
         """The worker is alive: without it for long, the member gives its tasks up (a hung worker must not keep them)."""
+
+    def joined(self) -> bool:
+        """Whether the group has said what this member has, be it nothing."""
 
     def fence(self) -> object:
         """What `Writer.commit` needs so that a worker which lost its lease cannot commit."""

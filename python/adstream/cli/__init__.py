@@ -1,4 +1,5 @@
-"""The command line: `adstream run | replay | reset | upgrade | describe | topics | generate | dlq | demo | bench | version`.
+"""The command line: `adstream run | replay | pause | resume | reset | upgrade | describe | topics | generate | dlq | demo |
+bench | version`.
 
     commands    what there is: names, arguments and texts of every command
     quick       `describe` without typer
@@ -8,7 +9,8 @@
     logs        a URL -> a log
     everything else: one command each, imported when it is called
 
-Exit codes: 0 done (also after SIGTERM and Ctrl-C), 1 the run cannot go on, 2 something was asked or set wrongly.
+Exit codes: 0 done (also after SIGTERM and Ctrl-C), 1 the run cannot go on, 2 something was asked or set wrongly, 3 and 4
+it stopped itself (`failing.py`).
 """
 
 from __future__ import annotations

@@ -98,6 +98,24 @@ def query(
 
 
 @app.command()
+@takes(JobOptions)
+def pause(job: Job, *, options: JobOptions) -> None:
+    """Pauses a job: all its workers, and those that start later, keep their tasks and process nothing."""
+    from adstream.cli import pausing
+
+    pausing.say(job, options, paused=True)
+
+
+@app.command()
+@takes(JobOptions)
+def resume(job: Job, *, options: JobOptions) -> None:
+    """Lets a paused job go on."""
+    from adstream.cli import pausing
+
+    pausing.say(job, options, paused=False)
+
+
+@app.command()
 @takes(ResetOptions)
 def reset(
     job: Job,

@@ -4,15 +4,16 @@ traceback.
     1  the run cannot go on
     2  something was asked or set wrongly: the same again will fail again
     3  the job stopped itself (`dead_letters_max`): so will it
+    4  a task failed for good, and `on_uncaught` stops the worker or the application
 """
 
 from __future__ import annotations
 
 import sys
 
-from adstream.errors import AdstreamError, ConfigError, TooManyDeadLettersError, TopologyError
+from adstream.errors import AdstreamError, ConfigError, TooManyDeadLettersError, TopologyError, UncaughtError
 
-EXIT_FAILED, EXIT_WRONG, EXIT_TRIPPED = 1, 2, 3
+EXIT_FAILED, EXIT_WRONG, EXIT_TRIPPED, EXIT_UNCAUGHT = 1, 2, 3, 4
 
 
 def exit_code(error: Exception) -> int | None:
@@ -20,6 +21,8 @@ def exit_code(error: Exception) -> int | None:
     if isinstance(error, AdstreamError):
         if isinstance(error, TooManyDeadLettersError):
             return EXIT_TRIPPED
+        if isinstance(error, UncaughtError):
+            return EXIT_UNCAUGHT
         return EXIT_WRONG if isinstance(error, ConfigError | TopologyError) else EXIT_FAILED
     if _of_core(error):
         return EXIT_WRONG if error.args[0] == "plan" else EXIT_FAILED

@@ -232,7 +232,7 @@ def live_view(seen: Seen, traffic: Traffic, status: Status | None, elapsed_s: fl
     bar.add_row(ProgressBar(total=traffic.events, completed=seen.events), f"{elapsed_s:.0f} s")
     dead = Group(_reasons(seen, 6), *(_example(f"{reason}: {text}") for reason, text in seen.dead_examples))
     late = Group(_pairs([("late", f"{seen.late:,}")]), *(_example(text) for text in seen.late_examples))
-    state = "finishing" if done else (status.state if status else "starting")
+    state = "finishing" if done else (status.state if status else "created")
     return Group(
         Panel(
             Group(_pairs([*_numbers(seen), *_machine(seen, status)], columns=3), bar), title=f"adstream demo: {state}"

@@ -67,7 +67,9 @@ def work(built: Built, settings: Settings, chosen: Chosen, *, bars: bool) -> Non
             progress.watch(worker)
 
     try:
-        worker = launch.run(plan, settings, place, stop_at_end=chosen.stop_at_end, on_start=watch)
+        worker = launch.run(
+            plan, settings, place, stop_at_end=chosen.stop_at_end, on_start=watch, listeners=built.listeners
+        )
     finally:
         with _ignoring_signals():
             if progress is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, overload
 
 from adstream.dsl import flow, lowlevel, serdes
@@ -18,6 +19,7 @@ from adstream.dsl.schema import schema_of
 from adstream.dsl.serdes import Serde
 from adstream.dsl.store import StoreBuilder
 from adstream.dsl.stream import KeyPart, Stream
+from adstream.interfaces import TopicPartition, Uncaught
 
 
 class App:
@@ -189,6 +191,63 @@ class App:
         """
         said = {"deserialization": deserialization, "processing": processing, "production": production}
         self._graph.on_error |= {stage: flow.on_error(what) for stage, what in said.items() if what is not None}
+
+    # --- What a worker goes through ---------------------------------------------------------------------------------
+
+    def on_state_change(self, listener: Callable[[str, str], None]) -> None:
+        """`listener(new, old)` is called by each worker, in its thread, when its state changes: `created`, `rebalancing`,
+        `running`, `pending_shutdown`, `not_running`, `pending_error`, `error`. What it raises is logged.
+
+        In Kafka Streams: `KafkaStreams.setStateListener`.
+        """
+        said = self._graph.listeners
+        self._graph.listeners = replace(said, state=(*said.state, listener))
+
+    def on_partitions_assigned(self, listener: Callable[[list[TopicPartition]], None]) -> None:
+        """`listener([(topic, partition), …])` is called when a worker gets tasks, with their inputs, before their state is
+        restored.
+
+        In Kafka's consumer: `ConsumerRebalanceListener.onPartitionsAssigned`; the two below likewise.
+        """
+        said = self._graph.listeners
+        self._graph.listeners = replace(said, assigned=(*said.assigned, listener))
+
+    def on_partitions_revoked(self, listener: Callable[[list[TopicPartition]], None]) -> None:
+        """Called when a worker is to give tasks back, before their last commit."""
+        said = self._graph.listeners
+        self._graph.listeners = replace(said, revoked=(*said.revoked, listener))
+
+    def on_partitions_lost(self, listener: Callable[[list[TopicPartition]], None]) -> None:
+        """Called when tasks are somebody else's already; what was not committed, that one does again."""
+        said = self._graph.listeners
+        self._graph.listeners = replace(said, lost=(*said.lost, listener))
+
+    def on_uncaught(self, handler: Callable[[Exception, str], Uncaught | str] | Uncaught | str) -> None:
+        """What follows when a task failed, was rolled back and tried again, and failed once more.
+
+        Args:
+            handler: `"quarantine"` (the default: it is set aside, the others go on), `"replace_task"` (restored and tried
+                again, after 1, 2, 4 … 60 s), `"stop_worker"`, `"stop_application"` (every worker of it); or a function
+                `(error, task's name)` that returns one of them. One that raises, or returns something else, stops the worker.
+
+        Raises:
+            TopologyError: it is neither (`bad_argument`).
+
+        In Kafka Streams: `KafkaStreams.setUncaughtExceptionHandler`; there the default is to stop the client.
+        """
+        if not callable(handler):
+            try:
+                chosen = Uncaught(handler)
+            except ValueError:
+                raise fault(
+                    "bad_argument",
+                    f"`{handler}` is not one of {', '.join(it.value for it in Uncaught)}",
+                    operation="on_uncaught",
+                    hint='write `app.on_uncaught("stop_worker")`, or give a function',
+                ) from None
+            self._graph.listeners = replace(self._graph.listeners, uncaught=lambda error, task: chosen)
+        else:
+            self._graph.listeners = replace(self._graph.listeners, uncaught=handler)
 
     # --- Processors and their stores --------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from adstream.dsl.faults import fault
 from adstream.errors import TopologyError
+from adstream.interfaces import Listeners
 
 # Names become parts of topic names.
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
@@ -60,6 +61,7 @@ class Graph:
     """What becomes of records that fail, by stage."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What the topology is built with."""
+    listeners: Listeners = field(default_factory=Listeners)
     _names: dict[str, Node] = field(default_factory=dict)
     _numbers: dict[str, int] = field(default_factory=dict)
 

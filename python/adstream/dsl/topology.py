@@ -27,6 +27,7 @@ from adstream.dsl.app import App
 from adstream.dsl.faults import fault, name_list, nearest
 from adstream.dsl.graph import Node
 from adstream.errors import ConfigError, TopologyError
+from adstream.interfaces import Listeners
 
 _APP = re.compile(r"[A-Za-z0-9._-]{1,80}", re.ASCII)
 _UNFIT = re.compile(r"[^A-Za-z0-9.-]+", re.ASCII)
@@ -86,6 +87,7 @@ class Built:
         plan: the document of `docs/plan.md`.
         callables: the Python functions it refers to, by index.
         settings: what it was built with.
+        listeners: functions that a worker tells what it goes through.
     """
 
     app: str
@@ -93,6 +95,7 @@ class Built:
     callables: tuple[Callable[..., Any], ...]
     settings: Mapping[str, Any]
     nodes: tuple[Node, ...] = field(repr=False)
+    listeners: Listeners = field(default_factory=Listeners, repr=False)
 
     @property
     def json(self) -> str:
@@ -184,7 +187,7 @@ class Topology:
             plan["stores"] = app._graph.stores
         if app._graph.globals:
             plan["globals"] = app._graph.globals
-        return _checked(Built(self.name, plan, tuple(app._graph.callables), values, nodes))
+        return _checked(Built(self.name, plan, tuple(app._graph.callables), values, nodes, app._graph.listeners))
 
     def describe(self, **settings: Any) -> str:
         """One line per node; see `Built.describe`."""

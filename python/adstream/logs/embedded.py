@@ -548,6 +548,9 @@ class EmbeddedLeases:
 
     def beat(self) -> None: ...
 
+    def joined(self) -> bool:
+        return self._member is not None
+
     def fence(self) -> object:
         return self._member
 

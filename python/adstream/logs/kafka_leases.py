@@ -110,6 +110,7 @@ class KafkaLeases(Leases):
         self._calls: deque[Callable[[], None]] = deque()
         self._rebalanced = -SETTLE_S
         self._closing = False
+        self._answered = False
         self._last_beat: float | None = None
         self._consumer: Consumer | None = None
         self._thread: threading.Thread | None = None
@@ -138,6 +139,10 @@ class KafkaLeases(Leases):
         """The worker has made progress. Once it has said so, it must go on saying it."""
         with self._lock:
             self._last_beat = self._clock()
+
+    def joined(self) -> bool:
+        with self._lock:
+            return self._answered
 
     def fence(self) -> Fence:
         with self._lock:
@@ -250,6 +255,7 @@ class KafkaLeases(Leases):
         self._serve(consumer)
         with self._lock:
             self._rebalanced = self._clock()
+            self._answered = True
             tasks = tuple(sorted(p.partition for p in parts))
             self._owned.update(tasks)
             if tasks:

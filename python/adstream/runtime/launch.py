@@ -20,7 +20,7 @@ from typing import Any
 
 from adstream._core import Plan, SinkBuffer
 from adstream.errors import ConfigError
-from adstream.interfaces import Log, Target
+from adstream.interfaces import Listeners, Log, Target
 from adstream.logs.files import FilesLog
 from adstream.runtime import partitioning
 from adstream.runtime.assignment import Assignment, prepare
@@ -50,11 +50,13 @@ def run(
     hooks: Hooks | None = None,
     stop_at_end: bool = False,
     on_start: Callable[[Worker], None] = lambda worker: None,
+    listeners: Listeners = Listeners(),  # noqa: B008 (frozen)
 ) -> Worker:
     """Runs one worker until it stops, and returns it. SIGTERM and SIGINT drain it (in the main thread).
 
     Args:
         targets: makes the sinks' targets; None: by `settings.connections`.
+        listeners: who is told what the worker goes through, and asked what follows an error.
         on_start: is handed the worker before it begins, for a view or a test that wants to watch or stop it.
 
     Raises:
@@ -72,9 +74,8 @@ def run(
     with ExitStack() as parts:
         sinks = open_sinks(plan, assignment, settings, log_, make, parts)
         files = isinstance(log_, FilesLog) and log_.covers(assignment.user_sources)
-        worker = Worker(
-            plan, assignment, settings, log_, clock_ms, sinks, hooks or Hooks(), stop_at_end=stop_at_end, files=files
-        )
+        places = (plan, assignment, settings, log_, clock_ms, sinks, hooks or Hooks())
+        worker = Worker(*places, stop_at_end=stop_at_end, files=files, listeners=listeners)
         if settings.metrics_port:
             ends = partial(log_.end_offsets, committed=True)
             collector = WorkerCollector(assignment.app, lambda: worker.status, ends)

@@ -7,6 +7,7 @@ touches a task, and never waits for one.
     /healthz    200 while the worker's thread moves (its status is younger than a minute) and it has not failed
     /readyz     200 when every task of this worker is running: none is being restored, none is set aside
     /stores     what this worker has in state (`asking.py`)
+    POST /pause, /resume    stops processing in this worker, and goes on (`Worker.pause`)
 
 What the core counts is seen, so no drop has no counter:
 
@@ -30,7 +31,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import ProcessCollector
 from prometheus_client.core import (
@@ -49,9 +50,19 @@ from adstream.runtime.status import COMMIT_BOUNDS_S, Status, TaskStatus
 log = logging.getLogger(__name__)
 
 STALE_MS = 60_000
+PAUSED = ", paused"
 ENDS_EVERY_S = 5.0
 
 Ends = Callable[[Sequence[TopicPartition]], Mapping[TopicPartition, int]]
+
+
+class Serves(Asks, Protocol):
+    """What is asked of a worker beside its status."""
+
+    @property
+    def paused(self) -> bool: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
 
 
 class WorkerCollector(Collector):
@@ -75,6 +86,7 @@ class WorkerCollector(Collector):
         yield self._family(
             GaugeMetricFamily, "adstream_worker_state", "1 for the state it is in", ["state"], [([status.state], 1)]
         )
+        yield self._family(GaugeMetricFamily, "adstream_paused", "1 while it is paused", [], [([], int(status.paused))])
         yield self._family(
             CounterMetricFamily, "adstream_rows", "Input records processed and committed", [], [([], status.rows)]
         )
@@ -202,7 +214,7 @@ class MetricsServer:
         clock: Callable[[], int],
         port: int,
         host: str = "",
-        worker: Asks | None = None,
+        worker: Serves | None = None,
     ) -> None:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(collector)
@@ -220,12 +232,19 @@ class MetricsServer:
                     case "/metrics":
                         self._answer(200, generate_latest(registry), CONTENT_TYPE_LATEST)
                     case "/healthz":
-                        good = fresh and now.state != "failed"
-                        self._answer(200 if good else 503, f"{now.state}\n".encode())
+                        good = fresh and now.state not in ("pending_error", "error")
+                        self._answer(200 if good else 503, f"{now.state}{PAUSED if now.paused else ''}\n".encode())
                     case "/readyz":
                         self._answer(200 if fresh and now.ready else 503, _unready(now).encode())
                     case _:
                         self._answer(404, b"/metrics, /healthz, /readyz, /stores\n")
+
+            def do_POST(self) -> None:
+                if worker is None or self.path not in ("/pause", "/resume"):
+                    self._answer(404, b"/pause, /resume\n")
+                    return
+                (worker.pause if self.path == "/pause" else worker.resume)()
+                self._answer(200, b"paused\n" if worker.paused else b"resumed\n")
 
             def _answer(self, code: int, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
                 self.send_response(code)

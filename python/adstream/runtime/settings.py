@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from adstream.errors import ConfigError
+from adstream.interfaces import Uncaught
 from adstream.runtime.breaker import limit_of
 from adstream.runtime.durations import duration_ms
 
@@ -89,6 +90,9 @@ class Settings:
     """Whether missing output topics are created."""
     dead_letters_max: str = ""
     """`"1% in 5m"`: more dead letters than that, in event time, stop the job (`breaker.py`); empty: never."""
+    on_uncaught: str = "quarantine"
+    """What follows when a task failed twice in a row: `quarantine`, `replace_task`, `stop_worker`, `stop_application`
+    (`interfaces.Uncaught`), unless the topology says it (`App.on_uncaught`)."""
     partition_check: str = "warn"
     """What a start does when sampled records of inputs do not lie where murmur2 of their keys says (`partitioning.py`):
     `warn`, `error` refuses, `off` does not look."""
@@ -106,9 +110,10 @@ class Settings:
         limit_of(self.dead_letters_max, option_name("dead_letters_max"))
         if self.guarantee not in GUARANTEES:
             raise ConfigError(f"`{self.guarantee}` is not one of {', '.join(GUARANTEES)}", option="--guarantee")
-        if self.partition_check not in PARTITION_CHECKS:
-            said = f"`{self.partition_check}` is not one of {', '.join(PARTITION_CHECKS)}"
-            raise ConfigError(said, option="--partition-check")
+        for name, known in (("partition_check", PARTITION_CHECKS), ("on_uncaught", [it.value for it in Uncaught])):
+            if getattr(self, name) not in known:
+                said = f"`{getattr(self, name)}` is not one of {', '.join(known)}"
+                raise ConfigError(said, option=option_name(name))
         for f in fields(self):
             value = getattr(self, f.name)
             least = 0 if f.name in _MAY_BE_ZERO else 1

@@ -77,6 +77,7 @@ class Status:
     """By global table: how many keys it has, and what became of records."""
     globals_lag: int = 0
     """Records of global tables that the start still waits for, about."""
+    paused: bool = False
     trouble: str | None = None
     """What the worker is waiting out (a broker that is away)."""
 

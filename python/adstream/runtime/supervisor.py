@@ -5,6 +5,7 @@
     2  a setting is wrong      starting again would not help: the others are stopped, 2. Unless one has run for a minute:
                                then the settings were right, and a server is away (which says 2 at a start, too)
     3  too many dead letters   starting again would not help: the others are stopped, 3
+    4  `on_uncaught` stops it  not started again; the others go on (those that are told to stop, end with 4, too); at the end 4
     anything else              started again after 1, 2, 4 … 60 s; a minute of good health sets that back to 1 s
 
 SIGTERM and SIGINT are passed on; workers have `drain_timeout_s` to commit what they have, then they are killed
@@ -26,6 +27,7 @@ from types import FrameType
 log = logging.getLogger(__name__)
 
 EXIT_CONFIG = 2
+EXIT_UNCAUGHT = 4
 HOPELESS = {EXIT_CONFIG: "a setting is wrong", 3: "too many dead letters"}
 BACKOFF_FIRST_S, BACKOFF_MAX_S, HEALTHY_S = 1.0, 60.0, 60.0
 POLL_S = 0.05
@@ -99,8 +101,9 @@ class Supervisor:
         if code is None:
             return
         child.process = None
-        if code == 0:
+        if code in (0, EXIT_UNCAUGHT):
             child.finished = True
+            self._code = self._code or code
         elif code in HOPELESS and not (code == EXIT_CONFIG and self._proven):
             log.error("worker %d: %s; stopping", child.slot, HOPELESS[code])
             child.finished = True

@@ -211,10 +211,11 @@ class StreamTask:
 
     # Commit
 
-    def close(self, now_ms: int) -> Generation:
-        """`now_ms` is logged: what the passing of time causes is stored with the generation."""
+    def close(self, now_ms: int, *, tick: bool = True) -> Generation:
+        """`now_ms` is logged: what the passing of time causes is stored with the generation. Without `tick` none passes."""
         assert self.core is not None
-        self.core.tick(now_ms)
+        if tick:
+            self.core.tick(now_ms)
         generation = self.core.close_generation()
         self.quiet = generation.empty
         self.rows = 0

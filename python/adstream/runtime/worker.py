@@ -4,14 +4,15 @@ It is a *step machine*: `step()` does what can be done now and says whether that
 in here, time is handed in, and a whole cluster of workers can be stepped by one test. Beside it run only the
 committer (`commit.py`) and what the log and the sinks start for themselves.
 
-    STARTING ──log answers──> RUNNING ──stop(), or end of input──> DRAINING ──committed, or timeout──> STOPPED
-                                 └────────a setting is wrong, the run cannot be finished─────────────> FAILED
+Its states are in `lifecycle.py`. Told to stop, it *drains*: what was processed is committed, or it takes too long.
 
     one step:   leases     granted: restore. revoked: close, commit, then `released`. lost: drop, never commit
                 settle     the commit under way ended. COMMITTED: tasks drop their undo logs. ABORTED: they roll back
                            and read again. FATAL: everything is dropped, a new writer opened, every task restored;
                            again and again FATAL: somebody has the same slot, step aside (`contest.py`)
-                repair     tasks that failed are rolled back; failed twice in a row: quarantined, the others go on
+                heed       what was said to the whole application: pause, go on, stop (`control.py`)
+                repair     tasks that failed are rolled back; failed twice in a row: quarantined, the others go on,
+                           or what `on_uncaught` says
                 globals    a slice of the topics that are read whole (`globals.py`)
                 restore    a slice for each task that is being restored
                 process    read where a buffer has room, process in turns
@@ -29,7 +30,6 @@ backs off, keeps what it has and tries again, for ever.
 
 from __future__ import annotations
 
-import enum
 import json
 import logging
 from collections import deque
@@ -38,16 +38,25 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from adstream._core import CoreError
-from adstream.errors import ConfigError, FatalError, LogUnavailableError, OffsetGoneError, RecordTooLargeError
-from adstream.interfaces import Leases, Log, Outcome, Reader, TopicPartition, Writer
-from adstream.runtime import queries
+from adstream.errors import (
+    ConfigError,
+    FatalError,
+    LogUnavailableError,
+    OffsetGoneError,
+    RecordTooLargeError,
+    UncaughtError,
+)
+from adstream.interfaces import Leases, Listeners, Log, Outcome, Reader, TopicPartition, Uncaught, Writer
+from adstream.runtime import control, queries
 from adstream.runtime.assignment import Assignment
 from adstream.runtime.breaker import limit_of
 from adstream.runtime.commit import Commit, Result, write
 from adstream.runtime.contest import Contest
+from adstream.runtime.control import Control
 from adstream.runtime.dead_letters import fitting
 from adstream.runtime.end import EndOfInput
 from adstream.runtime.globals import GlobalTables
+from adstream.runtime.lifecycle import Lifecycle, WorkerState
 from adstream.runtime.ports import Hooks, Sink, Tasks
 from adstream.runtime.settings import Settings
 from adstream.runtime.snapshot import Snapshot, Snapshots
@@ -66,6 +75,7 @@ COMMIT_MS, COMMIT_FILES_MS = 100, 5_000
 commit (table rows, deltas of state) is told more often. From files to a table, 5 s need 1.8 us of CPU a record less
 than 100 ms."""
 BACKOFF_FIRST_MS, BACKOFF_MAX_MS = 100, 2_000
+REPLACE_FIRST_MS, REPLACE_MAX_MS = 1_000, 60_000
 ABORTS_MAX = 3
 """In a row; then tasks commit one by one until it shows whose output it is that cannot be written."""
 SUSPICIONS_MAX = 3
@@ -74,14 +84,6 @@ CLOSING_ROWS_MAX = 16_384
 STATUS_EVERY_MS = 1_000
 END_CHECK_EVERY_MS = 200
 DEFECTS = (AssertionError, AttributeError, LookupError, NameError, TypeError)
-
-
-class WorkerState(enum.Enum):
-    STARTING = "starting"
-    RUNNING = "running"
-    DRAINING = "draining"
-    STOPPED = "stopped"
-    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,7 @@ class Worker:
         sinks: a runner for each sink of the plan, its target open.
         stop_at_end: whether it stops when the inputs, as they stand at the start, are worked through (`end.py`).
         files: whether all inputs are files.
+        listeners: who is told what it goes through.
     """
 
     def __init__(
@@ -137,9 +140,10 @@ class Worker:
         *,
         stop_at_end: bool = False,
         files: bool = False,
+        listeners: Listeners = Listeners(),  # noqa: B008 (frozen)
     ) -> None:
-        self.state = WorkerState.STARTING
-        self.status = Status("starting", clock())
+        self._life = Lifecycle(listeners)
+        self.status = Status(self._life.state.value, clock())
         self.tasks: dict[int, StreamTask] = {}
         """Owned stream tasks by number."""
         self.stores: Mapping[str, dict[str, Any]] = {spec["name"]: spec for spec in assignment.stores}
@@ -162,6 +166,14 @@ class Worker:
         self._stop_at_end = stop_at_end
         self._turns: deque[int] = deque()
         self._revoked: set[int] = set()
+        self._control: Control | None = None
+        self._paused_here = False
+        self._on_uncaught = listeners.uncaught or (lambda error, task: settings.on_uncaught)
+        self._uncaught: UncaughtError | None = None
+        """Why it stops."""
+        self._replaced: dict[int, int] = {}
+        """Task -> how often it was replaced since it last got something done."""
+        self._draining = False
         self._stop_wanted = False
         self._drain_timeout_ms = settings.drain_timeout_ms
         self._drain_until_ms = 0
@@ -188,6 +200,27 @@ class Worker:
 
     # The outside
 
+    @property
+    def state(self) -> WorkerState:
+        return self._life.state
+
+    def pause(self) -> None:
+        """Stops processing, punctuations and sinks at the next step, and keeps everything else: membership, tasks, state,
+        restores, commits of what was processed, queries. From any thread. For this worker; `adstream pause` is for all.
+
+        In Kafka Streams: `KafkaStreams.pause` (KIP-834).
+        """
+        self._paused_here = True
+
+    def resume(self) -> None:
+        """Takes back `pause`; what was said to the whole application stays."""
+        self._paused_here = False
+
+    @property
+    def paused(self) -> bool:
+        """Here, or with the whole application."""
+        return self._paused_here or (self._control is not None and self._control.paused)
+
     # Queries
 
     def asked(self) -> list[Any]:
@@ -208,12 +241,14 @@ class Worker:
     def run(self) -> None:
         """Steps until it has stopped. Raises what made it fail."""
         fruitless = 0
-        while self.state not in (WorkerState.STOPPED, WorkerState.FAILED):
+        while not self.state.over:
             fruitless = 0 if self.step() else fruitless + 1
             if fruitless and self._reader is not None and self._clock() >= self._resume_ms:
                 self._reader.wait(self._idle_s())
             if fruitless > 1:  # records are there and nobody may take them yet, or the log is away
                 self._hooks.sleep(0.002)
+        if self._uncaught is not None:
+            raise self._uncaught
 
     def stop(self, timeout_ms: int | None = None) -> None:
         """Asks it to drain at its next step; safe in a signal handler."""
@@ -229,18 +264,18 @@ class Worker:
     def step(self) -> bool:
         """Does what can be done now; returns whether that was anything. Raises ConfigError, FatalError and defects."""
         now = self._clock()
-        if self.state is WorkerState.DRAINING and now >= self._drain_until_ms:
+        if self._draining and now >= self._drain_until_ms and not self.state.over:
             log.warning("drain timed out; what was not committed will be done again")
             self._close()
             return True
-        if self._stop_wanted and self.state is WorkerState.STARTING:
+        if self._stop_wanted and self.state is WorkerState.CREATED:
             self._close()
-        if self._stop_wanted and self.state is WorkerState.RUNNING:
+        if self._stop_wanted and not self._draining and not self.state.over:
             if self._leases is None:  # it has stepped aside: there is nothing to drain
                 self._close()
             else:
                 self._begin_drain(now)
-        if self.state in (WorkerState.STOPPED, WorkerState.FAILED):
+        if self.state.over:
             return False
         if self._leases is not None:
             self._leases.beat()
@@ -251,7 +286,7 @@ class Worker:
         try:
             did = self._turn(now)
         except (ConfigError, FatalError, *DEFECTS):
-            self._close(WorkerState.FAILED)
+            self._close(failed=True)
             raise
         except Exception as error:
             self._back_off(error, now)
@@ -266,6 +301,7 @@ class Worker:
     def _turn(self, now: int) -> bool:
         if self._writer is None or self._leases is None:
             self._open()
+        self._heed()
         did = self._follow_leases()
         did |= self._settle(now)
         if self._leases is None:
@@ -274,10 +310,13 @@ class Worker:
         if self._globals is not None:
             did |= self._globals.step(self._settings.restore_rows_max)
         did |= self._restore(now)
-        did |= self._process()
-        did |= sum(sink.step(now) for sink in self._sinks.values()) > 0
+        if not self.paused:
+            did |= self._process()
+        if not self.paused or self._draining:
+            did |= sum(sink.step(now) for sink in self._sinks.values()) > 0
         did |= self._commit(now, self._busy_commit_ms if did else self._idle_commit_ms)
-        if self.state is WorkerState.DRAINING:
+        self._look_where_it_is()
+        if self._draining:
             did |= self._finish_drain()
         elif self._end is not None and not did:
             self._stop_if_at_end(self._end, now)
@@ -289,6 +328,8 @@ class Worker:
         """Opens what is not open; what of it succeeded is kept when the rest has to be tried again."""
         if self._reader is None:
             self._reader = self._log.reader()
+        if self._control is None:
+            self._control = Control(self._log, self._reader, self._group)
         if self._tables is not None and self._globals is None:
             self._globals = GlobalTables(self._log, self._assignment.globals, self._tables)
         if self._stop_at_end and self._end is None:
@@ -300,8 +341,36 @@ class Worker:
             leases = self._log.leases(self._group, self._assignment.lease_topic)
             leases.start()
             self._leases = leases
-        if self.state is WorkerState.STARTING:
-            self.state = WorkerState.RUNNING
+        if self.state is WorkerState.CREATED:
+            self._life.move(WorkerState.REBALANCING)
+
+    def _heed(self) -> None:
+        """What was said to all workers."""
+        assert self._control is not None
+        before = self.paused
+        if self._control.read() and before != self.paused:
+            log.info("the application is %s", "paused: `adstream resume` lets it go on" if self.paused else "resumed")
+        said = self._control.stop
+        if said is not None and self._uncaught is None:
+            self._stop_for(UncaughtError(f"the application was stopped by worker {said['by']}: {said['error']}"))
+
+    def _stop_for(self, error: UncaughtError) -> None:
+        """Ends in ERROR; what other tasks have processed is committed first."""
+        self._uncaught = error
+        self._stop_wanted = True
+        self._life.move(WorkerState.PENDING_ERROR)
+
+    def _look_where_it_is(self) -> None:
+        if self.state not in (WorkerState.REBALANCING, WorkerState.RUNNING) or self._draining:
+            return
+        calm = (
+            self._leases is not None
+            and self._leases.joined()
+            and not self._revoked
+            and not any(task.state is State.RESTORING for task in self.tasks.values())
+            and (self._globals is None or self._globals.ready)
+        )
+        self._life.move(WorkerState.RUNNING if calm else WorkerState.REBALANCING)
 
     def _back_off(self, error: Exception, now: int) -> None:
         self._failures += 1
@@ -319,6 +388,13 @@ class Worker:
         did = False
         while (change := self._leases.poll()) is not None:
             did = True
+            for listener, indices in (
+                (self._life.lost, change.lost),
+                (self._life.revoked, change.revoked),
+                (self._life.assigned, change.granted),
+            ):
+                if indices:
+                    listener([tp for index in indices for tp in self._assignment.tasks[index].inputs])
             for owned in self.tasks.values():
                 owned.suspicions = 0  # commits around a rebalance are refused whatever is in them
             for index in change.lost:
@@ -336,7 +412,7 @@ class Worker:
         return did
 
     def _take(self, index: int) -> None:
-        if self.state is not WorkerState.RUNNING:
+        if self._draining or self.state.over:
             return  # draining: given back with the rest
         spec = self._assignment.tasks[index]
         log.info("task %s: granted", spec.name)
@@ -378,6 +454,8 @@ class Worker:
         if result.outcome is Outcome.COMMITTED:
             self._aborts = 0 if len(underway.closed) > 1 else max(0, self._aborts - 1)
             for c in mine:
+                if c.rows:
+                    self._replaced.pop(c.task.spec.index, None)
                 try:
                     c.task.committed(c.positions, c.rows, now)
                 except CoreError as error:
@@ -479,11 +557,42 @@ class Worker:
             self._quarantine(task, error)
 
     def _quarantine(self, task: StreamTask, error: Exception) -> None:
+        """Or what the application wants to follow when a task fails for good."""
         assert self._reader is not None
-        log.error("task %s is set aside, the others go on: %s", task.spec.name, error, exc_info=error)
+        name = task.spec.name
+        answer = self._ask(error, name)
         task.drop(self._reader)
+        if answer is Uncaught.REPLACE_TASK:
+            times = self._replaced.get(task.spec.index, 0)
+            wait_ms = min(REPLACE_FIRST_MS << min(times, 20), REPLACE_MAX_MS)
+            log.error(
+                "task %s failed, restored and tried again in %.0f s: %s", name, wait_ms / 1000, error, exc_info=error
+            )
+            self._replaced[task.spec.index] = times + 1
+            task.failures, task.begin_ms = 0, self._clock() + wait_ms
+            return
+        if answer is not Uncaught.QUARANTINE:
+            what = "this worker stops" if answer is Uncaught.STOP_WORKER else "the application stops"
+            log.error("task %s failed, and %s: %s", name, what, error, exc_info=error)
+            text = f"{type(error).__name__}: {error}"
+            if answer is Uncaught.STOP_APPLICATION:
+                try:
+                    said = {"by": self._settings.slot, "error": f"task {name}: {text}", "at_ms": self._clock()}
+                    control.say(self._log, self._group, control.STOP, said, sleep=self._hooks.sleep)
+                except LogUnavailableError as trouble:
+                    log.error("the others could not be told to stop: %s", trouble)
+            self._stop_for(UncaughtError(f"task {name} failed, and {what} (`on_uncaught`): {text}"))
+        else:
+            log.error("task %s is set aside, the others go on: %s", name, error, exc_info=error)
         task.state = State.QUARANTINED
         self.quarantined[task.spec.name] = f"{type(error).__name__}: {error}"
+
+    def _ask(self, error: Exception, task: str) -> Uncaught:
+        try:
+            return Uncaught(self._on_uncaught(error, task))
+        except Exception:
+            log.exception("`on_uncaught` failed for the error of task %s", task)
+            return Uncaught.STOP_WORKER
 
     # Restore and process
 
@@ -603,7 +712,7 @@ class Worker:
             rows, core, draining = task.rows, task.core, task.state is State.DRAINING
             assert core is not None
             try:
-                generation = task.close(now)
+                generation = task.close(now, tick=not self.paused)
                 if task.breaker is not None:
                     task.breaker.check(task.spec.name, core.stats())
                 positions = generation.positions
@@ -741,7 +850,8 @@ class Worker:
         self._begin_drain(now)
 
     def _begin_drain(self, now: int) -> None:
-        self.state = WorkerState.DRAINING
+        self._life.move(WorkerState.PENDING_ERROR if self._uncaught is not None else WorkerState.PENDING_SHUTDOWN)
+        self._draining = True
         self._drain_until_ms = now + self._drain_timeout_ms
         for index, task in list(self.tasks.items()):
             if task.state is State.RUNNING:
@@ -759,10 +869,12 @@ class Worker:
         self._close()
         return True
 
-    def _close(self, state: WorkerState = WorkerState.STOPPED) -> None:
+    def _close(self, *, failed: bool = False) -> None:
         """Gives everything back, at once. A commit under way ends by itself, fenced by the leases that are gone."""
-        self.state = state
-        self._publish(self._clock())
+        failed |= self._uncaught is not None
+        end = WorkerState.ERROR if failed else WorkerState.NOT_RUNNING
+        self._life.move(WorkerState.PENDING_ERROR if failed else WorkerState.PENDING_SHUTDOWN)
+        self._publish(self._clock(), end)
         for task in self.tasks.values():
             if self._reader is not None:
                 task.drop(self._reader)
@@ -776,6 +888,7 @@ class Worker:
                     part.close()
             except Exception as error:
                 log.warning("closing %s: %s", type(part).__name__, error)
+        self._life.move(end)
 
     # What it says about itself
 
@@ -784,11 +897,12 @@ class Worker:
             return 0.005
         return max(1, min(IDLE_MS, self._closed_ms + self._idle_commit_ms - self._clock())) / 1000
 
-    def _publish(self, now: int) -> None:
+    def _publish(self, now: int, state: WorkerState | None = None) -> None:
         counters = self._counters
         tasks = tuple(task_status(t, self.quarantined.get(t.spec.name)) for t in self.tasks.values())
         self.status = Status(
-            state=self.state.value,
+            state=(state or self.state).value,
+            paused=self.paused,
             at_ms=now,
             tasks=tasks,
             held=self._holding.look(tasks, now),

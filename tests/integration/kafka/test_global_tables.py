@@ -91,7 +91,7 @@ def test_every_worker_has_the_whole_table(log: KafkaLog) -> None:
     step_until(workers, lambda: found() == sorted(expected))
     for one in workers:
         one.stop()
-    step_until(workers, lambda: all(one.state.value == "stopped" for one in workers))
+    step_until(workers, lambda: all(one.state.value == "not_running" for one in workers))
 
     again = worker(0)  # reads it all once more, and answers as before
     send(log, orders, 0, ("k", "a-last"))

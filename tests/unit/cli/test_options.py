@@ -171,7 +171,12 @@ def test_every_setting_by_environment_and_file(tmp_path: Path, name: str):
     if name in ("kafka", "connections", "data"):
         return
     kind = next(str(f.type) for f in fields(Settings) if f.name == name)
-    texts = {"guarantee": "at_least_once", "dead_letters_max": "2% in 1m", "partition_check": "error"}
+    texts = {
+        "guarantee": "at_least_once",
+        "dead_letters_max": "2% in 1m",
+        "partition_check": "error",
+        "on_uncaught": "stop_worker",
+    }
     text = texts.get(name, "1")
     other = "false" if getattr(Settings(), name) is True else "true"
     text = "7s" if name.endswith("_ms") else other if kind == "bool" else "7" if kind == "int" else text

@@ -13,11 +13,12 @@ from adstream.logs.embedded import EmbeddedLog
 from adstream.runtime.assignment import prepare
 from adstream.runtime.commit import InlineCommitter
 from adstream.runtime.globals import GlobalTables
+from adstream.runtime.lifecycle import WorkerState
 from adstream.runtime.metrics import WorkerCollector
 from adstream.runtime.ports import Hooks
 from adstream.runtime.settings import Settings
 from adstream.runtime.task import State
-from adstream.runtime.worker import Worker, WorkerState
+from adstream.runtime.worker import Worker
 from adstream.testing import TopologyTestDriver
 
 S = ads.serdes.string
@@ -269,9 +270,9 @@ def test_a_run_to_the_end_of_the_inputs_has_the_whole_table() -> None:
     running = Running(log, stop_at_end=True, restore_rows_max=1)
     for _ in range(2000):
         running.turns(1)
-        if running.worker.state is WorkerState.STOPPED:
+        if running.worker.state is WorkerState.NOT_RUNNING:
             break
-    assert running.worker.state is WorkerState.STOPPED
+    assert running.worker.state is WorkerState.NOT_RUNNING
     newest = {chr(97 + n % 26): f"name{n}" for n in range(200)}
     assert running.values() == [f"x/{letter}/{newest[letter]}" for letter in map(chr, range(97, 123))]
 

@@ -5,13 +5,14 @@ import random
 from collections.abc import Callable, Iterable
 
 from adstream._core import RawBatch
-from adstream.interfaces import Log, Outcome, Reader, TopicSpec
+from adstream.interfaces import Listeners, Log, Outcome, Reader, TopicSpec
 from adstream.logs.embedded import EmbeddedLog
 from adstream.runtime.assignment import prepare
 from adstream.runtime.commit import InlineCommitter
+from adstream.runtime.lifecycle import WorkerState
 from adstream.runtime.ports import Hooks, Sink
 from adstream.runtime.settings import Settings
-from adstream.runtime.worker import Worker, WorkerState
+from adstream.runtime.worker import Worker
 from tests.unit.runtime.echo_task import APP, EDGE, SINK, EchoPlan, batch, partition_of
 
 PARTITIONS = 3
@@ -54,7 +55,8 @@ class Cluster:
         step: Callable[[str], None] = lambda name: None,
         stop_at_end: bool = False,
         files: bool = False,
-        **settings: int,
+        listeners: Listeners = Listeners(),  # noqa: B008 (frozen)
+        **settings: int | str,
     ) -> Worker:
         chosen = Settings(app=APP, slot=len(self.workers) if slot is None else slot, **settings)  # type: ignore[arg-type]
         assignment = prepare(self.log, self.plan)
@@ -70,6 +72,7 @@ class Cluster:
             hooks,
             stop_at_end=stop_at_end,
             files=files,
+            listeners=listeners,
         )
         self.workers.append(worker)
         return worker
@@ -93,7 +96,7 @@ class Cluster:
         self.turns(40)
 
     def stopped(self) -> bool:
-        return all(w.state is WorkerState.STOPPED for w in self.workers)
+        return all(w.state is WorkerState.NOT_RUNNING for w in self.workers)
 
     def records(self, topic: str) -> list[tuple[bytes | None, bytes | None]]:
         reader = self.log.reader()

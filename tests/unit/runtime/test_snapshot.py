@@ -16,10 +16,11 @@ from adstream.errors import ConfigError, FatalError, OffsetGoneError
 from adstream.interfaces import Outcome, TopicSpec
 from adstream.logs.embedded import EmbeddedLog
 from adstream.runtime.assignment import TaskSpec
+from adstream.runtime.lifecycle import WorkerState
 from adstream.runtime.restore import Restore
 from adstream.runtime.settings import load
 from adstream.runtime.snapshot import ENTRY, Snapshot, Snapshots
-from adstream.runtime.worker import Worker, WorkerState
+from adstream.runtime.worker import Worker
 from tests.unit.runtime.cluster import Cluster
 from tests.unit.runtime.echo_task import CHANGELOG_0, EchoPlan, EchoTask
 
@@ -389,7 +390,7 @@ def test_storm_with_snapshots(tmp_path: Path, seed: int) -> None:
             path.write_bytes(path.read_bytes()[: rng.randrange(path.stat().st_size + 1)])
         elif event == 7 and files:
             shutil.rmtree(rng.choice(files).parent)
-        cluster.workers = [w for w in cluster.workers if w.state is not WorkerState.STOPPED]
+        cluster.workers = [w for w in cluster.workers if w.state is not WorkerState.NOT_RUNNING]
         cluster.turns(rng.randrange(1, 12))
     cluster.workers += frozen
     cluster.worker(slot + 1, state_dir=str(tmp_path / "a"))  # type: ignore[arg-type]

@@ -11,8 +11,9 @@ from adstream.logs.embedded import EmbeddedLeases, EmbeddedLog
 from adstream.runtime.assignment import prepare
 from adstream.runtime.contest import FREE
 from adstream.runtime.end import EndOfInput
+from adstream.runtime.lifecycle import WorkerState
 from adstream.runtime.task import State
-from adstream.runtime.worker import Worker, WorkerState
+from adstream.runtime.worker import Worker
 from tests.unit.runtime.cluster import PARTITIONS, Cluster, Crash
 from tests.unit.runtime.echo_task import APP, CHANGELOG_0, EDGE, EchoPlan, batch, partition_of
 
@@ -139,7 +140,7 @@ def test_a_worker_that_has_stepped_aside_stops_at_once() -> None:
     assert "ADSTREAM_SLOT=0" in (worker.status.trouble or "") + (worker._trouble or "")
     worker.stop()
     cluster.turns(1)
-    assert worker.state is WorkerState.STOPPED
+    assert worker.state is WorkerState.NOT_RUNNING
 
 
 def test_positions_that_are_held_back_hold_back_their_task_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +185,7 @@ def test_leases_move_and_nothing_is_lost() -> None:
     first.stop()
     cluster.settle()
     cluster.check()
-    assert first.state is WorkerState.STOPPED
+    assert first.state is WorkerState.NOT_RUNNING
     assert len(second.tasks) == 2 * PARTITIONS
 
 
@@ -323,7 +324,7 @@ def test_defects_are_not_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "_settle", None)
     with pytest.raises(TypeError):
         cluster.turns(1)
-    assert worker.state is WorkerState.FAILED
+    assert worker.state is WorkerState.ERROR
 
 
 def test_failed_twice_is_quarantined_and_the_others_go_on() -> None:
@@ -462,9 +463,9 @@ def test_drain_is_bounded() -> None:
     cluster.turns(20)
     worker.stop(5_000)
     cluster.turns(499)
-    assert worker.state is WorkerState.DRAINING
+    assert worker.state is WorkerState.PENDING_SHUTDOWN
     cluster.turns(2)
-    assert worker.state is WorkerState.STOPPED
+    assert worker.state is WorkerState.NOT_RUNNING
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -507,7 +508,7 @@ def test_stop_at_end_fails_when_it_cannot_be_reached() -> None:
     cluster.send(["k1"], b"poison")
     with pytest.raises(FatalError, match="a poisoned record"):
         cluster.until(cluster.stopped)
-    assert worker.state is WorkerState.FAILED
+    assert worker.state is WorkerState.ERROR
 
 
 def test_what_was_deleted_before_the_first_start_is_told_and_the_rest_is_read(caplog: pytest.LogCaptureFixture) -> None:

@@ -428,6 +428,9 @@ class SimLeases:
 
     def beat(self) -> None: ...
 
+    def joined(self) -> bool:
+        return self._member is not None
+
     def fence(self) -> object:
         fence = self._before_loss or self._fence
         if fence is None:

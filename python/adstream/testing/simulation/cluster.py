@@ -29,7 +29,7 @@ from adstream.logs import LogUnavailableError
 from adstream.runtime.assignment import prepare
 from adstream.runtime.commit import InlineCommitter
 from adstream.runtime.ports import Hooks, Sink
-from adstream.runtime.worker import Worker, WorkerState
+from adstream.runtime.worker import Worker
 from adstream.targets.delivery import SinkRunner, TransientError, open_target
 from adstream.testing.simulation.broker import NO_FAULTS, Broker, Partition, SimLog
 from adstream.testing.simulation.disks import Disks
@@ -316,7 +316,7 @@ class Cluster:
             process.busy = False
         if process.doomed:
             self._bury(process)
-        elif process.worker.state in (WorkerState.STOPPED, WorkerState.FAILED):
+        elif process.worker.state.over:
             self.counts["drained"] += 1
             self._bury(process)
         else:

@@ -1,0 +1,91 @@
+"""What is said to all workers of an application at once: records in `APP-topology`, beside the signature (`manifest.py`).
+
+    key `pause`    {"paused": bool, "at_ms": …}               holds until the next one, and for workers that start later
+    key `stop`     {"by": …, "error": …, "at_ms": …}          for those that run when it is written
+
+Kafka Streams tells its group to stop by a rebalance that carries an error; a record says it without one, and a pause, which
+there is each instance's own, is the application's here.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from adstream._core import RawBatch
+from adstream.errors import LogUnavailableError, OffsetGoneError
+from adstream.interfaces import Log, Outcome, Reader
+from adstream.runtime.commit import Commit, write
+from adstream.runtime.manifest import topology_topic
+
+if TYPE_CHECKING:
+    from adstream._core import Record
+
+PAUSE, STOP = b"pause", b"stop"
+ATTEMPTS = 10
+PAUSE_S = 0.05
+ROWS = 1_000
+
+
+class Control:
+    """What is said, as far as it was read."""
+
+    def __init__(self, log: Log, reader: Reader, app: str) -> None:
+        """Raises LogUnavailableError."""
+        self._log, self._reader = log, reader
+        self._where = (topology_topic(app).name, 0)
+        self._new_from = log.end_offsets([self._where], committed=False)[self._where]
+        self._begin()
+        self.paused = False
+        self.stop: Mapping[str, Any] | None = None
+
+    def _begin(self) -> None:
+        self._reader.add(*self._where, self._log.start_offsets([self._where])[self._where])
+
+    def read(self) -> bool:
+        """Takes what is there; returns whether something new was said."""
+        try:
+            batch = self._reader.read(*self._where, ROWS)
+        except OffsetGoneError:
+            self._reader.remove(*self._where)
+            self._begin()
+            return False
+        before = (self.paused, self.stop)
+        for offset, _, key, value, _ in batch.records() if batch is not None else ():
+            if value is None:
+                continue
+            if key == PAUSE:
+                self.paused = bool(json.loads(value)["paused"])
+            elif key == STOP and offset >= self._new_from:
+                self.stop = json.loads(value)
+        return (self.paused, self.stop) != before
+
+
+def say(
+    log: Log, app: str, key: bytes, what: Mapping[str, Any], *, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """To all workers, and whoever starts later; the application has run, so its topic exists.
+
+    Raises:
+        LogUnavailableError: it could not be written.
+    """
+    topic = topology_topic(app).name
+    record: Record = (0, 0, key, json.dumps(what, ensure_ascii=False).encode(), [])
+    trouble: Exception | None = None
+    for _ in range(ATTEMPTS):
+        try:
+            writer = log.writer(topic)
+        except LogUnavailableError as error:  # fenced while it was opened
+            trouble = error
+            sleep(PAUSE_S)
+            continue
+        try:
+            commit = Commit([(topic, 0, RawBatch([record]))], {}, app, None)
+            if write(writer, commit, lambda name: None).outcome is Outcome.COMMITTED:
+                return
+        finally:
+            writer.close()
+        sleep(PAUSE_S)
+    raise LogUnavailableError(f"`{topic}` could not be written: others keep writing it") from trouble
