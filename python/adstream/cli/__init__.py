@@ -1,5 +1,5 @@
-"""The command line: `adstream run | replay | pause | resume | reset | upgrade | describe | topics | generate | dlq | demo |
-bench | version`.
+"""The command line: `adstream run | replay | doctor | pause | resume | reset | upgrade | describe | topics | generate | dlq |
+demo | bench | version`.
 
     commands    what there is: names, arguments and texts of every command
     quick       `describe` without typer

@@ -99,6 +99,24 @@ def query(
 
 @app.command()
 @takes(JobOptions)
+def doctor(
+    job: Job,
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metrics", metavar="HOST:PORT", help="Asks this worker, too; repeat it.")
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=0, help="Between the two looks at the log.")] = 2.0,
+    json: AsJson = False,
+    *,
+    options: JobOptions,
+) -> None:
+    """Why does nothing come out? Looks at topics, positions, transactions and workers; exit code 2 when something is wrong."""
+    from adstream.cli import doctor as command
+
+    command.show(job, options, metrics or (), seconds, as_json=json)
+
+
+@app.command()
+@takes(JobOptions)
 def pause(job: Job, *, options: JobOptions) -> None:
     """Pauses a job: all its workers, and those that start later, keep their tasks and process nothing."""
     from adstream.cli import pausing

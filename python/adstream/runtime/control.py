@@ -37,12 +37,14 @@ class Control:
         self._log, self._reader = log, reader
         self._where = (topology_topic(app).name, 0)
         self._new_from = log.end_offsets([self._where], committed=False)[self._where]
+        self.position = 0
         self._begin()
         self.paused = False
         self.stop: Mapping[str, Any] | None = None
 
     def _begin(self) -> None:
-        self._reader.add(*self._where, self._log.start_offsets([self._where])[self._where])
+        self.position = self._log.start_offsets([self._where])[self._where]
+        self._reader.add(*self._where, self.position)
 
     def read(self) -> bool:
         """Takes what is there; returns whether something new was said."""
@@ -53,6 +55,8 @@ class Control:
             self._begin()
             return False
         before = (self.paused, self.stop)
+        if batch is not None:
+            self.position = batch.next_offset
         for offset, _, key, value, _ in batch.records() if batch is not None else ():
             if value is None:
                 continue
