@@ -76,7 +76,7 @@ mutants: setup ## break the source in a copy, in many ways: each must turn the s
 	$(PYO3) $(BIN)/python tools/mutants.py
 
 lock: $(VENV)/.locked ## write requirements-dev.lock anew from pyproject.toml, with the newest versions
-	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade --quiet \
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 --upgrade --quiet \
 	    --generate-hashes --no-emit-index-url --custom-compile-command 'make lock' -o requirements-dev.lock
 
 clean: ## remove what can be built again (downloaded servers stay)

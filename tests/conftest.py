@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import Kafka, Postgres, Redis
+from tests.servers import Kafka, Postgres, Redis, SchemaRegistry
 
 
 @pytest.fixture(scope="session")
@@ -26,4 +26,10 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[Redis]:
     with Redis() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def schema_registry() -> Iterator[SchemaRegistry]:
+    with SchemaRegistry() as server:
         yield server

@@ -22,6 +22,7 @@ FACADE = "adstream"  # the package itself, python/adstream/__init__.py
 LAYERS = [
     ["errors"],
     ["interfaces"],
+    ["formats"],
     ["dsl", "logs", "targets"],
     ["runtime"],
     ["testing"],

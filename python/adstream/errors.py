@@ -6,6 +6,7 @@ AdstreamError
 ├── FatalError            this worker must stop: its state cannot be trusted or its shuffle is corrupt
 │   ├── TooManyDeadLettersError   the job stops itself: its input is not what it was (`dead_letters_max`)
 │   └── UncaughtError             a task failed, and `on_uncaught` stops the worker or the application
+├── RegistryUnavailableError   the schema registry does not answer: the task must wait
 ├── LogUnavailableError   the log does not answer: try again later
 │   └── OffsetGoneError   the log does not have the position that is asked for, and never will again
 └── RecordTooLargeError   a record is larger than the log takes
@@ -78,6 +79,19 @@ class TooManyDeadLettersError(FatalError):
 class UncaughtError(FatalError):
     """A task failed again and again, and `on_uncaught` stops this worker, or the whole application. Nothing of what failed
     is committed."""
+
+
+class RegistryUnavailableError(AdstreamError):
+    """The schema registry did not answer, or refused to. No record is to blame."""
+
+    __adstream_unavailable__ = True
+
+    def __init__(self, url: str, said: str) -> None:
+        self.url = url
+        super().__init__(f"the schema registry {url} does not answer: {said}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.url, str(self).partition(" does not answer: ")[2])
 
 
 class LogUnavailableError(AdstreamError):

@@ -13,7 +13,7 @@ PASSED_ON = {"faults.py", "typing_.py", "driver.py"}
 """Files that hand on a code they were given."""
 RUST = re.compile(r"\b(?:PlanError|Fatal)::new\(\s*(\"[^\"]*\"|[^,\"]*)")
 CODE = re.compile(r"[a-z]+(?:_[a-z]+)+")
-FLOW_REASON = re.compile(r'Failure::Bad\(\s*"(\w+)"|"(malformed_(?:key|value)|bad_type)"')
+FLOW_REASON = re.compile(r'(?:Failure::Bad|\.fault)\(\s*"(\w+)"|"((?:malformed|unwritable)_(?:key|value)|bad_type)"')
 REASON = re.compile(r'"(null_payload|malformed_json|missing_field|bad_field|ahead_of_clock|missing_timestamp)[:"]')
 
 

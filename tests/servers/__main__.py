@@ -1,12 +1,12 @@
 """`python -m tests.servers`: put what the servers need on this machine, as far as it is missing.
 
-Programs come by apt-get, which takes root; Kafka's jars by Maven.
+Programs come by apt-get, which takes root; jars by Maven.
 """
 
 import os
 import subprocess
 
-from . import kafka, postgres, redis
+from . import kafka, postgres, redis, registry
 from .server import ServerError, find_program
 
 
@@ -33,6 +33,7 @@ def main() -> None:
     if still_missing := missing_packages():
         raise SystemExit(f"apt-get installed {packages}, yet these are still missing: {still_missing}")
     print(f"Kafka {kafka.VERSION}: {kafka.install()}")
+    print(f"Apicurio Registry {registry.VERSION}: {registry.install()}")
 
 
 if __name__ == "__main__":

@@ -68,7 +68,9 @@ class LogOptions:
     ] = None
     extra: Annotated[
         list[str] | None,
-        _option("-X", metavar="kafka.KEY=VALUE", help="A setting of the Kafka client (TLS, SASL, …)."),
+        _option(
+            "-X", metavar="kafka.KEY=VALUE", help="A setting of the Kafka client; registry.KEY: of the registry's."
+        ),
     ] = None
     config: Annotated[Path | None, _option("--config", metavar="FILE.toml", help="Settings; flags win.")] = None
 
@@ -109,6 +111,10 @@ class RunOptions(ResetOptions):
     input: Annotated[
         list[str] | None,
         _option("--input", metavar="TOPIC=FILE.jsonl", panel=_WHERE, help="Reads a topic from files (or a glob)."),
+    ] = None
+    schema_registry: Annotated[
+        str | None,
+        _option("--schema-registry", metavar="URL", panel=_WHERE, help="http://HOST:8081, for Avro and Protobuf."),
     ] = None
     guarantee: Annotated[
         str | None, _option("--guarantee", metavar="NAME", help="exactly_once (default) or at_least_once.")
@@ -231,7 +237,7 @@ def parse(options: type[Options], arguments: Sequence[str]) -> tuple[list[str], 
 
 def choose(options: LogOptions, environ: Mapping[str, str] = os.environ) -> Chosen:
     """Flags, environment and TOML as one. Raises ConfigError."""
-    flags: dict[str, object] = {
+    flags: dict[str, Any] = {
         name: value
         for name, value in vars(options).items()
         if name not in ("bootstrap", "extra", "config", "sql", "redis", *BESIDE)
@@ -239,7 +245,9 @@ def choose(options: LogOptions, environ: Mapping[str, str] = os.environ) -> Chos
     config = options.config or (Path(environ[PREFIX + "CONFIG"]) if environ.get(PREFIX + "CONFIG") else None)
     file = _toml(config)
     flags["connections"] = _connections(options)
-    flags["kafka"] = dict(_client_setting(text) for text in options.extra or ())
+    said = [_client_setting(text) for text in options.extra or ()]
+    flags["kafka"] = {name: value for client, name, value in said if client == "kafka"}
+    flags["registry"] = {name: value for client, name, value in said if client == "registry"}
     place = _place(options, environ, file, config)
     if place is not None:
         flags["bootstrap"], flags["data"] = place
@@ -321,13 +329,16 @@ def _connections(options: LogOptions) -> dict[str, str]:
 _EXAMPLES = {"sql": "postgresql://USER@HOST/DATABASE or sqlite:///FILE", "redis": "redis://HOST:6379/0"}
 
 
-def _client_setting(text: str) -> tuple[str, str]:
+def _client_setting(text: str) -> tuple[str, str, str]:
     name, value = _pair(text, "-X", "kafka.KEY=VALUE")
-    if not name.startswith("kafka."):
+    client, _, rest = name.partition(".")
+    if client not in ("kafka", "registry") or not rest:
         raise ConfigError(
-            f"`{name}` is not one of the Kafka client's settings", option="-X", hint="begin with `kafka.`"
+            f"`{name}` is not one of the Kafka client's settings",
+            option="-X",
+            hint="begin with `kafka.`, or with `registry.` for the schema registry's client",
         )
-    return name.removeprefix("kafka."), value
+    return client, rest, value
 
 
 def _inputs(options: LogOptions, environ: Mapping[str, str], file: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -22,6 +22,7 @@ from adstream.cli.logs import open_log
 from adstream.cli.options import Chosen, RunOptions
 from adstream.cli.progress import Progress
 from adstream.errors import ConfigError
+from adstream.formats.registry import connect
 from adstream.runtime.settings import PREFIX, Settings
 from adstream.runtime.supervisor import Supervisor
 
@@ -57,6 +58,7 @@ def work(built: Built, settings: Settings, chosen: Chosen, *, bars: bool) -> Non
     from adstream.runtime.worker import Worker
 
     plan = Plan(built.json, built.callables)
+    connect(built.callables, settings.registry)
     place = open_log(settings, chosen.inputs)
     progress = Progress(place, built, bars=bars) if chosen.stop_at_end else None
     began = time.monotonic()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, overload
 
-from adstream.dsl import flow, lowlevel, serdes
+from adstream.dsl import flow, lowlevel, row_formats, serdes
 from adstream.dsl import processors as made
 from adstream.dsl.durations import Duration, duration_ms, format_ms
 from adstream.dsl.faults import fault, unknown_column, user_line
@@ -49,6 +49,7 @@ class App:
         key: str | Sequence[str] | None = ...,
         max_ahead: Duration | None = ...,
         idle: Duration | None = ...,
+        format: str | Serde = ...,
     ) -> Stream: ...
     def stream(self, topic: Any, schema: object = None, **options: Any) -> Stream | KStream:
         """The records of a topic: with a schema as rows (`rows`), without one as keys and values (`records`)."""
@@ -83,13 +84,15 @@ class App:
         graph = self._graph
         for name in topics:
             self._claim(name, operation)
+        key = serdes.check(key, "key", operation).at(topics[:1], "key", operation)
+        value = serdes.check(value, "value", operation).at(topics[:1], "value", operation)
         node = flow.add(
             graph,
             "source",
             [],
             topics=topics,
-            key=serdes.check(key, "key", operation).to_plan(graph.register),
-            value=serdes.check(value, "value", operation).to_plan(graph.register),
+            key=key.to_plan(graph.register),
+            value=value.to_plan(graph.register),
             timestamp=None if timestamp is None else flow.call(graph, timestamp, "timestamp", operation, 4),
             about=f"topic {', '.join(topics)}",
         )
@@ -157,13 +160,14 @@ class App:
                 operation="global_table",
                 hint="give one of them another name",
             )
-        key, value = how.key or key, how.value or value
+        key = serdes.check(how.key or key, "key", "global_table").at(topic, "key", "global_table")
+        value = serdes.check(how.value or value, "value", "global_table").at(topic, "value", "global_table")
         graph.globals.append(
             {
                 "name": name,
                 "topic": topic,
-                "key": serdes.check(key, "key", "global_table").to_plan(graph.register),
-                "value": serdes.check(value, "value", "global_table").to_plan(graph.register),
+                "key": key.to_plan(graph.register),
+                "value": value.to_plan(graph.register),
                 "timestamp": None if timestamp is None else flow.call(graph, timestamp, "timestamp", "global_table", 4),
             }
         )
@@ -358,8 +362,8 @@ class App:
         if not isinstance(topic, str) or not topic:
             raise fault("bad_argument", f"not a topic: {topic!r}", operation=operation, hint="write its name")
         self._claim(topic, operation)
-        key = serdes.check(key or store.key or serdes.string, "key", operation)
-        value = serdes.check(value or store.value or serdes.json_, "value", operation)
+        key = serdes.check(key or store.key or serdes.string, "key", operation).at(topic, "key", operation)
+        value = serdes.check(value or store.value or serdes.json_, "value", operation).at(topic, "value", operation)
         made.declare_global(
             graph,
             self.name,
@@ -397,10 +401,11 @@ class App:
         key: str | Sequence[str] | None = None,
         max_ahead: Duration | None = None,
         idle: Duration | None = None,
+        format: str | Serde = "json",
     ) -> Stream:
         """The records of a topic, as rows.
 
-        What is not valid JSON or lacks what the schema demands goes to the dead letters.
+        What cannot be read or lacks what the schema demands goes to the dead letters.
 
         Args:
             topic: the topic.
@@ -413,6 +418,9 @@ class App:
                 it, on the worker's clock, once all its records are read. By default they wait for ever. When it
                 speaks again, rows whose window closed meanwhile go to `.late` as `closed_while_idle`. Rows then
                 travel through the shuffle one by one (`combine` has no effect).
+            format: what the records are: `"json"`, `"avro"`, `"json_schema"`, `"arrow"`, or a serde, such as
+                `ads.serdes.protobuf(Message)`. JSON is read in Rust; all others by their Python library, record by
+                record, under Python's lock.
 
         In Kafka Streams: `StreamsBuilder.stream` with `Consumed`.
 
@@ -454,6 +462,9 @@ class App:
             ms = duration_ms(idle, "idle", operation="stream", zero=False)
             parameters["idle_ms"] = ms
             about += f", idle {format_ms(ms)}"
+        if format != "json":
+            parameters |= row_formats.read(self._graph, format, topic, declared.fields, "stream")
+            about += f", {parameters['format']}"
         self._claim(topic, "stream")
         node = self._graph.add("source", (), line, parameters, about=about, name=topic)
         parts = tuple(KeyPart(name, frozenset({name})) for name in keys or ())

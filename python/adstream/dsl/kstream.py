@@ -100,7 +100,7 @@ def repartition(
 ) -> Flowing:
     """Through a topic of the application's own, by key."""
     graph = flowing.graph
-    key = key or flowing.key
+    key = key.at(f"{flowing.app}-{name or fallback or operation}-repartition", "key", operation) if key else flowing.key
     if partitions is not None and (not isinstance(partitions, int) or partitions < 1):
         raise fault(
             "bad_argument",
@@ -362,8 +362,12 @@ class KStream:
             [flowing.port],
             about=f"topic {', '.join(names)}",
             topics=names,
-            key=_serde(key or flowing.key or serdes.string, "key", "to").to_plan(self._graph.register),
-            value=_serde(value or flowing.value or serdes.json_, "value", "to").to_plan(self._graph.register),
+            key=_serde(key or flowing.key or serdes.string, "key", "to")
+            .at(names, "key", "to")
+            .to_plan(self._graph.register, writes=True),
+            value=_serde(value or flowing.value or serdes.json_, "value", "to")
+            .at(names, "value", "to")
+            .to_plan(self._graph.register, writes=True),
             extractor=None if isinstance(topic, str) else self._fn(topic, "topic", "to"),
             partitioner=flow.call(self._graph, partitioner, "partitioner", "to", 4) if partitioner else None,
         )

@@ -66,8 +66,10 @@ def add_sink(
         name=name,
         about=f"topic {', '.join(written)}",
         topics=written,
-        key=serdes.check(key, "key", "add_sink").to_plan(graph.register),
-        value=serdes.check(value, "value", "add_sink").to_plan(graph.register),
+        key=serdes.check(key, "key", "add_sink").at(written, "key", "add_sink").to_plan(graph.register, writes=True),
+        value=serdes.check(value, "value", "add_sink")
+        .at(written, "value", "add_sink")
+        .to_plan(graph.register, writes=True),
         extractor=None if isinstance(topic, str) else flow.function(graph, topic, "topic", "add_sink"),
         partitioner=flow.call(graph, partitioner, "partitioner", "add_sink", 4) if partitioner else None,
     )

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn, Self, overload
 
 from adstream.dsl import aggregates as aggregates_
-from adstream.dsl import flow, serdes
+from adstream.dsl import flow, row_formats, serdes
 from adstream.dsl.aggregates import RETRACTABLE, Aggregate
 from adstream.dsl.durations import Duration, duration_ms, format_ms
 from adstream.dsl.expr import Expr, Row, Scalar, callable_name, col, lit, named_or_expr, return_type, to_plan
@@ -538,15 +538,23 @@ class Stream(_Flow):
     # --- ends -------------------------------------------------------------------------------------
 
     def to(
-        self, topic: str, *, key: str | Sequence[str] | None = None, columns: Sequence[str] | None = None
+        self,
+        topic: str,
+        *,
+        key: str | Sequence[str] | None = None,
+        columns: Sequence[str] | None = None,
+        format: str | serdes.Serde = "json",
     ) -> Terminal:
-        """Writes the rows to a topic, as JSON.
+        """Writes the rows to a topic, as JSON if no other format is named.
 
         Args:
             topic: the topic.
             key: the columns of the records' key (one: its text; several: a compact JSON array). By default
                 the stream's key without its window, where the rows still have it; else none.
             columns: what is written, in that order; by default all but those beginning with `$`.
+            format: `"json"`, `"avro"`, `"arrow"`, or a serde, such as `ads.serdes.avro(schema)`, which is given the row as
+                a dict. `"avro"` writes by a schema made of the columns: each may be null, decimals and times are logical
+                types. A row that has no form in it is a dead letter (`unwritable_value`).
 
         In Kafka Streams: `to`.
         """
@@ -558,8 +566,12 @@ class Stream(_Flow):
         else:
             keys = self._default_key()
         written = self._written() if columns is None else self._names("to", list(columns), line)
-        parameters = {"topic": topic, "key": keys, "columns": written, "format": "json"}
+        parameters: dict[str, Any] = {"topic": topic, "key": keys, "columns": written, "format": "json"}
         about = f"topic {topic}, key {', '.join(keys) if keys else 'none'}"
+        if format != "json":
+            types = {name: self._columns[name] for name in written}
+            parameters |= row_formats.write(self._graph, format, topic, types, "to")
+            about += f", {parameters['format']}"
         port = self._node_for("to_topic", (self._port,), line, parameters, about, name=f"to-{topic}")
         return Terminal(self._graph, self._graph.nodes[port[0]])
 
@@ -850,10 +862,15 @@ class Table(_Flow):
             raise fault("not_windowed", message, operation=operation, hint=hint)
 
     def to(
-        self, topic: str, *, key: str | Sequence[str] | None = None, columns: Sequence[str] | None = None
+        self,
+        topic: str,
+        *,
+        key: str | Sequence[str] | None = None,
+        columns: Sequence[str] | None = None,
+        format: str | serdes.Serde = "json",
     ) -> Terminal:
         """Writes its changes to a topic: `to_stream().to(…)`."""
-        return self.to_stream().to(topic, key=key, columns=columns)
+        return self.to_stream().to(topic, key=key, columns=columns, format=format)
 
     def sink(self, sink: Sink) -> Terminal:
         """Keeps rows of an outside system current: `to_stream().sink(…)`."""

@@ -10,6 +10,8 @@ default.
     sql = "postgresql://…"           | secrets: better by environment, ADSTREAM_SQL; never printed
     [kafka]
     "security.protocol" = "SSL"
+    [registry]                       | of the schema registry's client; schema_registry = "URL" is its url
+    "basic.auth.user.info" = "…"     | ADSTREAM_REGISTRY_BASIC_AUTH_USER_INFO
 """
 
 from __future__ import annotations
@@ -33,8 +35,10 @@ GUARANTEES = ("exactly_once", "at_least_once")
 PARTITION_CHECKS = ("warn", "error", "off")
 CONNECTIONS = ("sql", "redis")
 """Connections with an option of their own (`--sql`, `ADSTREAM_SQL`); others live in `[connections]`."""
+REGISTRY = "schema_registry"
+"""Short for the `url` of `[registry]`."""
 
-_SECRET = re.compile(r"password|secret|token|key|jaas|credential|sasl\.username", re.IGNORECASE)
+_SECRET = re.compile(r"password|secret|token|key|jaas|credential|sasl\.username|user\.info", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(?<=:)[^:/@]*(?=@)")
 
 
@@ -105,6 +109,8 @@ class Settings:
     """What sinks name: `sql`, `redis`, … -> URL."""
     kafka: Mapping[str, str] = field(default_factory=dict)
     """Passed through to the Kafka client."""
+    registry: Mapping[str, str] = field(default_factory=dict)
+    """The schema registry: its `url`, the rest passed through to Confluent's client (`basic.auth.user.info`, …)."""
 
     def __post_init__(self) -> None:
         limit_of(self.dead_letters_max, option_name("dead_letters_max"))
@@ -147,7 +153,7 @@ def load(
     Raises:
         ConfigError: an unknown key (with the nearest one), or a value that its setting cannot have.
     """
-    given: dict[str, Any] = {"connections": {}, "kafka": {}}
+    given: dict[str, Any] = {"connections": {}, "kafka": {}, "registry": {}}
     if toml is not None:
         found = {key: value for key, value in _read_toml(toml).items() if key not in beside}
         _merge(given, found, lambda key: f"`{key}` in {toml}", beside)
@@ -169,17 +175,20 @@ def _merge(given: dict[str, Any], found: Mapping[str, object], where: Any, besid
         if key in CONNECTIONS:
             given["connections"] = {**given["connections"], key: str(value)}
             continue
+        if key == REGISTRY:
+            given["registry"] = {**given["registry"], "url": str(value)}
+            continue
         f = known.get(key.removesuffix("_ms"))
         if f is None:
-            near = difflib.get_close_matches(key, [*known, *CONNECTIONS, *beside], n=1)
+            near = difflib.get_close_matches(key, [*known, *CONNECTIONS, REGISTRY, *beside], n=1)
             raise ConfigError(
                 "there is no such setting",
                 option=where(key),
                 hint=f"did you mean `{near[0]}`?"
                 if near
-                else f"known: {', '.join(sorted([*known, *CONNECTIONS, *beside]))}",
+                else f"known: {', '.join(sorted([*known, *CONNECTIONS, REGISTRY, *beside]))}",
             )
-        if f.name in ("connections", "kafka"):
+        if f.name in ("connections", "kafka", "registry"):
             if not isinstance(value, Mapping):
                 raise ConfigError("a table of texts is expected", option=where(key))
             given[f.name] = {**given[f.name], **{name: _text(v) for name, v in value.items()}}
@@ -209,12 +218,14 @@ def value_of(name: str, kind: str, value: object, option: str) -> object:
 
 
 def _from_environ(environ: Mapping[str, str]) -> dict[str, object]:
-    """`ADSTREAM_KAFKA_SASL_PASSWORD` is `kafka."sasl.password"`; `ADSTREAM_CONNECTION_LEDGER` a connection. Other
+    """`ADSTREAM_KAFKA_SASL_PASSWORD` is `kafka."sasl.password"`; `ADSTREAM_CONNECTION_LEDGER` a connection;
+    `ADSTREAM_REGISTRY_BASIC_AUTH_USER_INFO` is the registry's, `ADSTREAM_SCHEMA_REGISTRY` its URL. Other
     names with the prefix must be settings, but unknown ones are passed over: the environment is shared with things
     we do not know."""
-    known = {f.name.removesuffix("_ms") for f in fields(Settings)} | set(CONNECTIONS)
+    known = {f.name.removesuffix("_ms") for f in fields(Settings)} | set(CONNECTIONS) | {REGISTRY}
     kafka: dict[str, str] = {}
     connections: dict[str, str] = {}
+    registry: dict[str, str] = {}
     found: dict[str, object] = {}
     for name, value in environ.items():
         key = name.removeprefix(PREFIX).lower()
@@ -224,9 +235,11 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, object]:
             kafka[key.removeprefix("kafka_").replace("_", ".")] = value
         elif key.startswith("connection_"):
             connections[key.removeprefix("connection_")] = value
+        elif key.startswith("registry_"):
+            registry[key.removeprefix("registry_").replace("_", ".")] = value
         elif key in known:
             found[key] = value
-    return found | {"kafka": kafka, "connections": connections}
+    return found | {"kafka": kafka, "connections": connections, "registry": registry}
 
 
 def _read_toml(path: Path) -> dict[str, object]:

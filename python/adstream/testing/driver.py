@@ -34,6 +34,7 @@ from adstream._core import CoreError, Plan, RawBatch, SinkBuffer, murmur2, serde
 from adstream.dsl.durations import Duration, duration_ms
 from adstream.dsl.topology import Built, Topology
 from adstream.errors import FatalError, TopologyError
+from adstream.formats.registry import connect
 from adstream.interfaces import TopicPartition
 from adstream.runtime import queries
 from adstream.runtime.assignment import TaskSpec, enumerate_tasks
@@ -172,6 +173,8 @@ class TopologyTestDriver:
             own, so that they may come in several commits. Which ones and in what order never depends on it.
         seed: permutes the order in which tasks get their turns; by default they come in the order of their numbers.
         wall_clock: where the logged clock begins.
+        registry: the schema registry: `{"url": "http://…"}` and settings of Confluent's client. By default one
+            of the driver's own; `mock://NAME` is one of this process. Serdes that name a registry use theirs.
         settings: of the topology.
 
     In Kafka Streams: `TopologyTestDriver`, which has one partition and commits after every record: write
@@ -194,6 +197,7 @@ class TopologyTestDriver:
         closing_rows: int | None = None,
         seed: int | None = None,
         wall_clock: Moment = 0,
+        registry: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> None:
         if isinstance(topology, Built) and settings:
@@ -207,6 +211,7 @@ class TopologyTestDriver:
             _positive("closing_rows", closing_rows),
             seed,
         )
+        connect(self.built.callables, registry or {}, default="mock://")
         with _told():
             self._plan = Plan(self.built.json, self.built.callables)
         self._description: dict[str, Any] = json.loads(self._plan.describe())
@@ -701,7 +706,9 @@ class Input:
     def __init__(self, driver: TopologyTestDriver, source: Mapping[str, Any]) -> None:
         self._driver = driver
         self.topic: str = source["topic"]
-        fields = {f["name"]: f for f in source["fields"]}
+        self._codec = None if source.get("decode") is None else driver.built.callables[source["decode"]]
+        paths = source.get("paths", {})
+        fields = {f["name"]: {**f, "path": paths.get(f["name"], f["path"])} for f in source["fields"]}
         self._time: Mapping[str, Any] | None = fields.get(source["timestamp"])
         self._key = [fields[name] for name in source["key"] or ()]
         self._timestamp = 0
@@ -718,8 +725,8 @@ class Input:
         """Writes one record.
 
         Args:
-            value: a mapping becomes JSON (decimals as text, aware datetimes as RFC 3339); text and bytes are written as
-                they are; None is a tombstone.
+            value: a mapping becomes JSON (decimals as text, aware datetimes as RFC 3339), or what the topic's format makes
+                of it; text and bytes are written as they are; None is a tombstone.
             key: text, bytes, an int, or several values; by default made of the fields that the topic is keyed by.
             partition: by default what Java's producer would choose for the key; 0 without one.
             at: the record's timestamp, as RFC 3339 text, aware datetime or epoch milliseconds; also written into the
@@ -734,14 +741,28 @@ class Input:
                 given = _time_of(event, self._time)
             if key is None and self._key:
                 key = _key_of(event, self._key)
-            payload: bytes | None = json.dumps(
-                event, ensure_ascii=False, separators=(",", ":"), default=_plain, allow_nan=False
-            ).encode()
+            payload: bytes | None
+            if self._codec is None:
+                payload = json.dumps(
+                    event, ensure_ascii=False, separators=(",", ":"), default=_plain, allow_nan=False
+                ).encode()
+            else:
+                payload = self._encoded(event)
         else:
             payload = value.encode() if isinstance(value, str) else value
         self._timestamp = self._timestamp if given is None else given
         encoded = None if key is None else _encode_key(key)
         self._write(encoded, payload, partition, headers)
+
+    def _encoded(self, event: dict[str, Any]) -> bytes:
+        """By the topic's format. Raises ValueError: it can only be read."""
+        inverse = getattr(self._codec, "inverse", None)
+        if inverse is None:
+            raise ValueError(f"the format of `{self.topic}` can only be read here: pipe bytes, or give it a schema")
+        if self._time is not None and (text := event.get(self._time["path"][0])) is not None and isinstance(text, str):
+            event[self._time["path"][0]] = datetime.fromisoformat(text)
+        made: bytes = inverse(event)
+        return made
 
     def _write(
         self,
@@ -839,6 +860,8 @@ class Output:
         self._read: dict[int, int] = {}
         self._types = _key_types(driver._description, driver.built.plan, topic)
         self._serdes = _serdes_of(driver.built.plan, topic)
+        codec = _format_of(driver.built.plan, topic)
+        self._value: Any = json.loads if codec is None else getattr(driver.built.callables[codec], "inverse", None)
 
     def read(self) -> list[Record]:
         """Runs the application, and returns what came since the last read, in the order it was written."""
@@ -858,7 +881,7 @@ class Output:
         return [
             Record(
                 None if raw.key is None else _decode_key(raw.key, self._types),
-                None if raw.value is None else json.loads(raw.value),
+                None if raw.value is None else self._value(raw.value),
                 raw.timestamp,
                 raw.headers,
                 raw.partition,
@@ -987,6 +1010,15 @@ def _key_types(description: Mapping[str, Any], plan: Mapping[str, Any], topic: s
             types = dict(text.split(": ", 1) for text in columns[source][port])
             found.append([types[name] for name in node["key"] or ()])
     return found[0] if found and all(types == found[0] for types in found) else None
+
+
+def _format_of(plan: Mapping[str, Any], topic: str) -> int | None:
+    """The callable that makes another format than JSON of rows for a topic."""
+    for node in plan["nodes"]:
+        if node["op"] == "to_topic" and node["topic"] == topic:
+            found: int | None = node.get("encode")
+            return found
+    return None
 
 
 def _serdes_of(plan: Mapping[str, Any], topic: str) -> tuple[str, str] | None:

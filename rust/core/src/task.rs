@@ -26,9 +26,9 @@ use crate::error::{Fatal, PlanError};
 use crate::expr::Foreign;
 use crate::flow::{Globals, Place, Taken};
 use crate::frame::{open, seal, Header, Kind};
-use crate::op::{Changelog, Counters, Ctx, DeadLetters, Inputs, Message, Needs, Outgoing};
+use crate::op::{failed, Changelog, Counters, Ctx, DeadLetters, Inputs, Message, Needs, Outgoing};
 use crate::plan::{lower, Lowered, Plan, Route, SourceKind};
-use crate::raw::RawBatch;
+use crate::raw::{OptBytes, RawBatch};
 use crate::window::NO_TIME;
 use crate::wire::{Reader, Writer};
 
@@ -41,10 +41,23 @@ struct Pending {
     raw: Arc<RawBatch>,
     /// The record of `raw` behind row 0.
     base: usize,
-    bad: Vec<(u32, String)>,
+    bad: Vec<(u32, Bad)>,
     /// The partition's time at each row.
     prefix: Vec<i64>,
     cursor: usize,
+}
+
+/// Why a record is a dead letter.
+#[derive(Clone)]
+struct Bad {
+    reason: String,
+    message: Option<String>,
+}
+
+impl Bad {
+    fn new(reason: impl Into<String>, message: Option<String>) -> Bad {
+        Bad { reason: reason.into(), message }
+    }
 }
 
 struct Input {
@@ -410,15 +423,33 @@ impl Task {
                 input.head = Some(source.read(raw, *cursor, input.clock, &*self.foreign));
             }
         }
-        let SourceKind::User { decoder, schema, timestamp, max_ahead_ms, .. } = &mut input.source else {
+        let SourceKind::User { decoder, decode, schema, timestamp, max_ahead_ms, .. } = &mut input.source else {
             return Ok(());
         };
         let Some((raw, cursor)) = input.queue.front_mut() else { return Ok(()) };
         let n = rows.min(raw.len() - *cursor);
         let (raw, base) = (raw.clone(), *cursor);
         *cursor += n;
-        let decoded = decoder.decode_range(&raw.values, base..base + n);
+        let mut unread: Vec<(u32, Bad)> = vec![];
+        let decoded = match *decode {
+            None => decoder.decode_range(&raw.values, base..base + n),
+            Some(function) => {
+                let given: Vec<Option<&[u8]>> = (base..base + n).map(|row| raw.values.get(row)).collect();
+                let mut json = OptBytes::default();
+                for (row, answer) in self.foreign.translate(function, &given).map_err(failed)?.into_iter().enumerate() {
+                    match answer {
+                        Ok(payload) => json.push(payload.as_deref()),
+                        Err(text) => {
+                            json.push(None);
+                            unread.push((row as u32, Bad::new("malformed_value", Some(text))));
+                        }
+                    }
+                }
+                decoder.decode_translated(&json, 0..n, Some((&raw.values, base)))
+            }
+        };
         let mut live: Vec<u32> = Vec::with_capacity(n);
+        let mut unread = unread.into_iter().peekable();
         let mut bad = decoded.bad.into_iter().peekable();
         let mut dead = vec![];
         let mut prefix = Vec::with_capacity(n);
@@ -426,8 +457,9 @@ impl Task {
         let mut ts = vec![0i64; n];
         let times = timestamp.map(|t| &decoded.columns[t]);
         for row in 0..n {
-            if bad.peek().is_some_and(|b| b.0 as usize == row) {
-                dead.extend(bad.next());
+            let here = bad.next_if(|b| b.0 as usize == row).map(|(row, reason)| (row, Bad::new(reason, None)));
+            if let Some(found) = unread.next_if(|u| u.0 as usize == row).or(here) {
+                dead.push(found);
             } else {
                 let time = match times {
                     None => Some(raw.timestamps[base + row]),
@@ -439,13 +471,13 @@ impl Task {
                 let bound = max_ahead_ms.map_or(i64::MAX, |m| raw.timestamps[base + row].saturating_add(m));
                 match time {
                     // A clock that runs ahead would make everybody else late.
-                    Some(t) if t > bound => dead.push((row as u32, "ahead_of_clock".to_string())),
+                    Some(t) if t > bound => dead.push((row as u32, Bad::new("ahead_of_clock", None))),
                     Some(t) if t >= 0 => {
                         ts[row] = t;
                         clock = clock.max(t);
                         live.push(row as u32);
                     }
-                    _ => dead.push((row as u32, "missing_timestamp".to_string())),
+                    _ => dead.push((row as u32, Bad::new("missing_timestamp", None))),
                 }
             }
             prefix.push(clock);
@@ -536,7 +568,7 @@ impl Task {
                 batch = batch.compact();
             }
         }
-        let bad: Vec<(u32, String)> =
+        let bad: Vec<(u32, Bad)> =
             pending.bad.iter().filter(|b| (from..to).contains(&(b.0 as usize))).cloned().collect();
         let raw = pending.raw.clone();
         let (base, topic) = (pending.base, self.inputs[index].topic.clone());
@@ -560,9 +592,10 @@ impl Task {
                 inputs: Inputs::default(),
             };
             ctx.count("read", (to - from) as u64);
-            for (row, reason) in bad {
+            for (row, Bad { reason, message }) in bad {
                 ctx.count(&format!("dead:{reason}"), 1);
-                ctx.dead_record(&topic, self.partition, &raw, base + row as usize, row, &reason, None);
+                let message = message.as_deref();
+                ctx.dead_record(&topic, self.partition, &raw, base + row as usize, row, &reason, message);
             }
         }
         if !batch.is_empty() {

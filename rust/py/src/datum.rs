@@ -155,7 +155,12 @@ pub fn from_py(value: &Bound<'_, PyAny>) -> PyResult<Datum> {
     }
     let known = classes(py)?;
     if value.get_type().is(known.decimal.bind(py)) {
-        return Ok(decimal(&value.str()?.to_string_lossy()).unwrap_or_else(opaque));
+        let mut text = value.str()?.to_string_lossy().into_owned();
+        if text.contains("E-") && text.len() <= 2 * DECIMAL_PRECISION_MAX as usize {
+            // Small numbers and zeros print with an exponent: `0E-9`.
+            text = value.call_method1("__format__", ("f",))?.extract()?;
+        }
+        return Ok(decimal(&text).unwrap_or_else(opaque));
     }
     if value.get_type().is(known.datetime.bind(py)) {
         let whole = value.getattr("microsecond")?.extract::<u32>()? % 1000 == 0;

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use adstream_core::batch::Batch;
 use adstream_core::column::{Column, ColumnBuilder, Value, ERR_CALLABLE};
 use adstream_core::datum::Datum;
-use adstream_core::expr::{Fault, Foreign};
+use adstream_core::expr::{Fault, Foreign, Translated};
 use adstream_core::flow::native::Native;
 use adstream_core::flow::process::{Access, Processor};
+use adstream_core::flow::serde::UNAVAILABLE;
 use adstream_core::types::{DataType, Schema};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyMapping, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PyMapping, PyString, PyTuple};
 
 use crate::convert::{from_python, to_python};
 use crate::datum::{from_py, to_py};
@@ -41,6 +43,14 @@ impl Callables {
 pub fn text(py: Python<'_>, e: &PyErr) -> String {
     let kind = e.get_type(py).name().map(|n| n.to_string()).unwrap_or_default();
     format!("{kind}: {}", e.value(py))
+}
+
+/// The reason of a fault: an exception may say that what it needs does not answer.
+fn reason(py: Python<'_>, e: &PyErr) -> &'static str {
+    match e.value(py).hasattr("__adstream_unavailable__") {
+        Ok(true) => UNAVAILABLE,
+        _ => "callable_raised",
+    }
 }
 
 fn row_dict<'py>(py: Python<'py>, batch: &Batch, row: usize) -> PyResult<Bound<'py, PyDict>> {
@@ -133,7 +143,29 @@ impl Foreign for Callables {
                 let args: Vec<_> = args.iter().map(|a| to_py(py, a)).collect::<PyResult<_>>()?;
                 from_py(&self.python[function].bind(py).call1(PyTuple::new(py, args)?)?)
             };
-            value().map_err(|e| ("callable_raised", text(py, &e)))
+            value().map_err(|e| (reason(py, &e), text(py, &e)))
+        })
+    }
+
+    fn translate(&self, function: usize, payloads: &[Option<&[u8]>]) -> Result<Vec<Translated>, Fault> {
+        Python::attach(|py| {
+            let made = || -> PyResult<Vec<Translated>> {
+                let given = payloads.iter().map(|p| p.map(|bytes| PyBytes::new(py, bytes)));
+                let made = self.python[function].bind(py).call1((PyList::new(py, given)?,))?;
+                let made = made.cast::<PyList>()?;
+                if made.len() != payloads.len() {
+                    return Err(PyValueError::new_err("a format answered with another number of payloads"));
+                }
+                made.iter()
+                    .map(|one| {
+                        Ok(match one.cast::<PyString>() {
+                            Ok(text) => Err(text.to_string_lossy().into_owned()),
+                            Err(_) => Ok(one.extract::<Option<Vec<u8>>>()?),
+                        })
+                    })
+                    .collect()
+            };
+            made().map_err(|e| (reason(py, &e), text(py, &e)))
         })
     }
 

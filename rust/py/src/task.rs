@@ -327,8 +327,9 @@ pub fn serde_write<'py>(
     callables: Vec<Py<PyAny>>,
     value: &Bound<'py, PyAny>,
 ) -> PyResult<Option<Bound<'py, PyBytes>>> {
-    let bytes =
-        serde_of(spec)?.write(&from_py(value)?, &Callables::new(py, callables)?).map_err(PyValueError::new_err)?;
+    let bytes = serde_of(spec)?
+        .write(&from_py(value)?, &Callables::new(py, callables)?)
+        .map_err(|t| PyValueError::new_err(t.text()))?;
     Ok(bytes.map(|b| PyBytes::new(py, &b)))
 }
 
@@ -339,7 +340,10 @@ pub fn serde_read<'py>(
     callables: Vec<Py<PyAny>>,
     data: Option<&[u8]>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    to_py(py, &serde_of(spec)?.read(data, &Callables::new(py, callables)?).map_err(PyValueError::new_err)?)
+    to_py(
+        py,
+        &serde_of(spec)?.read(data, &Callables::new(py, callables)?).map_err(|t| PyValueError::new_err(t.text()))?,
+    )
 }
 
 /// Decodes a batch as the plan's first source does; the good rows.

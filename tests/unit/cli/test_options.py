@@ -79,6 +79,12 @@ def test_settings_of_the_client():
         {"ADSTREAM_KAFKA_SASL_PASSWORD": "s"}, extra=["kafka.security.protocol=SSL", "kafka.a=b=c"]
     ).settings
     assert settings.kafka == {"security.protocol": "SSL", "a": "b=c", "sasl.password": "s"}
+    environ = {"ADSTREAM_REGISTRY_BASIC_AUTH_USER_INFO": "me:hidden", "ADSTREAM_SCHEMA_REGISTRY": "http://a"}
+    settings = chosen(environ, extra=["registry.ssl.ca.location=ca.pem"], schema_registry="http://b").settings
+    assert settings.registry == {
+        "url": "http://b", "basic.auth.user.info": "me:hidden", "ssl.ca.location": "ca.pem"
+    }  # fmt: skip
+    assert "hidden" not in repr(settings)
     for wrong in ("security.protocol=SSL", "kafka.x"):
         with pytest.raises(ConfigError, match="-X"):
             chosen(extra=[wrong])
@@ -116,6 +122,12 @@ SAME: dict[str, tuple[object, dict[str, str], str, Callable[[Chosen], object]]] 
         {"ADSTREAM_CONNECTION_L": "sqlite:///l"},
         '[connections]\nl = "sqlite:///l"',
         lambda c: c.settings.connections,
+    ),
+    "schema_registry": (
+        "http://r:8081",
+        {"ADSTREAM_SCHEMA_REGISTRY": "http://r:8081"},
+        'schema_registry = "http://r:8081"',
+        lambda c: c.settings.registry,
     ),
     "redis": (["redis://h"], {"ADSTREAM_REDIS": "redis://h"}, 'redis = "redis://h"', lambda c: c.settings.connections),
     "guarantee": (
@@ -167,8 +179,8 @@ def test_every_option_of_run_by_flag_environment_and_file(tmp_path: Path, name: 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(Settings)])
 def test_every_setting_by_environment_and_file(tmp_path: Path, name: str):
-    """Those without a flag, too. `kafka`, `connections` and `data` are said as above."""
-    if name in ("kafka", "connections", "data"):
+    """Those without a flag, too. `kafka`, `registry`, `connections` and `data` are said as above."""
+    if name in ("kafka", "registry", "connections", "data"):
         return
     kind = next(str(f.type) for f in fields(Settings) if f.name == name)
     texts = {

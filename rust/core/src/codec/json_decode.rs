@@ -227,6 +227,16 @@ impl JsonDecoder {
 
     /// Rows `range` of the payloads, which lie where they came to lie; row 0 of the result is the range's first.
     pub fn decode_range(&mut self, payloads: &OptBytes, range: Range<usize>) -> Decoded {
+        self.decode_translated(payloads, range, None)
+    }
+
+    /// The same of payloads that were made from others: `originals` and the place of the first there, for content ids.
+    pub fn decode_translated(
+        &mut self,
+        payloads: &OptBytes,
+        range: Range<usize>,
+        originals: Option<(&OptBytes, usize)>,
+    ) -> Decoded {
         let rows = range.len();
         let arena = &payloads.values.bytes[..];
         let ends = &payloads.values.ends[..];
@@ -248,7 +258,7 @@ impl JsonDecoder {
             };
             spans.clear();
             spans.extend((row..to).map(|r| payloads.get(r).map(|_| (start(r) - from, ends[r] as usize - from))));
-            self.chunk(buf, row - range.start, &spans, &mut columns, &mut marks);
+            self.chunk(buf, row - range.start, &spans, originals, &mut columns, &mut marks);
             row = to;
         }
         for (field, column) in self.fields.iter_mut().zip(&columns) {
@@ -265,6 +275,7 @@ impl JsonDecoder {
         buf: &[u8],
         first: usize,
         spans: &[Option<(usize, usize)>],
+        originals: Option<(&OptBytes, usize)>,
         columns: &mut [Data],
         marks: &mut Marks,
     ) {
@@ -281,7 +292,10 @@ impl JsonDecoder {
         }
         for (f, (field, column)) in self.fields.iter().zip(columns).enumerate() {
             let slots = (0..spans.len()).map(|i| self.slots[i * width + field.slot]);
-            let payload = |i: usize| spans[i].map_or(&[][..], |(start, end)| &buf[start..end]);
+            let payload = |i: usize| match originals {
+                None => spans[i].map_or(&[][..], |(start, end)| &buf[start..end]),
+                Some((originals, base)) => originals.get(base + first + i).unwrap_or_default(),
+            };
             convert(&field.reader, buf, slots, payload, column, |i, kind| match kind {
                 Kind::Absent | Kind::Null if field.nullable => marks.null(f, first + i),
                 _ if reasons[i] != Reason::None => {}

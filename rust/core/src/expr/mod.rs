@@ -76,6 +76,9 @@ pub struct Expr {
     pub function: Option<usize>,
 }
 
+/// A payload in another form, or why it has none.
+pub type Translated = Result<Option<Vec<u8>>, String>;
+
 /// The way out to callables of the host language. The core never calls one by itself: it hands over a batch and gets a
 /// column back, with `ERR_CALLABLE` and a message in rows whose call raised.
 pub trait Foreign: Send + Sync {
@@ -87,6 +90,11 @@ pub trait Foreign: Send + Sync {
     /// A function of single values, called with what its node says.
     fn apply(&self, _function: usize, _args: &[crate::datum::Datum]) -> Result<crate::datum::Datum, Fault> {
         unreachable!("the plan has no functions of single values")
+    }
+    /// Payloads of another format as JSON, or the reverse; `None` stays `None`. One answer for each, or the text of why there
+    /// is none; the outer error: nobody can go on.
+    fn translate(&self, _function: usize, _payloads: &[Option<&[u8]>]) -> Result<Vec<Translated>, Fault> {
+        unreachable!("the plan has no formats of the host")
     }
     /// A new instance of a processor, for one task; the error says why there is none.
     fn processor(

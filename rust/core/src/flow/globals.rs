@@ -17,6 +17,7 @@ use serde::Deserialize;
 
 use super::func::Func;
 use super::process::{Access, Process};
+use super::serde::{unavailable, UNAVAILABLE};
 use super::stateless::Pass;
 use super::store::View;
 use super::stores::{key_bytes, write_timed, Store, StoreKind, StoreSpec, Timed};
@@ -237,6 +238,7 @@ impl Globals {
                 let mut state = table.lock();
                 match read {
                     Ok((key, value)) => state.store.bytes.write(&key, value.as_deref()),
+                    Err((UNAVAILABLE, text)) => return Err(unavailable(text)),
                     Err((reason, _)) => {
                         let reason = reason.strip_prefix("dropped:").unwrap_or(reason);
                         *state.counters.entry(format!("dropped:{reason}")).or_default() += 1;

@@ -53,6 +53,7 @@ use std::sync::Arc;
 use crate::column::Value;
 use crate::datum::Datum;
 use crate::error::Fatal;
+use crate::expr::Fault;
 use crate::expr::Foreign;
 use crate::frame::{schema_hash, Kind};
 use crate::op::{Changelog, Counters, Ctx, Message, Operator, Outgoing, Stats};
@@ -118,6 +119,15 @@ pub enum Failure {
 impl From<Fatal> for Failure {
     fn from(fatal: Fatal) -> Self {
         Failure::Fatal(fatal)
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from((reason, text): Fault) -> Self {
+        match reason {
+            serde::UNAVAILABLE => Failure::Fatal(serde::unavailable(text)),
+            _ => Failure::Bad(reason, text),
+        }
     }
 }
 
@@ -376,7 +386,7 @@ impl<'a> Cx<'a> {
 
     /// Calls a function of the host.
     pub fn apply(&self, function: usize, args: &[Datum]) -> Result<Datum, Failure> {
-        self.env.foreign.apply(function, args).map_err(|(reason, text)| Failure::Bad(reason, text))
+        self.env.foreign.apply(function, args).map_err(Failure::from)
     }
 
     pub fn store(&self, index: usize) -> Ref<'a, Store> {
@@ -419,7 +429,7 @@ pub type Taken = Result<Record, (&'static str, String)>;
 impl FlowSource {
     /// `partition_time`: the largest time of what was taken from the partition so far.
     pub fn read(&self, raw: &RawBatch, row: usize, partition_time: i64, foreign: &dyn Foreign) -> Taken {
-        let read = |bytes, serde: &Serde, reason| serde.read(bytes, foreign).map_err(|text| (reason, text));
+        let read = |bytes, serde: &Serde, reason| serde.read(bytes, foreign).map_err(|trouble| trouble.fault(reason));
         let key = read(raw.keys.get(row), &self.key, "malformed_key")?;
         let value = read(raw.values.get(row), &self.value, "malformed_value")?;
         let ts = match self.timestamp {
@@ -560,6 +570,7 @@ impl Operator for Flow {
     fn take(&mut self, source: &FlowSource, place: Place, taken: Taken, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
         let record = match taken {
             Ok(record) => record,
+            Err((serde::UNAVAILABLE, text)) => return Err(serde::unavailable(text)),
             Err((reason, text)) => {
                 match self.graph.nodes[source.node].on_error {
                     OnError::DeadLetter => {}

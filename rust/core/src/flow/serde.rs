@@ -7,9 +7,10 @@
 //! | `int16 int32 int64` | int | big-endian two's complement |
 //! | `float32 float64` | float | big-endian IEEE 754 |
 //! | `boolean` | bool | one byte, 0 or 1 |
-//! | `uuid` | text | its 36 characters |
+//! | `uuid` | text | its 36 characters, in lower case as Java's `UUID` writes them |
+//! | `{"decimal": {"scale": n}}` | decimal | the unscaled number, big-endian two's complement, as short as it can be: `BigDecimal.unscaledValue().toByteArray()`, as Kafka Connect and Avro have it |
 //! | `json` | anything JSON has | JSON; decimals as text, times as RFC 3339, times and decimals are not read back |
-//! | `void` | null | none |
+//! | `void` | null | none; any bytes are malformed |
 //! | `internal`, `internal_key` | anything | [`Datum::encode`], [`Datum::key_bytes`]; only on topics that an application writes for itself |
 //! | `{"time_windowed": {"key": …, "size_ms": n}}` | windowed key | the key, then the start as `int64` |
 //! | `{"session_windowed": {"key": …}}` | windowed key | the key, then the end and the start as `int64` |
@@ -24,7 +25,59 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::text::{format_decimal, format_timestamp};
 use crate::datum::Datum;
+use crate::error::Fatal;
+use crate::expr::Fault;
 use crate::expr::Foreign;
+use crate::types::DECIMAL_PRECISION_MAX;
+
+/// Why bytes cannot be read or written.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Trouble {
+    /// They, or the value, are at fault.
+    Bad(String),
+    /// What a callable needs does not answer: the record is not to blame.
+    Unavailable(String),
+}
+
+/// The reason that a callable's fault has when what it needs does not answer.
+pub const UNAVAILABLE: &str = "unavailable";
+
+pub fn unavailable(text: impl Into<String>) -> Fatal {
+    Fatal::new("registry_unavailable", text)
+}
+
+impl Trouble {
+    fn called((reason, text): Fault) -> Trouble {
+        match reason {
+            UNAVAILABLE => Trouble::Unavailable(text),
+            _ => Trouble::Bad(text),
+        }
+    }
+    /// As a record's fault, under this reason.
+    pub fn fault(self, reason: &'static str) -> Fault {
+        match self {
+            Trouble::Bad(text) => (reason, text),
+            Trouble::Unavailable(text) => (UNAVAILABLE, text),
+        }
+    }
+    pub fn text(self) -> String {
+        match self {
+            Trouble::Bad(text) | Trouble::Unavailable(text) => text,
+        }
+    }
+}
+
+impl From<String> for Trouble {
+    fn from(text: String) -> Trouble {
+        Trouble::Bad(text)
+    }
+}
+
+impl From<&str> for Trouble {
+    fn from(text: &str) -> Trouble {
+        Trouble::Bad(text.into())
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -38,6 +91,7 @@ pub enum Serde {
     Float64,
     Boolean,
     Uuid,
+    Decimal { scale: u8 },
     Json,
     Void,
     Internal,
@@ -48,7 +102,7 @@ pub enum Serde {
 }
 
 impl Serde {
-    pub fn read(&self, bytes: Option<&[u8]>, foreign: &dyn Foreign) -> Result<Datum, String> {
+    pub fn read(&self, bytes: Option<&[u8]>, foreign: &dyn Foreign) -> Result<Datum, Trouble> {
         let Some(bytes) = bytes else { return Ok(Datum::Null) };
         fn fixed<const N: usize>(bytes: &[u8], name: &str) -> Result<[u8; N], String> {
             bytes.try_into().map_err(|_| format!("{name} has {N} bytes, these are {}", bytes.len()))
@@ -59,7 +113,25 @@ impl Serde {
             }
             Serde::Uuid => {
                 let text = std::str::from_utf8(bytes).ok().filter(|t| is_uuid(t));
-                Datum::str(text.ok_or("uuid has 36 characters, these are not")?)
+                Datum::str(&text.ok_or("uuid has 36 characters, these are not")?.to_ascii_lowercase())
+            }
+            Serde::Decimal { scale } => {
+                let range = || format!("a decimal has at most {DECIMAL_PRECISION_MAX} digits, these bytes have more");
+                if bytes.is_empty() || bytes.len() > 16 {
+                    return Err(if bytes.is_empty() {
+                        "a decimal has at least one byte".into()
+                    } else {
+                        range().into()
+                    });
+                }
+                let fill = if bytes[0] & 0x80 != 0 { 0xff } else { 0 };
+                let mut whole = [fill; 16];
+                whole[16 - bytes.len()..].copy_from_slice(bytes);
+                let unscaled = i128::from_be_bytes(whole);
+                if unscaled.unsigned_abs() >= 10u128.pow(DECIMAL_PRECISION_MAX.into()) {
+                    return Err(range().into());
+                }
+                Datum::Decimal(unscaled, *scale)
             }
             Serde::Bytes => Datum::Bytes(Arc::from(bytes)),
             Serde::Int16 => Datum::Int(i16::from_be_bytes(fixed(bytes, "int16")?).into()),
@@ -70,14 +142,14 @@ impl Serde {
             Serde::Boolean => match fixed::<1>(bytes, "boolean")? {
                 [0] => Datum::Bool(false),
                 [1] => Datum::Bool(true),
-                [other] => return Err(format!("boolean is 0 or 1, not {other}")),
+                [other] => return Err(format!("boolean is 0 or 1, not {other}").into()),
             },
             Serde::Json => {
                 let value: serde_json::Value =
                     serde_json::from_slice(bytes).map_err(|e| format!("not one JSON value: {e}"))?;
                 from_json(value)
             }
-            Serde::Void => Datum::Null,
+            Serde::Void => return Err("void has no bytes, these are some".into()),
             Serde::Internal => Datum::from_bytes(bytes).ok_or("not what this application writes")?,
             Serde::InternalKey => Datum::from_key_bytes(bytes).ok_or("not what this application writes")?,
             Serde::TimeWindowed { key, size_ms } => {
@@ -93,17 +165,17 @@ impl Serde {
                 Datum::windowed(key.read(Some(inner), foreign)?, start, end)
             }
             Serde::Python { deserialize, .. } => match deserialize {
-                Some(f) => foreign.apply(*f, &[Datum::Bytes(Arc::from(bytes))]).map_err(|f| f.1)?,
+                Some(f) => foreign.apply(*f, &[Datum::Bytes(Arc::from(bytes))]).map_err(Trouble::called)?,
                 None => return Err("this serde has no deserializer".into()),
             },
         })
     }
 
-    pub fn write(&self, datum: &Datum, foreign: &dyn Foreign) -> Result<Option<Vec<u8>>, String> {
+    pub fn write(&self, datum: &Datum, foreign: &dyn Foreign) -> Result<Option<Vec<u8>>, Trouble> {
         if datum.is_null() {
             return Ok(None);
         }
-        let wrong = |what: &str| Err(format!("{what} cannot write {datum:?}"));
+        let wrong = |what: &str| Err(Trouble::Bad(format!("{what} cannot write {datum:?}")));
         let int = |low: i64, high: i64, what: &str| match datum {
             Datum::Int(i) if (low..=high).contains(i) => Ok(*i),
             Datum::Int(i) => Err(format!("{i} does not fit {what}")),
@@ -120,9 +192,25 @@ impl Serde {
                 _ => return wrong("string"),
             },
             Serde::Uuid => match datum {
-                Datum::Str(s) if is_uuid(s) => s.as_bytes().to_vec(),
+                Datum::Str(s) if is_uuid(s) => s.to_ascii_lowercase().into_bytes(),
                 _ => return wrong("uuid"),
             },
+            Serde::Decimal { scale } => {
+                let scaled = match datum {
+                    Datum::Int(i) => rescaled((*i).into(), 0, *scale),
+                    Datum::Decimal(u, s) => rescaled(*u, *s, *scale),
+                    _ => return wrong("decimal"),
+                };
+                let Some(unscaled) = scaled else {
+                    let limit = format!("{DECIMAL_PRECISION_MAX} digits, {scale} of them after the point");
+                    return Err(format!("{datum:?} does not fit {limit}: round it first").into());
+                };
+                let whole = unscaled.to_be_bytes();
+                let fill = if unscaled < 0 { 0xff } else { 0 };
+                // The first byte that stays must show the sign.
+                let skip = (0..15).take_while(|&i| whole[i] == fill && (whole[i + 1] ^ fill) & 0x80 == 0).count();
+                whole[skip..].to_vec()
+            }
             Serde::Bytes => match datum {
                 Datum::Bytes(b) => b.to_vec(),
                 _ => return wrong("bytes"),
@@ -150,11 +238,11 @@ impl Serde {
                 out
             }
             Serde::Python { serialize, .. } => match serialize {
-                Some(f) => match foreign.apply(*f, std::slice::from_ref(datum)).map_err(|f| f.1)? {
+                Some(f) => match foreign.apply(*f, std::slice::from_ref(datum)).map_err(Trouble::called)? {
                     Datum::Bytes(b) => b.to_vec(),
                     Datum::Str(s) => s.as_bytes().to_vec(),
                     Datum::Null => return Ok(None),
-                    other => return Err(format!("a serializer returns bytes, not {other:?}")),
+                    other => return Err(format!("a serializer returns bytes, not {other:?}").into()),
                 },
                 None => return Err("this serde has no serializer".into()),
             },
@@ -162,7 +250,7 @@ impl Serde {
     }
 
     /// The bytes by which a key is partitioned: of a windowed key those of the key inside.
-    pub fn partition_bytes(&self, datum: &Datum, foreign: &dyn Foreign) -> Result<Option<Vec<u8>>, String> {
+    pub fn partition_bytes(&self, datum: &Datum, foreign: &dyn Foreign) -> Result<Option<Vec<u8>>, Trouble> {
         match (self, datum) {
             (Serde::TimeWindowed { key, .. } | Serde::SessionWindowed { key }, Datum::Windowed(w)) => {
                 key.write(&w.key, foreign)
@@ -176,6 +264,18 @@ impl Serde {
             _ => self.write(datum, foreign),
         }
     }
+}
+
+/// Exactly, or not at all.
+fn rescaled(unscaled: i128, from: u8, to: u8) -> Option<i128> {
+    let made = match from <= to {
+        true => unscaled.checked_mul(10i128.checked_pow((to - from).into())?)?,
+        false => {
+            let by = 10i128.checked_pow((from - to).into())?;
+            (unscaled % by == 0).then_some(unscaled / by)?
+        }
+    };
+    (made.unsigned_abs() < 10u128.pow(DECIMAL_PRECISION_MAX.into())).then_some(made)
 }
 
 fn is_uuid(text: &str) -> bool {
@@ -241,6 +341,11 @@ mod tests {
             (Serde::Float32, Datum::Float(1.5), &[0x3f, 0xc0, 0, 0]),
             (Serde::Float64, Datum::Float(-2.0), &[0xc0, 0, 0, 0, 0, 0, 0, 0]),
             (Serde::Boolean, Datum::Bool(true), &[1]),
+            (Serde::Decimal { scale: 2 }, Datum::Decimal(0, 2), &[0]),
+            (Serde::Decimal { scale: 2 }, Datum::Decimal(127, 2), &[0x7f]),
+            (Serde::Decimal { scale: 2 }, Datum::Decimal(128, 2), &[0, 0x80]),
+            (Serde::Decimal { scale: 0 }, Datum::Decimal(-128, 0), &[0x80]),
+            (Serde::Decimal { scale: 0 }, Datum::Decimal(-129, 0), &[0xff, 0x7f]),
             (
                 Serde::TimeWindowed { key: Box::new(Serde::String), size_ms: 10 },
                 Datum::windowed(Datum::str("k"), 5, 15),
@@ -270,10 +375,17 @@ mod tests {
             (Serde::Uuid, b"no"),
             (Serde::Json, b"{"),
             (Serde::Internal, &[99]),
+            (Serde::Void, b"x"),
+            (Serde::Decimal { scale: 2 }, b""),
+            (Serde::Decimal { scale: 2 }, &[0x7f; 16]),
+            (Serde::Decimal { scale: 2 }, &[0; 17]),
         ] {
             assert!(serde.read(Some(bytes), &NoForeign).is_err(), "{serde:?}");
         }
         assert!(Serde::Int32.write(&Datum::Int(1 << 40), &NoForeign).is_err());
         assert!(Serde::String.write(&Datum::Int(1), &NoForeign).is_err());
+        assert!(Serde::Decimal { scale: 1 }.write(&Datum::Decimal(125, 2), &NoForeign).is_err());
+        assert!(Serde::Decimal { scale: 1 }.write(&Datum::Float(0.5), &NoForeign).is_err());
+        assert_eq!(Serde::Decimal { scale: 1 }.write(&Datum::Decimal(120, 2), &NoForeign), Ok(Some(vec![12])));
     }
 }

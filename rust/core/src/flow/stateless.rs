@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::func::Func;
+use super::serde::Trouble;
 use super::{Cx, Done, Failure, Headers, Node, Record, Serde};
 use crate::datum::Datum;
 use crate::op::Outgoing;
@@ -237,8 +238,8 @@ impl To {
     }
 }
 
-fn unwritable_key(text: String) -> Failure {
-    Failure::Bad("unwritable_key", text)
+fn unwritable_key(trouble: Trouble) -> Failure {
+    trouble.fault("unwritable_key").into()
 }
 
 impl Node for To {
@@ -254,7 +255,7 @@ impl Node for To {
             false => &record.value,
         };
         let value = self.target.value.write(value, cx.env.foreign);
-        let value = value.map_err(|text| Failure::Bad("unwritable_value", text))?;
+        let value = value.map_err(|trouble| trouble.fault("unwritable_value"))?;
         let partitions = self.partitions(topic, &record, cx)?;
         if partitions.is_empty() {
             cx.count("dropped:no_partition");

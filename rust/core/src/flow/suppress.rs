@@ -19,6 +19,7 @@
 
 use serde::Deserialize;
 
+use super::serde::Trouble;
 use super::stores::{key_bytes, split_time, time_bytes, Store};
 use super::{Cx, Done, Failure, Headers, Node, Record, Serde};
 use crate::datum::Datum;
@@ -141,9 +142,9 @@ impl Suppress {
         let length = |datum: &Datum, serde: &Option<Serde>| match serde {
             _ if datum.is_null() => Ok(0),
             Some(serde) => Ok(serde.write(datum, foreign)?.map_or(0, |b| b.len())),
-            None => Ok(datum.to_bytes()?.len()),
+            None => Ok::<usize, Trouble>(datum.to_bytes()?.len()),
         };
-        let known = |text: String| Failure::unstorable(text);
+        let known = |trouble: Trouble| Failure::from(trouble.fault("not_storable"));
         let key = length(&record.key, &self.terms.key).map_err(known)?;
         let (value, serde) = (&record.value, &self.terms.value);
         let mut size = 8 + key + length(value, serde).map_err(known)? + length(told, serde).map_err(known)?;

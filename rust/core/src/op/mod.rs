@@ -18,7 +18,7 @@ mod stateless;
 pub use aggregate::{Aggregate, Fold, Ttl, Wanted};
 pub use deduplicate::Deduplicate;
 pub use edge::{Combine, EdgeOut, EdgeSource, Ship};
-pub use output::{SinkRows, ToTopic};
+pub use output::{failed, SinkRows, ToTopic};
 pub use stateless::{Branch, Filter, Map, Merge, Project, ProjectColumn, Require, ToStream};
 
 use std::collections::BTreeMap;

@@ -5,6 +5,8 @@ use crate::batch::Batch;
 use crate::codec::JsonEncoder;
 use crate::column::{reason, Column, NULL};
 use crate::error::Fatal;
+use crate::expr::Fault;
+use crate::flow::serde::{unavailable, UNAVAILABLE};
 use crate::frame::{row_frames, Beside, Header, Kind};
 use crate::key;
 use crate::partitioner;
@@ -36,13 +38,55 @@ fn batch_of(message: Message) -> Result<Batch, Fatal> {
     }
 }
 
-/// `to(topic)`: one JSON record a row, keyed, partitioned by murmur2 of the key as Java clients do.
+/// `to(topic)`: one record a row, in JSON or what a callable makes of it, keyed, partitioned by murmur2 of the key as Java clients do.
 pub struct ToTopic {
     pub topic: usize,
     pub keys: Vec<usize>,
     /// Every column that is read: keys and values.
     pub read: Vec<usize>,
     pub encoder: JsonEncoder,
+    /// The callable that makes another format of the JSON.
+    pub encode: Option<usize>,
+}
+
+impl ToTopic {
+    fn value(&self, batch: &Batch, row: usize) -> Vec<u8> {
+        let mut value = Vec::with_capacity(256);
+        self.encoder.encode_row(batch, row, &mut value);
+        value
+    }
+
+    /// The rows that have a form in the other format, with it; the others are dead letters.
+    fn translated(
+        &self,
+        encode: usize,
+        batch: &Batch,
+        rows: Vec<u32>,
+        values: &[Vec<u8>],
+        ctx: &mut Ctx<'_>,
+    ) -> Result<(Vec<u32>, Vec<Vec<u8>>), Fatal> {
+        let given: Vec<Option<&[u8]>> = values.iter().map(|v| Some(&v[..])).collect();
+        let answers = ctx.foreign.translate(encode, &given).map_err(failed)?;
+        let mut good = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
+        for (row, answer) in rows.into_iter().zip(answers) {
+            match answer {
+                Ok(value) => {
+                    good.0.push(row);
+                    good.1.push(value.unwrap_or_default());
+                }
+                Err(text) => ctx.dead(batch, row as usize, "unwritable_value", Some(&text)),
+            }
+        }
+        Ok(good)
+    }
+}
+
+/// A format of the host that cannot go on.
+pub fn failed((reason, text): Fault) -> Fatal {
+    match reason {
+        UNAVAILABLE => unavailable(text),
+        _ => Fatal::new("format_failed", text),
+    }
 }
 
 impl Operator for ToTopic {
@@ -51,13 +95,16 @@ impl Operator for ToTopic {
         let rows = readable(&batch, &self.read, ctx);
         let keys: Vec<&Column> = self.keys.iter().map(|&k| &*batch.columns[k]).collect();
         let partitions = ctx.partitions[self.topic].max(1);
-        ctx.count("out", rows.len() as u64);
-        for row in rows {
+        let mut values: Vec<Vec<u8>> = rows.iter().map(|&row| self.value(&batch, row as usize)).collect();
+        let mut written = rows;
+        if let Some(encode) = self.encode {
+            (written, values) = self.translated(encode, &batch, written, &values, ctx)?;
+        }
+        ctx.count("out", written.len() as u64);
+        for (row, value) in written.into_iter().zip(values) {
             let row = row as usize;
             let mut bytes = vec![];
             let keyed = key::user_key(&keys, row, &mut bytes);
-            let mut value = Vec::with_capacity(256);
-            self.encoder.encode_row(&batch, row, &mut value);
             let partition = match keyed {
                 true => partitioner::partition(&bytes, partitions),
                 // Without a key the task's own partition: the same records land in the same place on every run.

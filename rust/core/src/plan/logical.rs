@@ -131,6 +131,9 @@ pub enum Op {
         topic: String,
         #[serde(default)]
         format: Option<String>,
+        /// The callable that makes JSON of payloads in another format.
+        #[serde(default)]
+        decode: Option<usize>,
         fields: Vec<FieldSpec>,
         #[serde(default)]
         timestamp: Option<String>,
@@ -183,6 +186,9 @@ pub enum Op {
         #[serde(default)]
         key: Option<Vec<String>>,
         columns: Vec<String>,
+        /// The callable that makes another format of JSON.
+        #[serde(default)]
+        encode: Option<usize>,
     },
     Sink {
         kind: String,
@@ -425,9 +431,9 @@ impl Plan {
         }
         facts.sources = node.inputs.iter().flat_map(|&(from, _)| self.facts[from].sources.iter().copied()).collect();
         match &node.op {
-            Op::Source { fields, timestamp, key, format, .. } => {
-                if format.as_deref().is_some_and(|f| f != "json") {
-                    return Err(PlanError::new("unknown_format", "only `json` is read so far"));
+            Op::Source { fields, timestamp, key, format, decode, .. } => {
+                if decode.is_none() && format.as_deref().is_some_and(|f| f != "json") {
+                    return Err(PlanError::new("unknown_format", "only `json` is read without a callable"));
                 }
                 for field in fields {
                     field.decoder_field()?;

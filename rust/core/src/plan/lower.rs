@@ -34,6 +34,8 @@ pub enum SourceKind {
     /// A user topic: records are decoded and enter at `node`.
     User {
         decoder: JsonDecoder,
+        /// The callable that makes JSON of what is no JSON.
+        decode: Option<usize>,
         schema: Arc<Schema>,
         timestamp: Option<usize>,
         max_ahead_ms: Option<i64>,
@@ -208,7 +210,7 @@ pub fn lower(
     for &id in &sub.nodes {
         let node = &plan.nodes[id];
         let name: Arc<str> = Arc::from(node.name.as_str());
-        if let Op::Source { topic, fields, timestamp, max_ahead_ms, .. } = &node.op {
+        if let Op::Source { topic, fields, timestamp, max_ahead_ms, decode, .. } = &node.op {
             let schema = plan.working_schema(id, 0);
             let used = fields.iter().filter(|f| schema.index(&f.name).is_some());
             let decoder = JsonDecoder::new(used.map(|f| f.decoder_field()).collect::<Result<_, _>>()?)?;
@@ -218,6 +220,7 @@ pub fn lower(
                 topic.clone(),
                 SourceKind::User {
                     decoder,
+                    decode: *decode,
                     schema,
                     timestamp,
                     max_ahead_ms: *max_ahead_ms,
@@ -451,11 +454,12 @@ fn operator(plan: &Plan, id: usize, partitions: &[u32], options: Options) -> Res
             Box::new(aggregate.at_once(one_order(plan).then_some(options.closing_rows)))
         }
         Op::ToStream => Box::new(ToStream),
-        Op::ToTopic { topic, key, columns } => {
+        Op::ToTopic { topic, key, columns, encode } => {
             let keys: Vec<usize> = key.iter().flatten().map(|k| column(&input, k)).collect::<Result<_, _>>()?;
             let mut read: Vec<usize> = columns.iter().map(|c| column(&input, c)).collect::<Result<_, _>>()?;
             read.extend(&keys);
-            Box::new(ToTopic { topic: plan.topic(topic), keys, read, encoder: JsonEncoder::new(&input, columns) })
+            let encoder = JsonEncoder::new(&input, columns);
+            Box::new(ToTopic { topic: plan.topic(topic), keys, read, encoder, encode: *encode })
         }
         Op::Sink { columns, .. } => {
             let info = plan.sinks.iter().find(|s| s.name == node.name);
