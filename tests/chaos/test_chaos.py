@@ -14,13 +14,16 @@ pytestmark = [pytest.mark.servers, pytest.mark.slow]
 SEED = int(os.environ.get("SEED", "1"))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_exactly_once_under_fire(tmp_path: Path):
     reports = run_rounds(2, SEED, directory=tmp_path)
     assert all(report.faults["broker"] == report.faults["postgres"] == 1 for report in reports)
-    if left := [step for step in STEPS if not any(report.faults[f"at {step}"] for report in reports)]:
+    for more in range(4):  # a busy machine commits, and so crashes, less often
+        left = [step for step in STEPS if not any(report.faults[f"at {step}"] for report in reports)]
+        if not left:
+            break
         options: dict[str, Any] = {"seconds": 20.0, "outside": False, "steps": tuple(left), "crash_after": (2, 4)}
-        reports += run_rounds(1, SEED + 2, directory=tmp_path, **options)
+        reports += run_rounds(1, SEED + 2 + more, directory=tmp_path, **options)
     for report in reports:
         assert not report.problems, report
         assert not report.differences, report
