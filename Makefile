@@ -20,11 +20,11 @@ STUB  := python/adstream/_core.pyi
 ALLOW := tools/stubtest.allow
 
 .DEFAULT_GOAL := help
-.PHONY: help setup servers demo test check bench sim chaos differential mutants lock clean
+.PHONY: help setup servers demo test check bench sim chaos differential differential-cep mutants lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
 
 setup: $(VENV)/.built ## make the environment from the lock and build the extension
 
@@ -71,6 +71,9 @@ chaos: setup servers ## kill workers and servers under load: ROUNDS=10
 
 differential: setup ## random topologies, next to the real Kafka Streams: N=340 SEED=1
 	$(BIN)/python -m tests.differential.kstreams.run --seed $(SEED) --count $(or $(N),340)
+
+differential-cep: setup ## random patterns, next to the real Flink CEP: N=300 SEED=1
+	$(BIN)/python -m tests.differential.cep.run --seed $(SEED) --count $(or $(N),300)
 
 mutants: setup ## break the source in a copy, in many ways: each must turn the suite red
 	$(PYO3) $(BIN)/python tools/mutants.py

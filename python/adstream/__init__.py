@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         TimeWindowedKStream,
     )
     from adstream.dsl.natives import joined, key, other, pair, struct, value
+    from adstream.dsl.pattern import AfterMatchSkipStrategy, Matches, Pattern, element, matched
     from adstream.dsl.processors import Cancellable, Context, FixedKeyProcessor, Processor, RecordMetadata, output
     from adstream.dsl.schema import Record, content_id, field
     from adstream.dsl.store import ValueAndTimestamp, VersionedRecord
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "AdstreamError",
+    "AfterMatchSkipStrategy",
     "Aggregate",
     "App",
     "BranchedKStream",
@@ -83,7 +85,9 @@ __all__ = [
     "KGroupedTable",
     "KStream",
     "KTable",
+    "Matches",
     "Materialized",
+    "Pattern",
     "Processor",
     "ProcessorRecord",
     "Record",
@@ -110,6 +114,7 @@ __all__ = [
     "count",
     "decimal",
     "duration",
+    "element",
     "epoch",
     "field",
     "first",
@@ -119,6 +124,7 @@ __all__ = [
     "keyed",
     "last",
     "lit",
+    "matched",
     "max",
     "max_horizontal",
     "mean",
@@ -176,6 +182,7 @@ _HOMES = {
     "adstream.dsl.schema": "Record content_id field",
     "adstream.dsl.store": "ValueAndTimestamp VersionedRecord",
     "adstream.dsl.stream": "GroupedStream GroupedTable Stream Table Terminal WindowedStream",
+    "adstream.dsl.pattern": "AfterMatchSkipStrategy Matches Pattern element matched",
     "adstream.dsl.suppressed": "BufferConfig Suppressed",
     "adstream.dsl.topology": "Built Topology topology",
     "adstream.dsl.typing_": "decimal epoch rfc3339",

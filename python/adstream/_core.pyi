@@ -286,6 +286,8 @@ class Task:
         """A page of committed entries; None: the task has no such store. From any thread."""
     def query_version(self, store: str, key: Any, at: int | None) -> tuple[Any, int, int | None] | None: ...
     def query_len(self, store: str) -> int | None: ...
+    def pattern_counts(self, store: str) -> list[tuple[Any, list[int]]]:
+        """By key that has any: live runs, withheld matches, buffered events, waiting events."""
     def tick(self, now_ms: int) -> None:
         """Moves the logged clock (ms; never backwards). What it causes leaves when the generation closes, with which it is
         stored."""

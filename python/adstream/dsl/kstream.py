@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from adstream.dsl.joins import GlobalKTable, JoinWindows
     from adstream.dsl.ktable import KTable
     from adstream.dsl.kwindows import CogroupedKStream, SessionWindowedKStream, TimeWindowedKStream
+    from adstream.dsl.pattern import AfterMatchSkipStrategy, Matches, Pattern
     from adstream.dsl.store import StoreBuilder
     from adstream.dsl.stream import Stream
     from adstream.dsl.windows import Hopping, Session, Sliding, Tumbling, Unlimited
@@ -650,6 +651,30 @@ class KGroupedStream:
         if isinstance(window, Session):
             return kwindows.SessionWindowedKStream(self, window)
         return kwindows.TimeWindowedKStream(self, window)
+
+    def match(
+        self,
+        pattern: Pattern,
+        *,
+        max_delay: Duration,
+        skip: AfterMatchSkipStrategy | None = None,
+        order_by: Fn | None = None,
+        materialized: Materialized | str | None = None,
+    ) -> Matches:
+        """The pattern's matches among the events of each key, in event time, as Flink CEP finds them (docs/patterns.md).
+
+        Args:
+            max_delay: how far behind the largest time seen an event may come; later ones are `.late`. An event is looked at
+                when the largest time lies more than that behind it.
+            skip: which runs go when a match is found, instead of what the pattern says.
+            order_by: of events with one time, what comes first (ascending); without it, what came first.
+
+        Raises:
+            TopologyError: `malformed_pattern`, when the topology is built.
+        """
+        from adstream.dsl import pattern as patterns
+
+        return patterns.match(self, pattern, max_delay, skip, order_by, materialized)
 
     def cogroup(self, aggregator: Fn) -> CogroupedKStream:
         """Its records, by `aggregator(key, value, aggregate)`, into one aggregate with those of other groupings.

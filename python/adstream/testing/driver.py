@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from adstream._core import CoreError, Plan, RawBatch, SinkBuffer, murmur2, serde_read, serde_write
 from adstream.dsl.durations import Duration, duration_ms
@@ -155,6 +155,19 @@ def _told() -> Iterator[None]:
         if kind == "plan":
             raise TopologyError(message, code=code, hint=hint) from None
         raise FatalError(f"{message} [{code}]") from None
+
+
+class PatternCounts(NamedTuple):
+    """How much one key has of a pattern."""
+
+    live_runs: int
+    """Partial matches under way; without the one that waits for a first event."""
+    withheld: int
+    """Matches that a skip strategy holds back while an older run lives."""
+    buffered: int
+    """Events that runs have taken, each once."""
+    waiting: int
+    """Events that the watermark has not passed."""
 
 
 class TopologyTestDriver:
@@ -313,6 +326,12 @@ class TopologyTestDriver:
         self.run()
         specs = queries.specs_of(self.built.plan)
         return queries.opened(specs, name, lambda: [*(task.core for task in self._tasks), self._globals])
+
+    def patterns(self, name: str) -> dict[Any, PatternCounts]:
+        """What is under way of a pattern, by key; keys with nothing are not there. `name`: of its store (`materialized=`)."""
+        self.run()
+        found = (entry for task in self._tasks for entry in task.core.pattern_counts(name))
+        return {key: PatternCounts(*counts) for key, counts in found}
 
     def counters(self) -> dict[str, dict[str, int]]:
         """What became of rows, by operation and reason, over all tasks: `counters()["gross"]["late"]`."""

@@ -5,6 +5,7 @@
 
 pub mod aggregate;
 pub mod batch;
+pub mod cep;
 pub mod codec;
 pub mod column;
 pub mod datum;

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use adstream_core::cep::saved::Counts;
+use adstream_core::datum::Datum;
 use adstream_core::expr::{compile, Expr};
 use adstream_core::flow::store::View;
 use adstream_core::flow::{Globals, Serde};
@@ -257,6 +259,18 @@ impl PyTask {
 
     fn query_len(&self, py: Python<'_>, store: &str) -> Option<u64> {
         py.detach(|| self.lock().store(store).map(|s| s.entries()))
+    }
+
+    /// By key: live runs, withheld matches, buffered events, waiting events.
+    fn pattern_counts(&self, py: Python<'_>, store: &str) -> PyResult<Vec<(Py<PyAny>, [u64; 4])>> {
+        let found: Vec<(Datum, Counts)> = py.detach(|| {
+            let task = self.lock();
+            let Some(store) = task.store(store) else { return vec![] };
+            let entries = store.bytes.unordered();
+            entries.filter_map(|(key, bytes)| Some((Datum::from_key_bytes(key)?, Counts::of(bytes)?))).collect()
+        });
+        let plain = |c: Counts| [c.live_runs, c.withheld, c.buffered, c.waiting];
+        found.into_iter().map(|(key, c)| Ok((to_py(py, &key)?.unbind(), plain(c)))).collect()
     }
 
     fn process(&self, py: Python<'_>, max_rows: usize) -> PyResult<usize> {

@@ -12,6 +12,7 @@ use super::aggregate::{Aggregate, Fold, TableAggregate};
 use super::bridge::{FromRows, ToRows};
 use super::foreign::{Answer, Propagate, Resolve, Subscribe};
 use super::func::{Func, Getter, Lookup};
+use super::patterns::MatchPattern;
 use super::process::{self, Access, Process};
 use super::session::SessionAggregate;
 use super::sliding::SlidingAggregate;
@@ -162,6 +163,7 @@ fn node(kind: &str, b: &Builder<'_>) -> Result<Box<dyn Node>, PlanError> {
             Box::new(StreamTableJoin { p: b.read()?, table: b.lookup("table")?, buffer: b.optional_store("buffer")? })
         }
         "window_aggregate" => windowed(b)?,
+        "match" => Box::new(MatchPattern::new(b.read()?, b.store_of("store")?)?),
         "suppress" => Box::new(Suppress::new(b.read::<Terms>()?, b.store_of("store")?)),
         other => return Err(b.wrong(format!("there is no operation `{other}`"))),
     })

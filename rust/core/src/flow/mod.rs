@@ -30,6 +30,7 @@ pub mod globals;
 pub mod join_window;
 pub mod lru;
 pub mod native;
+pub mod patterns;
 pub mod process;
 pub mod reads;
 pub mod schedule;

@@ -98,7 +98,9 @@ impl Store {
             StoreKind::Window | StoreKind::KeyValue => (start, time_key(start, key)),
             StoreKind::Series => (start, series_key(key, start, 0)),
             StoreKind::Session => (end, session_key(key, end, start)),
-            StoreKind::Versioned | StoreKind::Lru | StoreKind::Buffer | StoreKind::Suppress => return None,
+            StoreKind::Versioned | StoreKind::Lru | StoreKind::Buffer | StoreKind::Suppress | StoreKind::Patterns => {
+                return None
+            }
         };
         (time >= self.first_living()).then(|| self.get_in(view, &at)).flatten()
     }
@@ -116,7 +118,9 @@ impl Store {
             StoreKind::Window | StoreKind::KeyValue => self.window_put(start, key, value, ts),
             StoreKind::Series => self.series_put(key, start, value, ts),
             StoreKind::Session => self.session_put(key, start, end, value),
-            StoreKind::Versioned | StoreKind::Lru | StoreKind::Buffer | StoreKind::Suppress => Ok(false),
+            StoreKind::Versioned | StoreKind::Lru | StoreKind::Buffer | StoreKind::Suppress | StoreKind::Patterns => {
+                Ok(false)
+            }
         }
     }
 

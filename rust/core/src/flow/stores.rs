@@ -44,6 +44,8 @@ pub enum StoreKind {
     Buffer,
     /// See `suppress.rs`.
     Suppress,
+    /// See `patterns.rs`.
+    Patterns,
     Lru,
 }
 
@@ -162,9 +164,12 @@ impl Store {
             _ => return self.get(key),
         };
         Ok(match kind {
-            StoreKind::KeyValue | StoreKind::Versioned | StoreKind::Buffer | StoreKind::Suppress | StoreKind::Lru => {
-                None
-            }
+            StoreKind::KeyValue
+            | StoreKind::Versioned
+            | StoreKind::Buffer
+            | StoreKind::Suppress
+            | StoreKind::Patterns
+            | StoreKind::Lru => None,
             StoreKind::Window => self.window_get(w.start, &key_bytes(&w.key)?),
             StoreKind::Series => self.series_get(&key_bytes(&w.key)?, w.start),
             StoreKind::Session => self.session_get(&key_bytes(&w.key)?, w.start, w.end),
@@ -416,6 +421,7 @@ impl Store {
                 | StoreKind::Versioned
                 | StoreKind::Buffer
                 | StoreKind::Suppress
+                | StoreKind::Patterns
                 | StoreKind::Lru => return None,
             };
             Some((Datum::windowed(Datum::from_key_bytes(key)?, start, end), value.0, value.1))

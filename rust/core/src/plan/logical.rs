@@ -680,7 +680,10 @@ impl Plan {
                 }
                 facts.ports.push(Arc::default());
             }
-            Op::Flow { kind, .. } => {
+            Op::Flow { kind, parameters } => {
+                if kind == "match" {
+                    crate::flow::patterns::check(parameters).map_err(|e| e.at(id))?;
+                }
                 for store in node.op.texts("stores") {
                     if !self.stores.iter().any(|s| s.name == store) {
                         return Err(PlanError::new("unknown_store", format!("there is no store `{store}`"))

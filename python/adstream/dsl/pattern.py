@@ -1,0 +1,499 @@
+"""Patterns over the events of a key, with Flink CEP's semantics.
+
+    cheap = Pattern.begin("small").where(col("amount") < 1).next("large").where(col("amount") > 500).within("10m")
+    payments.group_by_key().match(cheap, max_delay="5s").select(lambda key, match: match["large"][0]["id"])
+
+A `Pattern` is a value: every method returns another one. Conditions are expressions over the event or functions: of the
+event, or of the event and what the run has taken (`{stage: [events]}`); in an expression, `matched("small")` looks back.
+What Flink's `Pattern` refuses is refused here, call by call; what shows only in the whole, when the stream is built
+(`rust/core/src/cep/automaton.rs`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from adstream.dsl import flow, natives
+from adstream.dsl.durations import Duration, duration_ms
+from adstream.dsl.expr import Expr, to_plan
+from adstream.dsl.faults import fault
+from adstream.dsl.flow import Materialized
+from adstream.dsl.graph import Graph, Node
+from adstream.dsl.kstream import Flowing, KGroupedStream, KStream
+from adstream.dsl.serdes import Serde
+
+Test = Callable[..., Any] | Expr
+"""A condition of the user."""
+_TAKEN = "$element."
+_LOOK = "$other.{"
+
+
+# --- Looking back ---------------------------------------------------------------------------------------------------------
+
+
+def element(field: str) -> Expr:
+    """In what `matched(…)` asks of each taken event: a field of that event. `col(…)` is the event at hand."""
+    return Expr("col", name=_TAKEN + field)
+
+
+@dataclass(frozen=True, slots=True)
+class matched:
+    """The events that the run has taken for a stage so far: of the stage that is being matched, those of the repetitions
+    before. In Flink: `ctx.getEventsForPattern(stage)`.
+
+    A field is named by text; an expression has `ads.element("x")` for a field of the taken event and `ads.col("x")` for the
+    event at hand.
+    """
+
+    stage: str
+
+    def count(self, of: str | Expr | None = None) -> Expr:
+        """How many there are, or for how many of them it is not null."""
+        return self._look("count", of)
+
+    def first(self, of: str | Expr) -> Expr:
+        """Of the oldest one; null if there is none."""
+        return self._look("first", of)
+
+    def last(self, of: str | Expr) -> Expr:
+        """Of the latest one; null if there is none."""
+        return self._look("last", of)
+
+    def sum(self, of: str | Expr) -> Expr:
+        """Nulls left out; 0 of nothing."""
+        return self._look("sum", of)
+
+    def mean(self, of: str | Expr) -> Expr:
+        """Nulls left out; null of nothing."""
+        return self._look("mean", of)
+
+    def min(self, of: str | Expr) -> Expr:
+        """Nulls left out; null of nothing."""
+        return self._look("min", of)
+
+    def max(self, of: str | Expr) -> Expr:
+        """Nulls left out; null of nothing."""
+        return self._look("max", of)
+
+    def any(self, of: Expr) -> Expr:
+        """Whether it is true of one; false of nothing."""
+        return self._look("any", of)
+
+    def all(self, of: Expr) -> Expr:
+        """Whether it is true of each; true of nothing."""
+        return self._look("all", of)
+
+    def _look(self, look: str, of: str | Expr | None) -> Expr:
+        tree = (
+            None
+            if of is None
+            else to_plan(_asked(element(of) if isinstance(of, str) else of), (), natives._no_function)
+        )
+        said = {"stage": self.stage, "look": look, "of": tree}
+        return Expr("col", name="$other." + json.dumps(said, sort_keys=True))
+
+
+def _asked(e: Expr) -> Expr:
+    """As a function of (taken event, event at hand)."""
+    if e.op == "col" and e.name is not None:
+        if e.name.startswith(_TAKEN):
+            return replace(e, name=e.name.removeprefix(_TAKEN))
+        return e if e.name.startswith("$") else replace(e, name=f"$other.{e.name}")
+    return replace(e, args=tuple(_asked(arg) for arg in e.args))
+
+
+# --- Skip strategies ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AfterMatchSkipStrategy:
+    """Which runs go when a match is found. In Flink: `AfterMatchSkipStrategy`."""
+
+    kind: str
+    stage: str | None = None
+    throws: bool = False
+
+    @staticmethod
+    def no_skip() -> AfterMatchSkipStrategy:
+        """Every possible match is told."""
+        return AfterMatchSkipStrategy("no")
+
+    @staticmethod
+    def skip_to_next() -> AfterMatchSkipStrategy:
+        """Those that began with the same event go."""
+        return AfterMatchSkipStrategy("to_next")
+
+    @staticmethod
+    def skip_past_last_event() -> AfterMatchSkipStrategy:
+        """Those that began before the match ended go."""
+        return AfterMatchSkipStrategy("past_last")
+
+    @staticmethod
+    def skip_to_first(stage: str) -> AfterMatchSkipStrategy:
+        """Those that began before the stage's first event go."""
+        return AfterMatchSkipStrategy("to_first", stage)
+
+    @staticmethod
+    def skip_to_last(stage: str) -> AfterMatchSkipStrategy:
+        """Those that began before the stage's last event go."""
+        return AfterMatchSkipStrategy("to_last", stage)
+
+    def throw_exception_on_miss(self) -> AfterMatchSkipStrategy:
+        """The event is a dead letter (`nothing_to_skip_to`, `skips_to_its_start`) where the match has no event of the stage,
+        or begins with it."""
+        if self.stage is None:
+            raise _malformed(f"{self} skips to no stage", "write it behind `skip_to_first` or `skip_to_last`")
+        return replace(self, throws=True)
+
+    def _plan(self) -> Any:
+        return self.kind if self.stage is None else {self.kind: {"stage": self.stage, "throws": self.throws}}
+
+
+# --- Patterns -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    name: str
+    contiguity: str
+    group: Pattern | None = None
+    condition: Any = None
+    """A test, or ("and" | "or", condition, condition)."""
+    until: Test | None = None
+    times: tuple[int, int, int | None] | None = None
+    """From, to, ms between them."""
+    looping: bool = False
+    optional: bool = False
+    greedy: bool = False
+    inner: str = "skip_till_next"
+    within: int | None = None
+    within_previous: int | None = None
+
+
+def _malformed(message: str, hint: str) -> Exception:
+    return fault("malformed_pattern", message, operation="Pattern", hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A chain of stages; what follows a stage's name is about that stage. In Flink: `Pattern`."""
+
+    _stages: tuple[_Stage, ...]
+    _skip: AfterMatchSkipStrategy
+
+    # Stages.
+
+    @staticmethod
+    def begin(stage: str | Pattern, skip: AfterMatchSkipStrategy | None = None) -> Pattern:
+        """The first stage, by its name, or a group. `skip` is the whole pattern's."""
+        return Pattern((_made(stage, "strict"),), skip or AfterMatchSkipStrategy.no_skip())
+
+    def next(self, stage: str | Pattern) -> Pattern:
+        """The very next event of the key must match."""
+        return self._then(stage, "strict")
+
+    def followed_by(self, stage: str | Pattern) -> Pattern:
+        """Events that do not match may come before it."""
+        return self._then(stage, "skip_till_next")
+
+    def followed_by_any(self, stage: str | Pattern) -> Pattern:
+        """Any event may come before it, also one that matches: each such one makes a match of its own."""
+        return self._then(stage, "skip_till_any")
+
+    def not_next(self, stage: str) -> Pattern:
+        """The very next event must not match."""
+        return self._not(stage, "not_next")
+
+    def not_followed_by(self, stage: str) -> Pattern:
+        """No event that matches may come before what follows; at the end of a pattern, before `within` is over."""
+        return self._not(stage, "not_follow")
+
+    def _then(self, stage: str | Pattern, contiguity: str) -> Pattern:
+        return replace(self, _stages=(*self._stages, _made(stage, contiguity)))
+
+    def _not(self, stage: str, contiguity: str) -> Pattern:
+        if not isinstance(stage, str):
+            raise _malformed("a group cannot be negated", "negate a stage")
+        if self._last.optional:
+            raise _malformed(
+                f"`{stage}` must not come after `{self._last.name}`, which is optional",
+                "write two patterns, with the optional stage and without it",
+            )
+        return self._then(stage, contiguity)
+
+    @property
+    def _last(self) -> _Stage:
+        return self._stages[-1]
+
+    def _with(self, **changes: Any) -> Self:
+        return replace(self, _stages=(*self._stages[:-1], replace(self._last, **changes)))
+
+    # Conditions.
+
+    def where(self, condition: Test) -> Pattern:
+        """Together with the conditions before it."""
+        return self._condition("and", condition, "where")
+
+    def or_where(self, condition: Test) -> Pattern:
+        """Or all conditions before it. In Flink: `or`."""
+        return self._condition("or", condition, "or_where")
+
+    def subtype(self, of: type) -> Pattern:
+        """And the event is an instance of that class."""
+        if not isinstance(of, type):
+            raise _malformed(f"not a class: {of!r}", "write `.subtype(Class)`")
+        return self._condition("and", lambda event: isinstance(event, of), "subtype")
+
+    def until(self, condition: Test) -> Pattern:
+        """Ends a loop: an event for which it holds is not taken, nor is any later one."""
+        if self._last.until is not None:
+            raise _malformed("a second `until`", "write the conditions as one")
+        if not self._last.looping:
+            raise _malformed("`until` of what does not repeat without a bound", "write it behind `one_or_more()`")
+        return self._with(until=_test(condition, "until"))
+
+    def _condition(self, how: str, condition: Test, what: str) -> Pattern:
+        if self._last.group is not None:
+            raise _malformed(f"`{what}` of a group", "write it at the stages of the group")
+        new = _test(condition, what)
+        old = self._last.condition
+        return self._with(condition=new if old is None else (how, old, new))
+
+    # Quantifiers.
+
+    def times(self, low: int, high: int | None = None, window: Duration | None = None) -> Pattern:
+        """So often, or between so often and so often. `window`: between repetitions, as in Flink between those before the
+        last (docs/patterns.md)."""
+        if high is None:
+            if low <= 0:
+                raise _malformed(f"{low} times", "write a number of 1 or more")
+            return self._repeated(low, low, window)
+        if low < 0 or high < low or high == 0:
+            raise _malformed(f"between {low} and {high} times", "write the smaller number first")
+        pattern = self._repeated(max(low, 1), high, window)
+        return pattern._with(optional=True) if low == 0 else pattern
+
+    def times_or_more(self, times: int, window: Duration | None = None) -> Pattern:
+        """At least so often."""
+        if times <= 0:
+            raise _malformed(f"{times} times or more", "write a number of 1 or more")
+        return self._repeated(times, times, window, looping=True)
+
+    def one_or_more(self, window: Duration | None = None) -> Pattern:
+        """At least once."""
+        return self._repeated(1, 1, window, looping=True)
+
+    def _repeated(self, low: int, high: int, window: Duration | None, *, looping: bool = False) -> Pattern:
+        self._not_negated("a quantifier")
+        if self._last.times is not None:
+            raise _malformed("a second quantifier", "leave one out")
+        ms = None if window is None else duration_ms(window, "window", operation="Pattern")
+        # As in Flink, `optional()` before a quantifier is lost.
+        return self._with(times=(low, high, ms), looping=looping, optional=False, greedy=False, inner="skip_till_next")
+
+    def optional(self) -> Pattern:
+        """It may be absent."""
+        if len(self._stages) > 1 and self._stages[-2].greedy:
+            raise _malformed("an optional stage behind a greedy one", "leave `greedy()` out")
+        if self._last.optional:
+            raise _malformed("`optional()` twice", "leave one out")
+        self._not_negated("`optional()`")
+        return self._with(optional=True)
+
+    def greedy(self) -> Pattern:
+        """What follows leaves it the events that it would take."""
+        self._not_negated("`greedy()`")
+        if self._last.group is not None:
+            raise _malformed("`greedy()` of a group", "write it at a stage")
+        if self._last.inner == "skip_till_any":
+            raise _malformed("`greedy()` and `allow_combinations()`", "leave one out")
+        if self._last.times is None:
+            raise _malformed("`greedy()` of what comes once", "write it behind a quantifier")
+        return self._with(greedy=True)
+
+    def consecutive(self) -> Pattern:
+        """No other event may come between repetitions."""
+        return self._between("strict", "consecutive")
+
+    def allow_combinations(self) -> Pattern:
+        """Any event may come between repetitions, also one that matches."""
+        return self._between("skip_till_any", "allow_combinations")
+
+    def _between(self, inner: str, what: str) -> Pattern:
+        if self._last.times is None:
+            raise _malformed(f"`{what}()` of what comes once", "write it behind a quantifier")
+        if self._last.inner != "skip_till_next":
+            raise _malformed(f"`{what}()` where repetitions are settled", "write one of them, once")
+        return self._with(inner=inner)
+
+    def _not_negated(self, what: str) -> None:
+        if self._last.contiguity in ("not_next", "not_follow"):
+            raise _malformed(f"{what} of `{self._last.name}`, which must not come", "leave it out")
+
+    # Windows.
+
+    def within(self, window: Duration) -> Pattern:
+        """From the first event to the last, less than this; the smallest of all stages counts. In Flink: `FIRST_AND_LAST`."""
+        return self._with(within=duration_ms(window, "window", operation="Pattern"))
+
+    def within_previous(self, window: Duration) -> Pattern:
+        """From the event before to this stage's, less than this. In Flink: `PREVIOUS_AND_CURRENT`, with its limits:
+        docs/patterns.md."""
+        return self._with(within_previous=duration_ms(window, "window", operation="Pattern"))
+
+    # For the plan.
+
+    def _plan(self, lowering: _Lowering) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": stage.name,
+                "contiguity": stage.contiguity,
+                "inner": stage.inner,
+                "where": None if stage.condition is None else lowering.guard(stage.condition),
+                "until": None if stage.until is None else lowering.guard(stage.until),
+                "times": None if stage.times is None else dict(zip(("from", "to", "window"), stage.times, strict=True)),
+                "looping": stage.looping,
+                "optional": stage.optional,
+                "greedy": stage.greedy,
+                "within": stage.within,
+                "within_previous": stage.within_previous,
+                "group": None if stage.group is None else stage.group._plan(lowering),
+            }
+            for stage in self._stages
+        ]
+
+    def __repr__(self) -> str:
+        return f"<Pattern {' '.join(stage.name or '(…)' for stage in self._stages)}>"
+
+
+def _made(stage: str | Pattern, contiguity: str) -> _Stage:
+    if isinstance(stage, Pattern):
+        return _Stage("", contiguity, stage)
+    if not isinstance(stage, str) or not stage or ":" in stage:
+        raise _malformed(f"not a name of a stage: {stage!r}", "write a text without `:`")
+    return _Stage(stage, contiguity)
+
+
+def _test(condition: object, what: str) -> Test:
+    if not isinstance(condition, Expr) and not callable(condition):
+        raise _malformed(f"not a condition: {condition!r}", f'write `.{what}(col("x") > 1)` or a function of the event')
+    return condition
+
+
+class _Lowering:
+    """Conditions by their numbers."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self.conditions: list[dict[str, Any]] = []
+
+    def guard(self, condition: Any) -> dict[str, Any]:
+        if isinstance(condition, tuple):
+            how, one, other = condition
+            return {how: [self.guard(one), self.guard(other)]}
+        self.conditions.append(
+            self._expression(condition) if isinstance(condition, Expr) else self._function(condition)
+        )
+        return {"is": len(self.conditions) - 1}
+
+    def _expression(self, e: Expr) -> dict[str, Any]:
+        said = flow.function(self._graph, e, "condition", "where")
+        names = {node.name for node in e.walk() if node.op == "col" and node.name and node.name.startswith(_LOOK)}
+        uses = []
+        for name in sorted(n for n in names if n is not None):
+            asked: Mapping[str, Any] = json.loads(name.removeprefix("$other."))
+            of = None
+            if asked["of"] is not None:
+                native = natives.Native({"expr": asked["of"]}, f"{asked['look']} of `{asked['stage']}`")
+                of = {"call": self._graph.register(native), "with_key": True}
+            uses.append(
+                {"name": name.removeprefix("$other."), "stage": asked["stage"], "look": asked["look"], "of": of}
+            )
+        return {**said, "uses": uses}
+
+    def _function(self, fn: Callable[..., Any]) -> dict[str, Any]:
+        low, _ = flow._arity(fn) or (1, 1)
+        said = flow.call(self._graph, fn, "condition", "where", 2 if low == 2 else 1)
+        return {"call": self._graph.register(flow.Condition(fn)), "with_key": said["with_key"], "history": low == 2}
+
+
+# --- On a stream ----------------------------------------------------------------------------------------------------------
+
+
+class Matches:
+    """What was found of a pattern, and beside it what timed out and what came too late."""
+
+    def __init__(self, flowing: Flowing, node: Node) -> None:
+        self._flowing, self._node = flowing, node
+
+    def _port(self, port: int, value: Serde | None = None) -> KStream:
+        return KStream(self._flowing.at(self._node, port, value=value))
+
+    @property
+    def matches(self) -> KStream:
+        """Each match: the key, `{stage: [events]}` with the stages in order of their first event, the time of the last one (or,
+        of a pattern that ends with what must not come, when that was certain)."""
+        return self._port(0)
+
+    @property
+    def timed_out(self) -> KStream:
+        """What was there of each run whose window ended, and when it did."""
+        self._node.parameters["timed_out"] = True
+        return self._port(1)
+
+    @property
+    def late(self) -> KStream:
+        """Events behind the watermark, as they came."""
+        return self._port(2, self._flowing.value)
+
+    def select(self, fn: Callable[..., Any]) -> KStream:
+        """One value for each match: `fn(match)` or `fn(key, match)`. In Flink: `select`."""
+        return self.matches.map_values(fn)
+
+    def flat_select(self, fn: Callable[..., Any]) -> KStream:
+        """Any number of values for each match. In Flink: `flatSelect`."""
+        return self.matches.flat_map_values(fn)
+
+
+def match(
+    grouped: KGroupedStream,
+    pattern: Pattern,
+    max_delay: Duration,
+    skip: AfterMatchSkipStrategy | None,
+    order_by: Test | None,
+    materialized: Materialized | str | None,
+) -> Matches:
+    """See `KGroupedStream.match`."""
+    if not isinstance(pattern, Pattern):
+        raise fault(
+            "bad_argument",
+            f"not a pattern: {pattern!r}",
+            operation="match",
+            hint="write `Pattern.begin(name).where(…)`",
+        )
+    how = flow.materialized(materialized, "match")
+    graph = grouped._graph
+    lowering = _Lowering(graph)
+    stages = pattern._plan(lowering)
+    delay_ms = duration_ms(max_delay, "max_delay", operation="match")
+    add, divide = (
+        {"call": graph.register(natives.expression(e, "match")), "with_key": True}
+        for e in (natives.value() + natives.other(), natives.value() / natives.other())
+    )
+    flowing = grouped.keyed("match", how)
+    parameters: dict[str, Any] = {
+        "pattern": {"stages": stages, "skip": (skip or pattern._skip)._plan()},
+        "conditions": lowering.conditions,
+        "max_delay_ms": delay_ms,
+        "timed_out": False,
+        "order_by": None if order_by is None else flow.function(graph, order_by, "order_by", "match"),
+        "add": add,
+        "divide": divide,
+    }
+    node = flow.add(graph, "match", [flowing.port], **parameters)
+    store = flow.store(graph, "patterns", how, f"{node.name}-store", "match")
+    node.parameters |= {"store": store, "stores": [store]}
+    return Matches(flowing, node)

@@ -1,0 +1,381 @@
+//! Runs of an automaton over the events of one key, as in Flink's `NFA`: who goes on, who is a match, who is told when.
+
+use std::cell::OnceCell;
+
+use super::automaton::{Action, Automaton, Kind};
+use super::buffer::{Buffer, EventId, NodeId, Path, Version};
+use super::heap::{Heap, Ranked};
+use super::pattern::{Guard, Skip};
+use crate::expr::Fault;
+
+/// A partial match: where it waits, and what it took last. The start run has taken nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    pub state: u16,
+    pub node: Option<NodeId>,
+    pub version: Version,
+    pub start: Option<EventId>,
+    /// Of the first and of the latest taken event, ms.
+    pub start_ms: i64,
+    pub previous_ms: i64,
+}
+
+impl Ranked for Run {
+    type Rank = (i64, u32);
+    /// By the first event; the start run last.
+    fn rank(&self) -> (i64, u32) {
+        self.start.map_or((i64::MAX, i32::MAX as u32), |id| (id.ts, id.n))
+    }
+}
+
+/// What the runs of one key are.
+#[derive(Clone, Debug)]
+pub struct Runs<E> {
+    pub partial: Heap<Run>,
+    /// Complete, and held back while an older run lives.
+    pub complete: Heap<Run>,
+    pub buffer: Buffer<E>,
+}
+
+/// A match or what of it there is: its stages in order of their first event, with their events.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Match<E>(pub Vec<(u16, Vec<E>)>);
+
+/// What the runs took before this event, for conditions that look back.
+pub struct History<'a, E> {
+    buffer: &'a Buffer<E>,
+    run: &'a Run,
+    path: OnceCell<Path>,
+}
+
+impl<E: Clone> History<'_, E> {
+    /// The events of a stage, oldest first.
+    pub fn events(&self, stage: u16) -> impl Iterator<Item = &E> {
+        let path = self.path.get_or_init(|| match self.run.node {
+            Some(node) => self.buffer.path(node, &self.run.version),
+            None => vec![],
+        });
+        let found = path.iter().find(|(s, _)| *s == stage).map_or(&[][..], |(_, events)| events);
+        found.iter().filter_map(|id| self.buffer.events.get(id).map(|e| &e.0))
+    }
+}
+
+/// The user's conditions on the event that is being read.
+pub trait Conditions<E> {
+    fn holds(&mut self, condition: u16, history: &History<'_, E>) -> Result<bool, Fault>;
+}
+
+fn guarded<E>(guard: &Guard, conditions: &mut dyn Conditions<E>, history: &History<'_, E>) -> Result<bool, Fault> {
+    Ok(match guard {
+        Guard::Always => true,
+        Guard::Is(condition) => conditions.holds(*condition, history)?,
+        Guard::Not(guard) => !guarded(guard, conditions, history)?,
+        Guard::And(both) => guarded(&both[0], conditions, history)? && guarded(&both[1], conditions, history)?,
+        Guard::Or(both) => guarded(&both[0], conditions, history)? || guarded(&both[1], conditions, history)?,
+    })
+}
+
+/// What one run does with an event, decided before anything is changed.
+struct Plan {
+    /// The state it leaves from, the edge there; for TAKE whether the match is complete with it.
+    edges: Vec<(usize, usize, Option<usize>)>,
+    takes: i64,
+    ignores: i64,
+}
+
+/// What a call made known.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Told<E> {
+    pub matches: Vec<Match<E>>,
+    /// With the time at which each was given up, ms.
+    pub timed_out: Vec<(Match<E>, i64)>,
+    /// Whether a run began.
+    pub began: bool,
+}
+
+impl<E: Clone> Runs<E> {
+    pub fn new(automaton: &Automaton) -> Self {
+        let mut partial = Heap::default();
+        partial.offer(start(automaton, Version::first()));
+        Runs { partial, complete: Heap::default(), buffer: Buffer::default() }
+    }
+
+    /// Whether nothing is under way: the state is worth nothing.
+    pub fn idle(&self) -> bool {
+        self.partial.len() == 1 && self.complete.is_empty()
+    }
+
+    fn materialize(&self, path: Path) -> Match<E> {
+        let event = |id: EventId| self.buffer.events[&id].0.clone();
+        Match(path.into_iter().map(|(stage, ids)| (stage, ids.into_iter().map(event).collect())).collect())
+    }
+
+    /// Time is `now`: runs whose window is over end. `told`: whether time-outs are to be said.
+    pub fn advance(&mut self, automaton: &Automaton, now: i64, told: bool) -> Result<Told<E>, Fault> {
+        let before = self.before_throwing(&automaton.skip);
+        let (mut kept, mut potential, mut timed_out) = (Heap::default(), Heap::default(), vec![]);
+        for run in std::mem::take(&mut self.partial).into_array() {
+            let state = &automaton.states[run.state as usize];
+            let over = |since: i64, window: i64| {
+                state.kind != Kind::Start && window > 0 && now.saturating_sub(since) >= window
+            };
+            let by_previous = over(run.previous_ms, state.window_ms);
+            if !by_previous && !over(run.start_ms, automaton.window_ms) {
+                kept.offer(run);
+            } else if state.kind == Kind::Pending {
+                potential.offer(run);
+            } else {
+                if told {
+                    let path = run.node.map_or(vec![], |node| self.buffer.path(node, &run.version));
+                    let at = match by_previous {
+                        true => run.previous_ms + state.window_ms,
+                        false => run.start_ms + automaton.window_ms,
+                    };
+                    timed_out.push((self.materialize(path), at));
+                }
+                self.let_go(&run);
+            }
+        }
+        let matches = self.emit(automaton, potential, &mut kept).inspect_err(|_| self.restore(before))?;
+        self.partial = kept;
+        self.buffer.advance(now);
+        Ok(Told { matches, timed_out, began: false })
+    }
+
+    /// Reads an event. On an error nothing has changed.
+    pub fn process(
+        &mut self,
+        automaton: &Automaton,
+        event: &E,
+        ts: i64,
+        conditions: &mut dyn Conditions<E>,
+    ) -> Result<Told<E>, Fault> {
+        let plans = self.partial.iter().map(|run| self.decide(automaton, run, conditions));
+        let plans = plans.collect::<Result<Vec<_>, Fault>>()?;
+        let before = self.before_throwing(&automaton.skip);
+        let (mut kept, mut potential, mut began) = (Heap::default(), Heap::default(), false);
+        let mut id = None;
+        for (run, plan) in std::mem::take(&mut self.partial).into_array().into_iter().zip(plans) {
+            let (mut retained, mut stopped) = (vec![], false);
+            for next in self.next(automaton, &run, plan, event, ts, &mut id) {
+                began |= automaton.states[run.state as usize].kind == Kind::Start && next.start_ms > 0;
+                match automaton.states[next.state as usize].kind {
+                    Kind::Final => potential.offer(next),
+                    Kind::Stop => {
+                        stopped = true;
+                        self.let_go(&next);
+                    }
+                    _ => retained.push(next),
+                }
+            }
+            for next in retained {
+                match stopped {
+                    true => self.let_go(&next),
+                    false => kept.offer(next),
+                }
+            }
+        }
+        let matches = self.emit(automaton, potential, &mut kept).inspect_err(|_| self.restore(before))?;
+        self.partial = kept;
+        if let Some(id) = id {
+            self.buffer.release_event(id);
+        }
+        Ok(Told { matches, timed_out: vec![], began })
+    }
+
+    /// Strategies that throw do so when much has been done.
+    fn before_throwing(&self, skip: &Skip) -> Option<Box<Self>> {
+        let throws = matches!(skip, Skip::ToFirst { throws: true, .. } | Skip::ToLast { throws: true, .. });
+        throws.then(|| Box::new(self.clone()))
+    }
+
+    fn restore(&mut self, before: Option<Box<Self>>) {
+        if let Some(before) = before {
+            *self = *before;
+        }
+    }
+
+    fn let_go(&mut self, run: &Run) {
+        if let Some(node) = run.node {
+            self.buffer.release(node, &run.version);
+        }
+    }
+
+    /// PROCEED edges depth first, the latest one first; what is true of TAKE and IGNORE on the way.
+    fn decide(&self, automaton: &Automaton, run: &Run, conditions: &mut dyn Conditions<E>) -> Result<Plan, Fault> {
+        let history = History { buffer: &self.buffer, run, path: OnceCell::new() };
+        let mut plan = Plan { edges: vec![], takes: 0, ignores: 0 };
+        let mut todo = vec![run.state as usize];
+        while let Some(at) = todo.pop() {
+            for (i, edge) in automaton.states[at].edges.iter().enumerate() {
+                if !guarded(&edge.guard, conditions, &history)? {
+                    continue;
+                }
+                match edge.action {
+                    Action::Proceed => todo.push(edge.target),
+                    Action::Take => {
+                        plan.takes += 1;
+                        plan.edges.push((at, i, None));
+                    }
+                    Action::Ignore => {
+                        plan.ignores += i64::from(edge.target != run.state as usize);
+                        plan.edges.push((at, i, None));
+                    }
+                }
+            }
+        }
+        for (at, i, complete) in &mut plan.edges {
+            let edge = &automaton.states[*at].edges[*i];
+            if edge.action == Action::Take {
+                *complete = completes(automaton, edge.target, conditions, &history)?;
+            }
+        }
+        Ok(plan)
+    }
+
+    fn next(
+        &mut self,
+        automaton: &Automaton,
+        run: &Run,
+        plan: Plan,
+        event: &E,
+        ts: i64,
+        id: &mut Option<EventId>,
+    ) -> Vec<Run> {
+        let is_start = automaton.states[run.state as usize].kind == Kind::Start;
+        let spare = (plan.takes - 1).max(0);
+        let (mut takes_left, mut ignores_left) = (spare, plan.ignores);
+        let step = if plan.takes == 0 && plan.ignores == 0 { 0 } else { plan.ignores + plan.takes.max(1) };
+        let mut made: Vec<Run> = vec![];
+        for (at, i, complete) in plan.edges {
+            let edge = &automaton.states[at].edges[i];
+            let target = edge.target as u16;
+            if edge.action == Action::Ignore {
+                if is_start {
+                    continue;
+                }
+                let version = if target == run.state {
+                    run.version.increase(step)
+                } else {
+                    ignores_left -= 1;
+                    run.version.increase(spare + ignores_left + 1).add_stage()
+                };
+                made.push(Run { state: target, version, ..run.clone() });
+            } else {
+                let label = run.version.increase(takes_left);
+                takes_left -= 1;
+                let event_id = *id.get_or_insert_with(|| self.buffer.register(event, ts));
+                let version = label.clone().add_stage();
+                let node = self.buffer.put(automaton.states[at].stage, event_id, run.node, label);
+                let (start, start_ms) = match is_start {
+                    true => (Some(event_id), ts),
+                    false => (run.start, run.start_ms),
+                };
+                let next = Run { state: target, node: Some(node), version, start, start_ms, previous_ms: ts };
+                if let Some(end) = complete {
+                    let end = Run { state: end as u16, ..next.clone() };
+                    self.hold(&next);
+                    made.push(next);
+                    self.hold(&end);
+                    made.push(end);
+                    continue;
+                }
+                made.push(next);
+            }
+            self.hold(&made.last().expect("made").clone());
+        }
+        if is_start {
+            made.push(start(automaton, run.version.increase(step)));
+        }
+        self.let_go(run);
+        made
+    }
+
+    fn hold(&mut self, run: &Run) {
+        if let Some(node) = run.node {
+            self.buffer.lock(node, &run.version);
+        }
+    }
+
+    fn emit(
+        &mut self,
+        automaton: &Automaton,
+        potential: Heap<Run>,
+        kept: &mut Heap<Run>,
+    ) -> Result<Vec<Match<E>>, Fault> {
+        for run in potential.into_array() {
+            self.complete.offer(run);
+        }
+        let mut found = vec![];
+        while let Some(earliest) = self.complete.peek() {
+            if automaton.skip != Skip::No && kept.peek().is_some_and(|older| earliest.rank() > older.rank()) {
+                break;
+            }
+            let run = self.complete.poll().expect("peeked");
+            let path = run.node.map_or(vec![], |node| self.buffer.path(node, &run.version));
+            if let Some((limit, inclusive)) = prune_point(automaton, &path)? {
+                let pruned = |run: &Run| run.start.is_some_and(|s| s < limit || (inclusive && s == limit));
+                for heap in [&mut *kept, &mut self.complete] {
+                    for run in heap.iter().filter(|run| pruned(run)) {
+                        if let Some(node) = run.node {
+                            self.buffer.release(node, &run.version);
+                        }
+                    }
+                    heap.remove_all(pruned);
+                }
+            }
+            found.push(self.materialize(path));
+            self.let_go(&run);
+        }
+        Ok(found)
+    }
+}
+
+fn start(automaton: &Automaton, version: Version) -> Run {
+    Run { state: automaton.start as u16, node: None, version, start: None, start_ms: -1, previous_ms: -1 }
+}
+
+/// Whether the end can be reached without another event.
+fn completes<E>(
+    automaton: &Automaton,
+    from: usize,
+    conditions: &mut dyn Conditions<E>,
+    history: &History<'_, E>,
+) -> Result<Option<usize>, Fault> {
+    let mut todo = vec![from];
+    while let Some(at) = todo.pop() {
+        for edge in automaton.states[at].edges.iter().filter(|e| e.action == Action::Proceed) {
+            if guarded(&edge.guard, conditions, history)? {
+                if automaton.states[edge.target].kind == Kind::Final {
+                    return Ok(Some(edge.target));
+                }
+                todo.push(edge.target);
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Runs that began before it go, or at it if that is said.
+fn prune_point(automaton: &Automaton, path: &Path) -> Result<Option<(EventId, bool)>, Fault> {
+    let events = |pick: fn(&[EventId]) -> EventId| path.iter().map(move |(_, events)| pick(events));
+    let (stage, throws, first) = match &automaton.skip {
+        Skip::No => return Ok(None),
+        Skip::ToNext => return Ok(events(|e| e[0]).min().map(|id| (id, true))),
+        Skip::PastLast => return Ok(events(|e| e[e.len() - 1]).max().map(|id| (id, true))),
+        Skip::ToFirst { stage, throws } => (stage, *throws, true),
+        Skip::ToLast { stage, throws } => (stage, *throws, false),
+    };
+    let found = path.iter().find(|(s, _)| automaton.stages[*s as usize] == *stage);
+    let limit = found.map(|(_, events)| if first { events[0] } else { events[events.len() - 1] });
+    if throws {
+        let earliest = path.iter().flat_map(|(_, events)| events).min();
+        if limit.is_none() {
+            return Err(("nothing_to_skip_to", format!("the match has no event of `{stage}`")));
+        }
+        if limit.as_ref() == earliest {
+            return Err(("skips_to_its_start", format!("`{stage}` begins the match: it would be found for ever")));
+        }
+    }
+    Ok(limit.map(|id| (id, false)))
+}

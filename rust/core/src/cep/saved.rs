@@ -1,0 +1,205 @@
+//! What a key's state is as bytes.
+//!
+//! ```text
+//! shape of the automaton (8) │ waiting: n × (time, n × event) │ due: n × time │ runs?: partial │ complete │ nodes │ events │ counts
+//! ```
+//!
+//! States and stages are numbers, so state is read only by an automaton of the same shape.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::automaton::{Automaton, State};
+use super::buffer::{Back, Buffer, EventId, Node, NodeId, Version};
+use super::heap::Heap;
+use super::keyed::Keyed;
+use super::matcher::{Run, Runs};
+use crate::datum::Datum;
+use crate::wire::{Reader, Writer};
+
+/// Of its states, edges and stages: what conditions and windows say may change.
+pub fn shape(automaton: &Automaton) -> u64 {
+    let of = |s: &State| {
+        let edges: Vec<_> = s.edges.iter().map(|e| (e.action, e.target)).collect();
+        format!("{} {:?} {edges:?}", s.name, s.kind)
+    };
+    let states: Vec<String> = automaton.states.iter().map(of).collect();
+    crate::frame::schema_hash(&states.join("\n"))
+}
+
+/// Errors are of events that cannot become bytes.
+pub fn write(keyed: &Keyed<Datum>, shape: u64) -> Result<Vec<u8>, String> {
+    let mut w = Writer::default();
+    w.u64(shape);
+    w.varint(keyed.waiting.len() as u64);
+    for (ts, events) in &keyed.waiting {
+        w.zigzag(*ts);
+        w.varint(events.len() as u64);
+        for event in events {
+            event.encode(&mut w)?;
+        }
+    }
+    w.varint(keyed.due.len() as u64);
+    keyed.due.iter().for_each(|ts| w.zigzag(*ts));
+    w.u8(keyed.runs.is_some().into());
+    let Some(runs) = &keyed.runs else { return Ok(w.bytes) };
+    for heap in [&runs.partial, &runs.complete] {
+        w.varint(heap.len() as u64);
+        heap.iter().for_each(|run| write_run(&mut w, run));
+    }
+    w.varint(runs.buffer.nodes.len() as u64);
+    for (id, node) in &runs.buffer.nodes {
+        write_node(&mut w, *id);
+        w.varint(node.locks.into());
+        w.varint(node.edges.len() as u64);
+        for edge in &node.edges {
+            w.u8(edge.target.is_some().into());
+            edge.target.iter().for_each(|id| write_node(&mut w, *id));
+            write_version(&mut w, &edge.label);
+            w.varint(edge.locks.into());
+        }
+    }
+    w.varint(runs.buffer.events.len() as u64);
+    for (id, (event, locks)) in &runs.buffer.events {
+        write_event(&mut w, *id);
+        w.varint((*locks).into());
+        event.encode(&mut w)?;
+    }
+    w.varint(runs.buffer.counts.len() as u64);
+    for (ts, n) in &runs.buffer.counts {
+        w.zigzag(*ts);
+        w.varint((*n).into());
+    }
+    Ok(w.bytes)
+}
+
+/// Why state cannot be read.
+#[derive(Debug, PartialEq)]
+pub enum Unread {
+    OtherShape,
+    Broken,
+}
+
+pub fn read(bytes: &[u8], shape: u64) -> Result<Keyed<Datum>, Unread> {
+    let mut r = Reader::new(bytes);
+    match r.u64() {
+        Some(found) if found == shape => read_rest(&mut r).ok_or(Unread::Broken),
+        Some(_) => Err(Unread::OtherShape),
+        None => Err(Unread::Broken),
+    }
+}
+
+fn read_rest(r: &mut Reader<'_>) -> Option<Keyed<Datum>> {
+    let mut waiting = BTreeMap::new();
+    for _ in 0..r.varint()? {
+        let ts = r.zigzag()?;
+        let events = (0..r.varint()?).map(|_| Datum::decode(r)).collect::<Option<_>>()?;
+        waiting.insert(ts, events);
+    }
+    let due = (0..r.varint()?).map(|_| r.zigzag()).collect::<Option<BTreeSet<_>>>()?;
+    let mut keyed = Keyed { waiting, due, runs: None };
+    if r.u8()? == 0 {
+        return Some(keyed);
+    }
+    let heap = |r: &mut Reader<'_>| -> Option<Heap<Run>> {
+        Some(Heap::from_array((0..r.varint()?).map(|_| read_run(r)).collect::<Option<_>>()?))
+    };
+    let (partial, complete) = (heap(r)?, heap(r)?);
+    let mut buffer = Buffer::default();
+    for _ in 0..r.varint()? {
+        let id = read_node(r)?;
+        let locks = r.varint()? as u32;
+        let mut edges = vec![];
+        for _ in 0..r.varint()? {
+            let target = if r.u8()? == 1 { Some(read_node(r)?) } else { None };
+            edges.push(Back { target, label: read_version(r)?, locks: r.varint()? as u32 });
+        }
+        buffer.nodes.insert(id, Node { edges, locks });
+    }
+    for _ in 0..r.varint()? {
+        let id = read_event(r)?;
+        let locks = r.varint()? as u32;
+        buffer.events.insert(id, (Datum::decode(r)?, locks));
+    }
+    for _ in 0..r.varint()? {
+        buffer.counts.push((r.zigzag()?, r.varint()? as u32));
+    }
+    keyed.runs = Some(Runs { partial, complete, buffer });
+    Some(keyed)
+}
+
+/// How much a key has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Partial matches under way.
+    pub live_runs: u64,
+    /// Matches held back while an older run lives.
+    pub withheld: u64,
+    /// Events that runs have taken.
+    pub buffered: u64,
+    /// Events that wait for the watermark.
+    pub waiting: u64,
+}
+
+impl Counts {
+    /// Of a key's bytes, whatever the pattern.
+    pub fn of(bytes: &[u8]) -> Option<Counts> {
+        let mut r = Reader::new(bytes);
+        r.u64()?;
+        let keyed = read_rest(&mut r)?;
+        let waiting = keyed.waiting.values().map(|events| events.len() as u64).sum();
+        Some(keyed.runs.map_or(Counts { waiting, ..Counts::default() }, |runs| Counts {
+            live_runs: runs.partial.len() as u64 - 1,
+            withheld: runs.complete.len() as u64,
+            buffered: runs.buffer.events.len() as u64,
+            waiting,
+        }))
+    }
+}
+
+fn write_event(w: &mut Writer, id: EventId) {
+    w.zigzag(id.ts);
+    w.varint(id.n.into());
+}
+fn read_event(r: &mut Reader<'_>) -> Option<EventId> {
+    Some(EventId { ts: r.zigzag()?, n: r.varint()? as u32 })
+}
+
+fn write_node(w: &mut Writer, id: NodeId) {
+    write_event(w, id.event);
+    w.varint(id.stage.into());
+}
+fn read_node(r: &mut Reader<'_>) -> Option<NodeId> {
+    Some(NodeId { event: read_event(r)?, stage: r.varint()? as u16 })
+}
+
+fn write_version(w: &mut Writer, version: &Version) {
+    w.varint(version.digits().len() as u64);
+    version.digits().iter().for_each(|d| w.varint((*d).into()));
+}
+fn read_version(r: &mut Reader<'_>) -> Option<Version> {
+    Some(Version::of((0..r.varint()?).map(|_| Some(r.varint()? as u32)).collect::<Option<_>>()?))
+}
+
+fn write_run(w: &mut Writer, run: &Run) {
+    w.varint(run.state.into());
+    write_version(w, &run.version);
+    w.zigzag(run.start_ms);
+    w.zigzag(run.previous_ms);
+    for id in [run.node.map(|n| n.event), run.start] {
+        w.u8(id.is_some().into());
+        id.iter().for_each(|id| write_event(w, *id));
+    }
+    run.node.iter().for_each(|n| w.varint(n.stage.into()));
+}
+fn read_run(r: &mut Reader<'_>) -> Option<Run> {
+    let state = r.varint()? as u16;
+    let version = read_version(r)?;
+    let (start_ms, previous_ms) = (r.zigzag()?, r.zigzag()?);
+    let optional = |r: &mut Reader<'_>| Some(if r.u8()? == 1 { Some(read_event(r)?) } else { None });
+    let (event, start) = (optional(r)?, optional(r)?);
+    let node = match event {
+        Some(event) => Some(NodeId { event, stage: r.varint()? as u16 }),
+        None => None,
+    };
+    Some(Run { state, node, version, start, start_ms, previous_ms })
+}
