@@ -134,13 +134,14 @@ impl<E: Clone> Buffer<E> {
             self.lock(previous, &label);
         }
         let id = NodeId { event, stage };
-        if !self.nodes.contains_key(&id) {
-            self.nodes.insert(id, Node::default());
-            if let Some(event) = self.events.get_mut(&event) {
+        let events = &mut self.events;
+        let node = self.nodes.entry(id).or_insert_with(|| {
+            if let Some(event) = events.get_mut(&event) {
                 event.1 += 1;
             }
-        }
-        self.nodes.get_mut(&id).expect("made").edges.push(Back { target: previous, label, locks: 0 });
+            Node::default()
+        });
+        node.edges.push(Back { target: previous, label, locks: 0 });
         id
     }
 
