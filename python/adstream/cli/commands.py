@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from adstream.cli.failing import exit_code, tell
-from adstream.cli.options import JobOptions, ResetOptions, RunOptions, takes
+from adstream.cli.options import JobOptions, ReplayOptions, ResetOptions, RunOptions, takes
 from adstream.errors import ConfigError
 
 
@@ -65,8 +65,8 @@ def run(job: Job, *, options: RunOptions) -> None:
 
 
 @app.command()
-@takes(RunOptions)
-def replay(job: Job, *, options: RunOptions) -> None:
+@takes(ReplayOptions)
+def replay(job: Job, *, options: ReplayOptions) -> None:
     """Runs a job to the end of its inputs, with progress bars, and stops (`run --stop-at-end`)."""
     from adstream.cli import running
 

@@ -147,6 +147,21 @@ class RunOptions(ResetOptions):
     ] = None
 
 
+@dataclass(kw_only=True)
+class ReplayOptions(RunOptions):
+    """What `replay` takes besides."""
+
+    from_: Annotated[
+        list[str] | None,
+        _option(
+            "--from",
+            metavar="parquet:PATH",
+            panel=_WHERE,
+            help="The job's input from files: jsonl:PATH, or TOPIC=PATH behind the colon.",
+        ),
+    ] = None
+
+
 @dataclass(frozen=True)
 class Chosen:
     """What all the options say."""
@@ -240,7 +255,7 @@ def choose(options: LogOptions, environ: Mapping[str, str] = os.environ) -> Chos
     flags: dict[str, Any] = {
         name: value
         for name, value in vars(options).items()
-        if name not in ("bootstrap", "extra", "config", "sql", "redis", *BESIDE)
+        if name not in ("bootstrap", "extra", "config", "sql", "redis", "from_", *BESIDE)
     }
     config = options.config or (Path(environ[PREFIX + "CONFIG"]) if environ.get(PREFIX + "CONFIG") else None)
     file = _toml(config)
@@ -350,6 +365,24 @@ def _inputs(options: LogOptions, environ: Mapping[str, str], file: Mapping[str, 
     if not found:
         for topic, paths in _table(file, "input").items():
             found[topic] = [paths] if isinstance(paths, str) else list(paths)
+    return found
+
+
+def inputs_from(texts: Sequence[str], topics: Sequence[str]) -> dict[str, list[str]]:
+    """`parquet:PATH` stands in for the one topic of `topics`, `parquet:TOPIC=PATH` for one of several. Raises ConfigError."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        kind, _, rest = text.partition(":")
+        if kind not in ("parquet", "jsonl") or not rest:
+            raise ConfigError(f"`{text}` is no kind of files", option="--from", hint="write parquet:PATH or jsonl:PATH")
+        topic, equals, path = rest.partition("=")
+        if not (equals and topic in topics):
+            topic, path = topics[0] if len(topics) == 1 else "", rest
+        if not topic:
+            raise ConfigError(
+                f"which of {', '.join(topics)} is `{rest}`?", option="--from", hint=f"write {kind}:{topics[0]}={rest}"
+            )
+        found.setdefault(topic, []).append(path)
     return found
 
 

@@ -39,7 +39,7 @@ class Progress:
         self._from = {tp: max(starts[tp], committed.get(tp) or 0) for tp in self._partitions}
         self._at = dict(self._from)
         self._place, self._app = place, built.app
-        self.unit = "bytes" if isinstance(place, FilesLog) and place.covers(topics) else "offsets"
+        self.unit = place.unit(topics) if isinstance(place, FilesLog) else "offsets"
         console = Console(stderr=True)
         self._live = bars and console.is_terminal
         self._bars = Bars(

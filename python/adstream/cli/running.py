@@ -19,7 +19,7 @@ from adstream import Built
 from adstream.cli import messages
 from adstream.cli.jobs import prepare
 from adstream.cli.logs import open_log
-from adstream.cli.options import Chosen, RunOptions
+from adstream.cli.options import Chosen, RunOptions, inputs_from
 from adstream.cli.progress import Progress
 from adstream.errors import ConfigError
 from adstream.formats.registry import connect
@@ -36,6 +36,8 @@ _STOPPING_S = 5.0
 def start(job: str, options: RunOptions, *, bars: bool = False) -> None:
     """Until it has stopped. Raises ConfigError, TopologyError, FatalError."""
     chosen, built = prepare(job, options)
+    if texts := getattr(options, "from_", None):
+        chosen = replace(chosen, inputs={**chosen.inputs, **inputs_from(texts, built.inputs)})
     messages.configure(chosen.verbose, chosen.log_format)
     if not chosen.log_named and not chosen.inputs:
         raise ConfigError(

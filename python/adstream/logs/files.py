@@ -1,7 +1,8 @@
-"""JSON lines as topics: read-only input from files, laid over another log.
+"""JSON lines and Parquet as topics: read-only input from files, laid over another log.
 
 A topic is a list of files; file i is partition i, a line is a record, its offset the byte at which it begins, its
-timestamp the file's time of change (or one given). What a line is stands in `rust/core/src/lines.rs`, which reads them.
+timestamp the file's time of change (or one given). What a line is stands in `rust/core/src/lines.rs`, which reads them. In a
+Parquet file, known by its first bytes, a row is a record and its offset the row's number (`parquet.py`).
 
 A file is taken as long as it is when the log is opened; positions in it are committed in the log beneath, so a run can
 be taken up again, also after more lines were appended. A file that is not the one whose position was committed, or that
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 from adstream._core import LineReader
 from adstream.errors import ConfigError, FatalError
 from adstream.interfaces import Leases, Log, Reader, TopicPartition, TopicSpec, Writer
+from adstream.logs.parquet import MAGIC, ParquetFile, ParquetReader
 
 if TYPE_CHECKING:
     from adstream._core import RawBatch
@@ -45,7 +47,7 @@ class FilesLog:
         self, inner: Log, topics: Mapping[str, Sequence[Path | str]], *, timestamp_ms: int | None = None
     ) -> None:
         self._inner = inner
-        self._files = {topic: [_File(p, timestamp_ms) for p in _expand(topic, ps)] for topic, ps in topics.items()}
+        self._files = {topic: [_opened(p, timestamp_ms) for p in _expand(topic, ps)] for topic, ps in topics.items()}
         for topic in inner.partitions(list(topics)):
             raise ConfigError(f"topic `{topic}` exists in the log: it cannot come from files, too", option="--input")
 
@@ -85,6 +87,11 @@ class FilesLog:
         """Whether all of these come from files."""
         return all(topic in self._files for topic in topics)
 
+    def unit(self, topics: Sequence[str]) -> str:
+        """What offsets of these topics count: `bytes`, `rows`, or of several kinds `offsets`."""
+        units = {file.unit for topic in topics for file in self._files.get(topic, ())}
+        return units.pop() if len(units) == 1 and self.covers(topics) else "offsets"
+
     def reader(self) -> Reader:
         return _FilesReader(self._files, self._inner.reader())
 
@@ -102,9 +109,9 @@ class FilesLog:
 
 
 class _FilesReader:
-    def __init__(self, files: Mapping[str, Sequence[_File]], inner: Reader) -> None:
+    def __init__(self, files: Mapping[str, Sequence[_File | ParquetFile]], inner: Reader) -> None:
         self._files, self._inner = files, inner
-        self._lines: dict[TopicPartition, LineReader] = {}
+        self._lines: dict[TopicPartition, LineReader | ParquetReader] = {}
 
     def add(self, topic: str, partition: int, position: int) -> None:
         if topic in self._files:
@@ -142,6 +149,8 @@ class _FilesReader:
 
 class _File:
     """One file, as it was when the log was opened."""
+
+    unit = "bytes"
 
     def __init__(self, path: Path, timestamp_ms: int | None) -> None:
         self.path = path
@@ -189,6 +198,15 @@ class _File:
         except OSError as error:
             raise FatalError(f"`{self.path}` cannot be read on: {error.strerror}") from error
         raise FatalError(f"`{self.path}` was replaced or cut since it was opened")
+
+
+def _opened(path: Path, timestamp_ms: int | None) -> _File | ParquetFile:
+    try:
+        with path.open("rb") if path.is_file() else open(os.devnull, "rb") as file:
+            parquet = file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        parquet = False  # `_File` says what is wrong
+    return ParquetFile(path, timestamp_ms) if parquet else _File(path, timestamp_ms)
 
 
 def _expand(topic: str, patterns: Sequence[Path | str]) -> list[Path]:
