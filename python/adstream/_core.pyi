@@ -187,6 +187,39 @@ class NativeReader:
     def close(self) -> None: ...
 
 @final
+class NativeProducer:
+    """Writes records through librdkafka, with transactions. Any thread may call; records of one caller keep their order.
+
+    Calls return None, or what librdkafka refused: its code, a text, and whether it is fatal, may be called again, or asks for
+    the transaction to be aborted. Time-outs are seconds.
+    """
+
+    def __new__(cls, library: str, config: Sequence[tuple[str, str]]) -> Self:
+        """`library`: the path of librdkafka. Raises ValueError for a library or a setting that cannot be used."""
+    def produce(self, topic: str, partition: int, batch: RawBatch) -> tuple[int, str, bool, bool, bool] | None:
+        """Queues a batch's records, in order; while the queue is full, deliveries are waited for."""
+    def poll(self, timeout_s: float) -> tuple[int, str, bool, bool, bool] | None: ...
+    def flush(self, timeout_s: float) -> int:
+        """How many records are still neither delivered nor failed."""
+    def reach(self, timeout_s: float) -> tuple[int, str, bool, bool, bool] | None:
+        """Whether a broker answers."""
+    def init_transactions(self, timeout_s: float) -> tuple[int, str, bool, bool, bool] | None: ...
+    def begin_transaction(self) -> tuple[int, str, bool, bool, bool] | None: ...
+    def commit_transaction(self, timeout_s: float) -> tuple[int, str, bool, bool, bool] | None: ...
+    def abort_transaction(self, timeout_s: float) -> tuple[int, str, bool, bool, bool] | None: ...
+    def send_offsets(
+        self, offsets: Sequence[tuple[str, int, int, str]], group: bytes, timeout_s: float
+    ) -> tuple[int, str, bool, bool, bool] | None:
+        """`offsets`: topic, partition, position, and a text that is kept with it. `group`: what
+        `Consumer.consumer_group_metadata` gives."""
+    def failures(self) -> tuple[int, list[tuple[int, str, str, int, int]]]:
+        """Deliveries that failed since the last look: how many, and the first few: code, text, topic, partition, bytes."""
+    def errors(self) -> list[str]:
+        """What went wrong and passes by itself, oldest first; each is told once."""
+    def close(self, timeout_s: float) -> None:
+        """Drops what is queued, and aborts an open transaction if that takes no longer."""
+
+@final
 class LineReader:
     """The lines of one file as records, in order; offsets are the bytes at which lines begin."""
 

@@ -36,7 +36,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetS
 from adstream.errors import ConfigError
 from adstream.interfaces import Leases, Log, Reader, TopicSpec, Writer
 from adstream.interfaces import TopicPartition as Where
-from adstream.logs import LogUnavailableError
+from adstream.logs import LogUnavailableError, kafka_producer
 from adstream.logs.kafka_client import CLIENT, error_of, logger, of_admin, of_consumer, of_producer, plain, quiet
 from adstream.logs.kafka_leases import Fence, KafkaLeases
 from adstream.logs.kafka_reader import KIND, choose, open_reader
@@ -102,6 +102,7 @@ class KafkaLog(Log):
         settings: Mapping[str, str] | None = None,
         *,
         reader: str | None = None,
+        writer: str | None = None,
         headers: bool = True,
         session_ms: int | None = None,
         release_timeout_s: float | None = None,
@@ -112,9 +113,11 @@ class KafkaLog(Log):
     ) -> None:
         """`settings`: client settings of librdkafka, with or without `kafka.` in front. `headers`: whether
         readers deliver them. `reader`: `fetch`, `native` or `portable` (see `kafka_reader`); None: the setting
-        `adstream.reader`, or else the cheapest that can honour the settings."""
+        `adstream.reader`, or else the cheapest that can honour the settings. `writer`: `native` or `portable` (see
+        `kafka_producer`); None: the setting `adstream.writer`, or else `native`."""
         self._settings = {"bootstrap.servers": bootstrap, **CLIENT, **plain(settings or {})}
         wanted = self._settings.pop(KIND, None)
+        self._writer = kafka_producer.choose(writer or self._settings.pop(kafka_producer.KIND, None))
         self._reader = choose(of_consumer(self._settings), reader or wanted)
         self._headers = headers
         self._clock = clock
@@ -465,6 +468,7 @@ class KafkaLog(Log):
             batch | of_producer(self._settings),
             slot,
             exactly_once=exactly_once,
+            kind=self._writer,
             unfenced=self._commit_unfenced,
             coordinated=self._coordinated,
             clock=self._clock,

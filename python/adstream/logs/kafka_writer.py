@@ -38,6 +38,7 @@ from adstream.interfaces import TopicPartition as Where
 from adstream.logs import LogUnavailableError, RecordTooLargeError
 from adstream.logs.kafka_client import Meaning, bounded, error_of, logger, meaning, of_consumer, quiet
 from adstream.logs.kafka_leases import Fence
+from adstream.logs.kafka_producer import Kind, NativeProducer
 
 if TYPE_CHECKING:
     from adstream._core import Output
@@ -101,11 +102,13 @@ def fence_slot(settings: Mapping[str, str], slot: str, clock: Callable[[], float
     """Opens `slot` for a moment: whoever held it is fenced, its open transaction is aborted. Raises
     LogUnavailableError."""
     config = {**PRODUCER, "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS, **settings}
-    _end(_open(quiet(config), slot, clock), slot)
+    _end(_open(Producer, quiet(config), slot, clock), slot)
 
 
-def _open(config: Mapping[str, Any], slot: str, clock: Callable[[], float]) -> Producer:
-    producer = Producer({**config, "transactional.id": slot})
+def _open(
+    make: Callable[[dict[str, Any]], Any], config: Mapping[str, Any], slot: str, clock: Callable[[], float]
+) -> Any:
+    producer = make({**config, "transactional.id": slot})
     deadline = clock() + OPEN_TIMEOUT_S
     problem: Exception
     while True:
@@ -122,7 +125,7 @@ def _open(config: Mapping[str, Any], slot: str, clock: Callable[[], float]) -> P
         raise LogUnavailableError(f"cannot open the transactional id {slot}: {problem}") from problem
 
 
-def _end(producer: Producer, slot: str) -> None:
+def _end(producer: Producer | NativeProducer, slot: str) -> None:
     """What it has open is left, if need be, to whoever opens the slot next."""
 
     def end() -> None:
@@ -147,6 +150,7 @@ class KafkaWriter(Writer):
         slot: str,
         *,
         exactly_once: bool,
+        kind: Kind = "native",
         unfenced: Callable[[str, list[TopicPartition]], None],
         coordinated: Callable[[str], object],
         clock: Callable[[], float] = time.monotonic,
@@ -171,12 +175,20 @@ class KafkaWriter(Writer):
         self.closed = False
         self._troubled = True
         """It may have no connection, or the group no coordinator."""
-        config = quiet({**PRODUCER, "on_delivery": self._delivered, **settings}, self._heard_of_trouble)
+        self._kind = kind
+        config = {**PRODUCER, **settings}
+        self._producer: Producer | NativeProducer
         if exactly_once:
-            self._producer = _open({"transaction.timeout.ms": TRANSACTION_TIMEOUT_MS, **config}, slot, clock)
+            config = {"transaction.timeout.ms": TRANSACTION_TIMEOUT_MS, **config}
+            self._producer = _open(self._make, config, slot, clock)
         else:
             config.pop("transaction.timeout.ms", None)
-            self._producer = Producer(config)
+            self._producer = self._make(config)
+
+    def _make(self, config: Mapping[str, Any]) -> Producer | NativeProducer:
+        if self._kind == "native":
+            return NativeProducer(config, self._not_delivered, self._heard_of_trouble)
+        return Producer(quiet({**config, "on_delivery": self._delivered}, self._heard_of_trouble))
 
     def commit(
         self,
@@ -347,7 +359,9 @@ class KafkaWriter(Writer):
     # Both.
 
     def _produce(self, outputs: Sequence[Output]) -> bool:
-        produce = self._producer.produce
+        if self._kind == "native":
+            return self._write(outputs)
+        produce = self._producer.produce  # type: ignore[union-attr]
         for topic, partition, batch in outputs:
             for _, timestamp, key, value, headers in batch.records():
                 # An empty list costs a header object a message.
@@ -359,25 +373,41 @@ class KafkaWriter(Writer):
                     except BufferError:
                         self._producer.poll(0.05)
                     except KafkaException as problem:
-                        if error_of(problem).code() in TOO_LARGE:
-                            size = len(key or b"") + len(value or b"")
-                            self._too_large = RecordTooLargeError(topic, partition, size)
-                        else:
-                            logger.info("produce of %s: %s", self.slot, problem)
+                        self._refused(problem, topic, partition, len(key or b"") + len(value or b""))
                         return False  # abort says whether it was worse
             self._producer.poll(0)
         return True
 
+    def _write(self, outputs: Sequence[Output]) -> bool:
+        for topic, partition, batch in outputs:
+            try:
+                self._producer.write(topic, partition, batch)  # type: ignore[union-attr]
+            except KafkaException as problem:
+                # Which record it was is not said: the largest, if it was for its size.
+                large = error_of(problem).code() in TOO_LARGE
+                sizes = (len(r[2] or b"") + len(r[3] or b"") for r in batch.records()) if large else ()
+                self._refused(problem, topic, partition, max(sizes, default=0))
+                return False
+        return True
+
+    def _refused(self, problem: KafkaException, topic: str, partition: int, size: int) -> None:
+        if error_of(problem).code() in TOO_LARGE:
+            self._too_large = RecordTooLargeError(topic, partition, size)
+        else:
+            logger.info("produce of %s: %s", self.slot, problem)
+
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         """Called for failures only."""
-        if error is None:
-            return
+        if error is not None:
+            size = len(message.key() or b"") + len(message.value() or b"")
+            self._not_delivered(error, message.topic() or "", message.partition() or 0, size)
+
+    def _not_delivered(self, error: KafkaError, topic: str, partition: int, size: int) -> None:
         self._failed += 1
         if error.code() in TOO_LARGE and self._too_large is None:
-            size = len(message.key() or b"") + len(message.value() or b"")
-            self._too_large = RecordTooLargeError(message.topic() or "", message.partition() or 0, size)
+            self._too_large = RecordTooLargeError(topic, partition, size)
         elif self._failed == 1:
-            logger.info("a record for %s was not delivered: %s", message.topic(), error)
+            logger.info("a record for %s was not delivered: %s", topic, error)
 
     def _no_member(self, group: str) -> Any:
         """Metadata of a consumer that joined nothing: accepted by the broker without any fencing. Only where

@@ -1,4 +1,4 @@
-//! The part of librdkafka's C interface that a reader needs, bound at run time.
+//! The part of librdkafka's C interface that a reader and a producer need, bound at run time.
 //!
 //! The library is the one inside the confluent-kafka wheel: it is there anyway, it has TLS and SASL built in, and opened by
 //! its path it is the *same* mapping that the Python client uses, in either import order. It is never unloaded: its
@@ -21,6 +21,7 @@ pub enum Topic {}
 pub enum PartitionList {}
 pub enum Headers {}
 pub enum ErrorObject {}
+pub enum GroupMetadata {}
 
 /// `rd_kafka_message_t`.
 #[repr(C)]
@@ -36,6 +37,47 @@ pub struct Message {
     pub private: *mut c_void,
 }
 
+/// `rd_kafka_topic_partition_t`: public since the beginning.
+#[repr(C)]
+pub struct TopicPartition {
+    pub topic: *mut c_char,
+    pub partition: i32,
+    pub offset: i64,
+    pub metadata: *mut c_void,
+    pub metadata_size: usize,
+    pub opaque: *mut c_void,
+    pub err: c_int,
+    pub private: *mut c_void,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Memory {
+    pub at: *const c_void,
+    pub size: usize,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub union Argument {
+    pub topic: *mut Topic,
+    pub i32: i32,
+    pub i64: i64,
+    pub memory: Memory,
+    pub headers: *mut Headers,
+    /// As large as librdkafka says the union will ever be.
+    pub room: [u8; 64],
+}
+
+/// `rd_kafka_vu_t`: one argument of `produceva`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Typed {
+    pub kind: c_int,
+    pub value: Argument,
+}
+
+pub type DeliveryCallback = unsafe extern "C" fn(*mut Client, *const Message, *mut c_void);
 pub type LogCallback = unsafe extern "C" fn(*const Client, c_int, *const c_char, *const c_char);
 pub type ErrorCallback = unsafe extern "C" fn(*mut Client, c_int, *const c_char, *mut c_void);
 pub type QueueCallback = unsafe extern "C" fn(*mut Client, *mut c_void);
@@ -70,6 +112,7 @@ functions! {
     conf_set_opaque = b"rd_kafka_conf_set_opaque\0": fn(*mut Conf, *mut c_void);
     conf_set_log_cb = b"rd_kafka_conf_set_log_cb\0": fn(*mut Conf, LogCallback);
     conf_set_error_cb = b"rd_kafka_conf_set_error_cb\0": fn(*mut Conf, ErrorCallback);
+    conf_set_dr_msg_cb = b"rd_kafka_conf_set_dr_msg_cb\0": fn(*mut Conf, DeliveryCallback);
     new = b"rd_kafka_new\0": fn(c_int, *mut Conf, *mut c_char, usize) -> *mut Client;
     opaque = b"rd_kafka_opaque\0": fn(*const Client) -> *mut c_void;
     destroy = b"rd_kafka_destroy\0": fn(*mut Client);
@@ -90,7 +133,8 @@ functions! {
     header_get_all = b"rd_kafka_header_get_all\0":
         fn(*const Headers, usize, *mut *const c_char, *mut *const c_void, *mut usize) -> c_int;
     list_new = b"rd_kafka_topic_partition_list_new\0": fn(c_int) -> *mut PartitionList;
-    list_add = b"rd_kafka_topic_partition_list_add\0": fn(*mut PartitionList, *const c_char, i32) -> *mut c_void;
+    list_add = b"rd_kafka_topic_partition_list_add\0":
+        fn(*mut PartitionList, *const c_char, i32) -> *mut TopicPartition;
     list_set_offset = b"rd_kafka_topic_partition_list_set_offset\0":
         fn(*mut PartitionList, *const c_char, i32, i64) -> c_int;
     list_destroy = b"rd_kafka_topic_partition_list_destroy\0": fn(*mut PartitionList);
@@ -98,8 +142,37 @@ functions! {
         fn(*mut Client, *const PartitionList) -> *mut ErrorObject;
     incremental_unassign = b"rd_kafka_incremental_unassign\0":
         fn(*mut Client, *const PartitionList) -> *mut ErrorObject;
+    error_code = b"rd_kafka_error_code\0": fn(*const ErrorObject) -> c_int;
+    error_is_fatal = b"rd_kafka_error_is_fatal\0": fn(*const ErrorObject) -> c_int;
+    error_is_retriable = b"rd_kafka_error_is_retriable\0": fn(*const ErrorObject) -> c_int;
+    error_requires_abort = b"rd_kafka_error_txn_requires_abort\0": fn(*const ErrorObject) -> c_int;
     error_string = b"rd_kafka_error_string\0": fn(*const ErrorObject) -> *const c_char;
     error_destroy = b"rd_kafka_error_destroy\0": fn(*mut ErrorObject);
+    topic_new = b"rd_kafka_topic_new\0": fn(*mut Client, *const c_char, *mut c_void) -> *mut Topic;
+    topic_destroy = b"rd_kafka_topic_destroy\0": fn(*mut Topic);
+    topic_name = b"rd_kafka_topic_name\0": fn(*const Topic) -> *const c_char;
+    headers_new = b"rd_kafka_headers_new\0": fn(usize) -> *mut Headers;
+    headers_destroy = b"rd_kafka_headers_destroy\0": fn(*mut Headers);
+    header_add = b"rd_kafka_header_add\0":
+        fn(*mut Headers, *const c_char, isize, *const c_void, isize) -> c_int;
+    produceva = b"rd_kafka_produceva\0": fn(*mut Client, *const Typed, usize) -> *mut ErrorObject;
+    poll = b"rd_kafka_poll\0": fn(*mut Client, c_int) -> c_int;
+    flush = b"rd_kafka_flush\0": fn(*mut Client, c_int) -> c_int;
+    waiting = b"rd_kafka_outq_len\0": fn(*mut Client) -> c_int;
+    purge = b"rd_kafka_purge\0": fn(*mut Client, c_int) -> c_int;
+    metadata = b"rd_kafka_metadata\0":
+        fn(*mut Client, c_int, *mut Topic, *mut *const c_void, c_int) -> c_int;
+    metadata_destroy = b"rd_kafka_metadata_destroy\0": fn(*const c_void);
+    mem_malloc = b"rd_kafka_mem_malloc\0": fn(*mut Client, usize) -> *mut c_void;
+    init_transactions = b"rd_kafka_init_transactions\0": fn(*mut Client, c_int) -> *mut ErrorObject;
+    begin_transaction = b"rd_kafka_begin_transaction\0": fn(*mut Client) -> *mut ErrorObject;
+    commit_transaction = b"rd_kafka_commit_transaction\0": fn(*mut Client, c_int) -> *mut ErrorObject;
+    abort_transaction = b"rd_kafka_abort_transaction\0": fn(*mut Client, c_int) -> *mut ErrorObject;
+    send_offsets = b"rd_kafka_send_offsets_to_transaction\0":
+        fn(*mut Client, *const PartitionList, *const GroupMetadata, c_int) -> *mut ErrorObject;
+    group_metadata_read = b"rd_kafka_consumer_group_metadata_read\0":
+        fn(*mut *mut GroupMetadata, *const c_void, usize) -> *mut ErrorObject;
+    group_metadata_destroy = b"rd_kafka_consumer_group_metadata_destroy\0": fn(*mut GroupMetadata);
     err2str = b"rd_kafka_err2str\0": fn(c_int) -> *const c_char;
     err2name = b"rd_kafka_err2name\0": fn(c_int) -> *const c_char;
 }

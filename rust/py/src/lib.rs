@@ -49,6 +49,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<lines::PyLineReader>()?;
     m.add_class::<kafka::PyFetchReader>()?;
     m.add_class::<kafka::PyNativeReader>()?;
+    m.add_class::<kafka::PyNativeProducer>()?;
     m.add_class::<task::PyPlan>()?;
     m.add_class::<task::PyGlobals>()?;
     m.add_class::<task::PyTask>()?;

@@ -17,8 +17,9 @@ MakeLog = Callable[..., KafkaLog]
 
 @pytest.fixture(scope="session", params=get_args(Kind))
 def log(request: pytest.FixtureRequest, kafka: Kafka) -> Iterator[KafkaLog]:
-    """All readers, one after the other."""
-    made = KafkaLog(kafka.bootstrap, reader=request.param, session_ms=SESSION_MS)
+    """All readers, one after the other; and both writers."""
+    writer = "portable" if request.param == "portable" else "native"
+    made = KafkaLog(kafka.bootstrap, reader=request.param, writer=writer, session_ms=SESSION_MS)
     yield made
     made.close()
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, get_args
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from adstream._core import RawBatch
+from adstream.errors import ConfigError
 from adstream.interfaces import Outcome, TopicSpec
 from adstream.logs import RecordTooLargeError
 from adstream.logs.kafka import KafkaLog, KafkaWriter
+from adstream.logs.kafka_producer import Kind, NativeProducer
+from tests.integration.kafka.conftest import SESSION_MS
 from tests.logs.conformance import (
     KEPT,
     Crash,
@@ -29,6 +33,14 @@ from tests.logs.conformance import (
 from tests.servers import Kafka
 
 pytestmark = pytest.mark.servers
+
+
+@pytest.fixture(scope="module", params=get_args(Kind))
+def one_log(request: pytest.FixtureRequest, kafka: Kafka) -> Iterator[KafkaLog]:
+    """With each producer."""
+    made = KafkaLog(kafka.bootstrap, writer=request.param, session_ms=SESSION_MS)
+    yield made
+    made.close()
 
 
 def failing(producer: Any, name: str, errors: list[KafkaError]) -> Any:
@@ -227,3 +239,72 @@ def test_commits_are_quick(one_log: KafkaLog) -> None:
         assert writer.commit([output(topic, [n])], {(topic, 0): n}, group, None) is Outcome.COMMITTED
         took.append(time.monotonic() - began)
     assert sorted(took)[15] < 0.06
+
+
+def test_both_producers_write_the_same_records(kafka: Kafka) -> None:
+    records: list[Any] = [
+        (0, 1_700_000_000_000, b"key", b"value", []),
+        (1, 1_700_000_000_001, None, b"value", [("name", b"text"), ("name", b""), ("none", None), ("\xfc", b"\0\xff")]),
+        (2, 1_600_000_000_000, b"", None, []),
+        (3, 1, None, None, [("", b"of no name")]),
+        (4, 0, b"\0", b"", []),
+        *((i, 1_700_000_000_000 + i, b"%d" % i, bytes(i), []) for i in range(5, 3000)),
+    ]
+    found = []
+    for kind in get_args(Kind):
+        log = KafkaLog(kafka.bootstrap, writer=kind, session_ms=SESSION_MS)
+        topic = make_topic(log, 2)
+        for exactly_once in (True, False):
+            writer = log.writer(unique("slot"), exactly_once=exactly_once)
+            outputs = [(topic, p, RawBatch(records)) for p in (0, 1)]
+            assert writer.commit(outputs, {}, unique("group"), None) is Outcome.COMMITTED
+            writer.close()
+        reader = log.reader()
+        read: dict[int, list[Any]] = {}
+        for p in (0, 1):
+            reader.add(topic, p, 0)
+            read[p] = []
+            while len(read[p]) < 2 * len(records):
+                batch = reader.read(topic, p, 10_000)
+                if batch is None:
+                    reader.wait(1.0)
+                    continue
+                read[p] += [record[1:] for record in batch.records()]
+        found.append(read)
+        reader.close()
+        log.close()
+    assert found[0] == found[1]
+    stamps = [record[0] for record in found[0][0][:5]]
+    assert stamps == [1_700_000_000_000, 1_700_000_000_001, 1_600_000_000_000, 1, 1]
+
+
+@pytest.mark.parametrize("exactly_once", [True, False])
+def test_what_is_not_delivered_is_noticed(kafka: Kafka, exactly_once: bool) -> None:
+    for kind in get_args(Kind):
+        log = KafkaLog(kafka.bootstrap, {"message.timeout.ms": "2000"}, writer=kind, session_ms=SESSION_MS)
+        topic = make_topic(log)
+        if exactly_once:
+            log.close()
+            log = KafkaLog(kafka.bootstrap, {"transaction.timeout.ms": "3000"}, writer=kind, session_ms=SESSION_MS)
+        writer = log.writer(unique("slot"), exactly_once=exactly_once)
+        assert writer.commit([output(topic, range(3))], {}, unique("group"), None) is Outcome.COMMITTED
+        # A partition that is not there.
+        bad = [(topic, 0, output(topic, range(3, 5))[2]), (topic, 7, output(topic, range(5, 9))[2])]
+        assert writer.commit(bad, {}, unique("group"), None) is not Outcome.COMMITTED
+        writer.close()
+        committed = values(read_all(log, topic))
+        assert committed[:3] == expected(range(3))
+        if exactly_once:
+            assert len(committed) == 3
+        log.close()
+
+
+def test_which_producer_is_a_setting(kafka: Kafka) -> None:
+    with pytest.raises(ConfigError, match=r"kafka\.adstream\.writer") as caught:
+        KafkaLog(kafka.bootstrap, {"kafka.adstream.writer": "raw"})
+    assert "native, portable" in str(caught.value)
+    kinds: list[tuple[dict[str, str], type]] = [({}, NativeProducer), ({"adstream.writer": "portable"}, Producer)]
+    for settings, kind in kinds:
+        log = KafkaLog(kafka.bootstrap, settings)
+        assert isinstance(writer_of(log)._producer, kind)
+        log.close()
