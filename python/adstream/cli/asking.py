@@ -1,8 +1,9 @@
-"""`adstream query`: what workers have of a store, as committed, by their HTTP (`runtime/asking.py`)."""
+"""`adstream query`: what workers have of a store, as committed, by their HTTP (`runtime/routing.py`)."""
 
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -15,11 +16,16 @@ from adstream.errors import ConfigError
 
 PAGE = 1000
 TIMEOUT_S = 10
+MOVING, ATTEMPTS, PAUSE_S = 503, 10, 0.5
+"""While tasks move there is no whole answer."""
 
 
 def show(store: str, workers: list[str], asked: Mapping[str, str | None], limit: int) -> None:
-    """Each entry as a line of JSON. Every worker is asked: each has its own partitions."""
+    """Each entry as a line of JSON. One worker is asked for all that the application has; several, each for its own
+    part."""
     given = {name: value for name, value in asked.items() if value is not None}
+    if len(workers) > 1:
+        given["local"] = "1"
     told = 0
     for worker in workers:
         for entry in _entries(worker, store, given):
@@ -44,8 +50,15 @@ def _get(worker: str, path: str, given: Mapping[str, str]) -> Any:
     base = worker if "://" in worker else f"http://{worker}"
     url = f"{base.rstrip('/')}{path}?{urllib.parse.urlencode(given)}"
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
-            return json.load(response)
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+                    return json.load(response)
+            except urllib.error.HTTPError as error:
+                if error.code != MOVING or not left:
+                    raise
+                error.close()
+                time.sleep(PAUSE_S)
     except urllib.error.HTTPError as error:
         with error:
             body = error.read().decode(errors="replace")

@@ -77,7 +77,10 @@ def replay(job: Job, *, options: ReplayOptions) -> None:
 @app.command()
 def query(
     store: Annotated[str, typer.Argument(metavar="STORE", help="The store's name.", show_default=False)],
-    at: Annotated[list[str], typer.Option("--at", help="A worker's metrics address, host:port; once for each worker.")],
+    at: Annotated[
+        list[str],
+        typer.Option("--at", help="A worker's metrics address, host:port; any one. Several: each for its own part."),
+    ],
     key: Annotated[str | None, typer.Option("--key", help="One key.")] = None,
     kind: Annotated[str, typer.Option("--type", help="What keys are: text, int, float or json.")] = "text",
     from_key: Annotated[str | None, typer.Option("--from-key", help="The first key of a range.")] = None,
@@ -89,7 +92,7 @@ def query(
     reverse: Annotated[bool, typer.Option("--reverse", help="Backwards.")] = False,
     limit: Annotated[int, typer.Option("--limit", help="The most entries.")] = 1000,
 ) -> None:
-    """Reads a store from running workers: committed entries, one line of JSON each."""
+    """Reads a store of a running job from any of its workers: committed entries, one line of JSON each."""
     from adstream.cli import asking
 
     asked = {"key": key, "type": kind, "from_key": from_key, "to_key": to_key, "prefix": prefix, "from": start}

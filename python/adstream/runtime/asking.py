@@ -13,7 +13,7 @@
 The answer is `{"store", "kind", "entries": [{"key", "value", "timestamp", "start", "end"}], "next"}`; `start` and `end` for
 windows, sessions and versions, `next` if there may be more. Values that JSON does not have are told as text.
 
-A worker knows its own tasks only: who wants all asks all workers (`adstream query --at … --at …`).
+This is one worker's part; `routing.py` puts the parts together.
 """
 
 from __future__ import annotations

@@ -86,6 +86,8 @@ class Assignment:
     """What every worker reads whole, for its global tables."""
     stores: tuple[dict[str, Any], ...] = ()
     """State stores of record flows: `name`, `kind`, `flavour`."""
+    store_tasks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Store -> its tasks; global ones are not among them."""
     dead_letter_bytes: Mapping[str, int] = field(default_factory=dict)
     """Dead-letter topic -> the largest record it takes."""
 
@@ -255,7 +257,16 @@ def enumerate_tasks(
         sinks=tuple(description["sinks"]),
         globals=tuple((topic, p) for topic in global_topics for p in range(partitions[topic])),
         stores=tuple(description.get("stores", ())),
+        store_tasks=_store_tasks(subtopologies, tasks),
     )
+
+
+def _store_tasks(subtopologies: Sequence[Mapping[str, Any]], tasks: Sequence[TaskSpec]) -> dict[str, tuple[int, ...]]:
+    of = {store: sub["id"] for sub in subtopologies for node in sub["nodes"] for store in node.get("stores", ())}
+    return {
+        store: tuple(task.index for task in tasks if task.kind == "stream" and task.subtopology == number)
+        for store, number in of.items()
+    }
 
 
 def _kinds(description: Mapping[str, Any]) -> dict[str, str]:

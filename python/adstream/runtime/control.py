@@ -2,6 +2,8 @@
 
     key `pause`    {"paused": bool, "at_ms": …}               holds until the next one, and for workers that start later
     key `stop`     {"by": …, "error": …, "at_ms": …}          for those that run when it is written
+    key `at-SLOT`  {"server": "HOST:PORT", "tasks": [0, …]}   which tasks that worker has, and where it answers (`routing.py`);
+                                                              written in its commits, each time that changes
 
 Kafka Streams tells its group to stop by a rebalance that carries an error; a record says it without one, and a pause, which
 there is each instance's own, is the application's here.
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from adstream._core import RawBatch
@@ -21,9 +23,9 @@ from adstream.runtime.commit import Commit, write
 from adstream.runtime.manifest import topology_topic
 
 if TYPE_CHECKING:
-    from adstream._core import Record
+    from adstream._core import Output, Record
 
-PAUSE, STOP = b"pause", b"stop"
+PAUSE, STOP, AT = b"pause", b"stop", b"at-"
 ATTEMPTS = 10
 PAUSE_S = 0.05
 ROWS = 1_000
@@ -41,6 +43,9 @@ class Control:
         self._begin()
         self.paused = False
         self.stop: Mapping[str, Any] | None = None
+        self.owners: Mapping[int, str] = {}
+        """Task -> the address of the worker that has it. Replaced whole, so that any thread may read it."""
+        self._claims: dict[int, tuple[bytes, str]] = {}
 
     def _begin(self) -> None:
         self.position = self._log.start_offsets([self._where])[self._where]
@@ -64,7 +69,22 @@ class Control:
                 self.paused = bool(json.loads(value)["paused"])
             elif key == STOP and offset >= self._new_from:
                 self.stop = json.loads(value)
+            elif key is not None and key.startswith(AT):
+                self._claim(key, json.loads(value))
         return (self.paused, self.stop) != before
+
+    def _claim(self, who: bytes, said: Mapping[str, Any]) -> None:
+        """Who claims a task last has it."""
+        kept = {task: claim for task, claim in self._claims.items() if claim[0] != who}
+        self._claims = kept | dict.fromkeys(said["tasks"], (who, said["server"]))
+        self.owners = {task: server for task, (_, server) in self._claims.items()}
+
+
+def claim(app: str, slot: int, server: str, tasks: Sequence[int]) -> Output:
+    """What a worker adds to its commit when its tasks have changed."""
+    said = {"server": server, "tasks": list(tasks)}
+    record: Record = (0, 0, AT + str(slot).encode(), json.dumps(said).encode(), [])
+    return (topology_topic(app).name, 0, RawBatch([record]))
 
 
 def say(

@@ -9,11 +9,13 @@ import json
 import logging
 import random
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -63,6 +65,7 @@ def run(
         ConfigError: before anything is processed: a topic, a connection, a setting.
         FatalError: the run cannot go on.
     """
+    settings = _reachable(settings)
     make = targets or partial(_target, settings)
     assignment = prepare(
         log_,
@@ -129,6 +132,14 @@ def open_sinks(
             policy=FlushPolicy(every_ms=settings.flush_every_ms),
         )
     return sinks
+
+
+def _reachable(settings: Settings) -> Settings:
+    """With the address that others can ask; without HTTP there is none."""
+    if not settings.metrics_port:
+        return replace(settings, application_server="")
+    host, _, port = (settings.application_server or socket.gethostname()).partition(":")
+    return replace(settings, application_server=f"{host}:{port or settings.metrics_port}")
 
 
 def _target(settings: Settings, kind: str, options: dict[str, Any]) -> Target:

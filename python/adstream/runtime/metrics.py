@@ -6,7 +6,7 @@ touches a task, and never waits for one.
     /metrics    counters of tasks and sinks, lag, commit times, restore progress, who holds time back
     /healthz    200 while the worker's thread moves (its status is younger than a minute) and it has not failed
     /readyz     200 when every task of this worker is running: none is being restored, none is set aside
-    /stores     what this worker has in state (`asking.py`)
+    /stores     what the application has in state (`routing.py`), or this worker (`asking.py`)
     POST /pause, /resume    stops processing in this worker, and goes on (`Worker.pause`)
 
 What the core counts is seen, so no drop has no counter:
@@ -44,7 +44,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from adstream.interfaces import TopicPartition
-from adstream.runtime.asking import Asks, answer, encoded
+from adstream.runtime.asking import encoded
+from adstream.runtime.routing import Routes, answer
 from adstream.runtime.status import COMMIT_BOUNDS_S, Status, TaskStatus
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ ENDS_EVERY_S = 5.0
 Ends = Callable[[Sequence[TopicPartition]], Mapping[TopicPartition, int]]
 
 
-class Serves(Asks, Protocol):
+class Serves(Routes, Protocol):
     """What is asked of a worker beside its status."""
 
     @property
@@ -226,7 +227,7 @@ class MetricsServer:
                 fresh = clock() - now.at_ms < STALE_MS
                 path, _, query = self.path.partition("?")
                 match path:
-                    case _ if worker is not None and (path == "/stores" or path.startswith("/stores/")):
+                    case _ if worker is not None and (path in ("/stores", "/owners") or path.startswith("/stores/")):
                         code, told = answer(worker, path, query)
                         self._answer(code, encoded(told), "application/json; charset=utf-8")
                     case "/metrics":

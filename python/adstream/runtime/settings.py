@@ -105,6 +105,9 @@ class Settings:
     fails over) gets them again."""
     metrics_port: int = 0
     """Port of /metrics, /healthz, /readyz; 0: none."""
+    application_server: str = ""
+    """`HOST:PORT` at which other workers reach this one's `metrics_port`, for questions to stores that it is asked
+    (Kafka Streams: `application.server`); empty: this machine's name, and that port."""
     connections: Mapping[str, str] = field(default_factory=dict)
     """What sinks name: `sql`, `redis`, … -> URL."""
     kafka: Mapping[str, str] = field(default_factory=dict)

@@ -33,7 +33,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -174,6 +174,10 @@ class Worker:
         self._replaced: dict[int, int] = {}
         """Task -> how often it was replaced since it last got something done."""
         self._draining = False
+        self._claimed: tuple[int, ...] | None = None
+        """The tasks that it was last said to have."""
+        self.store_tasks: Mapping[str, Sequence[int]] = assignment.store_tasks
+        """Store -> its tasks."""
         self._stop_wanted = False
         self._drain_timeout_ms = settings.drain_timeout_ms
         self._drain_until_ms = 0
@@ -227,6 +231,19 @@ class Worker:
         """Whoever has state here (`queries.Asked`): the tasks that run, and the global tables. From any thread."""
         running = [task.core for task in list(self.tasks.values()) if task.state in (State.RUNNING, State.DRAINING)]
         return [part for part in (*running, self._tables) if part is not None]
+
+    def running(self) -> dict[int, Any]:
+        """Own tasks whose state can be read, by number. From any thread."""
+        return {
+            index: task.core
+            for index, task in list(self.tasks.items())
+            if task.state in (State.RUNNING, State.DRAINING) and task.core is not None
+        }
+
+    def owners(self) -> Mapping[int, str]:
+        """Task -> the address of the worker that has it, as far as workers have one (`application_server`). From any
+        thread. In Kafka Streams: `KafkaStreams.metadataForAllStreamsClients`."""
+        return {} if self._control is None else self._control.owners
 
     def store(self, name: str) -> Any:
         """A store to be read (`ads.store`): what this worker's tasks have of it, as committed. From any thread.
@@ -473,6 +490,8 @@ class Worker:
                 self._suspect(mine[0].task)
         else:
             self._start_over(result, now)
+        if result.outcome is not Outcome.COMMITTED:
+            self._claimed = None
         for c in mine:
             if c.draining and c.task.state is State.DRAINING:
                 self._let_go(c.task.spec.index)
@@ -734,7 +753,12 @@ class Worker:
             if self._one_by_one:
                 break
         self._closed_ms = now
-        if not closed:
+        server = self._settings.application_server
+        have = tuple(sorted(self.running()))
+        if server and have != self._claimed:
+            outputs.append(control.claim(self._group, self._settings.slot, server, have))
+            self._claimed = have
+        elif not closed:
             return False
         offsets = {tp: position for c in closed for tp, position in c.positions.items()}
         commit = Commit(outputs, offsets, self._group, fence)
