@@ -304,6 +304,21 @@ class Stream(_Flow):
             Flowing(self._app, self._graph, (node.id, 0), serde, serdes.json_, rekeyed=not together and bool(names))
         )
 
+    def head(self, rows: Any, n: int = 5) -> Any:
+        """The first `n` rows of this stream for a few rows of the input: for a look in a notebook, while a topology is being
+        written. Adds nothing to it.
+
+        Args:
+            rows: as those of `Topology.preview`.
+
+        Returns:
+            A `pyarrow.Table` of its columns and `$timestamp`.
+        """
+        import importlib
+
+        preview = importlib.import_module("adstream.testing.preview")  # stands above the language
+        return preview.head(self._graph, self._port, self._columns, rows, n)
+
     # --- rows -------------------------------------------------------------------------------------
 
     def filter(self, condition: Condition, *, reason: str | None = None) -> Stream:
