@@ -299,6 +299,26 @@ class Generation:
         """Nothing was read and nothing is to be written."""
 
 @final
+class DiskCache:
+    """A worker's memory for its stores on disk."""
+
+    def __new__(cls, bytes: int) -> DiskCache: ...
+
+@final
+class Disk:
+    """The stores of one task below a directory. From any thread."""
+
+    def __new__(cls, path: str, cache: DiskCache) -> Disk:
+        """Raises CoreError (`local_state_damaged`)."""
+    @property
+    def position(self) -> int | None:
+        """The changelog's offset from which a restore has to read; None: there is nothing yet."""
+    def tidy(self, all: bool = False) -> bool:
+        """Writes to files what has grown large, or all that is in memory; returns whether it wrote. Raises CoreError."""
+    @property
+    def file_bytes(self) -> int: ...
+
+@final
 class Task:
     """One sub-topology on one partition. Not thread-safe: one thread at a time."""
 
@@ -328,12 +348,21 @@ class Task:
         """Processes up to `max_rows` buffered records, in the task's order; returns how many. Raises CoreError (fatal)."""
     def close_generation(self) -> Generation:
         """Ends the current generation; the next begins. At most two may be open (one committing, one being processed)."""
-    def committed(self) -> None:
-        """The oldest closed generation was committed."""
+    def committed(self, end: int | None = None) -> None:
+        """The oldest closed generation was committed. `end`: the end of its changelog, asked for when nothing of the generation
+        was written yet."""
+    def on_disk(self, default: str) -> bool:
+        """Whether it has stores that are to be on disk, where those that do not say it are `default`: memory or disk."""
+    def attach(self, disk: Disk, default: str) -> None:
+        """Keeps its stores there; called before anything else."""
+    @property
+    def in_memory(self) -> bool:
+        """Whether a restore has to read the changelog from its beginning, whatever is on disk."""
     def rollback(self) -> dict[tuple[str, int], int]:
         """Undoes every generation not committed, drops all buffers; returns the positions to read from again."""
-    def restore(self, batch: RawBatch) -> None:
-        """Applies records of the changelog, in order, before the first `feed`."""
+    def restore(self, batch: RawBatch, known: bool = False) -> None:
+        """Applies records of the changelog, in order, before the first `feed`. `known`: they lie before the position of the
+        `Disk`. Raises CoreError; `local_state_disagrees`, `local_state_damaged`: without the disk it would go."""
     def positions(self) -> dict[tuple[str, int], int]: ...
     @property
     def generation(self) -> int:

@@ -100,9 +100,10 @@ def test_fresh_schedules(first: int, totals: Counter[str]) -> None:
 
 @pytest.mark.parametrize("job", MORE_JOBS)
 @pytest.mark.parametrize("first", range(SEED, SEED + COUNT // 3, CHUNK), ids=lambda first: f"from_seed_{first}")
-def test_fresh_schedules_of_other_jobs(first: int, job: str) -> None:
+def test_fresh_schedules_of_other_jobs(first: int, job: str, totals: Counter[str]) -> None:
     for seed in range(first, min(first + CHUNK, SEED + COUNT // 3)):
         verdict = simulate(seed, job=job)
+        totals.update({name: n for name, n in verdict.counts.items() if name.startswith("stores ")})
         assert not new(verdict), "\n".join(
             [f"make sim SEED={seed} JOB={job}", *verdict.errors, verdict.scenario.describe()]
         )
@@ -115,6 +116,14 @@ def test_the_faults_really_happened(totals: Counter[str]) -> None:
     assert not [name for name in JOBS if not totals[name]], totals
     assert sum(totals[f"crashes at {step}"] > 0 for step in STEPS) >= len(STEPS) - 1, totals
     assert totals["commit committed"] > 10 * totals["schedules"]
+
+
+def test_stores_on_disk_are_found_again_and_given_up(totals: Counter[str]) -> None:
+    for seed in range(SEED, SEED + 60):
+        if totals["stores opened with a place"] and totals["stores set aside"]:
+            return
+        totals.update(simulate(seed, job="sim.records").counts)
+    raise AssertionError(f"no disk mattered: {totals}")
 
 
 def found_seeds() -> list[tuple[int, str, str]]:

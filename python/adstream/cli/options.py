@@ -132,6 +132,12 @@ class RunOptions(ResetOptions):
         _option("--dead-letters-max", metavar="SHARE", help='Such as "1% in 5m": more of them stop the job.'),
     ] = None
     workers: Annotated[int | None, _option("--workers", metavar="N", help="Processes on this machine.")] = None
+    store_type: Annotated[
+        str | None,
+        _option(
+            "--store-type", metavar="memory|disk", help="Where stores of keys and values are; disk: below --state-dir."
+        ),
+    ] = None
     metrics_port: Annotated[
         int | None, _option("--metrics-port", metavar="PORT", help="/metrics, /healthz, /readyz; worker k: PORT + k.")
     ] = None

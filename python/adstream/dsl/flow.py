@@ -18,6 +18,7 @@ from adstream.dsl.expr import Expr, callable_name
 from adstream.dsl.faults import fault, user_line
 from adstream.dsl.graph import Graph, Node, Port
 from adstream.dsl.serdes import Serde
+from adstream.dsl.store import StoreType, store_type_of
 
 
 def add(
@@ -181,6 +182,8 @@ class Materialized:
         logging: whether the store has a changelog; without one it is empty after a restart.
         retention: how long windows are kept, from their start.
         history: makes it a versioned store that keeps versions so long (`history_retention`).
+        store_type: `"disk"`, where the store may be larger than memory, or `"memory"`; by default what the application's
+            setting `store_type` says (Kafka Streams: `withStoreType`, `dsl.store.suppliers.class`).
     """
 
     name: str | None = None
@@ -190,6 +193,11 @@ class Materialized:
     logging: bool = True
     retention: Duration | None = None
     history: Duration | None = None
+    store_type: StoreType | None = None
+
+    def __post_init__(self) -> None:
+        if self.store_type is not None:
+            store_type_of(self.store_type, "Materialized")
 
     @property
     def cached(self) -> bool:
@@ -201,6 +209,9 @@ class Materialized:
 
     def with_logging_disabled(self) -> Materialized:
         return replace(self, logging=False)
+
+    def with_store_type(self, store_type: StoreType) -> Materialized:
+        return replace(self, store_type=store_type)
 
 
 def materialized(value: Materialized | str | None, operation: str) -> Materialized:
@@ -255,6 +266,7 @@ def store(
             "retention_ms": retention_ms,
             "logging": how.logging,
             "queryable": how.name is not None,
+            **({} if how.store_type is None else {"store_type": how.store_type}),
             **more,
         }
     )

@@ -41,6 +41,8 @@ Span = tuple[Any, Any, bytes | None, int | None, int | None, bool, bytes | None,
 PAGE = 256
 
 Order = Literal["time", "key"]
+StoreType = Literal["memory", "disk"]
+"""Where a store's rows are kept. In Kafka Streams: `Materialized.StoreType`, `IN_MEMORY` and `ROCKS_DB`."""
 
 
 class ValueAndTimestamp(NamedTuple):
@@ -76,6 +78,7 @@ class StoreBuilder:
     logging: bool = True
     caching: bool = False
     parameters: dict[str, Any] = field(default_factory=dict)
+    store_type: StoreType | None = None
 
     def with_logging_disabled(self) -> StoreBuilder:
         """Without a changelog: empty after a restart."""
@@ -91,6 +94,10 @@ class StoreBuilder:
     def with_caching_disabled(self) -> StoreBuilder:
         return replace(self, caching=False)
 
+    def with_store_type(self, store_type: StoreType) -> StoreBuilder:
+        """In memory or on disk, whatever the application's setting says; not of an `lru_map`, which is in memory."""
+        return replace(self, store_type=_store_type(store_type, self.flavour))
+
     def to_plan(self) -> dict[str, Any]:
         kind = _KINDS[self.flavour]
         return {
@@ -99,6 +106,7 @@ class StoreBuilder:
             "flavour": self.flavour,
             "logging": self.logging,
             "queryable": True,
+            **({} if self.store_type is None else {"store_type": self.store_type}),
             **self.parameters,
         }
 
@@ -115,11 +123,31 @@ _KINDS = {
 
 
 def _made(
-    flavour: str, name: str, key: Serde | None, value: Serde | None, logging: bool, caching: bool, **parameters: Any
+    flavour: str,
+    name: str,
+    key: Serde | None,
+    value: Serde | None,
+    logging: bool,
+    caching: bool,
+    store_type: StoreType | None = None,
+    **parameters: Any,
 ) -> StoreBuilder:
     if not isinstance(name, str) or not name:
         raise fault("bad_argument", f"not a store's name: {name!r}", operation=flavour, hint='write `"totals"`')
-    return StoreBuilder(name, flavour, key, value, logging, caching, parameters)
+    where = None if store_type is None else _store_type(store_type, flavour)
+    return StoreBuilder(name, flavour, key, value, logging, caching, parameters, where)
+
+
+def _store_type(given: StoreType, operation: str) -> StoreType:
+    if operation == "lru_map":
+        raise fault("bad_argument", "an `lru_map` is in memory", operation=operation, hint="leave out the store type")
+    return store_type_of(given, operation)
+
+
+def store_type_of(given: StoreType, operation: str) -> StoreType:
+    if given not in ("memory", "disk"):
+        raise fault("bad_argument", f"`store_type` is {given!r}", operation=operation, hint='write "memory" or "disk"')
+    return given
 
 
 def key_value(
@@ -129,6 +157,7 @@ def key_value(
     value: Serde | None = None,
     logging: bool = True,
     caching: bool = False,
+    store_type: StoreType | None = None,
 ) -> StoreBuilder:
     """Values by key.
 
@@ -136,10 +165,12 @@ def key_value(
         key, value: serdes, where a store is filled from a topic or its keys are asked for by text (queries over HTTP).
         logging: whether it has a changelog; without one it is empty after a restart.
         caching: no effect that can be seen.
+        store_type: `"disk"`, where it may be larger than memory, or `"memory"`; by default what the application's setting
+            `store_type` says. All stores but the LRU have this argument.
 
-    In Kafka Streams: `Stores.keyValueStoreBuilder`.
+    In Kafka Streams: `Stores.keyValueStoreBuilder`; `persistentKeyValueStore`, `inMemoryKeyValueStore`.
     """
-    return _made("key_value", name, key, value, logging, caching)
+    return _made("key_value", name, key, value, logging, caching, store_type)
 
 
 def timestamped_key_value(
@@ -149,9 +180,10 @@ def timestamped_key_value(
     value: Serde | None = None,
     logging: bool = True,
     caching: bool = False,
+    store_type: StoreType | None = None,
 ) -> StoreBuilder:
     """Values by key, each with a time. In Kafka Streams: `Stores.timestampedKeyValueStoreBuilder`."""
-    return _made("timestamped_key_value", name, key, value, logging, caching)
+    return _made("timestamped_key_value", name, key, value, logging, caching, store_type)
 
 
 def lru_map(
@@ -183,6 +215,7 @@ def versioned_key_value(
     value: Serde | None = None,
     logging: bool = True,
     caching: bool = False,
+    store_type: StoreType | None = None,
 ) -> StoreBuilder:
     """What the value of each key was when.
 
@@ -193,7 +226,7 @@ def versioned_key_value(
     In Kafka Streams: `Stores.versionedKeyValueStoreBuilder`.
     """
     kept = duration_ms(history_retention, "history_retention", operation="versioned_key_value")
-    return _made("versioned_key_value", name, key, value, logging, caching, retention_ms=kept)
+    return _made("versioned_key_value", name, key, value, logging, caching, store_type, retention_ms=kept)
 
 
 def window(
@@ -207,6 +240,7 @@ def window(
     value: Serde | None = None,
     logging: bool = True,
     caching: bool = False,
+    store_type: StoreType | None = None,
 ) -> StoreBuilder:
     """Values by key and the start of a window.
 
@@ -223,7 +257,16 @@ def window(
     """
     times = _window_times("window", retention, window_size)
     return _made(
-        "window", name, key, value, logging, caching, duplicates=duplicates, **times, **_by_key(order, "window")
+        "window",
+        name,
+        key,
+        value,
+        logging,
+        caching,
+        store_type,
+        duplicates=duplicates,
+        **times,
+        **_by_key(order, "window"),
     )
 
 
@@ -238,11 +281,12 @@ def timestamped_window(
     value: Serde | None = None,
     logging: bool = True,
     caching: bool = False,
+    store_type: StoreType | None = None,
 ) -> StoreBuilder:
     """As `window`, each value with a time. In Kafka Streams: `Stores.timestampedWindowStoreBuilder`."""
     times = _window_times("timestamped_window", retention, window_size)
     times |= _by_key(order, "timestamped_window")
-    return _made("timestamped_window", name, key, value, logging, caching, duplicates=duplicates, **times)
+    return _made("timestamped_window", name, key, value, logging, caching, store_type, duplicates=duplicates, **times)
 
 
 def _by_key(order: Order, operation: str) -> dict[str, bool]:
@@ -273,6 +317,7 @@ def session(
     value: Serde | None = None,
     logging: bool = True,
     caching: bool = False,
+    store_type: StoreType | None = None,
 ) -> StoreBuilder:
     """Values by key and the bounds of a session, both inclusive.
 
@@ -283,7 +328,9 @@ def session(
     In Kafka Streams: `Stores.sessionStoreBuilder`.
     """
     kept = duration_ms(retention, "retention", operation="session")
-    return _made("session", name, key, value, logging, caching, retention_ms=kept, **_by_key(order, "session"))
+    return _made(
+        "session", name, key, value, logging, caching, store_type, retention_ms=kept, **_by_key(order, "session")
+    )
 
 
 # --- What stores are reached through ----------------------------------------------------------------------------------

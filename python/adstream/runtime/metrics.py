@@ -99,6 +99,13 @@ class WorkerCollector(Collector):
             ["from"],
             restored,
         )
+        yield self._family(
+            CounterMetricFamily,
+            "adstream_local_state_set_aside",
+            "Stores on disk that could not be used and were restored from the changelog",
+            [],
+            [([], status.set_aside)],
+        )
         commits = [([outcome], n) for outcome, n in status.commits.items()]
         yield self._family(CounterMetricFamily, "adstream_commits", "Commits by outcome", ["outcome"], commits)
         yield self._commit_times(status)

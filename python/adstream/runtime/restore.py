@@ -9,6 +9,11 @@
     4. read committed records until the position has reached H. Not "until the reader is at its end": that may lie
        before the last commit as long as an older transaction is open, and reading to it would lose state.
 
+A task whose stores are on disk (`disk.py`) begins at the place in the changelog that they tell instead; the core says whether
+what comes there agrees with them. If not, or if the changelog does not reach there, `LocalStateError` is raised: the stores are
+set aside, and the restore begins again without. What the task has in memory alone is read from the beginning all the same,
+records that are on disk already are `known` then.
+
 Records that are deleted under the reader (by a former owner of the task that has not heard of it) are none that is
 needed: a log forgets what lies before a full round of rewriting. The reader says so, and the restore begins again.
 
@@ -20,20 +25,23 @@ leaves, so there it is none.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from adstream._core import CoreError, RawBatch
 from adstream.errors import FatalError
 from adstream.interfaces import Log, Reader, TopicPartition
 from adstream.runtime.assignment import TaskSpec
+from adstream.runtime.disk import LocalStateError, TaskDisk, told
 from adstream.runtime.snapshot import Block, DamagedError, Snapshot
 
 
 class Restorable(Protocol):
     """What is asked of `adstream._core.Task` here."""
 
-    def restore(self, batch: RawBatch) -> None: ...
+    def restore(self, batch: RawBatch, known: bool = False) -> None: ...
+    @property
+    def in_memory(self) -> bool: ...
 
 
 class Restore:
@@ -49,6 +57,7 @@ class Restore:
         *,
         exactly_once: bool = True,
         snapshot: Snapshot | None = None,
+        disk: TaskDisk | None = None,
     ) -> None:
         self._exactly_once = exactly_once
         self._reader, self._spec, self._task = reader, spec, task
@@ -64,6 +73,9 @@ class Restore:
         """Records that came from the snapshot."""
         self.first = self.position = self.end = 0
         self._snapshot = snapshot
+        self._disk = disk
+        self._known = -1
+        """Before this offset, records are on disk."""
         self._expected: deque[tuple[bytes | None, bytes | None]] = deque()
         """Of the snapshot's last block: not met in the changelog yet."""
         self._blocks: deque[Block] = deque()
@@ -76,7 +88,18 @@ class Restore:
             self.position = self.first
             if snapshot is not None:
                 self._begin_with(snapshot)
+            if disk is not None and (at := disk.position) is not None:
+                if not self.first <= at <= self.end:
+                    raise LocalStateError(f"the changelog has {self.first} to {self.end}, they end at {at}")
+                self._known = at
+                self.position = self.first if task.in_memory else at
+                self.first = self.position
             self._read_from(self.position)
+
+    @property
+    def resumed(self) -> bool:
+        """Whether stores on disk had the most of it."""
+        return self._known >= 0
 
     @property
     def fraction(self) -> float:
@@ -206,14 +229,31 @@ class Restore:
     # The changelog
 
     def _apply(self, batch: RawBatch) -> None:
-        if len(batch):
-            self._task.restore(batch)
+        for part, known in self._parts(batch):
+            if self._disk is None:
+                self._task.restore(part)
+                continue
+            try:
+                self._task.restore(part, known)
+            except CoreError as error:
+                raise told(error) or error from error
+            self._disk.tidy()
         self.rows += len(batch)
         self.position = max(self.position, batch.next_offset)
         if self._snapshot is not None:
             self._snapshot.hold(batch)
             if self._snapshot.full and not self._ahead:
                 self._snapshot.append(self.position, read=True)
+
+    def _parts(self, batch: RawBatch) -> Iterator[tuple[RawBatch, bool]]:
+        if self.position >= self._known or batch.next_offset <= self._known:
+            if len(batch):
+                yield batch, self.position < self._known
+            return
+        cut = sum(1 for record in batch.records() if record[0] < self._known)
+        for start, stop in ((0, cut), (cut, len(batch))):
+            if stop > start:
+                yield batch.slice(start, stop), stop == cut
 
     def _read_from(self, position: int) -> None:
         assert self._spec.changelog is not None

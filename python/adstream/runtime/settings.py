@@ -33,6 +33,7 @@ from adstream.runtime.durations import duration_ms
 PREFIX = "ADSTREAM_"
 GUARANTEES = ("exactly_once", "at_least_once")
 PARTITION_CHECKS = ("warn", "error", "off")
+STORE_TYPES = ("memory", "disk")
 CONNECTIONS = ("sql", "redis")
 """Connections with an option of their own (`--sql`, `ADSTREAM_SQL`); others live in `[connections]`."""
 REGISTRY = "schema_registry"
@@ -80,7 +81,12 @@ class Settings:
     recommit_every_ms: int = 12 * 3_600_000
     """How often unchanged positions are committed again: brokers forget offsets after seven days without a commit."""
     state_dir: str = ""
-    """Where local snapshots of state are kept; empty: none, every restore is from the changelog."""
+    """Where local snapshots of state and stores on disk are kept; empty: none, every restore is from the changelog."""
+    store_type: str = "memory"
+    """Where stores of keys and values are that do not say it themselves: `memory`, or `disk`, below `state_dir` (Kafka
+    Streams: `dsl.store.suppliers.class`)."""
+    store_cache_bytes: int = 256 << 20
+    """How much of all stores on disk a worker keeps in memory."""
     snapshot_every_ms: int = 1_000
     """How often committed state is appended to the snapshots."""
     drain_timeout_ms: int = 30_000
@@ -119,7 +125,11 @@ class Settings:
         limit_of(self.dead_letters_max, option_name("dead_letters_max"))
         if self.guarantee not in GUARANTEES:
             raise ConfigError(f"`{self.guarantee}` is not one of {', '.join(GUARANTEES)}", option="--guarantee")
-        for name, known in (("partition_check", PARTITION_CHECKS), ("on_uncaught", [it.value for it in Uncaught])):
+        for name, known in (
+            ("partition_check", PARTITION_CHECKS),
+            ("store_type", STORE_TYPES),
+            ("on_uncaught", [it.value for it in Uncaught]),
+        ):
             if getattr(self, name) not in known:
                 said = f"`{getattr(self, name)}` is not one of {', '.join(known)}"
                 raise ConfigError(said, option=option_name(name))

@@ -73,6 +73,8 @@ class Status:
     """Input records processed and committed."""
     restored: Mapping[str, int] = field(default_factory=dict)
     """Records of changelogs that restores applied, by where they came from: `snapshot`, `changelog`."""
+    set_aside: int = 0
+    """Directories of stores on disk that could not be used."""
     globals: Mapping[str, tuple[int, Mapping[str, int]]] = field(default_factory=dict)
     """By global table: how many keys it has, and what became of records."""
     globals_lag: int = 0
@@ -96,6 +98,10 @@ class Counters:
     seconds: float = 0.0
     rows: int = 0
     restored: dict[str, int] = field(default_factory=lambda: {"snapshot": 0, "changelog": 0})
+    set_aside: int = 0
+    """Directories of stores on disk that could not be used."""
+    resumed: int = 0
+    """Restores that began with stores on disk."""
 
     def commit(self, outcome: str, rows: int, took_ms: int) -> None:
         self.commits[outcome] = self.commits.get(outcome, 0) + 1

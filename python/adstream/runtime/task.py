@@ -31,13 +31,14 @@ from adstream._core import RawBatch
 from adstream.interfaces import Log, Reader, TopicPartition
 from adstream.runtime.assignment import TaskSpec
 from adstream.runtime.breaker import Breaker, Limit
+from adstream.runtime.disk import TaskDisk
 from adstream.runtime.positions import check_positions
 from adstream.runtime.restore import Restore
 from adstream.runtime.snapshot import Snapshot, Snapshots
 from adstream.runtime.trim import ChangelogTrim
 
 if TYPE_CHECKING:
-    from adstream._core import Generation
+    from adstream._core import Disk, Generation
 
 FAILURES_MAX = 2
 """In a row, without a committed row between; then the task is quarantined, so that it cannot stop the others."""
@@ -60,9 +61,13 @@ class Core(Protocol):
     def tick(self, now_ms: int) -> None: ...
     def process(self, max_rows: int) -> int: ...
     def close_generation(self) -> Generation: ...
-    def committed(self) -> None: ...
+    def committed(self, end: int | None = None) -> None: ...
     def rollback(self) -> dict[TopicPartition, int]: ...
-    def restore(self, batch: RawBatch) -> None: ...
+    def restore(self, batch: RawBatch, known: bool = False) -> None: ...
+    @property
+    def in_memory(self) -> bool: ...
+    def on_disk(self, default: str) -> bool: ...
+    def attach(self, disk: Disk, default: str) -> None: ...
     def positions(self) -> dict[TopicPartition, int]: ...
     def stats(self) -> dict[str, Any]: ...
     @property
@@ -82,6 +87,8 @@ class StreamTask:
         self.core: Core | None = None
         self.restore: Restore | None = None
         self.snapshot: Snapshot | None = None
+        self.disk: TaskDisk | None = None
+        """Its stores, if they are on disk; open as long as the core."""
         self.trim = ChangelogTrim()
         self.breaker: Breaker | None = None
         self.failure: Exception | None = None
@@ -121,9 +128,11 @@ class StreamTask:
     ) -> None:
         """Asks the log where the task stood. Safe to repeat after an error. Raises FatalError when the log no longer
         has what comes next."""
-        if self.snapshot is None and snapshots is not None:
+        if self.snapshot is None and snapshots is not None and self.disk is None:
             self.snapshot = snapshots.open(self.spec, exactly_once=exactly_once)
-        restore = Restore(log, reader, self.spec, core, group, exactly_once=exactly_once, snapshot=self.snapshot)
+        restore = Restore(
+            log, reader, self.spec, core, group, exactly_once=exactly_once, snapshot=self.snapshot, disk=self.disk
+        )
         try:
             check_positions(log, group, restore.positions, restore.missing)
         except BaseException:
@@ -221,9 +230,15 @@ class StreamTask:
         self.rows = 0
         return generation
 
-    def committed(self, positions: Mapping[TopicPartition, int], rows: int, now_ms: int) -> None:
+    def committed(
+        self, positions: Mapping[TopicPartition, int], rows: int, now_ms: int, end: int | None = None
+    ) -> None:
+        """`end`: the end of its changelog before the generation was written, if somebody asked."""
         assert self.core is not None
-        self.core.committed()
+        if self.disk is None:
+            self.core.committed()
+        else:
+            self.core.committed(end)
         self.settled, self.settled_ms = dict(positions), now_ms
         self.suspicions = 0
         if rows and self.failure is None:
@@ -248,8 +263,10 @@ class StreamTask:
             self.restore.close()
         if self.snapshot is not None:
             self.snapshot.close()
+        if self.disk is not None:
+            self.disk.close()
         self._stop_all(reader)
-        self.core = self.restore = self.snapshot = self.failure = None
+        self.core = self.restore = self.snapshot = self.disk = self.failure = None
         self.rows = 0
         self.quiet = False
         self.state = State.RESTORING

@@ -54,6 +54,7 @@ from adstream.runtime.commit import Commit, Result, write
 from adstream.runtime.contest import Contest
 from adstream.runtime.control import Control
 from adstream.runtime.dead_letters import fitting
+from adstream.runtime.disk import Disks, LocalStateError, TaskDisk, told
 from adstream.runtime.end import EndOfInput
 from adstream.runtime.globals import GlobalTables
 from adstream.runtime.lifecycle import Lifecycle, WorkerState
@@ -112,6 +113,19 @@ class Underway:
 
     closed: list[Closed] = field(default_factory=list)
     since_ms: int = 0
+    ends: Mapping[TopicPartition, int] = field(default_factory=dict)
+    """Of changelogs, before anything of it was written; of those that are to know their place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What a commit means for stores on disk."""
+
+    disks: Mapping[TopicPartition | None, TaskDisk]
+    """By changelog."""
+    asking: list[TopicPartition]
+    """Changelogs whose ends are to be asked for."""
+    underway: Underway
 
 
 class Worker:
@@ -154,6 +168,7 @@ class Worker:
         self._log, self._clock, self._sinks, self._hooks = log, clock, sinks, hooks
         self._group = assignment.app
         self._snapshots = Snapshots(settings.state_dir, assignment.app) if settings.state_dir else None
+        self._disks = self._open_disks()
         self._topics = {sink["name"]: sink["topic"] for sink in assignment.sinks}
         self._tables = plan.globals() if assignment.globals else None
         self._globals: GlobalTables | None = None
@@ -474,7 +489,8 @@ class Worker:
                 if c.rows:
                     self._replaced.pop(c.task.spec.index, None)
                 try:
-                    c.task.committed(c.positions, c.rows, now)
+                    end = underway.ends.get(c.task.spec.changelog) if c.task.spec.changelog else None
+                    c.task.committed(c.positions, c.rows, now, end)
                 except CoreError as error:
                     self._quarantine(c.task, error)
         elif result.outcome is Outcome.ABORTED:
@@ -641,9 +657,13 @@ class Worker:
                     loaded, rows = task.restore.loaded, task.restore.rows
                     self._counters.restored["snapshot"] += loaded
                     self._counters.restored["changelog"] += rows - loaded
+                    self._counters.resumed += task.restore.resumed
                     task.run(self._reader, now, self._end.limits if self._end else {}, self._dead_letters_max)
                     log.info("task %s: running (state: %d records, %d from its snapshot)", task.spec.name, rows, loaded)
                     did = True
+            except LocalStateError as why:
+                self._set_aside(task, why)
+                did = True
             except OffsetGoneError as error:  # trimmed while it was read: what is left suffices
                 log.info("task %s: begins its restore again: %s", task.spec.name, error)
                 task.drop(self._reader)
@@ -651,6 +671,9 @@ class Worker:
             except FatalError as error:
                 self._quarantine(task, error)
             except CoreError as error:
+                if task.disk is not None and (fault := told(error)) is not None:
+                    self._set_aside(task, fault)
+                    continue
                 task.drop(self._reader)
                 task.failures += 1
                 if task.failures >= FAILURES_MAX:
@@ -662,13 +685,46 @@ class Worker:
         level = logging.WARNING if task.postponed == 1 else logging.DEBUG
         log.log(level, "task %s: not yet; asked again in %.1f s: %s", task.spec.name, wait_ms / 1000, error)
 
+    def _open_disks(self) -> Disks | None:
+        """Where stores on disk are. Raises ConfigError: there are such stores, and nowhere to put them."""
+        settings = self._settings
+        asking = [spec["name"] for spec in self._assignment.stores if spec.get("store_type") == "disk"]
+        if settings.store_type != "disk" and not asking:
+            return None
+        if not settings.state_dir:
+            what = f"store `{asking[0]}`" if asking else "stores"
+            raise ConfigError(
+                f"{what} should be on disk, and there is no directory for it",
+                option="--state-dir",
+                hint="say where: `--state-dir PATH`",
+            )
+        return Disks(settings.state_dir, self._group, settings.store_cache_bytes)
+
+    def _set_aside(self, task: StreamTask, why: object) -> None:
+        """Its stores on disk cannot be used: it is restored from its changelog."""
+        assert self._reader is not None
+        assert self._disks is not None
+        assert task.disk is not None
+        self._disks.reject(task.disk, why)
+        self._counters.set_aside = self._disks.set_aside
+        task.drop(self._reader)
+
     def _make(self, task: StreamTask) -> Core:
         settings = self._settings
         asked = {"exactly_once": settings.exactly_once, "cache": settings.cache, "clock_ms": None}
         # What closes is bounded as what is read is: by the size of a generation, looked at after each turn.
         options = json.dumps({**asked, "closing_rows": min(CLOSING_ROWS_MAX, settings.generation_rows_max)})
         place = (task.spec.subtopology, task.spec.partition, self._assignment.partitions, options)
-        return self._plan.task(*place) if self._tables is None else self._plan.task(*place, self._tables)
+        core = self._plan.task(*place) if self._tables is None else self._plan.task(*place, self._tables)
+        if self._disks is not None and core.on_disk(settings.store_type):
+            if task.disk is None:
+                try:
+                    task.disk = self._disks.open(task.spec)
+                except OSError as error:
+                    raise FatalError(f"stores of task {task.spec.name} cannot be kept on disk: {error}") from error
+                self._counters.set_aside = self._disks.set_aside
+            core.attach(task.disk.disk, settings.store_type)
+        return core
 
     def _process(self) -> bool:
         assert self._reader is not None
@@ -747,7 +803,10 @@ class Worker:
                     changes = [batch for topic, p, batch in generation.outputs if (topic, p) == changelog]
                     copies.append(Copy(changelog, task.snapshot, changes))
             except CoreError as error:
-                task.failure = error
+                if task.disk is not None and (why := told(error)) is not None:
+                    self._set_aside(task, why)
+                else:
+                    task.failure = error
                 continue
             closed.append(Closed(task, core, positions, rows, draining))
             if self._one_by_one:
@@ -767,7 +826,11 @@ class Worker:
         forget, marks = self._forgettable(offsets, [c.task for c in closed], now)
         every = self._settings.snapshot_every_ms
         due = [c.snapshot for c in copies if marks or c.snapshot.due(now, every)]
-        self._committer.submit(lambda: self._write(writer, commit, step, forget, marks, copies, due, now))
+        disks = {c.task.spec.changelog: c.task.disk for c in closed if c.task.disk is not None}
+        asking = {log for log, disk in disks.items() if marks or disk.due(now, every)}
+        asking |= {c.task.spec.changelog for c in closed if c.draining and c.task.disk is not None}
+        files = Files(disks, [log for log in asking if log is not None], self._underway)
+        self._committer.submit(lambda: self._write(writer, commit, step, forget, marks, copies, due, now, files))
         return True
 
     def _to_close(self) -> list[StreamTask]:
@@ -824,13 +887,15 @@ class Worker:
         copies: list[Copy],
         due: list[Snapshot],
         now: int,
+        files: Files,
     ) -> Result:
         """Runs on the committer."""
         ends: Mapping[TopicPartition, int] = {}
         try:
             asking = [task.spec.changelog for task, _ in marks] + [c.changelog for c in copies if c.snapshot in due]
-            logs = sorted({tp for tp in asking if tp is not None})
+            logs = sorted({tp for tp in asking if tp is not None} | set(files.asking))
             ends = self._log.end_offsets(logs, committed=False) if logs else {}
+            files.underway.ends = {tp: ends[tp] for tp in files.asking if tp in ends}
             for task, generation in marks:
                 if task.spec.changelog in ends:
                     task.trim.mark(generation, ends[task.spec.changelog])
@@ -844,8 +909,14 @@ class Worker:
                 copy.snapshot.append(ends[copy.changelog], now)
             for batch in copy.changes:
                 copy.snapshot.hold(batch)
+        for disk in files.disks.values():
+            disk.tidy()
         if forget:
             try:
+                for changelog, disk in files.disks.items():
+                    if changelog in forget:  # not what a crash would have to read
+                        disk.tidy(write=True)
+                        forget[changelog] = min(forget[changelog], disk.position or 0)
                 self._log.delete_records(forget)
                 for copy in copies:
                     if copy.changelog in forget:
@@ -936,6 +1007,7 @@ class Worker:
             commit_seconds_sum=counters.seconds,
             rows=counters.rows,
             restored=dict(counters.restored),
+            set_aside=counters.set_aside,
             globals=self._tables.stats() if self._tables is not None else {},
             globals_lag=self._globals.lag if self._globals is not None else 0,
             trouble=self._trouble,

@@ -20,8 +20,12 @@ Only the log is the driver's own. Nothing happens by itself and nothing depends 
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
 import struct
+import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +34,7 @@ from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
-from adstream._core import CoreError, Plan, RawBatch, SinkBuffer, murmur2, serde_read, serde_write
+from adstream._core import CoreError, Disk, DiskCache, Plan, RawBatch, SinkBuffer, murmur2, serde_read, serde_write
 from adstream.dsl.durations import Duration, duration_ms
 from adstream.dsl.topology import Built, Topology
 from adstream.errors import FatalError, TopologyError
@@ -55,6 +59,8 @@ Moment = str | datetime | int
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
 _ROWS_MAX = 1 << 40
+_DISK_CACHE_BYTES = 4096
+"""So little that stores on disk are read from there."""
 _SEEN_BY_DRIVER = "test-driver-table"
 
 
@@ -130,6 +136,8 @@ class _Running:
     committed_counters: dict[str, dict[str, int]] = field(default_factory=dict)
     counters_in_flight: dict[str, dict[str, int]] = field(default_factory=dict)
     """When the generation in flight was closed: rows of the next one may have been counted since."""
+    disk: Disk | None = None
+    """Where its stores are, if they are on disk."""
 
 
 @dataclass(slots=True)
@@ -188,6 +196,8 @@ class TopologyTestDriver:
         wall_clock: where the logged clock begins.
         registry: the schema registry: `{"url": "http://…"}` and settings of Confluent's client. By default one
             of the driver's own; `mock://NAME` is one of this process. Serdes that name a registry use theirs.
+        store_type: where stores are that do not say it, `"memory"` or `"disk"`: then in a directory of the driver's own, with
+            hardly any memory. Results never depend on it.
         settings: of the topology.
 
     In Kafka Streams: `TopologyTestDriver`, which has one partition and commits after every record: write
@@ -211,6 +221,7 @@ class TopologyTestDriver:
         seed: int | None = None,
         wall_clock: Moment = 0,
         registry: Mapping[str, str] | None = None,
+        store_type: Literal["memory", "disk"] = "memory",
         **settings: Any,
     ) -> None:
         if isinstance(topology, Built) and settings:
@@ -223,6 +234,7 @@ class TopologyTestDriver:
             caching,
             _positive("closing_rows", closing_rows),
             seed,
+            store_type,
         )
         connect(self.built.callables, registry or {}, default="mock://")
         with _told():
@@ -266,6 +278,9 @@ class TopologyTestDriver:
         """As Kafka Streams' driver: a record, a commit, the next one."""
         self._readers = {tp: i for i, spec in enumerate(self._specs) for tp in spec.inputs}
         self._turns = Turns()
+        self._folder: str | None = None
+        self._disk_cache = DiskCache(_DISK_CACHE_BYTES)
+        self._deaths = 0
         self._tasks = [self._start(spec) for spec in self._specs]
 
     # --- Topics ---------------------------------------------------------------------------------------------------
@@ -415,6 +430,8 @@ class TopologyTestDriver:
     def close(self) -> None:
         self._closed = True
         self._tasks = []
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -559,6 +576,7 @@ class TopologyTestDriver:
         outputs, positions = task.in_flight.outputs, task.in_flight.positions
         self._pass("produce", lambda: self._log.abort(outputs[: (len(outputs) + 1) // 2]))
         self._pass("before-commit", lambda: self._log.abort(outputs))
+        end = None if task.disk is None or task.spec.changelog is None else self._log.end(task.spec.changelog)
         self._log.commit(outputs)
         for topic, p, batch in outputs:
             self._show_global((topic, p), batch)
@@ -568,7 +586,9 @@ class TopologyTestDriver:
         if task.spec.changelog is None:
             task.committed_counters = task.counters_in_flight
         self._pass("after-commit")
-        task.core.committed()
+        task.core.committed(end)
+        if task.disk is not None:
+            task.disk.tidy()
         if self._armed is not None:
             self._armed.commits -= 1
 
@@ -587,14 +607,26 @@ class TopologyTestDriver:
         with _told():
             options = json.dumps({"cache": self._options.caching, "closing_rows": self._options.closing_rows})
             core = self._plan.task(spec.subtopology, spec.partition, dict(self.partitions), options, self._globals)
+            disk = self._open_disk(spec) if core.on_disk(self._options.store_type) else None
+            if disk is not None:
+                core.attach(disk, self._options.store_type)
             if spec.changelog is not None and self._log.end(spec.changelog):
-                core.restore(self._log.read(spec.changelog, 0))
-            task = _Running(spec, core, user=any(topic in self._inputs for topic, _ in spec.inputs))
+                position = None if disk is None else disk.position
+                if position and core.in_memory:
+                    core.restore(self._log.read(spec.changelog, 0, position), known=True)
+                core.restore(self._log.read(spec.changelog, position or 0))
+            task = _Running(spec, core, user=any(topic in self._inputs for topic, _ in spec.inputs), disk=disk)
             for tp in spec.inputs:
                 task.fed[tp] = self._positions.get(tp, 0)
                 core.feed(*tp, RawBatch([], task.fed[tp]))
             core.begin(self._began)
         return task
+
+    def _open_disk(self, spec: TaskSpec) -> Disk:
+        if self._folder is None:
+            self._folder = tempfile.mkdtemp(prefix="adstream-")
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        return Disk(os.path.join(self._folder, spec.name), self._disk_cache)
 
     def _recover(self, restart: bool) -> None:
         """All tasks go back to what is committed. What was in flight between two turns is made again, of the same
@@ -606,6 +638,9 @@ class TopologyTestDriver:
         for i, task in enumerate(self._tasks):
             lost, task.in_flight = task.in_flight, None
             if restart:
+                self._deaths += 1
+                if task.disk is not None and self._deaths % 2:  # else what was not written yet is read again
+                    task.disk.tidy(all=True)
                 counted = task.counted
                 if task.spec.changelog is None:
                     _add(counted, task.committed_counters)
@@ -714,6 +749,7 @@ class _Options:
     caching: bool
     closing_rows: int | None
     seed: int | None
+    store_type: str
 
 
 # --- Ends -------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,10 @@
 //! **Generations.** Everything between two `close_generation` calls is committed or undone together. One may be in commit
 //! while the next is processed. The small state of all operators is one `meta` frame per generation; keyed state tells
 //! its delta; both go to the changelog, in the same transaction as the outputs.
+//!
+//! **On disk.** A task whose stores are in a backend (`flow/backend.rs`) restores from the backend's mark on. The chain (below)
+//! tells whether the two belong together: it is stored with the mark, goes on with each frame that is read, and the next `meta`
+//! has to agree.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -24,7 +28,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::batch::{Batch, Origin};
 use crate::error::{Fatal, PlanError};
 use crate::expr::Foreign;
-use crate::flow::{Globals, Place, Taken};
+use crate::flow::backend::{self, Backend};
+use crate::flow::{Globals, Place, StoreType, Taken};
 use crate::frame::{open, seal, Header, Kind};
 use crate::op::{failed, Changelog, Counters, Ctx, DeadLetters, Inputs, Message, Needs, Outgoing};
 use crate::plan::{lower, Lowered, Plan, Route, SourceKind};
@@ -85,6 +90,20 @@ struct Mark {
     positions: Vec<Option<i64>>,
     /// Where the last full round of rewriting began (a generation's number).
     rewritten_from: Option<u64>,
+    chain: u64,
+    /// It has a `meta` record.
+    logged: bool,
+}
+
+/// Where stores are that are not in memory alone, and how far what it has agrees with the changelog.
+struct Local {
+    backend: Arc<dyn Backend>,
+    /// The chain at the record that is next; none: not known yet.
+    chain: Option<u64>,
+    /// The chain at the mark, until the changelog has agreed with it.
+    unproven: Option<u64>,
+    /// A restore has come to the mark.
+    beyond: bool,
 }
 
 pub struct Task {
@@ -124,6 +143,7 @@ pub struct Task {
     timed: bool,
     /// Somebody asked for a commit.
     commit_asked: bool,
+    local: Option<Local>,
 }
 
 /// Clean state is written again, a little with each generation, so that the changelog can forget its beginning: once a
@@ -220,6 +240,7 @@ impl Task {
             chain: 0,
             tick: NO_TIME,
             commit_asked: false,
+            local: None,
             timed: plan.subtopologies[subtopology].nodes.iter().any(|&n| plan.nodes[n].op.flag("timed")),
             ticks: plan.subtopologies[subtopology].feeds.iter().any(|&n| plan.facts[n].idle_ms.is_some())
                 || plan.subtopologies[subtopology].nodes.iter().any(|&n| plan.nodes[n].op.flag("timed")),
@@ -820,6 +841,8 @@ impl Task {
             meta: w.bytes,
             positions: self.inputs.iter().map(|i| i.position).collect(),
             rewritten_from: self.round.done,
+            chain: self.chain,
+            logged: false,
         }
     }
 
@@ -874,7 +897,7 @@ impl Task {
         self.changed = log.entries - rewritten;
         self.number += 1;
         self.chain = log.chain;
-        let mark = self.mark();
+        let mut mark = self.mark();
         let mut batches = std::mem::take(&mut self.outputs);
         let mut outputs: Vec<(String, u32, RawBatch)> = std::mem::take(&mut self.written)
             .into_iter()
@@ -883,9 +906,11 @@ impl Task {
         if stateful && (self.touched || !outputs.is_empty() || !log.batch.is_empty()) {
             let header = Header { kind: Kind::Meta, lane: 0, sequence: 0, clock: 0, schema: self.plan.hash, count: 1 };
             log.push(&header, &mark.meta);
+            mark.logged = true;
             self.logged = log.batch.values.values.bytes.len();
             outputs.push((self.plan.changelog_topic(self.subtopology), self.partition, log.batch));
         }
+        self.sound()?;
         (self.touched, self.commit_asked) = (false, false);
         let positions = self.inputs.iter().filter_map(|i| i.position.map(|p| (i.topic.to_string(), p))).collect();
         self.marks.push_back(mark);
@@ -926,12 +951,35 @@ impl Task {
         Some(from)
     }
 
-    /// The oldest closed generation was committed.
-    pub fn committed(&mut self) {
+    /// The oldest closed generation was committed. `end`: the end of the changelog, asked for when nothing of the generation
+    /// was written yet: all that lies before it is in the generations before.
+    pub fn committed(&mut self, end: Option<i64>) {
         if self.marks.len() > 1 {
-            self.marks.pop_front();
+            let before = self.marks.pop_front();
             self.nodes.iter_mut().for_each(|n| n.operator.committed());
+            // Only before a `meta` record: that proves it.
+            let logged = self.marks.front().is_some_and(|m| m.logged);
+            if let (Some(local), Some(position), Some(mark), true) = (&self.local, end, before, logged) {
+                local.backend.mark(backend::Mark { position, chain: mark.chain });
+            }
         }
+    }
+
+    /// Whether it has stores that are to be on disk.
+    pub fn on_disk(&self, default: StoreType) -> bool {
+        self.nodes.iter().any(|n| n.operator.on_disk(default))
+    }
+
+    /// Keeps its stores in a backend, before anything else is done with it.
+    pub fn attach(&mut self, backend: Arc<dyn Backend>, default: StoreType) {
+        self.nodes.iter_mut().for_each(|n| n.operator.attach(&backend, default));
+        let unproven = backend.marked().map(|mark| mark.chain);
+        self.local = Some(Local { backend, chain: None, unproven, beyond: false });
+    }
+
+    /// Whether a restore has to read the changelog from its beginning, whatever the backend has.
+    pub fn in_memory(&self) -> bool {
+        self.nodes.iter().any(|n| n.operator.in_memory())
     }
 
     /// Undoes what is not committed, drops all buffers; returns the positions to read from again.
@@ -960,8 +1008,18 @@ impl Task {
         Ok(self.inputs.iter().filter_map(|i| i.position.map(|p| (i.topic.to_string(), p))).collect())
     }
 
-    /// Applies records of the changelog, in order, before the first `feed`.
-    pub fn restore(&mut self, batch: &RawBatch) -> Result<(), Fatal> {
+    /// Applies records of the changelog, in order, before the first `feed`. `known`: they lie before the backend's mark, and
+    /// matter to what is in memory alone.
+    pub fn restore(&mut self, batch: &RawBatch, known: bool) -> Result<(), Fatal> {
+        if let Some(local) = self.local.as_mut().filter(|l| !known && !l.beyond) {
+            // From here on; what was read before the mark may have told already what is to be there.
+            local.beyond = true;
+            match (local.chain, local.unproven) {
+                (Some(found), Some(expected)) if found != expected => return Err(disagrees()),
+                (None, Some(expected)) => local.chain = Some(expected),
+                _ => {}
+            }
+        }
         if self.restoring.is_none() {
             self.nodes.iter_mut().for_each(|n| n.operator.begin_restore());
             self.restoring = Some(None);
@@ -971,7 +1029,20 @@ impl Task {
             let (header, body) = open(value)?;
             if header.kind == Kind::Meta {
                 self.restoring = Some(Some(body.to_vec()));
+                if let (Some(local), Some(chain)) = (&mut self.local, chain_of(body)) {
+                    if !known {
+                        if local.unproven.take().is_some() && local.chain != Some(chain) {
+                            return Err(disagrees());
+                        }
+                        // The next restore begins with this record: it proves that the two belong together.
+                        local.backend.mark(backend::Mark { position: batch.offsets[row], chain });
+                    }
+                    local.chain = Some(chain);
+                }
                 continue;
+            }
+            if let Some(chain) = self.local.as_mut().and_then(|l| l.chain.as_mut()) {
+                *chain = link(*chain, value);
             }
             let unknown = || {
                 Fatal::new(
@@ -981,6 +1052,9 @@ impl Task {
             };
             let whose = |n: &&mut crate::plan::Physical| n.state_id == header.schema || n.operator.owns(header.schema);
             let node = self.nodes.iter_mut().find(whose).ok_or_else(unknown)?;
+            if known && !node.operator.in_memory() {
+                continue;
+            }
             node.operator.restore_of(header.schema, header.kind, header.count, body).ok_or_else(|| {
                 Fatal::new(
                     "corrupt_state",
@@ -988,10 +1062,21 @@ impl Task {
                 )
             })?;
         }
-        Ok(())
+        self.sound()
+    }
+
+    /// What was computed from rows that could not be read goes nowhere.
+    fn sound(&self) -> Result<(), Fatal> {
+        match self.local.as_ref().and_then(|l| l.backend.fault()) {
+            Some(fault) => Err(Fatal::new("local_state_damaged", format!("stores on disk cannot be read: {fault}"))),
+            None => Ok(()),
+        }
     }
 
     fn finish_restore(&mut self) -> Result<(), Fatal> {
+        if self.local.as_ref().is_some_and(|l| l.unproven.is_some()) {
+            return Err(disagrees()); // the log has nothing behind the mark
+        }
         let Some(meta) = self.restoring.take() else { return Ok(()) };
         if let Some(meta) = meta {
             self.load(&meta).ok_or_else(|| {
@@ -1040,6 +1125,33 @@ impl Task {
     }
 }
 
+/// The chain behind a frame.
+fn link(chain: u64, frame: &[u8]) -> u64 {
+    let mut both = [0; 16];
+    both[..8].copy_from_slice(&chain.to_le_bytes());
+    both[8..].copy_from_slice(&frame[frame.len() - 8..]); // the frame's own hash
+    xxh3_64(&both)
+}
+
+/// The chain that a `meta` record tells.
+fn chain_of(meta: &[u8]) -> Option<u64> {
+    let mut r = Reader::new(meta);
+    for _ in 0..r.varint()? {
+        let _ = (r.u64()?, r.blob()?);
+    }
+    for _ in 0..r.varint()? {
+        let _ = (r.blob()?, r.zigzag()?, r.blob()?);
+    }
+    for _ in 0..r.varint()? {
+        let _ = (r.blob()?, r.blob()?, r.varint()?);
+    }
+    r.u64()
+}
+
+fn disagrees() -> Fatal {
+    Fatal::new("local_state_disagrees", "the stores on disk are not those of this changelog")
+}
+
 struct ChangelogWriter {
     batch: RawBatch,
     node: u64,
@@ -1051,9 +1163,7 @@ impl ChangelogWriter {
     fn push(&mut self, header: &Header, body: &[u8]) {
         let offset = self.batch.len() as i64;
         let frame = seal(header, body);
-        let mut link = self.chain.to_le_bytes().to_vec();
-        link.extend_from_slice(&frame[frame.len() - 8..]); // the frame's own hash
-        self.chain = xxh3_64(&link);
+        self.chain = link(self.chain, &frame);
         self.batch.push(offset, 0, None, Some(&frame));
     }
 }

@@ -351,7 +351,7 @@ fn written(task: &mut Task, input: &str, batches: Vec<Arc<RawBatch>>) -> Vec<(St
         task.feed(input, batch).unwrap();
         while task.process(1000).unwrap() > 0 {}
         let Generation { outputs, .. } = task.close_generation().unwrap();
-        task.committed();
+        task.committed(None);
         out.extend(outputs.into_iter().map(|(topic, _, batch)| (topic, batch)));
     }
     out
@@ -386,7 +386,7 @@ fn mutated(frames: &[Vec<u8>], dice: &mut Dice) -> RawBatch {
 
 /// Reads it all, goes on with more, and closes; what it says does not matter.
 fn swallow(task: &mut Task, changelog: Option<&RawBatch>, input: &str, more: Arc<RawBatch>) -> bool {
-    let restored = changelog.is_none_or(|c| task.restore(c).is_ok());
+    let restored = changelog.is_none_or(|c| task.restore(c, false).is_ok());
     restored
         && task.feed(input, more).is_ok()
         && (0..1000).all(|_| task.process(1000).is_ok())

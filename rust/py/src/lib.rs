@@ -2,6 +2,7 @@
 
 mod convert;
 mod datum;
+mod disk;
 mod error;
 mod foreign;
 mod kafka;
@@ -50,6 +51,8 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<kafka::PyFetchReader>()?;
     m.add_class::<kafka::PyNativeReader>()?;
     m.add_class::<kafka::PyNativeProducer>()?;
+    m.add_class::<disk::PyDiskCache>()?;
+    m.add_class::<disk::PyDisk>()?;
     m.add_class::<task::PyPlan>()?;
     m.add_class::<task::PyGlobals>()?;
     m.add_class::<task::PyTask>()?;

@@ -16,6 +16,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::datum::{from_py, to_py};
+use crate::disk::{store_type, PyDisk};
 use crate::error::{fatal_error, plan_error};
 use crate::foreign::Callables;
 use crate::processor::{key_of, page_out, version_out, PageOut, SpanIn, VersionOut};
@@ -267,7 +268,7 @@ impl PyTask {
             let task = self.lock();
             let Some(store) = task.store(store) else { return vec![] };
             let entries = store.bytes.unordered();
-            entries.filter_map(|(key, bytes)| Some((Datum::from_key_bytes(key)?, Counts::of(bytes)?))).collect()
+            entries.filter_map(|(key, bytes)| Some((Datum::from_key_bytes(&key)?, Counts::of(&bytes)?))).collect()
         });
         let plain = |c: Counts| [c.live_runs, c.withheld, c.buffered, c.waiting];
         found.into_iter().map(|(key, c)| Ok((to_py(py, &key)?.unbind(), plain(c)))).collect()
@@ -286,8 +287,27 @@ impl PyTask {
         Ok(PyGeneration { outputs, positions, partition: self.partition })
     }
 
-    fn committed(&self, py: Python<'_>) {
-        py.detach(|| self.lock().committed());
+    #[pyo3(signature = (end=None))]
+    fn committed(&self, py: Python<'_>, end: Option<i64>) {
+        py.detach(|| self.lock().committed(end));
+    }
+
+    /// Whether it has stores that are to be on disk, where those that say nothing have this type.
+    fn on_disk(&self, default: &str) -> PyResult<bool> {
+        Ok(self.lock().on_disk(store_type(default)?))
+    }
+
+    /// Keeps its stores there; before anything else.
+    fn attach(&self, py: Python<'_>, disk: &PyDisk, default: &str) -> PyResult<()> {
+        let default = store_type(default)?;
+        py.detach(|| self.lock().attach(disk.0.clone(), default));
+        Ok(())
+    }
+
+    /// Whether a restore has to read the changelog from its beginning, whatever is on disk.
+    #[getter]
+    fn in_memory(&self) -> bool {
+        self.lock().in_memory()
     }
 
     fn rollback(&self, py: Python<'_>) -> PyResult<HashMap<(String, u32), i64>> {
@@ -295,8 +315,9 @@ impl PyTask {
         Ok(self.at(positions))
     }
 
-    fn restore(&self, py: Python<'_>, batch: &PyRawBatch) -> PyResult<()> {
-        py.detach(|| self.lock().restore(&batch.0)).map_err(fatal_error)
+    #[pyo3(signature = (batch, known=false))]
+    fn restore(&self, py: Python<'_>, batch: &PyRawBatch, known: bool) -> PyResult<()> {
+        py.detach(|| self.lock().restore(&batch.0, known)).map_err(fatal_error)
     }
 
     fn positions(&self) -> HashMap<(String, u32), i64> {

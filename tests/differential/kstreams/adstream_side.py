@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import adstream as ads
 from adstream.testing import TopologyTestDriver
@@ -30,6 +30,9 @@ class NoWord(Exception):
     """adstream's language has no word for it."""
 
 
+store_type: Literal["memory", "disk"] = "memory"
+"""Where adstream has its stores, of all cases: `run.py --store-type`."""
+
 DISTURBANCES = ("restart", "abort", "crash")
 
 
@@ -44,7 +47,9 @@ def run(case: Case, disturb: str | None = None, partitions: int = 1) -> Result:
     result: Result = {"name": case["name"]}
     seen: list[Json] = []
     try:
-        driver = TopologyTestDriver(_Builder(case, seen).build(), partitions=partitions, commit_every=1)
+        driver = TopologyTestDriver(
+            _Builder(case, seen).build(), partitions=partitions, commit_every=1, store_type=store_type
+        )
     except ads.AdstreamError as error:
         return result | {"error": _error("build", error)}
     with driver:

@@ -314,9 +314,11 @@ def main() -> None:
     parser.add_argument("--family", action="append", choices=FAMILIES)
     parser.add_argument("--shrink", type=int, default=20, help="differences to make small")
     parser.add_argument("--store", choices=["rocksdb"], help="of the original's tables and windows, instead of memory")
+    parser.add_argument("--store-type", choices=["memory", "disk"], default="memory", help="of adstream's stores")
     parser.add_argument("--disturb", choices=adstream_side.DISTURBANCES, help="what must not change anything")
     parser.add_argument("--case", type=Path)
     arguments = parser.parse_args()
+    adstream_side.store_type = arguments.store_type
     if arguments.case is not None:
         case = json.loads(arguments.case.read_text())
         with Original() as original:

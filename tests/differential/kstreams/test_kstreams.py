@@ -90,6 +90,21 @@ def test_what_breaks_and_starts_again_changes_nothing(disturb: str) -> None:
     assert len(cases) > 50
 
 
+@pytest.mark.parametrize("disturb", [None, "crash"])
+def test_stores_on_disk_are_as_those_in_memory(disturb: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adstream_side, "store_type", "disk")
+    still_open = set(OPEN.read_text().split())
+    kept = [golden for golden in read_goldens() if golden[0]["name"] not in still_open and not _counts(golden[0])]
+    wrong = []
+    for case, theirs in ((logged(case), theirs) for case, theirs in kept[1 if disturb else 0 :: 12]):
+        mine = ours(case, disturb)
+        kind = difference(case, mine, theirs, once=disturb is None)
+        if kind is not None:
+            wrong.append(f"{case['name']}: {kind}\n{tell(case, mine, theirs)}\n{json.dumps(case)}")
+    assert not wrong, "\n".join(wrong)
+    assert len(kept) > 300
+
+
 def _counts(case: Case) -> bool:
     """A processor counts in its own memory how often its punctuator ran: that begins anew with it."""
     return any("times" in every for node in case["nodes"] for every in (node.get("script") or {}).get("every", ()))

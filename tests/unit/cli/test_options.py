@@ -150,6 +150,7 @@ SAME: dict[str, tuple[object, dict[str, str], str, Callable[[Chosen], object]]] 
         lambda c: c.settings.dead_letters_max,
     ),
     "workers": (3, {"ADSTREAM_WORKERS": "3"}, "workers = 3", lambda c: c.settings.workers),
+    "store_type": ("disk", {"ADSTREAM_STORE_TYPE": "disk"}, 'store_type = "disk"', lambda c: c.settings.store_type),
     "state_dir": ("d", {"ADSTREAM_STATE_DIR": "d"}, 'state_dir = "d"', lambda c: c.settings.state_dir),
     "metrics_port": (9, {"ADSTREAM_METRICS_PORT": "9"}, "metrics_port = 9", lambda c: c.settings.metrics_port),
     "create_topics": (
@@ -188,6 +189,7 @@ def test_every_setting_by_environment_and_file(tmp_path: Path, name: str):
         "dead_letters_max": "2% in 1m",
         "partition_check": "error",
         "on_uncaught": "stop_worker",
+        "store_type": "disk",
     }
     text = texts.get(name, "1")
     other = "false" if getattr(Settings(), name) is True else "true"

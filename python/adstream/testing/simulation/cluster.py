@@ -143,7 +143,11 @@ class Process:
     def start(self) -> None:
         cluster, settings = self.cluster, self.cluster.scenario.settings(self.slot)
         settings = replace(
-            settings, state_dir=cluster.disks.state_dir(self.slot), snapshot_every_ms=cluster.disks.every_ms
+            settings,
+            state_dir=cluster.disks.state_dir(self.slot),
+            snapshot_every_ms=cluster.disks.every_ms,
+            store_type="disk" if cluster.disks.stores else "memory",
+            store_cache_bytes=4096,
         )
         plan = cluster.plan
         assignment = prepare(self.log, plan, sleep=lambda seconds: self._wait(round(seconds * 1000)))
@@ -367,6 +371,10 @@ class Cluster:
             for task in process.worker.tasks.values():
                 if task.snapshot is not None:
                     task.snapshot.close()
+                if task.disk is not None:
+                    task.disk.close(write=False)
+            self.counts["stores set aside"] += process.worker._counters.set_aside
+            self.counts["stores opened with a place"] += process.worker._counters.resumed
 
     def close(self) -> None:
         for process in self.processes:

@@ -20,11 +20,13 @@ class Disks:
         self.used = self._rng.random() < 0.5
         self.every_ms = self._rng.choice((1, 50, 500))
         self._shared = self._rng.random() < 0.3
+        self.stores = self.used and Random(f"{seed} stores").random() < 0.6
+        """Whether stores of keys and values are there, too."""
         self._folder = TemporaryDirectory(prefix="adstream-sim-")
         self._copies = 0
 
     def state_dir(self, slot: int) -> str:
-        """Where the workers of this slot keep their snapshots; empty: nowhere."""
+        """Where the workers of this slot keep their snapshots and stores; empty: nowhere."""
         return str(self._machine(slot)) if self.used else ""
 
     def restart(self, slot: int, counts: Counter[str]) -> None:
@@ -33,7 +35,7 @@ class Disks:
         if not (self.used and machine.exists()):
             return
         copies = sorted(Path(self._folder.name).glob(f"{machine.name}-copy-*"))
-        files = sorted(machine.rglob("*.snapshot"))
+        files = sorted(path for path in machine.rglob("*") if path.is_file() and path.stat().st_size)
         match rng.randrange(8):
             case 0:
                 counts["disks lost"] += 1

@@ -560,7 +560,7 @@ fn extreme(name: &str, greatest: bool, args: Vec<Typed>) -> Result<Typed, PlanEr
 }
 
 fn when(expr: &Expr, args: Vec<Typed>) -> Result<Typed, PlanError> {
-    if args.len() % 2 == 0 {
+    if args.len().is_multiple_of(2) {
         return Err(broken(expr, "has no otherwise"));
     }
     let last = args.len() - 1;

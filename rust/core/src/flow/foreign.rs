@@ -180,7 +180,7 @@ impl Node for Propagate {
         let prefix = key_prefix(&key_bytes(&record.key)?);
         let subscribed: Vec<Datum> = {
             let store = cx.store(self.store);
-            store.bytes.prefix(&prefix).filter_map(|(_, v)| read_timed(v)).map(|t| t.0).collect()
+            store.bytes.prefix(&prefix).filter_map(|(_, v)| read_timed(&v)).map(|t| t.0).collect()
         };
         let value = answered(record.value.clone(), self.empty_is_none);
         for subscription in subscribed {

@@ -105,7 +105,7 @@ impl Window {
             return;
         }
         for (entry, _) in store.bytes.unordered() {
-            let Some((time, rest)) = split_time(entry) else { continue };
+            let Some((time, rest)) = split_time(&entry) else { continue };
             let Some((key, number)) = rest.split_last_chunk::<4>() else { continue };
             let number = u32::from_be_bytes(*number);
             let key = self.by_key.get_key_value(key).map_or_else(|| Key::from(key), |(known, _)| known.clone());

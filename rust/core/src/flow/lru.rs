@@ -34,18 +34,18 @@ pub(super) fn lru_value(bytes: &[u8]) -> Option<Timed> {
 impl Store {
     /// Looks without using.
     pub fn lru_peek(&self, view: View, key: &[u8]) -> Option<Timed> {
-        lru_value(self.bytes.get_in(view, &entry_key(key))?)
+        lru_value(&self.bytes.get_in(view, &entry_key(key))?)
     }
 
     pub fn lru_get(&mut self, key: &[u8]) -> Option<Timed> {
-        let (number, value) = split(self.bytes.get(&entry_key(key))?).map(|(n, v)| (n, v.to_vec()))?;
+        let (number, value) = split(&self.bytes.get(&entry_key(key))?).map(|(n, v)| (n, v.to_vec()))?;
         self.lru_place(key, Some(number), &value);
         read_timed(&value)
     }
 
     /// A null value deletes.
     pub fn lru_put(&mut self, key: &[u8], value: &Datum, ts: i64) -> Result<(), Failure> {
-        let before = self.bytes.get(&entry_key(key)).and_then(split).map(|(number, _)| number);
+        let before = self.bytes.get(&entry_key(key)).and_then(|v| split(&v).map(|(number, _)| number));
         if value.is_null() {
             self.bytes.put(&entry_key(key), None);
             if let Some(number) = before {

@@ -22,6 +22,7 @@
 //! [`build`].
 
 pub mod aggregate;
+pub mod backend;
 pub mod bridge;
 pub mod build;
 pub mod foreign;
@@ -63,13 +64,14 @@ use crate::types::Schema;
 use crate::window::NO_TIME;
 use crate::wire::{Reader, Writer};
 
+use backend::Backend;
 use bridge::{FromRows, Leaving};
 use schedule::{Clock, Schedules};
 
 pub use build::build;
 pub use globals::{GlobalSpec, Globals};
 pub use serde::Serde;
-pub use stores::{Store, StoreSpec};
+pub use stores::{Store, StoreSpec, StoreType};
 
 /// Headers of a record, shared until somebody changes them.
 pub type Headers = Arc<Vec<Header>>;
@@ -477,12 +479,15 @@ pub struct Flow {
     begun: bool,
     commit: bool,
     fired: bool,
+    /// Its stores are in a backend.
+    attached: bool,
 }
 
 impl Flow {
     /// `paths`: whether rows carry their way through forks.
     pub fn new(graph: Graph, entries: Vec<Entry>, exits: Vec<Exit>, topics: Arc<Vec<String>>, paths: bool) -> Flow {
-        Flow { graph, entries, exits, topics, paths, stream_time: NO_TIME, begun: false, commit: false, fired: false }
+        let (begun, commit, fired, attached) = (false, false, false, false);
+        Flow { graph, entries, exits, topics, paths, stream_time: NO_TIME, begun, commit, fired, attached }
     }
 
     /// Lets `run` work at `seq`; what it wrote, made and refused is in `ctx` afterwards.
@@ -757,6 +762,27 @@ impl Operator for Flow {
 
     fn committed(&mut self) {
         self.graph.stores.iter().for_each(|s| s.borrow_mut().bytes.committed());
+    }
+
+    fn on_disk(&self, default: StoreType) -> bool {
+        self.graph.stores.iter().any(|s| s.borrow().spec.on_disk(default))
+    }
+
+    /// All stores, so that the changelog's end is enough for a restore: those that stay in memory are written there as well.
+    fn attach(&mut self, backend: &Arc<dyn Backend>, default: StoreType) {
+        self.attached = true;
+        for store in &self.graph.stores {
+            let mut store = store.borrow_mut();
+            let (id, resident) = (store.id, !store.spec.on_disk(default));
+            if !store.spec.logging {
+                backend.drop_store(id); // empty after a restart, wherever it is
+            }
+            store.bytes.attach(backend.clone(), id, resident);
+        }
+    }
+
+    fn in_memory(&self) -> bool {
+        !self.attached && self.graph.stores.iter().any(|s| s.borrow().spec.logging)
     }
 
     fn rollback(&mut self) {

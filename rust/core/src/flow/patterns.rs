@@ -143,7 +143,7 @@ impl MatchPattern {
         if self.live.contains_key(key) {
             return Ok(());
         }
-        let found = cx.store(self.store).bytes.get(key).map(|bytes| saved::read(bytes, self.shape));
+        let found = cx.store(self.store).bytes.get(key).map(|bytes| saved::read(&bytes, self.shape));
         let keyed = found.transpose().map_err(|unread| unreadable(cx, unread))?.unwrap_or_default();
         let datum = Datum::from_key_bytes(key).unwrap_or_default();
         self.live.insert(key.to_vec(), (datum, keyed, false));
@@ -384,7 +384,7 @@ impl Node for MatchPattern {
         self.due.clear();
         self.broken = None;
         for (key, bytes) in cx.store(self.store).bytes.unordered() {
-            match saved::read(bytes, self.shape) {
+            match saved::read(&bytes, self.shape) {
                 Ok(keyed) => self.due.extend(keyed.due.into_iter().map(|ts| (ts, key.to_vec()))),
                 Err(unread) => {
                     if let Failure::Fatal(fatal) = unreadable(cx, unread) {

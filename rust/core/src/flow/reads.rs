@@ -89,7 +89,7 @@ impl Store {
         if self.spec.kind == StoreKind::Lru {
             return self.lru_peek(view, key);
         }
-        read_timed(self.bytes.get_in(view, key)?)
+        read_timed(&self.bytes.get_in(view, key)?)
     }
 
     /// The value of one window: of a `window` or `series` store by its start, of a `session` store by both ends.

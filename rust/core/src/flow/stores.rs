@@ -24,7 +24,7 @@ use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 
-use super::store::ByteStore;
+use super::store::{ByteStore, Found};
 use super::versions::Put;
 use super::Failure;
 use crate::datum::Datum;
@@ -57,10 +57,21 @@ fn yes() -> bool {
     true
 }
 
+/// Where rows are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreType {
+    Memory,
+    Disk,
+}
+
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct StoreSpec {
     pub name: String,
     pub kind: StoreKind,
+    /// None: as the application says.
+    #[serde(default)]
+    pub store_type: Option<StoreType>,
     /// How long entries are kept behind the store's observed time, ms; `window` and `series`.
     #[serde(default)]
     pub retention_ms: Option<i64>,
@@ -96,6 +107,14 @@ impl StoreSpec {
         let size = self.window_size_ms.map_or(String::new(), |ms| format!(" {ms} ms"));
         format!("{:?} {}{size}", self.kind, self.duplicates)
     }
+
+    /// Whether its rows may be on disk alone. What an operator keeps for itself comes and goes, the oldest first: on disk each
+    /// look for the oldest would pass what is deleted already.
+    pub fn on_disk(&self, default: StoreType) -> bool {
+        use StoreKind::{KeyValue, Series, Session, Versioned, Window};
+        let kind = matches!(self.kind, KeyValue | Window | Series | Session | Versioned);
+        kind && self.store_type.unwrap_or(default) == StoreType::Disk
+    }
 }
 
 pub struct Store {
@@ -108,6 +127,8 @@ pub struct Store {
     pub hold_from: i64,
     /// The round of rewriting has gone through it.
     pub rewritten: bool,
+    /// No entry has a time below: where looking for expired ones begins. (On disk, what is deleted is still passed.)
+    pub(super) swept: i64,
 }
 
 /// What becomes of something that is put.
@@ -123,7 +144,15 @@ pub type Timed = (Datum, i64);
 impl Store {
     pub fn new(spec: StoreSpec) -> Store {
         let id = super::store_id(&spec);
-        Store { spec, id, bytes: ByteStore::default(), observed: NO_TIME, hold_from: i64::MAX, rewritten: false }
+        Store {
+            spec,
+            id,
+            bytes: ByteStore::default(),
+            observed: NO_TIME,
+            hold_from: i64::MAX,
+            rewritten: false,
+            swept: i64::MIN,
+        }
     }
 
     pub fn save(&self, out: &mut Writer) {
@@ -131,12 +160,13 @@ impl Store {
     }
     pub fn load(&mut self, saved: &mut Reader<'_>) -> Option<()> {
         self.observed = saved.zigzag()?;
+        self.swept = i64::MIN;
         Some(())
     }
 
     /// The value under whole key bytes.
     pub fn get_raw(&self, key: &[u8]) -> Option<Timed> {
-        read_timed(self.bytes.get(key)?)
+        read_timed(&self.bytes.get(key)?)
     }
     pub fn put_raw(&mut self, key: &[u8], value: Option<(&Datum, i64)>) -> Result<(), Failure> {
         match value {
@@ -214,6 +244,7 @@ impl Store {
             self.expire(self.unseen_to().saturating_add(1).min(self.hold_from));
         }
         let held = time >= self.hold_from;
+        self.swept = self.swept.min(time);
         Admission { kept: self.seen(time) || held, expired: time <= self.expired_to() && !held }
     }
 
@@ -225,11 +256,16 @@ impl Store {
 
     /// Deletes all entries with times below `before`; returns how many.
     pub fn expire(&mut self, before: i64) -> usize {
+        if before <= self.swept {
+            return 0;
+        }
         let indexed = matches!(self.spec.kind, StoreKind::Series | StoreKind::Session);
-        let (from, to) = match indexed {
-            true => (vec![BY_TIME], [&[BY_TIME][..], &time_bytes(before)].concat()),
-            false => (vec![], time_bytes(before).to_vec()),
+        let place = |time: i64| match indexed {
+            true => [&[BY_TIME][..], &time_bytes(time)].concat(),
+            false => time_bytes(time).to_vec(),
         };
+        let (from, to) = (place(self.swept), place(before));
+        self.swept = before;
         let old: Vec<Vec<u8>> =
             self.bytes.range(Bound::Included(&from), Bound::Excluded(&to)).map(|(k, _)| k.to_vec()).collect();
         for key in &old {
@@ -289,7 +325,7 @@ impl Store {
             true => {
                 let (from, to) = (series_key(key, time, 0), series_key(key, time, u32::MAX));
                 let last = self.bytes.range(Bound::Included(&from), Bound::Included(&to)).next_back();
-                last.and_then(|(k, _)| k.split_last_chunk::<4>()).map_or(0, |(_, n)| u32::from_be_bytes(*n) + 1)
+                last.and_then(|(k, _)| k.last_chunk::<4>().copied()).map_or(0, |n| u32::from_be_bytes(n) + 1)
             }
         };
         let whole = series_key(key, time, number);
@@ -324,7 +360,7 @@ impl Store {
         let at = low.len() - 12;
         self.bytes
             .range(Bound::Included(&low), Bound::Included(&high))
-            .filter_map(move |(k, v)| Some((split_time(k.get(at..)?)?.0, read_timed(v)?)))
+            .filter_map(move |(k, v)| Some((split_time(k.get(at..)?)?.0, read_timed(&v)?)))
     }
 
     /// Deletes one key's entries of one time, all of them.
@@ -376,7 +412,7 @@ impl Store {
             .filter_map(|(k, v)| {
                 let (end, rest) = split_time(k.get(at..)?)?;
                 let start = split_time(rest)?.0;
-                (start <= latest_start).then_some((start, end, read_timed(v)?.0))
+                (start <= latest_start).then_some((start, end, read_timed(&v)?.0))
             })
             .collect()
     }
@@ -401,11 +437,11 @@ impl Store {
         };
         let (low, high) = (bound(from, false), bound(to, true));
         let found = self.bytes.range(Bound::Included(&low), Bound::Excluded(&high));
-        let read = |(k, v): (&[u8], &[u8])| {
+        let read = |(k, v): (Found<'_>, Found<'_>)| {
             let (start, end, key, value) = match self.spec.kind {
                 StoreKind::Window => {
-                    let (start, key) = split_time(k)?;
-                    (start, start.saturating_add(size), key, read_timed(v)?)
+                    let (start, key) = split_time(&k)?;
+                    (start, start.saturating_add(size), key, read_timed(&v)?)
                 }
                 StoreKind::Series => {
                     let (start, rest) = split_time(&k[1..])?;
@@ -430,11 +466,11 @@ impl Store {
     }
 
     /// Entries of times `[from, to)` of a layout that begins with time, ascending: (time, rest of the key, value bytes).
-    pub fn between(&self, from: i64, to: i64) -> impl DoubleEndedIterator<Item = (i64, &[u8], &[u8])> + '_ {
+    pub fn between(&self, from: i64, to: i64) -> impl DoubleEndedIterator<Item = (i64, Vec<u8>, Found<'_>)> + '_ {
         let (from, to) = (time_bytes(from), time_bytes(to.max(from)));
         self.bytes
             .range(Bound::Included(&from[..]), Bound::Excluded(&to[..]))
-            .filter_map(|(k, v)| split_time(k).map(|(t, rest)| (t, rest, v)))
+            .filter_map(|(k, v)| split_time(&k).map(|(t, rest)| (t, rest.to_vec(), v)))
     }
 }
 
@@ -526,6 +562,7 @@ mod tests {
             queryable: false,
             flavour: None,
             by_key: false,
+            store_type: None,
         })
     }
 

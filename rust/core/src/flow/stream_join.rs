@@ -127,7 +127,7 @@ impl StreamJoin {
         let mut open = [false; 2];
         let mut leaving = vec![];
         for (entry, values) in cx.store(store).bytes.iter() {
-            let Some((ts, of, _)) = split_waiting(entry) else { continue };
+            let Some((ts, of, _)) = split_waiting(&entry) else { continue };
             self.earliest = ts;
             if open == [true; 2] {
                 break;
@@ -136,7 +136,7 @@ impl StreamJoin {
                 true => leaving.push(entry.to_vec()),
                 false => open[of] = true,
             }
-            if open == [true; 2] && Reader::new(values).varint() > Some(1) {
+            if open == [true; 2] && Reader::new(&values).varint() > Some(1) {
                 break; // at the second of those that wait together
             }
         }
@@ -178,7 +178,8 @@ fn split_waiting(entry: &[u8]) -> Option<(i64, usize, &[u8])> {
 fn wait(store: usize, side: usize, key: &[u8], record: &Record, cx: Cx<'_>) -> Done {
     let mut store = cx.store_mut(store);
     let entry = waiting_key(record.ts, side, key);
-    let mut waiting = Reader::new(store.bytes.get(&entry).unwrap_or_default());
+    let before = store.bytes.get(&entry).unwrap_or_default().into_owned();
+    let mut waiting = Reader::new(&before);
     let mut values = Writer::default();
     values.varint(waiting.varint().unwrap_or(0) + 1);
     values.raw(waiting.rest);

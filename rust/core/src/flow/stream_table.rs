@@ -67,7 +67,7 @@ impl StreamTableJoin {
         let before = entry.len();
         // Of one time and key, the last to come is the last to go.
         let last = store.bytes.prefix(&entry).rfind(|(k, _)| k.len() == before + 4);
-        let last = last.and_then(|(k, _)| k.last_chunk::<4>()).map_or(0, |n| u32::from_be_bytes(*n));
+        let last = last.and_then(|(k, _)| k.last_chunk::<4>().copied()).map_or(0, u32::from_be_bytes);
         entry.extend_from_slice(&last.saturating_add(1).to_be_bytes());
         let mut bytes = Writer::default();
         bytes.varint(record.headers.len() as u64);
@@ -86,7 +86,7 @@ impl StreamTableJoin {
             let store = cx.store(store);
             let end = time_bytes(store.observed.saturating_sub(grace_ms).saturating_add(1));
             let due = store.bytes.range(Bound::Unbounded, Bound::Excluded(&end[..]));
-            due.map(|(entry, bytes)| (entry.to_vec(), read(entry, bytes))).collect()
+            due.map(|(entry, bytes)| (entry.to_vec(), read(&entry, &bytes))).collect()
         };
         for (entry, record) in leaving {
             cx.store_mut(store).bytes.put(&entry, None);

@@ -129,7 +129,7 @@ fn by_time(since: i64, key: &[u8]) -> Vec<u8> {
 /// What was told last of a key that waits; `None`: it does not wait.
 pub fn told(store: &Store, key: &Datum) -> Result<Option<Datum>, Failure> {
     let found = store.bytes.get(&by_key(&key_bytes(key)?));
-    Ok(found.and_then(Waiting::read).map(|w| w.told))
+    Ok(found.and_then(|v| Waiting::read(&v)).map(|w| w.told))
 }
 
 impl Suppress {
@@ -158,7 +158,7 @@ impl Suppress {
     fn keep(&mut self, record: Record, cx: Cx<'_>) -> Done {
         let key = key_bytes(&record.key)?;
         let whole = by_key(&key);
-        let before = cx.store(self.store).bytes.get(&whole).and_then(Waiting::read);
+        let before = cx.store(self.store).bytes.get(&whole).and_then(|v| Waiting::read(&v));
         let since = match (&before, self.terms.until, &record.key) {
             (Some(before), ..) => before.since,
             (None, Until::WindowCloses { .. }, Datum::Windowed(w)) => w.end,
@@ -201,7 +201,7 @@ impl Suppress {
     /// Tells it, then lets go of it: while it is told, who looks behind still sees what was told before.
     fn let_go(&mut self, since: i64, key: &[u8], cx: Cx<'_>) -> Done {
         let whole = by_key(key);
-        let waiting = cx.store(self.store).bytes.get(&whole).and_then(Waiting::read);
+        let waiting = cx.store(self.store).bytes.get(&whole).and_then(|v| Waiting::read(&v));
         let size = waiting.as_ref().map_or(0, |w| w.size);
         if let (Some(w), Some(key)) = (waiting, Datum::from_key_bytes(key)) {
             let final_ = matches!(self.terms.until, Until::WindowCloses { .. });
@@ -269,7 +269,7 @@ impl Node for Suppress {
     }
     fn restored(&mut self, cx: Cx<'_>) {
         let store = cx.store(self.store);
-        let waiting = store.bytes.prefix(&[BY_KEY]).filter_map(|(_, v)| Waiting::read(v));
+        let waiting = store.bytes.prefix(&[BY_KEY]).filter_map(|(_, v)| Waiting::read(&v));
         (self.records, self.bytes) = waiting.fold((0, 0), |(n, b), w| (n + 1, b + w.size));
     }
 }

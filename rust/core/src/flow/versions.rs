@@ -59,7 +59,7 @@ impl Store {
     fn version_at(&self, prefix: &[u8], ts: i64) -> Option<Timed> {
         let (low, high) = (version_key(prefix, i64::MIN), version_key(prefix, ts));
         let found = self.bytes.range(Bound::Included(&low), Bound::Included(&high)).next_back();
-        found.and_then(|(_, v)| read_timed(v))
+        found.and_then(|(_, v)| read_timed(&v))
     }
 
     pub fn version_latest(&self, key: &Datum) -> Result<Option<Timed>, Failure> {
@@ -107,7 +107,7 @@ impl Store {
             Some(_) => {
                 let (low, high) = (version_key(&prefix, ts), version_key(&prefix, i64::MAX));
                 let next = self.bytes.range(Bound::Excluded(&low), Bound::Included(&high)).next();
-                let next = next.and_then(|(_, v)| read_timed(v)).map_or(i64::MAX, |n| n.1);
+                let next = next.and_then(|(_, v)| read_timed(&v)).map_or(i64::MAX, |n| n.1);
                 self.bytes.put(&end_key(next, &key), Some(&[]));
                 Ok(Put::Older)
             }
@@ -117,7 +117,9 @@ impl Store {
     /// Lets go of versions that ended before history begins.
     fn forget(&mut self) {
         let horizon = self.horizon();
-        let (low, high) = ([&[ENDS][..], &time_bytes(i64::MIN)].concat(), [&[ENDS][..], &time_bytes(horizon)].concat());
+        let place = |time: i64| [&[ENDS][..], &time_bytes(time)].concat();
+        let (low, high) = (place(self.swept), place(horizon));
+        self.swept = horizon; // what is put from now on ends later
         let ends: Vec<Vec<u8>> =
             self.bytes.range(Bound::Included(&low), Bound::Excluded(&high)).map(|(k, _)| k.to_vec()).collect();
         for end in ends {
@@ -128,7 +130,7 @@ impl Store {
             let mut gone: Vec<(Vec<u8>, bool)> = self
                 .bytes
                 .range(Bound::Included(&low), Bound::Included(&high))
-                .map(|(k, v)| (k.to_vec(), read_timed(v).is_none_or(|t| t.0.is_null())))
+                .map(|(k, v)| (k.to_vec(), read_timed(&v).is_none_or(|t| t.0.is_null())))
                 .collect();
             // The version that begins at the end of another lives on, unless it is a deletion: nothing is before it any more.
             if gone.last().is_some_and(|(k, deletion)| k[k.len() - 8..] == time_bytes(ts) && !deletion) {
@@ -163,6 +165,7 @@ mod tests {
             queryable: false,
             flavour: None,
             by_key: false,
+            store_type: None,
         })
     }
 

@@ -184,7 +184,7 @@ impl Fold {
     /// The `i`-th live row is next: fetches the groups of those that follow, now and then.
     #[inline]
     pub fn fetch(&self, prepared: &Prepared<'_>, i: usize, store: &Store) {
-        if i % AHEAD == 0 {
+        if i.is_multiple_of(AHEAD) {
             let rows = prepared.batch.live_rows().skip(i).take(AHEAD);
             let window = |row: usize| self.pane(prepared.batch.ts[row]);
             store.prefetch(rows.enumerate().map(|(n, row)| (window(row), prepared.hashes[i + n])));

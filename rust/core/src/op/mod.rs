@@ -27,7 +27,8 @@ use std::sync::Arc;
 use crate::batch::Batch;
 use crate::error::Fatal;
 use crate::expr::Foreign;
-use crate::flow::{FlowSource, Place, Taken};
+use crate::flow::backend::Backend;
+use crate::flow::{FlowSource, Place, StoreType, Taken};
 use crate::frame::Header;
 use crate::raw::RawBatch;
 use crate::wire::{Reader, Writer};
@@ -294,6 +295,17 @@ pub trait Operator: Send {
     }
     fn committed(&mut self) {}
     fn rollback(&mut self) {}
+
+    /// Whether it has stores that are to be on disk, where nobody says otherwise in this way.
+    fn on_disk(&self, _default: StoreType) -> bool {
+        false
+    }
+    /// Its stores are kept in a backend from now on; called before anything else.
+    fn attach(&mut self, _backend: &Arc<dyn Backend>, _default: StoreType) {}
+    /// Whether it has state that a restore must read from the changelog's beginning: what is not in a backend.
+    fn in_memory(&self) -> bool {
+        true
+    }
 
     /// Keyed state: an entry block of the changelog; between `begin_restore` and `end_restore` (`load` comes before the latter).
     fn restore(&mut self, _kind: crate::frame::Kind, _count: u32, _body: &[u8]) -> Option<()> {

@@ -90,6 +90,9 @@ pub fn failed((reason, text): Fault) -> Fatal {
 }
 
 impl Operator for ToTopic {
+    fn in_memory(&self) -> bool {
+        false
+    }
     fn process(&mut self, _: usize, message: Message, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
         let batch = batch_of(message)?;
         let rows = readable(&batch, &self.read, ctx);
@@ -134,6 +137,9 @@ pub struct SinkRows {
 }
 
 impl Operator for SinkRows {
+    fn in_memory(&self) -> bool {
+        false
+    }
     fn process(&mut self, _: usize, message: Message, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
         let batch = batch_of(message)?;
         let rows = readable(&batch, &self.columns, ctx);

@@ -23,6 +23,9 @@ pub struct Filter {
 }
 
 impl Operator for Filter {
+    fn in_memory(&self) -> bool {
+        false
+    }
     fn process(&mut self, _: usize, message: Message, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
         let mut batch = rows(message)?;
         let verdict = self.condition.eval(&batch, ctx.foreign);
@@ -83,6 +86,9 @@ pub struct Require {
 }
 
 impl Operator for Require {
+    fn in_memory(&self) -> bool {
+        false
+    }
     fn process(&mut self, _: usize, message: Message, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
         let mut batch = rows(message)?;
         let verdicts = in_turn(self.rules.iter().map(|r| &r.1), &batch, ctx, |verdict, row| verdict.is_true(row));
@@ -115,6 +121,9 @@ pub enum ProjectColumn {
 }
 
 impl Operator for Project {
+    fn in_memory(&self) -> bool {
+        false
+    }
     fn process(&mut self, _: usize, message: Message, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
         let batch = rows(message)?;
         let columns = self
@@ -137,6 +146,9 @@ pub struct Map {
 }
 
 impl Operator for Map {
+    fn in_memory(&self) -> bool {
+        false
+    }
     fn process(&mut self, _: usize, message: Message, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
         let batch = rows(message)?.compact();
         let columns = ctx.foreign.map(self.function, &batch, &self.schema);
@@ -161,6 +173,9 @@ pub struct Branch {
 }
 
 impl Operator for Branch {
+    fn in_memory(&self) -> bool {
+        false
+    }
     fn process(&mut self, _: usize, message: Message, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
         let batch = rows(message)?;
         let on = |verdict: &Column, row| verdict.state_at(row) <= NULL && !verdict.is_true(row);
@@ -193,6 +208,9 @@ impl Operator for Branch {
 pub struct ToStream;
 
 impl Operator for ToStream {
+    fn in_memory(&self) -> bool {
+        false
+    }
     fn process(&mut self, _: usize, message: Message, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
         let mut batch = rows(message)?;
         if let Some(sign) = batch.sign.take() {
@@ -213,6 +231,9 @@ pub struct Merge {
 }
 
 impl Operator for Merge {
+    fn in_memory(&self) -> bool {
+        false
+    }
     fn process(&mut self, input: usize, message: Message, _: &mut Ctx<'_>) -> Result<(), Fatal> {
         let batch = rows(message)?;
         if batch.is_empty() {

@@ -102,10 +102,10 @@ impl Plan {
             })
             .collect();
         let globals: Vec<Value> = self.globals.iter().map(|g| json!({"name": g.name, "topic": g.topic})).collect();
-        let store = |s: &crate::flow::StoreSpec| json!({"name": s.name, "kind": s.kind, "flavour": s.flavour});
+        let store = |s: &crate::flow::StoreSpec| json!({"name": s.name, "kind": s.kind, "flavour": s.flavour, "store_type": s.store_type});
         let of_worker = |g: &crate::flow::GlobalSpec| match &g.kept {
             Some(kept) => store(&kept.store),
-            None => json!({"name": g.name, "kind": "key_value", "flavour": null}),
+            None => json!({"name": g.name, "kind": "key_value", "flavour": null, "store_type": null}),
         };
         let stores: Vec<Value> = self.stores.iter().map(store).chain(self.globals.iter().map(of_worker)).collect();
         json!({"app": self.app, "topics": self.topics, "subtopologies": subtopologies, "sinks": sinks, "globals": globals,

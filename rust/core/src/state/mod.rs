@@ -159,7 +159,7 @@ impl Pane {
     }
     fn insert(&mut self, slot: usize, key: &[u8], hash: u32) -> u32 {
         let row = self.count;
-        if row as usize % ROWS_PER_CHUNK == 0 {
+        if (row as usize).is_multiple_of(ROWS_PER_CHUNK) {
             let capacity = if row == 0 { 4 * self.row_size } else { ROWS_PER_CHUNK * self.row_size };
             self.rows.push(Vec::with_capacity(capacity));
         }
