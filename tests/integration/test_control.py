@@ -120,6 +120,7 @@ def test_two_workers_are_paused_resumed_and_stopped(log: KafkaLog, kafka: Kafka,
         assert positions() == before
         say("resume")
         until(done, "it went on")
+        until(lambda: [health(port) for port in ports] == ["running", "running"], "both say so")
 
         post(ports[0], "pause")
         until(lambda: health(ports[0]) == "running, paused", "one is paused")

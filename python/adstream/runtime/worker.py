@@ -311,7 +311,8 @@ class Worker:
             return False
         if self._leases is not None:
             self._leases.beat()
-        if now - self.status.at_ms >= STATUS_EVERY_MS or self.state.value != self.status.state:
+        changed = (self.state.value, self.paused) != (self.status.state, self.status.paused)
+        if changed or now - self.status.at_ms >= STATUS_EVERY_MS:
             self._publish(now)  # also while the log is away: a worker that waits is healthy
         if now < self._resume_ms:
             return False
