@@ -27,6 +27,7 @@ class TopologyError(AdstreamError):
         operation: what was being built (`filter`), or None.
         line: the user's line (`job.py:12`), or None.
         hint: one remedy, or None.
+        page: where the code is explained, with an example.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class TopologyError(AdstreamError):
         hint: str | None = None,
     ) -> None:
         self.code = code
+        self.page = f"docs/error-examples.md#{code}"
         self.operation = operation
         self.line = line
         self.hint = hint

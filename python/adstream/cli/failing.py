@@ -32,6 +32,8 @@ def exit_code(error: Exception) -> int | None:
 def tell(error: Exception) -> None:
     """One message on stderr."""
     text = str(error)
+    if isinstance(error, TopologyError):
+        text = f"{text}\nsee: {error.page}"
     if _of_core(error):
         _, _, message, hint, _ = error.args
         text = f"{message}\nhint: {hint}" if hint else message
