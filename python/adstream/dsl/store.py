@@ -23,12 +23,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, overload
 
-from adstream._core import Windowed
 from adstream.dsl.durations import Duration, duration_ms, timestamp_ms
 from adstream.dsl.faults import fault
 from adstream.dsl.serdes import Serde
+
+if TYPE_CHECKING:
+    from adstream._core import Windowed
 
 Time = int | datetime
 """ms since the epoch, or an aware datetime."""
@@ -442,6 +444,8 @@ class _Store:
 
 
 def _windowed(entry: Entry) -> Windowed:
+    from adstream._core import Windowed  # the language loads without the core
+
     return Windowed(entry[0], entry[1], entry[2])
 
 
