@@ -101,7 +101,7 @@ MUTANTS = (
         "rust/core/src/state/lives.rs",
         "if to.saturating_add(ttl) > first {",
         "if to.saturating_add(ttl) >= first {",
-        ("tests/property/test_ttl.py",),
+        ("tests/unit/dsl/test_ttl.py", "tests/property/test_ttl.py"),
     ),
     Mutant(
         "closing_begins_anew",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from datetime import timedelta
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,7 +12,18 @@ from adstream.testing import TopologyTestDriver
 from adstream.testing.driver import STEPS
 from tests.oracle import Oracle
 from tests.property.test_batching import outcome, pipe, profile, same_as, unordered
-from tests.property.topologies import KEYS, TOPIC, Advance, Aggregation, Recipe, Sent, inputs, topology_of
+from tests.property.topologies import (
+    KEYS,
+    START,
+    START_MS,
+    TOPIC,
+    Advance,
+    Aggregation,
+    Recipe,
+    Sent,
+    inputs,
+    topology_of,
+)
 
 NAMES = ["rows", "as", "total", "money", "least", "most", "mean_n", "first_kind", "last_shop", "product"]
 
@@ -19,22 +33,61 @@ def recipes(draw: st.DrawFn) -> Recipe:
     keys = draw(st.sampled_from(KEYS))
     names = ("rows", *draw(st.lists(st.sampled_from(NAMES[1:]), max_size=2, unique=True)))
     regroup = draw(st.none() | st.just(keys[:1]) | st.just(keys[-1:]))
-    ttl = draw(st.sampled_from(["1ms", "500ms", "1s", "2500ms", "7s"]))
+    ttl = draw(st.sampled_from(list(TTL_MS)))
     how = Aggregation(keys, None, names, draw(st.booleans()), regroup, draw(st.booleans()), ttl=ttl)
     steps = draw(st.sampled_from([(), (), (("filter", "positive", "why"),), (("deduplicate", "1s", "id"),)]))
     shuffled = keys != ("user",) and not steps
     return Recipe(steps, False, how, "1s" if shuffled and draw(st.booleans()) else None)
 
 
+TTL_MS = {"1ms": 1, "500ms": 500, "1s": 1000, "2500ms": 2500, "7s": 7000}
+
+
+@st.composite
+def beats(draw: st.DrawFn, ttl_ms: int) -> list[Sent | Advance]:
+    """Few keys, and times a ttl apart or half of one, to the millisecond."""
+    found: list[Sent | Advance] = []
+    clock = 0
+    for i in range(draw(st.sampled_from([6, 15, 30]))):
+        clock += draw(st.sampled_from([0, ttl_ms // 2, ttl_ms, ttl_ms, 2 * ttl_ms])) + draw(
+            st.sampled_from([-1, 0, 0, 1])
+        )
+        clock = max(clock, 0)
+        user, shop = draw(st.sampled_from(["u1", "u2"])), draw(st.sampled_from(["s1", "s2", None]))
+        at = (START + timedelta(milliseconds=clock)).isoformat(timespec="milliseconds")
+        event = {
+            "id": f"i{i}",
+            "kind": "A",
+            "at": at,
+            "user": user,
+            "shop": shop,
+            "n": i % 4,
+            "m": 1,
+            "x": 0.5,
+            "price": 1,
+        }
+        found.append((None, START_MS + clock, user.encode(), json.dumps(event).encode()))
+    return found
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Recipe, list[Sent | Advance]]:
+    recipe = draw(recipes())
+    assert recipe.aggregation is not None
+    ttl = recipe.aggregation.ttl
+    assert ttl is not None
+    return recipe, draw(inputs | beats(TTL_MS[ttl]) | beats(TTL_MS[ttl]))
+
+
+Case = tuple[Recipe, list[Sent | Advance]]
 partitions = st.integers(1, 4)
 commits = st.sampled_from([None, 1, 3, 10])
 
 
 @profile
-@given(recipes(), inputs, partitions, commits)
-def test_it_is_what_one_record_at_a_time_gives(
-    recipe: Recipe, sent: list[Sent | Advance], count: int, commit_every: int | None
-) -> None:
+@given(cases(), partitions, commits)
+def test_it_is_what_one_record_at_a_time_gives(case: Case, count: int, commit_every: int | None) -> None:
+    recipe, sent = case
     plan = topology_of(recipe).build()
     with TopologyTestDriver(plan, partitions=count, commit_every=commit_every) as driver:
         oracle = Oracle(plan.plan, plan.callables, count, commit_every)
@@ -52,10 +105,11 @@ def test_it_is_what_one_record_at_a_time_gives(
 
 
 @profile
-@given(recipes(), inputs, partitions, commits, st.sampled_from([1, 2, 7]), st.integers(0, 2**32))
+@given(cases(), partitions, commits, st.sampled_from([1, 2, 7]), st.integers(0, 2**32))
 def test_batches_and_the_order_of_tasks_do_not_show(
-    recipe: Recipe, sent: list[Sent | Advance], count: int, commit_every: int | None, rows: int, seed: int
+    case: Case, count: int, commit_every: int | None, rows: int, seed: int
 ) -> None:
+    recipe, sent = case
     plan = topology_of(recipe).build()
     one = outcome(plan, sent, partitions=count, commit_every=commit_every)
     assert outcome(plan, sent, partitions=count, commit_every=commit_every, batch_rows=rows) == one
@@ -65,10 +119,9 @@ def test_batches_and_the_order_of_tasks_do_not_show(
 
 
 @profile
-@given(recipes(), inputs, partitions, commits, st.booleans(), st.sampled_from(STEPS), st.integers(0, 8), st.booleans())
+@given(cases(), partitions, commits, st.booleans(), st.sampled_from(STEPS), st.integers(0, 8), st.booleans())
 def test_crashes_do_not_show(
-    recipe: Recipe,
-    sent: list[Sent | Advance],
+    case: Case,
     count: int,
     commit_every: int | None,
     pipelined: bool,
@@ -76,6 +129,7 @@ def test_crashes_do_not_show(
     after: int,
     restart: bool,
 ) -> None:
+    recipe, sent = case
     plan = topology_of(recipe).build()
     calm = outcome(plan, sent, partitions=count, commit_every=commit_every)
     options = {"partitions": count, "commit_every": commit_every, "pipelined": pipelined}

@@ -67,6 +67,23 @@ def test_memory_comes_back_also_through_restarts(by: str) -> None:
     assert min(held[2:]) >= 40
 
 
+def test_a_gap_of_a_ttl_ends_a_group_to_the_millisecond() -> None:
+    hour = timedelta(hours=1)
+    with TopologyTestDriver(counted("1h"), partitions=1, commit_every=1) as driver:
+        at = START
+        for gap in (
+            timedelta(),
+            hour - timedelta(milliseconds=1),
+            hour,
+            hour + timedelta(milliseconds=1),
+            timedelta(),
+            hour,
+        ):
+            at += gap
+            driver.input("in").pipe({"key": "k"}, at=at)
+        assert [record.value["count"] for record in driver.output("out").read()] == [1, 2, 1, 1, 2, 1]
+
+
 def test_a_lane_that_is_far_behind_joins_what_looked_like_two() -> None:
     with TopologyTestDriver(counted("1h", "till"), partitions=2, commit_every=1) as driver:
 
