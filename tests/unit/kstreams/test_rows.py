@@ -71,6 +71,28 @@ def test_batches_do_not_show(batch_rows: int | None) -> None:
     assert found == [("ab"[i % 2], i // 2, f"{i}.00") for i in range(2, 20)]
 
 
+@pytest.mark.parametrize("batch_rows", [1, 2, 3, None])
+def test_a_stream_that_becomes_records_twice_keeps_its_order(batch_rows: int | None) -> None:
+    """What one branch puts into a table is there for the rows of the other that come later, and not for those before."""
+
+    class Event(ads.Record):
+        k: str
+        kind: str
+        n: int
+
+    def build(app: ads.App) -> None:
+        events = app.stream("events", Event, key="k")
+        asking = events.filter(ads.col("kind") == "a").records("k")
+        told = events.filter(ads.col("kind") == "b").records("k").to_table()
+        asking.left_join(told, ads.joined(prefix="r_")).to("out")
+
+    with TopologyTestDriver(ads.topology(name="app")(build), partitions=1, batch_rows=batch_rows) as driver:
+        for n, kind in enumerate("aababbaa"):
+            driver.input("events").pipe({"k": "x", "kind": kind, "n": n}, key="x", at=1_000 * n)
+        found = [(r.value["n"], r.value.get("r_n")) for r in driver.output("out").read()]
+    assert found == [(0, None), (1, None), (3, 2), (6, 5), (7, 5)]
+
+
 def test_a_value_of_another_type_is_a_dead_letter() -> None:
     def build(app: ads.App) -> None:
         orders = app.stream("orders", Order, timestamp="at", key="user")

@@ -52,6 +52,7 @@ pub mod windowed;
 use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::sync::Arc;
 
+use crate::batch::Batch;
 use crate::column::Value;
 use crate::datum::Datum;
 use crate::error::Fatal;
@@ -470,6 +471,8 @@ pub struct Flow {
     pub graph: Graph,
     /// By input of the operator that the flow is.
     pub entries: Vec<Entry>,
+    /// Rows of a batch that came so far, by input.
+    held: Vec<(usize, Batch)>,
     /// By port.
     pub exits: Vec<Exit>,
     topics: Arc<Vec<String>>,
@@ -487,7 +490,19 @@ impl Flow {
     /// `paths`: whether rows carry their way through forks.
     pub fn new(graph: Graph, entries: Vec<Entry>, exits: Vec<Exit>, topics: Arc<Vec<String>>, paths: bool) -> Flow {
         let (begun, commit, fired, attached) = (false, false, false, false);
-        Flow { graph, entries, exits, topics, paths, stream_time: NO_TIME, begun, commit, fired, attached }
+        Flow {
+            graph,
+            entries,
+            held: vec![],
+            exits,
+            topics,
+            paths,
+            stream_time: NO_TIME,
+            begun,
+            commit,
+            fired,
+            attached,
+        }
     }
 
     /// Lets `run` work at `seq`; what it wrote, made and refused is in `ctx` afterwards.
@@ -564,6 +579,52 @@ impl Flow {
     }
 }
 
+impl Flow {
+    /// One record after the other, of all inputs in the order of processing: as if each had come alone.
+    fn enter_rows(&mut self, batches: &[(usize, Batch)], ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
+        let entries = std::mem::take(&mut self.entries);
+        let path = |batch: &Batch, row: usize| batch.path.as_ref().map_or(0, |p| p[row]);
+        let rows = batches.iter().flat_map(|held| held.1.live_rows().map(move |row| (held, row)));
+        let mut rows: Vec<(&(usize, Batch), usize)> = rows.collect();
+        if batches.len() > 1 {
+            rows.sort_by_key(|((_, batch), row)| (batch.seq[*row], path(batch, *row)));
+        }
+        let done = self.with_env(ctx, 0, None, |cx| {
+            for ((input, batch), row) in rows {
+                let Entry { node, rows } = &entries[*input];
+                let cx = Cx { node: *node, ..cx };
+                let origin =
+                    batch.origin_rows.as_ref().and_then(|o| Some((batch.origins.get(o[row].0 as usize)?, o[row].1)));
+                cx.env.place.replace(origin.map(|(o, at)| Place {
+                    topic: o.topic.clone(),
+                    partition: o.partition,
+                    raw: o.raw.clone(),
+                    row: at as usize,
+                }));
+                cx.env.seq.set(batch.seq[row]);
+                cx.env.path.set(path(batch, row));
+                match rows.record(batch, row) {
+                    Ok(record) => {
+                        cx.env.stream_time.set(cx.env.stream_time.get().max(record.ts));
+                        cx.forward(record)?;
+                    }
+                    Err((reason, text)) => cx.dead(reason, text),
+                }
+                cx.env.place.replace(None);
+                for &node in &cx.graph.timed {
+                    let cx = Cx { node, ..cx };
+                    let done = cx.graph.nodes[node].node.borrow_mut().punctuate(cx);
+                    cx.settle(done)?;
+                }
+                cx.fire(Clock::Stream)?;
+            }
+            Ok(())
+        });
+        self.entries = entries;
+        fatal(done)
+    }
+}
+
 fn fatal(done: Done) -> Result<(), Fatal> {
     match done {
         Ok(()) => Ok(()),
@@ -616,45 +677,23 @@ impl Operator for Flow {
         fatal(done)
     }
 
-    /// Rows from columnar operators: one record after the other.
+    /// Rows from columnar operators. Those of several inputs wait until all of them are there.
     fn process(&mut self, input: usize, message: Message, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
         let Message::Rows(batch) = message else {
             return Err(Fatal::new("bad_plan", "a flow takes rows"));
         };
-        let entries = std::mem::take(&mut self.entries);
-        let Entry { node, rows } = &entries[input];
-        let done = self.with_env(ctx, 0, None, |cx| {
-            let cx = Cx { node: *node, ..cx };
-            for row in batch.live_rows() {
-                let origin =
-                    batch.origin_rows.as_ref().and_then(|o| Some((batch.origins.get(o[row].0 as usize)?, o[row].1)));
-                cx.env.place.replace(origin.map(|(o, at)| Place {
-                    topic: o.topic.clone(),
-                    partition: o.partition,
-                    raw: o.raw.clone(),
-                    row: at as usize,
-                }));
-                cx.env.seq.set(batch.seq[row]);
-                cx.env.path.set(batch.path.as_ref().map_or(0, |p| p[row]));
-                match rows.record(&batch, row) {
-                    Ok(record) => {
-                        cx.env.stream_time.set(cx.env.stream_time.get().max(record.ts));
-                        cx.forward(record)?;
-                    }
-                    Err((reason, text)) => cx.dead(reason, text),
-                }
-                cx.env.place.replace(None);
-                for &node in &cx.graph.timed {
-                    let cx = Cx { node, ..cx };
-                    let done = cx.graph.nodes[node].node.borrow_mut().punctuate(cx);
-                    cx.settle(done)?;
-                }
-                cx.fire(Clock::Stream)?;
-            }
-            Ok(())
-        });
-        self.entries = entries;
-        fatal(done)
+        if self.entries.len() > 1 {
+            self.held.push((input, batch));
+            return Ok(());
+        }
+        self.enter_rows(&[(input, batch)], ctx)
+    }
+
+    fn end_batch(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
+        match std::mem::take(&mut self.held) {
+            held if held.is_empty() => Ok(()),
+            held => self.enter_rows(&held, ctx),
+        }
     }
 
     fn begin(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
@@ -786,6 +825,7 @@ impl Operator for Flow {
     }
 
     fn rollback(&mut self) {
+        self.held.clear();
         for store in &self.graph.stores {
             let mut store = store.borrow_mut();
             store.bytes.rollback();

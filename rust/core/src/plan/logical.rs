@@ -324,6 +324,7 @@ pub struct Plan {
     pub stores: Vec<StoreSpec>,
     /// Tables of record flows that every worker has whole.
     pub globals: Vec<GlobalSpec>,
+    /// Whether rows that went different ways meet again, in a merge or as records of one flow: they carry their way along.
     pub has_merge: bool,
     /// Text of the whole plan, hashed.
     pub hash: u64,
@@ -354,7 +355,8 @@ impl Plan {
             sinks: vec![],
             stores: document.stores,
             globals: document.globals,
-            has_merge: document.nodes.iter().any(|n| matches!(n.op, Op::Merge)),
+            has_merge: document.nodes.iter().any(|n| matches!(n.op, Op::Merge))
+                || document.nodes.iter().filter(|n| n.op.is_flow("from_rows")).count() > 1,
             hash: schema_hash(text),
             nodes: document.nodes,
         };
