@@ -29,6 +29,8 @@ class App:
         self.name = name
         self._graph = Graph(name, settings=dict(settings or {}))
         self._sources: dict[str, str | None] = {}
+        self._read: dict[frozenset[str], tuple[Serde, Serde, Callable[..., int] | None, Flowing]] = {}
+        """What `records` reads, so that the same topics in the same way are one source, as in Kafka Streams."""
 
     @overload
     def stream(
@@ -63,7 +65,8 @@ class App:
         value: Serde = serdes.json_,
         timestamp: Callable[..., int] | None = None,
     ) -> KStream:
-        """The records of one or several topics, as keys and values.
+        """The records of one or several topics, as keys and values. The same topics read again in the same way are the same
+        source.
 
         Args:
             topic: the topic, or several.
@@ -73,7 +76,13 @@ class App:
 
         In Kafka Streams: `StreamsBuilder.stream` with `Consumed`.
         """
-        return KStream(self._records("stream", topic, key, value, timestamp))
+        names = frozenset([topic] if isinstance(topic, str) else (t for t in topic if isinstance(t, str)))
+        again = self._read.get(names)
+        if again is not None and again[:3] == (key, value, timestamp):
+            return KStream(again[3])
+        found = self._records("stream", topic, key, value, timestamp)
+        self._read[names] = (key, value, timestamp, found)
+        return KStream(found)
 
     def _records(
         self, operation: str, topic: str | Sequence[str], key: Serde, value: Serde, timestamp: Callable[..., int] | None

@@ -135,6 +135,36 @@ def condition(graph: Graph, fn: object, what: str, operation: str) -> dict[str, 
     return {**found, "call": graph.register(Condition(fn))}
 
 
+class Listing:
+    """A function that returns many: whatever can be gone through, as a list; text and dicts stay what they are."""
+
+    __slots__ = ("fn",)
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self.fn = fn
+
+    def __call__(self, *args: Any) -> Any:
+        found = self.fn(*args)
+        if isinstance(found, list | tuple | str | bytes | dict) or not hasattr(found, "__iter__"):
+            return found
+        return list(found)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Listing) and self.fn is other.fn
+
+    def __hash__(self) -> int:
+        return hash(self.fn)
+
+
+def listing(graph: Graph, fn: object, what: str, operation: str) -> dict[str, Any]:
+    """A function of (value) or (key, value) that returns any iterable."""
+    found = function(graph, fn, what, operation)
+    if isinstance(fn, Expr | natives.Native):
+        return found
+    assert callable(fn)
+    return {**found, "call": graph.register(Listing(fn))}
+
+
 def call(graph: Graph, fn: object, what: str, operation: str, arguments: int) -> dict[str, Any]:
     """A function that is called with exactly so many arguments."""
     return function(graph, fn, what, operation, values=arguments, key=False)

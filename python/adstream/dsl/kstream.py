@@ -188,13 +188,14 @@ class KStream:
         return self._next("map_values", {"value": None}, mapper=self._fn(mapper, "mapper", "map_values"))
 
     def flat_map(self, mapper: Fn) -> KStream:
-        """`mapper(key, value)` returns a list of (key, value)."""
+        """`mapper(key, value)` returns or yields any number of (key, value)."""
         changes = {"key": None, "value": None, "rekeyed": True}
-        return self._next("flat_map", changes, mapper=self._fn(mapper, "mapper", "flat_map"))
+        return self._next("flat_map", changes, mapper=flow.listing(self._graph, mapper, "mapper", "flat_map"))
 
     def flat_map_values(self, mapper: Fn) -> KStream:
-        """`mapper(value)` or `mapper(key, value)` returns a list of values."""
-        return self._next("flat_map_values", {"value": None}, mapper=self._fn(mapper, "mapper", "flat_map_values"))
+        """`mapper(value)` or `mapper(key, value)` returns or yields any number of values."""
+        found = flow.listing(self._graph, mapper, "mapper", "flat_map_values")
+        return self._next("flat_map_values", {"value": None}, mapper=found)
 
     def select_key(self, mapper: Fn) -> KStream:
         """`mapper(key, value)` returns the new key."""

@@ -22,6 +22,32 @@ def run(build: Callable[[ads.App], None], records: Iterable[tuple[Any, ...]], **
         return [(r.key, r.value, r.timestamp) for r in driver.output("out").read()]
 
 
+def test_flat_mappers_may_yield() -> None:
+    def build(app: ads.App) -> None:
+        def words(line: str) -> Iterable[str]:
+            yield from line.split()
+
+        lines = app.stream("in", key=S, value=S).flat_map_values(words)
+        lines.flat_map(lambda k, word: {(k + c, word) for c in word[:1]}).to("out", key=S, value=S)
+
+    assert run(build, [("in", "k", "ab cd", 1)]) == [("ka", "ab", 1), ("kc", "cd", 1)]
+
+
+def test_a_topic_read_twice_in_the_same_way_is_one_source() -> None:
+    def build(app: ads.App) -> None:
+        app.stream("in", key=S, value=I).filter(lambda v: v > 1).to("out", key=S, value=I)
+        app.stream("in", key=S, value=I).map_values(lambda v: -v).to("out", key=S, value=I)
+
+    assert run(build, [("in", "k", 1, 1), ("in", "k", 2, 2)]) == [("k", -1, 1), ("k", 2, 2), ("k", -2, 2)]
+    app = ads.App("x")
+    app.stream(["a", "b"], key=S)
+    app.stream(["b", "a"], key=S)
+    for again in (lambda: app.stream(["a", "b"], key=I), lambda: app.stream("a", key=S), lambda: app.table("a", key=S)):
+        with pytest.raises(ads.TopologyError) as refused:
+            again()
+        assert refused.value.code == "duplicate_source"
+
+
 def test_stateless_operations() -> None:
     def build(app: ads.App) -> None:
         (
