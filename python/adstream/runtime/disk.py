@@ -25,6 +25,7 @@ import logging
 import os
 import shutil
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -134,7 +135,8 @@ class Disks:
         self.set_aside += 1
         bad = path.with_suffix(".bad")
         shutil.rmtree(bad, ignore_errors=True)
-        path.rename(bad)
+        with suppress(FileNotFoundError):  # it was removed while it was open
+            path.rename(bad)
 
 
 def _read(name: Path) -> object:

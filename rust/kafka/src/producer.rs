@@ -349,8 +349,11 @@ impl NativeProducer {
                 let entry = (lib.list_add)(list, topic.as_ptr(), *partition);
                 (*entry).offset = *position;
                 if !note.is_empty() {
-                    let room = (lib.mem_malloc)(handle.client, note.len());
-                    std::ptr::copy_nonoverlapping(note.as_ptr(), room as *mut u8, note.len());
+                    // Its end is looked for, whatever its size says: without a zero, what lies behind it goes along.
+                    let room = (lib.mem_malloc)(handle.client, note.len() + 1) as *mut u8;
+                    std::ptr::copy_nonoverlapping(note.as_ptr(), room, note.len());
+                    *room.add(note.len()) = 0;
+                    let room = room as *mut c_void;
                     (*entry).metadata = room;
                     (*entry).metadata_size = note.len();
                 }

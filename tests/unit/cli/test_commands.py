@@ -61,7 +61,7 @@ def test_what_is_wrong_is_one_message(arguments, said):
     assert result.stderr.startswith("error: ")
     assert said in result.stderr
     assert "Traceback" not in result.output
-    assert len(result.stderr.strip().splitlines()) <= 2
+    assert len(result.stderr.strip().splitlines()) <= 3
 
 
 def test_describe():
