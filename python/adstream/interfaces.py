@@ -91,6 +91,10 @@ class Reader(Protocol):
 class Writer(Protocol):
     """The transactional producer of one worker slot."""
 
+    refused: bool
+    """Whether the last commit was aborted because its fence is of no member any more: whatever was to be written, it would
+    have been."""
+
     def commit(
         self,
         outputs: Sequence[Output],

@@ -126,15 +126,16 @@ def test_stores_on_disk_are_found_again_and_given_up(totals: Counter[str]) -> No
     raise AssertionError(f"no disk mattered: {totals}")
 
 
-def found_seeds() -> list[tuple[int, str, str]]:
+def found_seeds() -> list[tuple[int, str | None, str, str]]:
     lines = (Path(__file__).parent / "seeds.txt").read_text().splitlines()
     fields = [line.split(maxsplit=2) for line in lines if line and not line.startswith("#")]
-    return [(int(seed), state, why) for seed, state, why in fields]
+    split = [(*seed.partition("/"), state, why) for seed, state, why in fields]
+    return [(int(seed), job or None, state, why) for seed, _, job, state, why in split]
 
 
-@pytest.mark.parametrize(("seed", "state", "why"), found_seeds(), ids=lambda value: str(value)[:12])
-def test_seeds_that_found_something(seed: int, state: str, why: str) -> None:
-    verdict = simulate(seed)
+@pytest.mark.parametrize(("seed", "job", "state", "why"), found_seeds(), ids=lambda value: str(value)[:12])
+def test_seeds_that_found_something(seed: int, job: str | None, state: str, why: str) -> None:
+    verdict = simulate(seed, job=job)
     if state == "open":
         assert verdict.errors, f"seed {seed} passes now: mark it `passes` in seeds.txt ({why})"
         assert not new(verdict), verdict.errors

@@ -351,17 +351,6 @@ class WithoutValue:
         return hash(self.fn)
 
 
-def _tell_at_once(table: KTable) -> None:
-    """The table that a foreign key points to tells every change. Whoever asks it in the middle of a commit is answered
-    from its store; with a cache a row that came and went within that commit would be told to nobody, and the answer would
-    stay for ever. (Kafka Streams' cache does lose it.)"""
-    if table._store is not None or not table._parents:
-        table._node.parameters["cached"] = False
-        return
-    for parent in table._parents:
-        _tell_at_once(parent)
-
-
 def foreign_join(
     operation: str,
     left_table: KTable,
@@ -378,7 +367,6 @@ def foreign_join(
     check_table(left_table, right_table, operation)
     graph = left_table._graph
     mine, theirs = left_table._flowing, right_table._flowing
-    _tell_at_once(right_table)
     extractor = flow.function(graph, foreign_key, "foreign_key", operation)
     fn = flow.function(graph, joiner, "joiner", operation, values=2)
     how = flow.materialized(materialized, operation)

@@ -439,6 +439,7 @@ def no_step(name: str) -> None:
 class EmbeddedWriter:
     def __init__(self, owner: EmbeddedLog, slot: str, epoch: int) -> None:
         self._log, self._slot, self._epoch = owner, slot, epoch
+        self.refused = False
 
     def commit(
         self,
@@ -451,6 +452,7 @@ class EmbeddedWriter:
         for name in ("begin", "produce", "offsets", "commit"):
             step(name)
         outcome = self._log._commit(self._slot, self._epoch, outputs, offsets, group, fence)
+        self.refused = outcome is Outcome.ABORTED  # for nothing else
         if outcome is Outcome.COMMITTED:
             step("committed")
         return outcome

@@ -159,6 +159,7 @@ class KafkaWriter(Writer):
         """`unfenced` commits offsets of a group without members (at-least-once only); `coordinated` returns
         when the group has a coordinator, and raises LogUnavailableError when it has none for some seconds."""
         self._settings = settings
+        self.refused = False
         self.slot = slot
         self.exactly_once = exactly_once
         self._unfenced = unfenced
@@ -205,7 +206,7 @@ class KafkaWriter(Writer):
         member = fence.member if fence is not None else ""
         text = note(self.slot, member)
         parts = [TopicPartition(t, p, offset, text) for (t, p), offset in offsets.items()]
-        self._failed, self._too_large = 0, None
+        self._failed, self._too_large, self.refused = 0, None, False
         # An exception from `step` is a crash under test: whatever was begun stays open, and this writer is
         # dead.
         self._dead = True
@@ -296,6 +297,7 @@ class KafkaWriter(Writer):
                 what = meaning(problem)
                 logger.info("%s of %s: %s (%s)", name, self.slot, problem, what.name)
                 if what is not Meaning.RETRY:
+                    self.refused = error_of(problem).code() in NOT_A_MEMBER
                     return what
                 self._troubled = True
                 self._sleep(RETRY_PAUSE_S)
@@ -348,6 +350,7 @@ class KafkaWriter(Writer):
                 error = error_of(problem)
                 logger.info("offsets of %s: %s", self.slot, problem)
                 if error.code() in NOT_A_MEMBER:
+                    self.refused = True
                     return Outcome.ABORTED
                 if not error.retriable() and error.code() != KafkaError._TIMED_OUT:
                     return Outcome.FATAL

@@ -46,6 +46,8 @@ class Commit:
 class Result:
     outcome: Outcome
     error: BaseException | None = field(default=None, compare=False)
+    refused: bool = False
+    """Aborted, because the lease was gone: no word about what was to be written."""
 
 
 def write(writer: Writer, commit: Commit, step: Callable[[str], None]) -> Result:
@@ -53,7 +55,7 @@ def write(writer: Writer, commit: Commit, step: Callable[[str], None]) -> Result
     the writer must go, and the log will say what became of it."""
     try:
         outcome = writer.commit(commit.outputs, commit.offsets, commit.group, commit.fence, step)
-        return Result(outcome)
+        return Result(outcome, refused=outcome is Outcome.ABORTED and writer.refused)
     except RecordTooLargeError as error:
         # Aborted, and it will be again: the worker finds out whose record it is and sets that task aside.
         log.warning("commit aborted: %s", error)

@@ -495,15 +495,16 @@ class Worker:
                 except CoreError as error:
                     self._quarantine(c.task, error)
         elif result.outcome is Outcome.ABORTED:
-            self._aborts += 1
-            log.info("commit aborted; %d tasks go back to their last commit", len(mine))
+            self._aborts += not result.refused
+            why = " (the lease is gone, or a new one not known yet)" if result.refused else ""
+            log.info("commit aborted%s; %d tasks go back to their last commit", why, len(mine))
             for c in mine:
                 self._roll_back(c.task)
             if isinstance(result.error, RecordTooLargeError):  # it will be, each time: find out whose record it is
                 self._aborts = max(self._aborts, ABORTS_MAX)
                 if len(underway.closed) == 1 and mine:
                     mine[0].task.failure, mine[0].task.failures = result.error, FAILURES_MAX
-            elif self._aborts > ABORTS_MAX and len(mine) == 1:
+            elif self._aborts > ABORTS_MAX and len(mine) == 1 and not result.refused:
                 self._suspect(mine[0].task)
         else:
             self._start_over(result, now)
@@ -936,12 +937,17 @@ class Worker:
         if not quiet or self._underway is not None or now - self._end_checked_ms < END_CHECK_EVERY_MS:
             return
         self._end_checked_ms = now
-        if not end.streams_reached(self._group):
-            return
-        for name, sink in self._sinks.items():
-            sink.flush()
-            if not (sink.idle and end.sink_reached(self._topics[name], sink.stored)):
+        try:
+            if not end.streams_reached(self._group):
                 return
+            for name, sink in self._sinks.items():
+                sink.flush()
+                if not (sink.idle and end.sink_reached(self._topics[name], sink.stored)):
+                    return
+        except LogUnavailableError as error:
+            # A worker that was killed holds its offsets back until its transaction times out, or its heir settles it.
+            log.info("whether the end is reached cannot be said now, asked again: %s", error)
+            return
         log.info("the end of the inputs is reached")
         self._begin_drain(now)
 

@@ -362,6 +362,31 @@ def test_output_that_cannot_be_committed_is_found_out() -> None:
     assert worker._counters.commits["committed"] > 30
 
 
+def test_a_commit_refused_for_a_lost_lease_speaks_against_no_task() -> None:
+    """However often, and although other commits get through meanwhile."""
+    cluster = Cluster()
+    worker = cluster.worker()
+    cluster.turns(2)
+    writer = worker._writer
+    assert writer is not None
+    real = writer.commit
+
+    def commit(outputs, *rest):  # type: ignore[no-untyped-def]
+        unwanted = any(key == b"k1" for topic, _, b in outputs if topic == EDGE for _, _, key, _, _ in b.records())
+        writer.refused = unwanted
+        return Outcome.ABORTED if unwanted else real(outputs, *rest)
+
+    writer.commit = commit  # type: ignore[method-assign]
+    for part in range(100):
+        cluster.send_random(20, part)
+        cluster.turns(12)
+    assert not worker.quarantined
+    assert worker._counters.commits["aborted"] > 30
+    writer.commit = real  # type: ignore[method-assign]
+    cluster.turns(400)
+    cluster.check()
+
+
 def test_the_task_of_a_record_that_is_too_large_is_set_aside_even_when_it_is_alone() -> None:
     cluster = Cluster()
     worker = cluster.worker()
@@ -494,6 +519,25 @@ def test_the_end_is_said_by_the_log_level_by_level() -> None:
     assert end.streams_reached(APP)
     cluster.send(["k1"])  # behind the end
     assert end.streams_reached(APP)
+
+
+def test_stop_at_end_waits_for_a_log_that_cannot_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while a transaction of a worker that was killed holds offsets back."""
+    cluster = Cluster()
+    cluster.send_random(100)
+    cluster.worker(stop_at_end=True)
+    times = iter(range(3))
+    real = EndOfInput.streams_reached
+
+    def reached(end: EndOfInput, group: str) -> bool:
+        if next(times, None) is not None:
+            raise LogUnavailableError("a transaction has held back offsets in app for 5 s")
+        return real(end, group)
+
+    monkeypatch.setattr(EndOfInput, "streams_reached", reached)
+    cluster.until(cluster.stopped)
+    assert next(times, None) is None
+    cluster.check()
 
 
 def test_stop_at_end_of_nothing() -> None:

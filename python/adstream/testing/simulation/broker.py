@@ -725,7 +725,7 @@ class SimWriter:
 
     def __init__(self, client: SimLog, slot: str, epoch: int | None) -> None:
         self._client, self._broker, self._slot, self._epoch = client, client.broker, slot, epoch
-        self._dead = False
+        self._dead = self.refused = False
 
     def commit(
         self,
@@ -737,7 +737,7 @@ class SimWriter:
     ) -> Outcome:
         if self._dead:
             return Outcome.FATAL
-        self._dead = True  # a crash within leaves it so
+        self._dead, self.refused = True, False  # a crash within leaves it so
         run = self._at_least_once if self._epoch is None else self._transaction
         outcome = run(outputs, offsets, group, fence, step)
         self._dead = outcome is Outcome.FATAL
@@ -787,6 +787,7 @@ class SimWriter:
                 return Outcome.FATAL
             if not self._accepted(fence):
                 broker.counts["commits of former members refused"] += 1
+                self.refused = True
                 return self._abort(transaction)
             transaction.offsets.setdefault(group, {}).update(offsets)
         step("commit")
@@ -835,7 +836,8 @@ class SimWriter:
             self._pause(faults.pause)
             while not self._reach(DELIVERY_MS):
                 step("offsets")
-            if not self._accepted(fence) or broker.chance(faults.commit_aborted):
+            self.refused = not self._accepted(fence)
+            if self.refused or broker.chance(faults.commit_aborted):
                 return Outcome.ABORTED
             broker.offsets.setdefault(group, {}).update(offsets)
         step("commit")

@@ -67,6 +67,12 @@ impl Builder<'_> {
     pub fn lookup(&self, parameter: &str) -> Result<Lookup, PlanError> {
         self.get::<Getter>(parameter)?.find(&mut |name| self.store(name), self.globals)
     }
+    /// The same as those behind it have been told.
+    fn told(&self, parameter: &str) -> Result<Lookup, PlanError> {
+        Ok(self.lookup(parameter)?.of_told(&mut |store| {
+            self.stores[store].borrow_mut().told.get_or_insert_default();
+        }))
+    }
     pub fn teller(&self) -> Result<Teller, PlanError> {
         let how = self.read::<Telling>()?;
         Ok(Teller::new(Telling { cached: how.cached && self.cache, ..how }))
@@ -125,14 +131,14 @@ fn node(kind: &str, b: &Builder<'_>) -> Result<Box<dyn Node>, PlanError> {
         "fk_answer" => Box::new(Answer {
             store: b.store_of("store")?,
             empty_is_none: b.get("empty_is_none")?,
-            right: b.lookup("right")?,
+            right: b.told("right")?,
         }),
         "fk_propagate" => Box::new(Propagate {
             store: b.store_of("store")?,
             empty_is_none: b.get("empty_is_none")?,
             versioned: b.get("versioned")?,
         }),
-        "fk_resolve" => Box::new(Resolve { left: b.lookup("left")?, joiner: b.get("joiner")?, outer: b.get("outer")? }),
+        "fk_resolve" => Box::new(Resolve { left: b.told("left")?, joiner: b.get("joiner")?, outer: b.get("outer")? }),
         "to_stream" => Box::new(ToStream),
         "process" => {
             let p: process::Parameters = b.read()?;

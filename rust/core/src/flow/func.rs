@@ -68,11 +68,29 @@ pub enum Getter {
 #[derive(Clone, Debug)]
 pub enum Lookup {
     Store(usize),
+    /// What those behind the table have been told of it: changes that wait in its cache do not count yet.
+    Told(usize),
     Global(usize),
-    Filter { of: Box<Lookup>, predicate: Func, negate: bool },
-    MapValues { of: Box<Lookup>, mapper: Func },
-    Suppressed { store: usize, of: Box<Lookup> },
-    Join { left: Box<Lookup>, right: Box<Lookup>, joiner: Func, left_outer: bool, right_outer: bool },
+    Filter {
+        of: Box<Lookup>,
+        predicate: Func,
+        negate: bool,
+    },
+    MapValues {
+        of: Box<Lookup>,
+        mapper: Func,
+    },
+    Suppressed {
+        store: usize,
+        of: Box<Lookup>,
+    },
+    Join {
+        left: Box<Lookup>,
+        right: Box<Lookup>,
+        joiner: Func,
+        left_outer: bool,
+        right_outer: bool,
+    },
 }
 
 impl Getter {
@@ -109,10 +127,29 @@ impl Getter {
 }
 
 impl Lookup {
+    /// The same for somebody who goes by what was told; `store` is called with each table's store.
+    pub fn of_told(self, store: &mut dyn FnMut(usize)) -> Lookup {
+        let mut boxed = |of: Box<Lookup>| Box::new(of.of_told(store));
+        match self {
+            Lookup::Store(index) | Lookup::Told(index) => {
+                store(index);
+                Lookup::Told(index)
+            }
+            Lookup::Global(index) => Lookup::Global(index),
+            Lookup::Filter { of, predicate, negate } => Lookup::Filter { of: boxed(of), predicate, negate },
+            Lookup::MapValues { of, mapper } => Lookup::MapValues { of: boxed(of), mapper },
+            Lookup::Suppressed { store, of } => Lookup::Suppressed { store, of: boxed(of) },
+            Lookup::Join { left, right, joiner, left_outer, right_outer } => {
+                Lookup::Join { left: boxed(left), right: boxed(right), joiner, left_outer, right_outer }
+            }
+        }
+    }
+
     /// The value and its time; `None`: the table has no such key.
     pub fn get(&self, cx: Cx<'_>, key: &Datum) -> Result<Option<(Datum, i64)>, Failure> {
         Ok(match self {
             Lookup::Store(index) => cx.store(*index).latest(key)?,
+            Lookup::Told(index) => cx.store(*index).latest_told(key)?,
             Lookup::Global(index) => cx.graph.globals.get(*index, &key_bytes(key)?),
             Lookup::Filter { of, predicate, negate } => match of.get(cx, key)? {
                 Some((value, ts)) if predicate.holds(cx, key, &[&value])? != *negate => Some((value, ts)),

@@ -829,6 +829,7 @@ impl Operator for Flow {
         for store in &self.graph.stores {
             let mut store = store.borrow_mut();
             store.bytes.rollback();
+            store.forget_told();
             store.rewritten = false;
         }
     }

@@ -78,13 +78,13 @@ impl Node for SessionAggregate {
                 cx.store_mut(self.store).session_remove(&key, s, e);
                 if !self.closing.active {
                     // From a cache, one that has expired is not told to be gone: the store behind it does not know it.
-                    self.teller.tell(change(s, e, Datum::Null, value), e > expired_to, cx)?;
+                    self.teller.tell(self.store, change(s, e, Datum::Null, value), e > expired_to, cx)?;
                 }
             }
             let after = fold.add(&record.key, &record.value, &aggregate, cx)?;
             count_refused(cx.store_mut(self.store).session_put(&key, start, end, &after)?, cx);
             if !self.closing.active {
-                self.teller.tell(change(start, end, after, before), true, cx)?;
+                self.teller.tell(self.store, change(start, end, after, before), true, cx)?;
             }
         }
         self.closing.tell(self.store, close.saturating_sub(1), &record.headers, cx)

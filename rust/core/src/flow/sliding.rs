@@ -66,7 +66,7 @@ impl SlidingAggregate {
         let key = Datum::windowed(at.record.key.clone(), start, start.saturating_add(self.difference_ms));
         let ts = told_at(&self.teller, &after, ts, at.record);
         let change = Record::change(key, after, before, ts, at.record.headers.clone());
-        self.teller.tell(change, stored, cx)
+        self.teller.tell(self.store, change, stored, cx)
     }
 
     fn fresh(at: &At<'_>, cx: Cx<'_>) -> Result<Option<Timed>, Failure> {

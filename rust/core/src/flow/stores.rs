@@ -20,6 +20,7 @@
 //! its bytes go with the next put. An operator that has yet to tell something (windows that are told when they close)
 //! holds it back from that (`hold_from`).
 
+use std::collections::HashMap;
 use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
@@ -129,6 +130,8 @@ pub struct Store {
     pub rewritten: bool,
     /// No entry has a time below: where looking for expired ones begins. (On disk, what is deleted is still passed.)
     pub(super) swept: i64,
+    /// Where somebody looks at what was told, not at what is: what was told last of keys whose changes wait in a cache.
+    pub told: Option<HashMap<Vec<u8>, Option<Timed>>>,
 }
 
 /// What becomes of something that is put.
@@ -152,6 +155,7 @@ impl Store {
             hold_from: i64::MAX,
             rewritten: false,
             swept: i64::MIN,
+            told: None,
         }
     }
 
@@ -182,6 +186,21 @@ impl Store {
     }
     pub fn put(&mut self, key: &Datum, value: &Datum, ts: i64) -> Result<(), Failure> {
         self.put_raw(&key_bytes(key)?, (!value.is_null()).then_some((value, ts)))
+    }
+
+    /// As it was told last.
+    pub fn latest_told(&self, key: &Datum) -> Result<Option<Timed>, Failure> {
+        if let Some(waiting) = self.told.as_ref().filter(|t| !t.is_empty()) {
+            if let Some(told) = waiting.get(&key_bytes(key)?) {
+                return Ok(told.clone());
+            }
+        }
+        self.latest(key)
+    }
+
+    /// All has been told, or never happened.
+    pub fn forget_told(&mut self) {
+        self.told.iter_mut().for_each(HashMap::clear);
     }
 
     /// The present value of a key of a table's store; of tables of windows the key is a windowed one.

@@ -5,7 +5,9 @@
 //!
 //! *Told when.* A table with a cache tells each key once per commit: its newest value, the value it told last, in the order
 //! of each key's latest update; one that came and went in between is not told at all. Without a cache every change is told
-//! at once ([`Teller`]).
+//! at once ([`Teller`]). Whoever answers a change later than it was told (a foreign-key join) looks at what was told
+//! ([`Lookup::Told`](super::func::Lookup)): a value that comes and goes unseen would have counted there, and nothing ever
+//! took it back.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, DefaultHasher};
@@ -17,6 +19,7 @@ use super::stores::key_bytes;
 use super::versions::Put;
 use super::{Cx, Done, Failure, Node, Record};
 use crate::datum::Datum;
+use crate::window::NO_TIME;
 
 /// How an operator with a store tells its changes. See the module's head.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -34,6 +37,8 @@ pub struct Teller {
     places: HashMap<Vec<u8>, usize, BuildHasherDefault<DefaultHasher>>,
     /// What waits, by its latest update, with the value that was told last as `old`; nothing where a key has moved on.
     queue: Vec<Option<Record>>,
+    /// Where the table of what waits is kept.
+    store: Option<usize>,
 }
 
 impl Teller {
@@ -49,18 +54,25 @@ impl Teller {
 
     /// `record.old` is the value before; `stored` says whether it was in the store (an aggregate's first change has its
     /// initial value as old one, which nobody was ever told: a cache says null there).
-    pub fn tell(&mut self, record: Record, stored: bool, cx: Cx<'_>) -> Done {
+    pub fn tell(&mut self, store: usize, record: Record, stored: bool, cx: Cx<'_>) -> Done {
         if !self.how.cached {
             let old = if self.how.send_old { record.old } else { Datum::Null };
             return cx.forward(Record { old, ..record });
         }
         let key = key_bytes(&record.key)?;
-        let before = self.places.insert(key, self.queue.len());
-        let old = match before.and_then(|place| self.queue[place].take()) {
+        let old = match self.places.get(&key).and_then(|&place| self.queue[place].take()) {
             Some(earlier) => earlier.old,
-            None if stored => record.old,
-            None => Datum::Null,
+            None => {
+                let told = if stored { record.old } else { Datum::Null };
+                if let Some(waiting) = &mut cx.store_mut(store).told {
+                    let timed = || (!told.is_null()).then(|| (told.clone(), NO_TIME)); // a window's: `keep` knows better
+                    waiting.entry(key.clone()).or_insert_with(timed);
+                }
+                told
+            }
         };
+        self.places.insert(key, self.queue.len());
+        self.store = Some(store);
         self.queue.push(Some(Record { old, ..record }));
         Ok(())
     }
@@ -68,6 +80,11 @@ impl Teller {
     /// Keeps a change where the table is kept, then tells it. `change.old` is what is told as the value before where
     /// nothing is held back; `before` is what the store held.
     pub fn keep(&mut self, store: usize, change: Record, before: Option<Datum>, cx: Cx<'_>) -> Done {
+        if self.how.cached && cx.store(store).told.is_some() {
+            let told = cx.store(store).latest(&change.key)?;
+            let key = key_bytes(&change.key)?;
+            cx.store_mut(store).told.get_or_insert_default().entry(key).or_insert(told);
+        }
         let put = cx.store_mut(store).put_table(&change.key, &change.value, change.ts)?;
         let latest = match put {
             Put::Refused => {
@@ -78,16 +95,19 @@ impl Teller {
             Put::Older => false,
         };
         match self.how.cached {
-            false => self.tell(Record { latest, ..change }, true, cx),
+            false => self.tell(store, Record { latest, ..change }, true, cx),
             true => {
                 let stored = before.is_some();
-                self.tell(Record { latest, old: before.unwrap_or_default(), ..change }, stored, cx)
+                self.tell(store, Record { latest, old: before.unwrap_or_default(), ..change }, stored, cx)
             }
         }
     }
 
     pub fn flush(&mut self, cx: Cx<'_>) -> Done {
         self.places.clear();
+        if let Some(store) = self.store {
+            cx.store_mut(store).forget_told();
+        }
         for record in std::mem::take(&mut self.queue).into_iter().flatten() {
             if record.value.is_null() && record.old.is_null() {
                 continue;

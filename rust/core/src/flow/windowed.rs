@@ -184,7 +184,7 @@ impl Node for WindowAggregate {
                 let key = Datum::windowed(record.key.clone(), start, end);
                 let ts = told_at(&self.teller, &after, ts, &record);
                 let change = Record::change(key, after, before, ts, record.headers.clone());
-                self.teller.tell(change, stored.is_some(), cx)?;
+                self.teller.tell(self.store, change, stored.is_some(), cx)?;
             }
         }
         match self.windowing {
