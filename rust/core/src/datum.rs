@@ -10,8 +10,11 @@
 //!   that iteration has Kafka Streams' order, and one byte behind them that names the kind, so that text and number never
 //!   meet. That byte is smaller than any printable one: a key sorts before those that it begins.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
+
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::wire::{Reader, Writer};
 
@@ -54,6 +57,29 @@ pub enum Datum {
     Opaque(Arc<dyn Opaque>),
     /// The host's, as it was dumped.
     Dumped(Arc<[u8]>),
+}
+
+/// So many names of fields are kept, each in the place that its hash says.
+const NAMES: usize = 512;
+/// Longer ones are hardly names that come again.
+const NAME_BYTES_MAX: usize = 64;
+
+thread_local! {
+    static NAMES_KNOWN: RefCell<Vec<Option<Arc<str>>>> = RefCell::new(vec![None; NAMES]);
+}
+
+/// A field's name. The same ones come with every record: those seen last are shared, and cost no memory of their own.
+pub fn field_name(name: &str) -> Arc<str> {
+    if name.len() > NAME_BYTES_MAX {
+        return Arc::from(name);
+    }
+    NAMES_KNOWN.with_borrow_mut(|known| {
+        let place = &mut known[xxh3_64(name.as_bytes()) as usize % NAMES];
+        match place {
+            Some(kept) if **kept == *name => kept.clone(),
+            _ => place.insert(Arc::from(name)).clone(),
+        }
+    })
 }
 
 const NULL: u8 = 0;
@@ -192,7 +218,12 @@ impl Datum {
                 if n > r.rest.len() {
                     return None;
                 }
-                Datum::Map((0..n).map(|_| Some((text(r)?, Datum::decode(r)?))).collect::<Option<_>>()?)
+                let mut fields = Vec::with_capacity(n);
+                for _ in 0..n {
+                    let name = std::str::from_utf8(r.blob()?).ok()?;
+                    fields.push((field_name(name), Datum::decode(r)?));
+                }
+                Datum::Map(fields.into())
             }
             WINDOWED => {
                 let (start, end) = (r.zigzag()?, r.zigzag()?);

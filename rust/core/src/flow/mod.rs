@@ -29,6 +29,7 @@ pub mod foreign;
 pub mod func;
 pub mod globals;
 pub mod join_window;
+pub mod json;
 pub mod lru;
 pub mod native;
 pub mod patterns;

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::text::{format_decimal, format_timestamp};
+use super::json;
 use crate::datum::Datum;
 use crate::error::Fatal;
 use crate::expr::Fault;
@@ -144,11 +144,7 @@ impl Serde {
                 [1] => Datum::Bool(true),
                 [other] => return Err(format!("boolean is 0 or 1, not {other}").into()),
             },
-            Serde::Json => {
-                let value: serde_json::Value =
-                    serde_json::from_slice(bytes).map_err(|e| format!("not one JSON value: {e}"))?;
-                from_json(value)
-            }
+            Serde::Json => json::read(bytes)?,
             Serde::Void => return Err("void has no bytes, these are some".into()),
             Serde::Internal => Datum::from_bytes(bytes).ok_or("not what this application writes")?,
             Serde::InternalKey => Datum::from_key_bytes(bytes).ok_or("not what this application writes")?,
@@ -224,7 +220,7 @@ impl Serde {
                 Datum::Bool(b) => vec![*b as u8],
                 _ => return wrong("boolean"),
             },
-            Serde::Json => serde_json::to_vec(&to_json(datum)?).map_err(|e| e.to_string())?,
+            Serde::Json => json::write(datum)?,
             Serde::Void => return wrong("void"),
             Serde::Internal => datum.to_bytes()?,
             Serde::InternalKey => datum.key_bytes()?,
@@ -282,48 +278,6 @@ fn is_uuid(text: &str) -> bool {
     let dashes = [8, 13, 18, 23];
     text.len() == 36
         && text.bytes().enumerate().all(|(i, b)| if dashes.contains(&i) { b == b'-' } else { b.is_ascii_hexdigit() })
-}
-
-pub fn from_json(value: serde_json::Value) -> Datum {
-    use serde_json::Value;
-    match value {
-        Value::Null => Datum::Null,
-        Value::Bool(b) => Datum::Bool(b),
-        Value::Number(n) => match (n.as_i64(), n.as_u64()) {
-            (Some(i), _) => Datum::Int(i),
-            (None, Some(u)) => Datum::Decimal(u.into(), 0),
-            _ => Datum::Float(n.as_f64().unwrap_or(f64::NAN)),
-        },
-        Value::String(s) => Datum::Str(Arc::from(s)),
-        Value::Array(items) => Datum::List(items.into_iter().map(from_json).collect()),
-        Value::Object(fields) => Datum::Map(fields.into_iter().map(|(k, v)| (Arc::from(k), from_json(v))).collect()),
-    }
-}
-
-pub fn to_json(datum: &Datum) -> Result<serde_json::Value, String> {
-    use serde_json::{json, Value};
-    let text = |write: &dyn Fn(&mut Vec<u8>)| {
-        let mut out = vec![];
-        write(&mut out);
-        Value::String(String::from_utf8_lossy(&out).into_owned())
-    };
-    Ok(match datum {
-        Datum::Null => Value::Null,
-        Datum::Bool(b) => json!(b),
-        Datum::Int(i) => json!(i),
-        Datum::Float(x) if x.is_finite() => json!(x),
-        Datum::Float(x) => return Err(format!("JSON has no {x}")),
-        Datum::Decimal(u, s) => text(&|out| format_decimal(*u, *s, out)),
-        Datum::Str(s) => json!(&**s),
-        Datum::Timestamp(t) => text(&|out| format_timestamp(*t, out)),
-        Datum::Duration(t) => json!(t),
-        Datum::List(items) | Datum::Tuple(items) => Value::Array(items.iter().map(to_json).collect::<Result<_, _>>()?),
-        Datum::Map(fields) => {
-            Value::Object(fields.iter().map(|(k, v)| Ok((k.to_string(), to_json(v)?))).collect::<Result<_, String>>()?)
-        }
-        Datum::Windowed(w) => json!({"key": to_json(&w.key)?, "start": w.start, "end": w.end}),
-        Datum::Bytes(_) | Datum::Opaque(_) | Datum::Dumped(_) => return Err(format!("JSON has no form for {datum:?}")),
-    })
 }
 
 #[cfg(test)]

@@ -498,7 +498,7 @@ pub fn key_bytes(key: &Datum) -> Result<Vec<u8>, Failure> {
 }
 
 pub fn write_timed(datum: &Datum, ts: i64) -> Result<Vec<u8>, Failure> {
-    let mut w = Writer::default();
+    let mut w = Writer { bytes: Vec::with_capacity(64) };
     w.zigzag(ts);
     datum.encode(&mut w).map_err(Failure::unstorable)?;
     Ok(w.bytes)

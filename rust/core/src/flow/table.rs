@@ -10,9 +10,10 @@
 //! took it back.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use serde::Deserialize;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::func::Func;
 use super::stores::key_bytes;
@@ -34,11 +35,25 @@ pub struct Telling {
 pub struct Teller {
     how: Telling,
     /// Key bytes -> place in the queue.
-    places: HashMap<Vec<u8>, usize, BuildHasherDefault<DefaultHasher>>,
+    places: HashMap<Vec<u8>, usize, BuildHasherDefault<KeyHasher>>,
     /// What waits, by its latest update, with the value that was told last as `old`; nothing where a key has moved on.
     queue: Vec<Option<Record>>,
     /// Where the table of what waits is kept.
     store: Option<usize>,
+}
+
+/// The same in every process, and fast.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxh3_64_with_seed(bytes, self.0);
+    }
+    fn write_usize(&mut self, _: usize) {} // the length before the bytes
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl Teller {
