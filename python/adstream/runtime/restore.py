@@ -7,7 +7,9 @@
        agrees: the snapshot is loaded, and the changelog is read on from its end. It does not: the snapshot is deleted,
        and the changelog is read from its beginning.
     4. read committed records until the position has reached H. Not "until the reader is at its end": that may lie
-       before the last commit as long as an older transaction is open, and reading to it would lose state.
+       before the last commit as long as an older transaction is open, and reading to it would lose state. And nothing
+       behind H: what another process that has the task, too, commits meanwhile does not belong to those positions (one of
+       the two is fenced).
 
 A task whose stores are on disk (`disk.py`) begins at the place in the changelog that they tell instead; the core says whether
 what comes there agrees with them. If not, or if the changelog does not reach there, `LocalStateError` is raised: the stores are
@@ -34,6 +36,12 @@ from adstream.interfaces import Log, Reader, TopicPartition
 from adstream.runtime.assignment import TaskSpec
 from adstream.runtime.disk import LocalStateError, TaskDisk, told
 from adstream.runtime.snapshot import Block, DamagedError, Snapshot
+
+
+def before(batch: RawBatch, offset: int) -> RawBatch:
+    """The records before `offset`, ending there."""
+    stop = sum(1 for record in batch.records() if record[0] < offset)
+    return RawBatch(batch.slice(0, stop).records(), offset)
 
 
 class Restorable(Protocol):
@@ -121,6 +129,8 @@ class Restore:
                 read = self._reader.read(*self._spec.changelog, max_rows)
                 if read is None:
                     break
+                if read.next_offset > self.end:
+                    read = before(read, self.end)
                 progress = True
                 if self._expected:
                     self._compare(read)

@@ -33,7 +33,7 @@ from adstream.runtime.assignment import TaskSpec
 from adstream.runtime.breaker import Breaker, Limit
 from adstream.runtime.disk import TaskDisk
 from adstream.runtime.positions import check_positions
-from adstream.runtime.restore import Restore
+from adstream.runtime.restore import Restore, before
 from adstream.runtime.snapshot import Snapshot, Snapshots
 from adstream.runtime.trim import ChangelogTrim
 
@@ -194,7 +194,7 @@ class StreamTask:
         limit = self._limits.get(tp)
         if limit is not None and batch.next_offset >= limit:
             if batch.next_offset > limit:
-                batch = _before(batch, limit)
+                batch = before(batch, limit)
             self._stop_reading(reader, tp)
         self.core.feed(*tp, batch)
 
@@ -289,9 +289,3 @@ class StreamTask:
         for tp in self._reading:
             reader.remove(*tp)
         self._reading.clear()
-
-
-def _before(batch: RawBatch, limit: int) -> RawBatch:
-    """The records before offset `limit`, ending there."""
-    stop = sum(1 for record in batch.records() if record[0] < limit)
-    return RawBatch(batch.slice(0, stop).records(), limit)

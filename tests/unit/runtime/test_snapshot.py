@@ -300,6 +300,26 @@ def test_what_the_log_forgets_under_a_restore_is_not_needed(place: Place) -> Non
     assert place.life().loaded == 30, "the copy begins where the log begins"
 
 
+@pytest.mark.parametrize("with_snapshot", [False, True])
+def test_what_another_owner_commits_meanwhile_is_not_restored(place: Place, with_snapshot: bool) -> None:
+    """It does not belong to the positions that were asked for before: two processes with one slot, one of them fenced."""
+    place.write(3)
+    state, number = dict(place.state), place.number
+    snapshot = place.open() if with_snapshot else None
+    core = place.core()
+    restore = Restore(place.log, place.log.reader(), SPEC, core, APP, snapshot=snapshot)
+    place.write(2)
+    while not restore.done:
+        restore.advance(100)
+    assert restore.finish() == {INPUT: number}
+    assert core.counts == state
+    assert restore.rows == 3 * 3
+    if snapshot is not None:
+        assert snapshot.end == 9
+        snapshot.close()
+        place.life()
+
+
 def test_state_without_a_position_is_an_error_with_a_snapshot_too(place: Place) -> None:
     place.life(5)
     place.life(5)
