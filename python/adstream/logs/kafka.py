@@ -92,6 +92,14 @@ LEADER_MOVED = frozenset(
 )
 
 
+def metadata_of(part: TopicPartition) -> str | None:
+    """The text beside an offset; None where it cannot be read: somebody else's may have no end that this client finds."""
+    try:
+        return part.metadata
+    except UnicodeDecodeError:
+        return None
+
+
 class KafkaLog(Log):
     """Raises ConfigError for a broker that cannot be reached, LogUnavailableError when one stops answering
     later."""
@@ -326,7 +334,7 @@ class KafkaLog(Log):
     def _settle(self, group: str, tried: set[str]) -> None:
         """Fences whoever committed in this group and is no longer its member; ourselves and the living
         never."""
-        notes = {noted(part.metadata) for part in self._all_offsets(group)}
+        notes = {noted(metadata_of(part)) for part in self._all_offsets(group)}
         own = {writer.slot for writer in self._writers if not writer.closed}
         found = {note for note in notes if note is not None and note[0] not in own and note[0] not in tried}
         if not found:

@@ -349,13 +349,14 @@ impl NativeProducer {
                 let entry = (lib.list_add)(list, topic.as_ptr(), *partition);
                 (*entry).offset = *position;
                 if !note.is_empty() {
-                    // Its end is looked for, whatever its size says: without a zero, what lies behind it goes along.
+                    // Its end is looked for, and it is copied by its size before: the zero counts, or what lies behind the
+                    // copy goes along.
                     let room = (lib.mem_malloc)(handle.client, note.len() + 1) as *mut u8;
                     std::ptr::copy_nonoverlapping(note.as_ptr(), room, note.len());
                     *room.add(note.len()) = 0;
                     let room = room as *mut c_void;
                     (*entry).metadata = room;
-                    (*entry).metadata_size = note.len();
+                    (*entry).metadata_size = note.len() + 1;
                 }
             }
             let result = self.result((lib.send_offsets)(handle.client, list, metadata, ms(timeout)));

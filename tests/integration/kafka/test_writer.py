@@ -17,6 +17,7 @@ from adstream.interfaces import Outcome, TopicSpec
 from adstream.logs import RecordTooLargeError
 from adstream.logs.kafka import KafkaLog, KafkaWriter
 from adstream.logs.kafka_producer import Kind, NativeProducer
+from adstream.logs.kafka_writer import note
 from tests.integration.kafka.conftest import SESSION_MS
 from tests.logs.conformance import (
     KEPT,
@@ -228,6 +229,20 @@ def test_offsets_of_a_dead_workers_open_transaction_are_settled_by_its_heir(one_
     began = time.monotonic()
     assert one_log.committed(group, [(source, 0)]) == {(source, 0): 3}
     assert time.monotonic() - began < 4
+
+
+def test_a_note_beside_an_offset_ends_where_it_ends(one_log: KafkaLog) -> None:
+    """It is copied on its way: without a zero that counts, bytes behind the copy went along, now and then."""
+    topic, group = make_topic(one_log, 40), unique("group")
+    for length in range(12):
+        slot = unique("slot") + "x" * length
+        writer = one_log.writer(slot)
+        offsets = {(topic, partition): length + 1 for partition in range(40)}
+        while writer.commit([output(topic, [length])], offsets, group, None) is Outcome.ABORTED:
+            pass
+        found = {(part.offset, part.metadata) for part in one_log._all_offsets(group)}
+        assert found == {(length + 1, note(slot, ""))}
+        writer.close()
 
 
 def test_commits_are_quick(one_log: KafkaLog) -> None:
