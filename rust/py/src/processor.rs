@@ -411,10 +411,7 @@ impl Handle {
     }
 
     fn record_metadata(&self) -> PyResult<Option<Metadata>> {
-        self.with(|cx| {
-            let place = cx.env.place.borrow();
-            Ok(place.as_ref().map(|p| (p.topic.to_string(), p.partition, p.raw.offsets[p.row])))
-        })
+        self.with(|cx| Ok(cx.origin().map(|o| (o.topic.to_string(), o.partition, o.offset))))
     }
     /// ms; −1 before the first record.
     fn stream_time(&self) -> PyResult<i64> {

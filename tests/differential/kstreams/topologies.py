@@ -35,10 +35,6 @@ TAGS = {
         "without a cache, the first update of a stream's aggregate has the initializer's value as its old one, which a"
         " regrouping then subtracts"
     ),
-    "rocksdb_join_windows": (
-        "join windows forget as Kafka Streams' do in memory; in RocksDB they count as dropped only what is older than whole"
-        " segments, and records without a value do not move their time"
-    ),
     "dropped_of_fk_join": "how many records foreign-key joins count as dropped varies by release",
 }
 

@@ -4,7 +4,10 @@
 //! records are and what expires next stands beside it in memory, made again from the store when it was put back. Records
 //! come mostly in order of time, so both are mostly pushed at one end and popped at the other.
 //!
-//! What is older than retention behind the newest of this side is gone: it is not seen, and not taken in.
+//! What is older than retention behind the newest of this side is gone: it is not seen, and not taken in. A record without a
+//! value is none. Both as Kafka Streams' default stores have it (in its in-memory ones, a record without a value moves the
+//! time), and so is what counts as dropped for it: a default store takes in what it will not show, as long as a segment of
+//! that time is there ([`Store::forgotten`](super::stores::Store::forgotten)).
 //!
 //! A store that the user named himself is a `series`, which can be read from outside.
 
@@ -51,11 +54,15 @@ impl Window {
         within.filter_map(|&(time, number)| Some((time, store.get_raw(&entry(key, time, number))?.0))).collect()
     }
 
-    /// Whether retention admitted it; a null value is not kept, and moves the time all the same.
+    /// False if it has been forgotten already.
     pub fn put(&mut self, key: &[u8], time: i64, value: &Datum, cx: Cx<'_>) -> Result<bool, Failure> {
+        if value.is_null() {
+            return Ok(true);
+        }
         let mut store = cx.store_mut(self.store);
         if store.spec.kind == StoreKind::Series {
-            return store.series_put(key, time, value, time);
+            store.series_put(key, time, value, time)?;
+            return Ok(!store.forgotten(time));
         }
         store.observed = store.observed.max(time);
         let gone = store.expired_to();
@@ -73,8 +80,8 @@ impl Window {
                 }
             }
         }
-        if time <= gone || value.is_null() {
-            return Ok(time > gone);
+        if time <= gone {
+            return Ok(!store.forgotten(time));
         }
         let bytes = write_timed(value, time)?;
         let (key, number) = self.place(key, time);

@@ -234,6 +234,33 @@ pub struct Place {
     pub row: usize,
 }
 
+/// Topic, partition and offset of a record: what processors are told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    pub topic: Arc<str>,
+    pub partition: u32,
+    pub offset: i64,
+}
+
+impl Origin {
+    /// Behind whatever else is stored of a record; nothing if there is none.
+    pub fn write(origin: &Option<Origin>, w: &mut Writer) {
+        if let Some(o) = origin {
+            w.blob(o.topic.as_bytes());
+            w.varint(o.partition.into());
+            w.zigzag(o.offset);
+        }
+    }
+    /// What the rest says; what was stored before origins were has none.
+    pub fn read(r: &mut Reader<'_>) -> Option<Option<Origin>> {
+        if r.rest.is_empty() {
+            return Some(None);
+        }
+        let topic = Arc::from(std::str::from_utf8(r.blob()?).ok()?);
+        Some(Some(Origin { topic, partition: u32::try_from(r.varint()?).ok()?, offset: r.zigzag()? }))
+    }
+}
+
 /// A dead letter to be: the record it came from, the node, the reason, more about it.
 pub type Letter = (Option<Place>, Arc<str>, &'static str, String);
 
@@ -248,6 +275,8 @@ pub struct Env<'a> {
     pub topics: &'a [String],
     pub task_partition: u32,
     pub place: RefCell<Option<Place>>,
+    /// Of a record that had waited: it is not the one at hand.
+    pub origin: RefCell<Option<Origin>>,
     /// The largest time of a record that the task has taken; `NO_TIME` before the first.
     pub stream_time: Cell<i64>,
     /// The logged clock, ms; `NO_TIME` before the first tick.
@@ -301,6 +330,23 @@ impl<'a> Cx<'a> {
     pub fn children(&self) -> Vec<&'a str> {
         let children = self.graph.nodes[self.node].children.iter().flatten();
         children.map(|c| &*self.graph.nodes[c.0].name).collect()
+    }
+
+    /// Where what is being done came from.
+    pub fn origin(&self) -> Option<Origin> {
+        self.env.origin.borrow().clone().or_else(|| {
+            let place = self.env.place.borrow();
+            let p = place.as_ref()?;
+            Some(Origin { topic: p.topic.clone(), partition: p.partition, offset: p.raw.offsets[p.row] })
+        })
+    }
+
+    /// Hands on something that had waited, as coming from where it came from then.
+    pub fn as_of(&self, origin: Option<Origin>, then: impl FnOnce() -> Done) -> Done {
+        let before = self.env.origin.replace(origin);
+        let done = then();
+        self.env.origin.replace(before);
+        done
     }
 
     /// What a clock shows; `NO_TIME` before it shows anything.
@@ -523,6 +569,7 @@ impl Flow {
             topics: &self.topics,
             task_partition: ctx.task_partition,
             place: RefCell::new(place),
+            origin: RefCell::default(),
             stream_time: Cell::new(self.stream_time),
             wall: ctx.tick,
             seq: Cell::new(seq),
@@ -867,6 +914,7 @@ impl Flow {
             topics: &self.topics,
             task_partition: 0,
             place: RefCell::new(None),
+            origin: RefCell::default(),
             stream_time: Cell::new(self.stream_time),
             wall: NO_TIME,
             seq: Cell::new(0),

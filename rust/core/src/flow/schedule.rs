@@ -6,10 +6,11 @@
 //! ```
 //!
 //! What is due earliest is called first. However many periods have passed, a schedule is called once, and is due again at
-//! the next point of its own grid. All this is Kafka Streams' `PunctuationQueue`.
+//! the next point of its own grid. All this is Kafka Streams' `PunctuationQueue`, down to who is first among equals: its
+//! queue is a `java.util.PriorityQueue`, a binary heap in an array, and so is ours, moved by the same steps.
 //!
 //! *Restarts.* Kafka Streams forgets schedules with the task, so that a restart shows. Here those that `init` made are saved
-//! with the task's small state, by their order in it, and go on where they were when `init` makes them again. What is
+//! with the task's small state, in the order of the heap, and go on where they were when `init` makes them again. What is
 //! scheduled later is a closure of that life and ends with it.
 
 use crate::window::NO_TIME;
@@ -30,8 +31,8 @@ struct Schedule {
     interval: i64,
     /// `NO_TIME`: of a wall clock that nobody knew yet.
     due: i64,
-    /// Among equals the one that has waited longest.
-    turn: u64,
+    /// Its place in the heap before a restart; behind all others if there was none.
+    rank: usize,
     cancelled: bool,
 }
 
@@ -46,12 +47,47 @@ struct Saved {
     cancelled: bool,
 }
 
+/// Java's `PriorityQueue`, by the time at which they are due.
+#[derive(Default)]
+struct Heap(Vec<Schedule>);
+
+impl Heap {
+    fn push(&mut self, schedule: Schedule) {
+        self.0.push(schedule);
+        let mut at = self.0.len() - 1;
+        while at > 0 && self.0[at].due < self.0[(at - 1) / 2].due {
+            self.0.swap(at, (at - 1) / 2);
+            at = (at - 1) / 2;
+        }
+    }
+    fn pop(&mut self) -> Schedule {
+        let first = self.0.swap_remove(0);
+        let mut at = 0;
+        while 2 * at + 1 < self.0.len() {
+            let (left, right) = (2 * at + 1, 2 * at + 2);
+            let less = if right < self.0.len() && self.0[left].due > self.0[right].due { right } else { left };
+            if self.0[at].due <= self.0[less].due {
+                break;
+            }
+            self.0.swap(at, less);
+            at = less;
+        }
+        first
+    }
+}
+
 #[derive(Default)]
 pub struct Schedules {
-    list: Vec<Schedule>,
+    stream: Heap,
+    wall: Heap,
+    /// Made, and not in its heap yet: what a restart makes again goes in together.
+    made: Vec<Schedule>,
+    /// Being called, and at what time: it goes back into its heap when that is over.
+    called: Option<(Schedule, i64)>,
+    /// Out of its heap for good; that an `init`'s schedule was cancelled is remembered.
+    ended: Vec<Schedule>,
     saved: Vec<Saved>,
     next_id: u64,
-    next_turn: u64,
     /// The node whose `init` runs, and how many it has made.
     begins: Option<(usize, usize)>,
 }
@@ -74,59 +110,95 @@ impl Schedules {
             }
             _ => None,
         };
-        let before = self
+        let rank = self
             .saved
             .iter()
-            .find(|s| s.node == node_id && Some(s.place) == place && (s.clock, s.interval) == (clock, interval));
+            .position(|s| s.node == node_id && Some(s.place) == place && (s.clock, s.interval) == (clock, interval));
         let fresh = match clock {
             Clock::Stream => 0,
             Clock::Wall if now == NO_TIME => NO_TIME,
             Clock::Wall => now.saturating_add(interval),
         };
-        let (due, cancelled) = before.map_or((fresh, false), |s| (s.due, s.cancelled));
+        let (due, cancelled) = rank.map_or((fresh, false), |at| (self.saved[at].due, self.saved[at].cancelled));
         let id = self.next_id;
         self.next_id += 1;
-        let turn = self.turn();
-        self.list.push(Schedule { id, node, place, clock, interval, due, turn, cancelled });
+        let rank = rank.unwrap_or(usize::MAX);
+        self.made.push(Schedule { id, node, place, clock, interval, due, rank, cancelled });
         id
     }
 
-    fn turn(&mut self) -> u64 {
-        self.next_turn += 1;
-        self.next_turn
+    fn all(&self) -> impl Iterator<Item = &Schedule> {
+        let out = self.called.iter().map(|c| &c.0);
+        self.stream.0.iter().chain(&self.wall.0).chain(out).chain(&self.made).chain(&self.ended)
     }
 
     pub fn cancel(&mut self, id: u64) {
-        for schedule in self.list.iter_mut().filter(|s| s.id == id) {
-            schedule.cancelled = true;
+        let out = self.called.iter_mut().map(|c| &mut c.0);
+        let all = self.stream.0.iter_mut().chain(&mut self.wall.0).chain(out).chain(&mut self.made);
+        all.filter(|s| s.id == id).for_each(|s| s.cancelled = true); // it leaves the heap when it is its turn
+    }
+
+    fn heap(&mut self, clock: Clock) -> &mut Heap {
+        match clock {
+            Clock::Stream => &mut self.stream,
+            Clock::Wall => &mut self.wall,
         }
-        self.list.retain(|s| !s.cancelled || s.place.is_some()); // that an init's schedule is cancelled is remembered
+    }
+
+    /// Into their heaps: what was made meanwhile, then what was called. `now` of `clock` is known.
+    fn settle(&mut self, clock: Clock, now: i64) {
+        let mut made = std::mem::take(&mut self.made);
+        made.sort_by_key(|s| s.rank); // stable: a heap's own order makes the same heap
+        for mut schedule in made {
+            if schedule.due == NO_TIME && schedule.clock == clock {
+                schedule.due = now.saturating_add(schedule.interval);
+            }
+            match schedule.due == NO_TIME {
+                true => self.made.push(schedule),
+                false => self.heap(schedule.clock).push(schedule),
+            }
+        }
+        if let Some((mut schedule, at)) = self.called.take() {
+            if schedule.cancelled {
+                self.ended.extend(schedule.place.is_some().then_some(schedule));
+                return;
+            }
+            let mut next = schedule.due.saturating_add(schedule.interval);
+            if at >= next {
+                let passed = (at - schedule.due) / schedule.interval + 1;
+                next = schedule.due.saturating_add(passed.saturating_mul(schedule.interval));
+            }
+            schedule.due = next;
+            self.heap(schedule.clock).push(schedule);
+        }
     }
 
     /// The next one to call, if one is due: its node and number. It is due again one interval later, or at the next point
-    /// of its grid that lies ahead.
+    /// of its grid that lies ahead. The call is over when the next one is asked for.
     pub fn take_due(&mut self, clock: Clock, now: i64) -> Option<(usize, u64)> {
         if now == NO_TIME {
             return None;
         }
-        for schedule in self.list.iter_mut().filter(|s| s.clock == clock && s.due == NO_TIME) {
-            schedule.due = now.saturating_add(schedule.interval);
+        self.settle(clock, now);
+        while self.heap(clock).0.first().is_some_and(|s| s.due <= now) {
+            let schedule = self.heap(clock).pop();
+            if schedule.cancelled {
+                self.ended.extend(schedule.place.is_some().then_some(schedule));
+                continue;
+            }
+            let call = (schedule.node, schedule.id);
+            self.called = Some((schedule, now));
+            return Some(call);
         }
-        let turn = self.turn();
-        let due = |s: &&mut Schedule| s.clock == clock && !s.cancelled && s.due <= now;
-        let next = self.list.iter_mut().filter(due).min_by_key(|s| (s.due, s.turn))?;
-        let mut at = next.due.saturating_add(next.interval);
-        if now >= at {
-            at = next.due.saturating_add(((now - next.due) / next.interval + 1).saturating_mul(next.interval));
-        }
-        (next.due, next.turn) = (at, turn);
-        Some((next.node, next.id))
+        None
     }
 
     /// All of them are forgotten, but for what is saved.
     pub fn clear(&mut self) {
-        self.list.clear();
-        self.begins = None;
+        let Schedules { stream, wall, made, called, ended, begins, .. } = self;
+        (*stream, *wall, *called, *begins) = (Heap::default(), Heap::default(), None, None);
+        made.clear();
+        ended.clear();
     }
 
     /// `id_of` names a node in stored formats. Before any `init` what was loaded is still what there is.
@@ -138,7 +210,7 @@ impl Schedules {
                     let (clock, interval, due, cancelled) = (s.clock, s.interval, s.due, s.cancelled);
                     Some(Saved { node: id_of(s.node), place: s.place?, clock, interval, due, cancelled })
                 };
-                self.list.iter().filter_map(of).collect()
+                self.all().filter_map(of).collect()
             }
         };
         out.varint(live.len() as u64);
@@ -203,6 +275,28 @@ mod tests {
         let (slow, fast) = (s.add(0, 7, Clock::Stream, 20, NO_TIME), s.add(1, 8, Clock::Stream, 5, NO_TIME));
         assert_eq!(calls(&mut s, Clock::Stream, 1), [slow, fast]);
         assert_eq!(calls(&mut s, Clock::Stream, 20), [fast, slow]);
+    }
+
+    #[test]
+    fn among_equals_the_order_is_that_of_javas_heap() {
+        // Seven that are due at once: as `java.util.PriorityQueue` gives them out and takes them back.
+        let mut s = Schedules::default();
+        let ids: Vec<u64> = (0..7).map(|n| s.add(n, 7, Clock::Stream, 10, NO_TIME)).collect();
+        assert_eq!(calls(&mut s, Clock::Stream, 0), [0, 6, 1, 3, 4, 2, 5].map(|n| ids[n]));
+        assert_eq!(calls(&mut s, Clock::Stream, 10), [2, 5, 1, 0, 6, 4, 3].map(|n| ids[n]));
+        // As if each were its node's `init`'s: a restart keeps the heap.
+        s.settle(Clock::Stream, 10);
+        s.stream.0.iter_mut().for_each(|schedule| schedule.place = Some(0));
+        let mut saved = Writer::default();
+        s.save(true, |node| node as u64, &mut saved);
+        let mut after = Schedules::default();
+        after.load(&mut Reader::new(&saved.bytes)).unwrap();
+        for n in 0..7 {
+            after.begin(n);
+            after.add(n, n as u64, Clock::Stream, 10, NO_TIME);
+        }
+        assert_eq!(calls(&mut s, Clock::Stream, 20), [4, 3, 1, 2, 5, 6, 0].map(|n| ids[n]));
+        assert_eq!(calls(&mut after, Clock::Stream, 20), [4, 3, 1, 2, 5, 6, 0].map(|n| n as u64));
     }
 
     #[test]

@@ -141,6 +141,9 @@ struct Admission {
     expired: bool,
 }
 
+/// Kafka Streams': `AbstractSegments`, `Stores.defaultSegmentInterval`.
+const SEGMENT_MIN_MS: i64 = 60_000;
+
 /// A value and its time.
 pub type Timed = (Datum, i64);
 
@@ -247,6 +250,13 @@ impl Store {
             Some(ms) if self.observed != NO_TIME => self.observed.saturating_sub(ms),
             _ => i64::MIN,
         }
+    }
+    /// Whether a time lies before all segments that Kafka Streams' default store still has: it cuts time into segments of half
+    /// its retention, a minute at least, and drops whole ones.
+    pub fn forgotten(&self, time: i64) -> bool {
+        let Some(retention) = self.spec.retention_ms.filter(|_| self.observed != NO_TIME) else { return false };
+        let segment = (retention / 2).max(SEGMENT_MIN_MS);
+        time / segment < self.observed.saturating_sub(retention) / segment
     }
     /// What has this time or an earlier one is not seen.
     fn unseen_to(&self) -> i64 {

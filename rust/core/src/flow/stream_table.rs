@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::func::{Func, Lookup};
 use super::stores::{key_bytes, split_time, time_bytes, time_key};
-use super::{Cx, Done, Failure, Headers, Node, Record};
+use super::{Cx, Done, Failure, Headers, Node, Origin, Record};
 use crate::datum::Datum;
 use crate::wire::{Reader, Writer};
 
@@ -77,12 +77,13 @@ impl StreamTableJoin {
             bytes.blob(value.as_deref().unwrap_or_default());
         }
         record.value.encode(&mut bytes).map_err(Failure::unstorable)?;
+        Origin::write(&cx.origin(), &mut bytes);
         store.bytes.put(&entry, Some(&bytes.bytes));
         Ok(true)
     }
 
     fn leave(&self, store: usize, grace_ms: i64, cx: Cx<'_>) -> Done {
-        let leaving: Vec<(Vec<u8>, Option<Record>)> = {
+        let leaving: Vec<(Vec<u8>, Option<(Record, Option<Origin>)>)> = {
             let store = cx.store(store);
             let end = time_bytes(store.observed.saturating_sub(grace_ms).saturating_add(1));
             let due = store.bytes.range(Bound::Unbounded, Bound::Excluded(&end[..]));
@@ -90,8 +91,8 @@ impl StreamTableJoin {
         };
         for (entry, record) in leaving {
             cx.store_mut(store).bytes.put(&entry, None);
-            let Some(record) = record else { continue };
-            let done = self.join(&record.key, &record, cx);
+            let Some((record, origin)) = record else { continue };
+            let done = cx.as_of(origin, || self.join(&record.key, &record, cx));
             if let Err(Failure::Bad(reason, text)) = done {
                 // Not the fault of the record at hand, which is no letter for it.
                 let place = cx.env.place.replace(None);
@@ -105,7 +106,7 @@ impl StreamTableJoin {
     }
 }
 
-fn read(entry: &[u8], bytes: &[u8]) -> Option<Record> {
+fn read(entry: &[u8], bytes: &[u8]) -> Option<(Record, Option<Origin>)> {
     let (ts, rest) = split_time(entry)?;
     let (key, _) = rest.split_last_chunk::<4>()?;
     let mut r = Reader::new(bytes);
@@ -116,7 +117,8 @@ fn read(entry: &[u8], bytes: &[u8]) -> Option<Record> {
         let value = r.blob()?;
         headers.push((name, live.then(|| value.to_vec())));
     }
-    Some(Record::new(Datum::from_key_bytes(key)?, Datum::decode(&mut r)?, ts, Headers::new(headers)))
+    let record = Record::new(Datum::from_key_bytes(key)?, Datum::decode(&mut r)?, ts, Headers::new(headers));
+    Some((record, Origin::read(&mut r)?))
 }
 
 impl Node for StreamTableJoin {

@@ -1,7 +1,8 @@
 //! Suppression: changes of a table wait, one per key, and only the newest is told.
 //!
 //! ```text
-//!   change ──▶ buffer   k key ─▶ (waits since, size, its time, headers, newest value, the one before it, the one told last)
+//!   change ──▶ buffer   k key ─▶ (waits since, size, its time, headers, newest value, the one before it, the one told last,
+//!                                 where it came from)
 //!                       t since, key                                what goes first: by time, then key
 //!                  │
 //!                  ├─ until its window closes: since = the window's end; goes when the window takes no more records
@@ -21,7 +22,7 @@ use serde::Deserialize;
 
 use super::serde::Trouble;
 use super::stores::{key_bytes, split_time, time_bytes, Store};
-use super::{Cx, Done, Failure, Headers, Node, Record, Serde};
+use super::{Cx, Done, Failure, Headers, Node, Origin, Record, Serde};
 use crate::datum::Datum;
 use crate::error::Fatal;
 use crate::expr::Foreign;
@@ -85,6 +86,7 @@ struct Waiting {
     value: Datum,
     before: Datum,
     told: Datum,
+    origin: Option<Origin>,
 }
 
 impl Waiting {
@@ -102,6 +104,7 @@ impl Waiting {
         for datum in [&self.value, &self.before, &self.told] {
             datum.encode(&mut w).map_err(Failure::unstorable)?;
         }
+        Origin::write(&self.origin, &mut w);
         Ok(w.bytes)
     }
     fn read(bytes: &[u8]) -> Option<Waiting> {
@@ -115,7 +118,8 @@ impl Waiting {
             headers.push((name, some.then_some(value)));
         }
         let (value, before, told) = (Datum::decode(&mut r)?, Datum::decode(&mut r)?, Datum::decode(&mut r)?);
-        Some(Waiting { since, size, ts, headers: headers.into(), value, before, told })
+        let origin = Origin::read(&mut r)?;
+        Some(Waiting { since, size, ts, headers: headers.into(), value, before, told, origin })
     }
 }
 
@@ -178,6 +182,7 @@ impl Suppress {
             value: record.value,
             before: record.old,
             told,
+            origin: cx.origin(),
         };
         let bytes = waiting.write()?;
         let mut store = cx.store_mut(self.store);
@@ -211,7 +216,8 @@ impl Suppress {
                 false => w.before,
             };
             if !(final_ && w.value.is_null()) {
-                cx.forward(Record::change(key, w.value, old, w.ts, w.headers))?;
+                let change = Record::change(key, w.value, old, w.ts, w.headers);
+                cx.as_of(w.origin, || cx.forward(change))?;
             }
         }
         let mut store = cx.store_mut(self.store);

@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::func::Func;
 use super::stores::key_bytes;
 use super::versions::Put;
-use super::{Cx, Done, Failure, Node, Record};
+use super::{Cx, Done, Failure, Node, Origin, Record};
 use crate::datum::Datum;
 use crate::window::NO_TIME;
 
@@ -37,7 +37,7 @@ pub struct Teller {
     /// Key bytes -> place in the queue.
     places: HashMap<Vec<u8>, usize, BuildHasherDefault<KeyHasher>>,
     /// What waits, by its latest update, with the value that was told last as `old`; nothing where a key has moved on.
-    queue: Vec<Option<Record>>,
+    queue: Vec<Option<(Record, Option<Origin>)>>,
     /// Where the table of what waits is kept.
     store: Option<usize>,
 }
@@ -76,7 +76,7 @@ impl Teller {
         }
         let key = key_bytes(&record.key)?;
         let old = match self.places.get(&key).and_then(|&place| self.queue[place].take()) {
-            Some(earlier) => earlier.old,
+            Some((earlier, _)) => earlier.old,
             None => {
                 let told = if stored { record.old } else { Datum::Null };
                 if let Some(waiting) = &mut cx.store_mut(store).told {
@@ -88,7 +88,7 @@ impl Teller {
         };
         self.places.insert(key, self.queue.len());
         self.store = Some(store);
-        self.queue.push(Some(Record { old, ..record }));
+        self.queue.push(Some((Record { old, ..record }, cx.origin())));
         Ok(())
     }
 
@@ -123,12 +123,12 @@ impl Teller {
         if let Some(store) = self.store {
             cx.store_mut(store).forget_told();
         }
-        for record in std::mem::take(&mut self.queue).into_iter().flatten() {
+        for (record, origin) in std::mem::take(&mut self.queue).into_iter().flatten() {
             if record.value.is_null() && record.old.is_null() {
                 continue;
             }
             let old = if self.how.send_old { record.old } else { Datum::Null };
-            cx.forward(Record { old, ..record })?;
+            cx.as_of(origin, || cx.forward(Record { old, ..record }))?;
         }
         Ok(())
     }
