@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from adstream._core import ProcessorRecord, Windowed
     from adstream.dsl import keyed, serdes, sinks, store
     from adstream.dsl.aggregates import Aggregate, count, first, last, max, mean, min, sum, udaf
-    from adstream.dsl.app import App
+    from adstream.dsl.app import App, TimestampExtractor
     from adstream.dsl.expr import (
         Expr,
         coalesce,
@@ -100,6 +100,7 @@ __all__ = [
     "Terminal",
     "TimeWindowedCogroupedKStream",
     "TimeWindowedKStream",
+    "TimestampExtractor",
     "Topology",
     "TopologyError",
     "Uncaught",
@@ -164,7 +165,7 @@ _MODULES = {
 _HOMES = {
     "adstream._core": "ProcessorRecord Windowed",
     "adstream.dsl.aggregates": "Aggregate count first last max mean min sum udaf",
-    "adstream.dsl.app": "App",
+    "adstream.dsl.app": "App TimestampExtractor",
     "adstream.dsl.expr": (
         "Expr coalesce col concat_str duration lit max_horizontal min_horizontal offset partition timestamp udf when"
         " window_end window_start"

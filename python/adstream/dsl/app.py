@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, overload
@@ -22,6 +23,33 @@ from adstream.dsl.stream import KeyPart, Stream
 from adstream.interfaces import TopicPartition, Uncaught
 
 
+class TimestampExtractor(enum.Enum):
+    """What the event time of a record is, ms. In Kafka Streams: the classes of these names."""
+
+    FAIL_ON_INVALID_TIMESTAMP = "fail_on_invalid_timestamp"
+    """The record's own (the default). A negative one is a record that cannot be read (`negative_timestamp`)."""
+    LOG_AND_SKIP_ON_INVALID_TIMESTAMP = "log_and_skip_on_invalid_timestamp"
+    """The record's own; what has a negative one is dropped and counted (`dropped:negative_timestamp`)."""
+    USE_PARTITION_TIME_ON_INVALID_TIMESTAMP = "use_partition_time_on_invalid_timestamp"
+    """The record's own, or, if it is negative, the largest one of its partition so far; the first record of a partition
+    cannot be read then."""
+    WALLCLOCK = "wallclock_timestamp_extractor"
+    """What the worker's clock showed at the last commit: it is logged with each one and stands still between two of them,
+    so that what is processed again after a crash has the same time. Of a global table or store: the record's own time."""
+
+
+Timestamps = TimestampExtractor | Callable[..., int]
+
+
+def timestamps(graph: Graph, timestamp: Timestamps | None, operation: str) -> Any:
+    """As the plan has it."""
+    if timestamp is None:
+        return None
+    if isinstance(timestamp, TimestampExtractor):
+        return timestamp.value
+    return {"call": flow.call(graph, timestamp, "timestamp", operation, 4)["call"]}
+
+
 class App:
     """The start of a topology. Its name is the consumer group and begins every internal topic's name."""
 
@@ -29,7 +57,7 @@ class App:
         self.name = name
         self._graph = Graph(name, settings=dict(settings or {}))
         self._sources: dict[str, str | None] = {}
-        self._read: dict[frozenset[str], tuple[Serde, Serde, Callable[..., int] | None, Flowing]] = {}
+        self._read: dict[frozenset[str], tuple[Serde, Serde, Timestamps | None, Flowing]] = {}
         """What `records` reads, so that the same topics in the same way are one source, as in Kafka Streams."""
 
     @overload
@@ -39,7 +67,7 @@ class App:
         *,
         key: Serde = ...,
         value: Serde = ...,
-        timestamp: Callable[..., int] | None = ...,
+        timestamp: Timestamps | None = ...,
     ) -> KStream: ...
     @overload
     def stream(
@@ -63,7 +91,7 @@ class App:
         *,
         key: Serde = serdes.string,
         value: Serde = serdes.json_,
-        timestamp: Callable[..., int] | None = None,
+        timestamp: Timestamps | None = None,
     ) -> KStream:
         """The records of one or several topics, as keys and values. The same topics read again in the same way are the same
         source.
@@ -71,8 +99,8 @@ class App:
         Args:
             topic: the topic, or several.
             key, value: serdes. What they cannot read is a dead letter.
-            timestamp: `(key, value, record's ms, partition's ms so far)` returns the event time, ms; a negative one
-                drops the record. By default the record's own time.
+            timestamp: an `ads.TimestampExtractor`, or `(key, value, record's ms, partition's ms so far)` that returns the
+                event time, ms; a negative one drops the record. By default the record's own time.
 
         In Kafka Streams: `StreamsBuilder.stream` with `Consumed`.
         """
@@ -85,7 +113,7 @@ class App:
         return KStream(found)
 
     def _records(
-        self, operation: str, topic: str | Sequence[str], key: Serde, value: Serde, timestamp: Callable[..., int] | None
+        self, operation: str, topic: str | Sequence[str], key: Serde, value: Serde, timestamp: Timestamps | None
     ) -> Flowing:
         topics = [topic] if isinstance(topic, str) else list(topic)
         if not topics or not all(isinstance(t, str) and t for t in topics):
@@ -102,9 +130,11 @@ class App:
             topics=topics,
             key=key.to_plan(graph.register),
             value=value.to_plan(graph.register),
-            timestamp=None if timestamp is None else flow.call(graph, timestamp, "timestamp", operation, 4),
+            timestamp=timestamps(graph, timestamp, operation),
             about=f"topic {', '.join(topics)}",
         )
+        if timestamp is TimestampExtractor.WALLCLOCK:
+            node.parameters["timed"] = True
         return Flowing(self.name, graph, (node.id, 0), key, value)
 
     def table(
@@ -114,7 +144,7 @@ class App:
         *,
         key: Serde = serdes.string,
         value: Serde = serdes.json_,
-        timestamp: Callable[..., int] | None = None,
+        timestamp: Timestamps | None = None,
         latest_by: Callable[[Any], Any] | None = None,
     ) -> KTable:
         """The newest value of each key of a topic; a record without a value deletes its key.
@@ -140,7 +170,7 @@ class App:
         *,
         key: Serde = serdes.string,
         value: Serde = serdes.json_,
-        timestamp: Callable[..., int] | None = None,
+        timestamp: Timestamps | None = None,
     ) -> GlobalKTable:
         """The newest value of each key of a topic, whole in every worker, for look-ups under any key.
 
@@ -177,7 +207,7 @@ class App:
                 "topic": topic,
                 "key": key.to_plan(graph.register),
                 "value": value.to_plan(graph.register),
-                "timestamp": None if timestamp is None else flow.call(graph, timestamp, "timestamp", "global_table", 4),
+                "timestamp": timestamps(graph, timestamp, "global_table"),
             }
         )
         return GlobalKTable(graph, name, key, value, named=how.name is not None)
@@ -281,7 +311,7 @@ class App:
         *topics: str,
         key: Serde = serdes.string,
         value: Serde = serdes.json_,
-        timestamp: Callable[..., int] | None = None,
+        timestamp: Timestamps | None = None,
     ) -> None:
         """A node that reads topics. In Kafka Streams: `Topology.addSource`."""
         flowing = self._records("add_source", topics, key, value, timestamp)
@@ -322,7 +352,7 @@ class App:
         *,
         key: Serde | None = None,
         value: Serde | None = None,
-        timestamp: Callable[..., int] | None = None,
+        timestamp: Timestamps | None = None,
         name: str | None = None,
     ) -> None:
         """A store that one processor keeps from a topic, and that others may read.
@@ -351,7 +381,7 @@ class App:
         *,
         key: Serde | None = None,
         value: Serde | None = None,
-        timestamp: Callable[..., int] | None = None,
+        timestamp: Timestamps | None = None,
         name: str | None = None,
     ) -> None:
         """A store that every worker has whole, kept by a processor from a topic; all processors may read it, without being
@@ -382,7 +412,7 @@ class App:
                 "topic": topic,
                 "key": key.to_plan(graph.register),
                 "value": value.to_plan(graph.register),
-                "timestamp": None if timestamp is None else flow.call(graph, timestamp, "timestamp", operation, 4),
+                "timestamp": timestamps(graph, timestamp, operation),
             },
             name,
             operation,

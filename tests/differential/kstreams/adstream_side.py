@@ -159,10 +159,12 @@ class _Builder(Processors):
 
     # --- Sources
 
-    def timestamps(self, asked: Json) -> Callable[..., int] | None:
+    def timestamps(self, asked: Json) -> Callable[..., int] | ads.TimestampExtractor | None:
         match asked:
-            case None | ["fail_on_invalid"] | ["log_and_skip"] | ["use_partition_time"]:
-                return None  # records' own times are never negative
+            case None:
+                return None
+            case ["fail_on_invalid"] | ["log_and_skip"] | ["use_partition_time"]:
+                return ads.TimestampExtractor(f"{asked[0]}_on_invalid_timestamp".replace("invalid_on_", ""))
             case ["value"]:
                 return lambda key, value, ts, partition: value if isinstance(value, int) else -1
             case ["plus", more]:

@@ -181,3 +181,43 @@ def test_a_crash_changes_nothing(step: Any, restart: bool) -> None:
             return [(r.key, r.value, r.timestamp) for r in driver.output("out").read()]
 
     assert play(True) == play(False)
+
+
+def test_the_clock_may_be_the_event_time() -> None:
+    """As the worker logs it: it stands still between commits."""
+
+    @ads.topology(name="app")
+    def build(app: ads.App) -> None:
+        app.stream("in", value=S, timestamp=ads.TimestampExtractor.WALLCLOCK).to("out", value=S)
+
+    with TopologyTestDriver(build, partitions=1, wall_clock=5_000) as driver:
+        driver.input("in").pipe("x", key="a", at=7)
+        assert [r.timestamp for r in driver.output("out").read()] == [5_000]
+        driver.advance_wall_clock("250ms")
+        driver.run()
+        driver.input("in").pipe("y", key="a", at=7)
+        driver.input("in").pipe("z", key="a", at=8)
+        assert [r.timestamp for r in driver.output("out").read()] == [5_250, 5_250]
+
+
+@pytest.mark.parametrize(
+    ("extractor", "found", "counted"),
+    [
+        ("FAIL_ON_INVALID_TIMESTAMP", [("b", 20)], "dead:negative_timestamp"),
+        ("LOG_AND_SKIP_ON_INVALID_TIMESTAMP", [("b", 20)], "dropped:negative_timestamp"),
+        ("USE_PARTITION_TIME_ON_INVALID_TIMESTAMP", [("b", 20), ("c", 20)], "dead:negative_timestamp"),
+    ],
+)
+def test_records_without_a_time(extractor: str, found: list[tuple[str, int]], counted: str) -> None:
+    """Messages of the oldest format have none: −1."""
+
+    @ads.topology(name="app")
+    def build(app: ads.App) -> None:
+        app.stream("in", value=S, timestamp=ads.TimestampExtractor[extractor]).to("out", value=S)
+
+    with TopologyTestDriver(build, partitions=1) as driver:
+        for value, at in [("a", -1), ("b", 20), ("c", -1)]:
+            driver.input("in").pipe(value, key="k", at=at)
+        assert [(r.value, r.timestamp) for r in driver.output("out").read()] == found
+        counts = [reasons[counted] for reasons in driver.counters().values() if counted in reasons]
+        assert counts == [3 - len(found)]

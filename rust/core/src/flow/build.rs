@@ -23,7 +23,7 @@ use super::suppress::{Suppress, Terms};
 use super::table::{Derivation, Derived, Regroup, Source, Teller, Telling, ToStream};
 use super::table_join::TableJoin;
 use super::windowed::{Closing, Seen, WindowAggregate, Windowing};
-use super::{Entry, Exit, Flow, FlowSource, Globals, Graph, Node, OnError, Serde, Slot, Store};
+use super::{Entry, Exit, Extractor, Flow, FlowSource, Globals, Graph, Node, OnError, Serde, Slot, Store};
 use crate::error::PlanError;
 use crate::plan::logical::{Op, Plan};
 
@@ -198,7 +198,7 @@ struct SourceParameters {
     key: Serde,
     value: Serde,
     #[serde(default)]
-    timestamp: Option<Func>,
+    timestamp: Option<Extractor>,
     #[serde(default)]
     internal: bool,
 }
@@ -250,7 +250,7 @@ pub fn build(
                 let source = FlowSource {
                     key: p.key.clone(),
                     value: p.value.clone(),
-                    timestamp: p.timestamp.map(|f| f.call),
+                    timestamp: p.timestamp.unwrap_or_default(),
                     node: nodes.len(),
                     name: name.clone(),
                     internal: p.internal,

@@ -15,13 +15,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Deserialize;
 
-use super::func::Func;
 use super::process::{Access, Process};
 use super::serde::{unavailable, UNAVAILABLE};
 use super::stateless::Pass;
 use super::store::View;
 use super::stores::{key_bytes, write_timed, Store, StoreKind, StoreSpec, Timed};
-use super::{Flow, FlowSource, Graph, Node, OnError, Place, Serde, Slot};
+use super::{Extractor, Flow, FlowSource, Graph, Node, OnError, Place, Serde, Slot};
 use crate::error::Fatal;
 use crate::expr::Foreign;
 use crate::frame::Kind;
@@ -36,7 +35,7 @@ pub struct GlobalSpec {
     pub key: Serde,
     pub value: Serde,
     #[serde(default)]
-    pub timestamp: Option<Func>,
+    pub timestamp: Option<Extractor>,
     /// A processor keeps it, instead of the last record of a key being its value.
     #[serde(default)]
     pub kept: Option<Kept>,
@@ -120,7 +119,7 @@ impl Global {
         FlowSource {
             key: self.spec.key.clone(),
             value: self.spec.value.clone(),
-            timestamp: self.spec.timestamp.map(|f| f.call),
+            timestamp: self.spec.timestamp.unwrap_or_default(),
             node: 0,
             name: self.spec.name.as_str().into(),
             internal: false,
@@ -156,7 +155,7 @@ impl Global {
                 tick: NO_TIME,
                 inputs: Inputs::default(),
             };
-            let taken = source.read(batch, row, clock, foreign);
+            let taken = source.read(batch, row, clock, NO_TIME, foreign);
             clock = taken.as_ref().map_or(clock, |record| clock.max(record.ts));
             ctx.count("read", 1);
             let place = Place { topic: topic.clone(), partition, raw: batch.clone(), row };
@@ -222,7 +221,7 @@ impl Globals {
             let mut clock = table.lock().clocks.get(&partition).copied().unwrap_or(NO_TIME);
             for row in 0..batch.len() {
                 // The host's functions run without the lock: they may take as long as they like.
-                let read = source.read(batch, row, clock, foreign).and_then(|r| {
+                let read = source.read(batch, row, clock, NO_TIME, foreign).and_then(|r| {
                     clock = clock.max(r.ts);
                     match (r.ts < 0, r.key.is_null()) {
                         (true, _) => Err(("dropped:negative_timestamp", String::new())),

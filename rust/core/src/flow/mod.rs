@@ -39,6 +39,7 @@ pub mod schedule;
 pub mod serde;
 pub mod session;
 pub mod sliding;
+pub mod source;
 pub mod stateless;
 pub mod store;
 pub mod stores;
@@ -69,6 +70,7 @@ use crate::wire::{Reader, Writer};
 use backend::Backend;
 use bridge::{FromRows, Leaving};
 use schedule::{Clock, Schedules};
+pub use source::{Extractor, FlowSource, Taken};
 
 pub use build::build;
 pub use globals::{GlobalSpec, Globals};
@@ -458,47 +460,6 @@ impl<'a> Cx<'a> {
         let (seq, path) = (self.env.seq.get(), self.env.path.get());
         let place = self.env.place.borrow().clone();
         self.env.leaving.borrow_mut().push(Leaving { exit: self.node, seq, path, ts, values, place });
-    }
-}
-
-/// A topic that a flow reads, and where its records enter.
-#[derive(Clone)]
-pub struct FlowSource {
-    pub key: Serde,
-    pub value: Serde,
-    /// Called with (key, value, the record's time, the partition's time so far): the event time.
-    pub timestamp: Option<usize>,
-    pub node: usize,
-    pub name: Arc<str>,
-    /// Written by this application, for itself.
-    pub internal: bool,
-}
-
-/// A record as its source reads it, or the reason and the text of why it cannot.
-pub type Taken = Result<Record, (&'static str, String)>;
-
-impl FlowSource {
-    /// `partition_time`: the largest time of what was taken from the partition so far.
-    pub fn read(&self, raw: &RawBatch, row: usize, partition_time: i64, foreign: &dyn Foreign) -> Taken {
-        let read = |bytes, serde: &Serde, reason| serde.read(bytes, foreign).map_err(|trouble| trouble.fault(reason));
-        let key = read(raw.keys.get(row), &self.key, "malformed_key")?;
-        let value = read(raw.values.get(row), &self.value, "malformed_value")?;
-        let ts = match self.timestamp {
-            None => raw.timestamps[row],
-            Some(f) => {
-                let times = (Datum::Int(raw.timestamps[row]), Datum::Int(partition_time.max(-1)));
-                let made = foreign.apply(f, &[key.clone(), value.clone(), times.0, times.1]);
-                match made? {
-                    Datum::Int(ms) | Datum::Timestamp(ms) => ms,
-                    other => return Err(("missing_timestamp", format!("a timestamp is an int of ms, not {other:?}"))),
-                }
-            }
-        };
-        let headers = match raw.headers_at(row) {
-            [] => Headers::default(),
-            some => Arc::new(some.to_vec()),
-        };
-        Ok(Record::new(key, value, ts, headers))
     }
 }
 

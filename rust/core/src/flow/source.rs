@@ -1,0 +1,77 @@
+//! Where records enter a flow: from bytes to a key, a value, and an event time.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::{Headers, Record, Serde};
+use crate::datum::Datum;
+use crate::expr::Foreign;
+use crate::raw::RawBatch;
+use crate::window::NO_TIME;
+
+/// What the event time of a record is. In Kafka Streams: `TimestampExtractor` and its implementations.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Extractor {
+    /// The record's own; a negative one is a record that cannot be read.
+    #[default]
+    FailOnInvalidTimestamp,
+    /// The record's own; what has a negative one is dropped.
+    LogAndSkipOnInvalidTimestamp,
+    /// The record's own, or the partition's time so far; a first record without a time cannot be read.
+    UsePartitionTimeOnInvalidTimestamp,
+    /// The logged clock's.
+    WallclockTimestampExtractor,
+    /// Called with (key, value, the record's time, the partition's time so far).
+    Call(usize),
+}
+
+/// A topic that a flow reads, and where its records enter.
+#[derive(Clone)]
+pub struct FlowSource {
+    pub key: Serde,
+    pub value: Serde,
+    pub timestamp: Extractor,
+    pub node: usize,
+    pub name: Arc<str>,
+    /// Written by this application, for itself.
+    pub internal: bool,
+}
+
+/// A record as its source reads it, or the reason and the text of why it cannot.
+pub type Taken = Result<Record, (&'static str, String)>;
+
+impl FlowSource {
+    /// `partition_time`: the largest time of what was taken from the partition so far. `wall`: what the logged clock shows.
+    pub fn read(&self, raw: &RawBatch, row: usize, partition_time: i64, wall: i64, foreign: &dyn Foreign) -> Taken {
+        let read = |bytes, serde: &Serde, reason| serde.read(bytes, foreign).map_err(|trouble| trouble.fault(reason));
+        let key = read(raw.keys.get(row), &self.key, "malformed_key")?;
+        let value = read(raw.values.get(row), &self.value, "malformed_value")?;
+        let own = raw.timestamps[row];
+        let ts = match self.timestamp {
+            Extractor::FailOnInvalidTimestamp if own < 0 => {
+                return Err(("negative_timestamp", format!("its time is {own}, before 1970 or unknown")));
+            }
+            Extractor::UsePartitionTimeOnInvalidTimestamp if own < 0 && partition_time < 0 => {
+                return Err(("negative_timestamp", format!("its time is {own}, and its partition has none yet")));
+            }
+            Extractor::UsePartitionTimeOnInvalidTimestamp if own < 0 => partition_time,
+            Extractor::WallclockTimestampExtractor if wall != NO_TIME => wall,
+            Extractor::Call(f) => {
+                let times = (Datum::Int(own), Datum::Int(partition_time.max(-1)));
+                let made = foreign.apply(f, &[key.clone(), value.clone(), times.0, times.1]);
+                match made? {
+                    Datum::Int(ms) | Datum::Timestamp(ms) => ms,
+                    other => return Err(("missing_timestamp", format!("a timestamp is an int of ms, not {other:?}"))),
+                }
+            }
+            _ => own,
+        };
+        let headers = match raw.headers_at(row) {
+            [] => Headers::default(),
+            some => Arc::new(some.to_vec()),
+        };
+        Ok(Record::new(key, value, ts, headers))
+    }
+}
