@@ -28,9 +28,9 @@ if TYPE_CHECKING:
         window_end,
         window_start,
     )
-    from adstream.dsl.flow import Materialized
+    from adstream.dsl.flow import Materialized, RecordContext
     from adstream.dsl.joins import GlobalKTable, JoinWindows
-    from adstream.dsl.kstream import BranchedKStream, KGroupedStream, KStream
+    from adstream.dsl.kstream import BranchedKStream, Branches, KGroupedStream, KStream
     from adstream.dsl.ktable import KGroupedTable, KTable
     from adstream.dsl.kwindows import (
         CogroupedKStream,
@@ -67,6 +67,7 @@ __all__ = [
     "Aggregate",
     "App",
     "BranchedKStream",
+    "Branches",
     "BufferConfig",
     "Built",
     "Cancellable",
@@ -91,6 +92,7 @@ __all__ = [
     "Processor",
     "ProcessorRecord",
     "Record",
+    "RecordContext",
     "RecordMetadata",
     "SessionWindowedCogroupedKStream",
     "SessionWindowedKStream",
@@ -170,9 +172,9 @@ _HOMES = {
         "Expr coalesce col concat_str duration lit max_horizontal min_horizontal offset partition timestamp udf when"
         " window_end window_start"
     ),
-    "adstream.dsl.flow": "Materialized",
+    "adstream.dsl.flow": "Materialized RecordContext",
     "adstream.dsl.joins": "GlobalKTable JoinWindows",
-    "adstream.dsl.kstream": "BranchedKStream KGroupedStream KStream",
+    "adstream.dsl.kstream": "BranchedKStream Branches KGroupedStream KStream",
     "adstream.dsl.ktable": "KGroupedTable KTable",
     "adstream.dsl.natives": "joined key other pair struct value",
     "adstream.dsl.kwindows": (

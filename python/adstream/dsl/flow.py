@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 from adstream.dsl import natives
 from adstream.dsl.durations import Duration, duration_ms
@@ -163,6 +163,47 @@ def listing(graph: Graph, fn: object, what: str, operation: str) -> dict[str, An
         return found
     assert callable(fn)
     return {**found, "call": graph.register(Listing(fn))}
+
+
+class RecordContext(NamedTuple):
+    """A record's place and what travels with it. In Kafka Streams: `RecordContext`."""
+
+    topic: str | None
+    """None, like partition and offset: it comes from no record, but from a punctuation."""
+    partition: int | None
+    offset: int | None
+    timestamp: int
+    """Event time, ms."""
+    headers: list[tuple[str, bytes | None]]
+
+
+class _WithContext:
+    """A function of key, value and context, called with the parts of the context."""
+
+    __slots__ = ("fn",)
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self.fn = fn
+
+    def __call__(self, key: Any, value: Any, *parts: Any) -> Any:
+        return self.fn(key, value, RecordContext(*parts))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _WithContext) and self.fn is other.fn
+
+    def __hash__(self) -> int:
+        return hash(self.fn)
+
+
+def topic_extractor(graph: Graph, topic: str | Callable[..., Any] | Expr, operation: str) -> dict[str, Any]:
+    """The parameters of a `to` whose topic may be a function of the value, the key and the value, or these and the record's
+    context."""
+    if isinstance(topic, str):
+        return {"extractor": None}
+    arity = None if isinstance(topic, (Expr, natives.Native)) or not callable(topic) else _arity(topic)
+    if callable(topic) and arity is not None and arity[0] == 3:
+        return {"extractor": {"call": graph.register(_WithContext(topic)), "with_key": True}, "contextual": True}
+    return {"extractor": function(graph, topic, "topic", operation)}
 
 
 def call(graph: Graph, fn: object, what: str, operation: str, arguments: int) -> dict[str, Any]:

@@ -267,9 +267,10 @@ class KStream:
             )
         )
 
-    def split(self) -> BranchedKStream:
-        """Records to the first branch whose predicate holds. In Kafka Streams: `split`."""
-        return BranchedKStream(self)
+    def split(self, name: str | None = None) -> BranchedKStream:
+        """Records to the first branch whose predicate holds. `name` begins the names of the branches, too. In Kafka Streams:
+        `split`."""
+        return BranchedKStream(self, name)
 
     # --- As rows --------------------------------------------------------------------------------------------------
 
@@ -339,7 +340,8 @@ class KStream:
         """Writes the records to a topic.
 
         Args:
-            topic: its name, or a function `(key, value)` that returns one of `topics`.
+            topic: its name, or a function `(key, value)` or `(key, value, context)` that returns one of `topics`; the
+                context is an `ads.RecordContext`.
             key, value: serdes; by default those of the source, as long as no function has changed it, else JSON for
                 values and text for keys.
             topics: the names that a function may return.
@@ -370,7 +372,7 @@ class KStream:
             value=_serde(value or flowing.value or serdes.json_, "value", "to")
             .at(names, "value", "to")
             .to_plan(self._graph.register, writes=True),
-            extractor=None if isinstance(topic, str) else self._fn(topic, "topic", "to"),
+            **flow.topic_extractor(self._graph, topic, "to"),
             partitioner=flow.call(self._graph, partitioner, "partitioner", "to", 4) if partitioner else None,
         )
         if on_error is not None:
@@ -584,32 +586,64 @@ class BranchedKStream:
     The first predicate that holds takes the record; without a default branch the rest is dropped.
     """
 
-    def __init__(self, stream: KStream) -> None:
+    def __init__(self, stream: KStream, name: str | None = None) -> None:
         self._stream = stream
         self._node = flow.add(stream._graph, "branch", [stream._flowing.port], predicates=[])
-        self._branches: list[KStream] = []
+        if name is not None:
+            stream._graph.rename(self._node, name)
+        self._branches = Branches()
 
-    def branch(self, predicate: Fn, chain: Callable[[KStream], object] | None = None) -> BranchedKStream:
-        """One more branch. `chain(stream)` is called with it, to go on in place."""
+    def branch(
+        self, predicate: Fn, chain: Callable[[KStream], object] | None = None, *, name: str | None = None
+    ) -> BranchedKStream:
+        """One more branch.
+
+        Args:
+            chain: called with the branch, to go on in place. A stream that it returns stands for the branch in the result.
+            name: of the branch, behind the name of `split`; by default its number, from 1 on.
+
+        In Kafka Streams: `branch` with `Branched.as`, `withFunction`, `withConsumer`.
+        """
         fn = flow.condition(self._stream._graph, predicate, "predicate", "branch")
-        self._node.parameters["predicates"].append(fn)
-        self._add(len(self._branches), chain)
+        predicates = self._node.parameters["predicates"]
+        predicates.append(fn)
+        self._add(chain, str(len(predicates)) if name is None else name)
         return self
 
-    def _add(self, port: int, chain: Callable[[KStream], object] | None) -> None:
+    def _add(self, chain: Callable[[KStream], object] | None, name: str) -> None:
+        port = len(self._branches)
         stream = KStream(self._stream._flowing.at(self._node, port))
-        self._branches.append(stream)
-        if chain is not None:
-            chain(stream)
+        whole = f"{self._node.name}{name}"
+        if whole in self._branches.named:
+            raise fault(
+                "duplicate_name",
+                f"two branches are called `{whole}`",
+                operation="branch",
+                hint="give one of them another `name`",
+            )
+        made = None if chain is None else chain(stream)
+        self._branches.append(made if isinstance(made, KStream) else stream)
+        if chain is None or isinstance(made, KStream):
+            self._branches.named[whole] = self._branches[port]
 
-    def default_branch(self, chain: Callable[[KStream], object] | None = None) -> list[KStream]:
-        """The branches, the last of them for what no predicate held for."""
-        self._add(len(self._branches), chain)
+    def default_branch(self, chain: Callable[[KStream], object] | None = None, *, name: str | None = None) -> Branches:
+        """The branches, the last of them for what no predicate held for; its name is by default "0"."""
+        self._add(chain, "0" if name is None else name)
         return self._branches
 
-    def no_default_branch(self) -> list[KStream]:
+    def no_default_branch(self) -> Branches:
         """The branches; what no predicate holds for is dropped."""
         return self._branches
+
+
+class Branches(list["KStream"]):
+    """The branches of a split, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.named: dict[str, KStream] = {}
+        """The same by name, the split's and the branch's, without those whose `chain` returned nothing; as the map that
+        Kafka Streams returns."""
 
 
 class KGroupedStream:

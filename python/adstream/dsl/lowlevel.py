@@ -70,7 +70,7 @@ def add_sink(
         value=serdes.check(value, "value", "add_sink")
         .at(written, "value", "add_sink")
         .to_plan(graph.register, writes=True),
-        extractor=None if isinstance(topic, str) else flow.function(graph, topic, "topic", "add_sink"),
+        **flow.topic_extractor(graph, topic, "add_sink"),
         partitioner=flow.call(graph, partitioner, "partitioner", "add_sink", 4) if partitioner else None,
     )
 

@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple
 from adstream._core import ProcessorHandle, ProcessorRecord
 from adstream.dsl import flow, keyed, store
 from adstream.dsl.durations import Duration, duration_ms
+from adstream.dsl.expr import callable_name
 from adstream.dsl.faults import fault
 from adstream.dsl.graph import Graph, Node, Port
 from adstream.dsl.serdes import Serde
@@ -298,7 +299,23 @@ def _factory(processor: object, operation: str) -> Callable[[], Any]:
             operation=operation,
             hint=f"write `{operation}(MyProcessor)`, or `{operation}(lambda: MyProcessor(…))`",
         )
+    if not isinstance(processor, type) and _makes_one(processor):
+        raise fault(
+            "bad_argument",
+            f"`{callable_name(processor)}` gave the same processor twice, and every task makes one of its own",
+            operation=operation,
+            hint="make it inside the function: `lambda: MyProcessor(…)`",
+        )
     return processor
+
+
+def _makes_one(supplier: Callable[[], Any]) -> bool:
+    """Whether it gives the same one each time. In Kafka Streams: `ApiUtils.checkSupplier`, which asks twice, too."""
+    try:
+        first = supplier()
+        return supplier() is first
+    except Exception:
+        return False  # a task will say why
 
 
 def node(

@@ -221,3 +221,66 @@ def test_records_without_a_time(extractor: str, found: list[tuple[str, int]], co
         assert [(r.value, r.timestamp) for r in driver.output("out").read()] == found
         counts = [reasons[counted] for reasons in driver.counters().values() if counted in reasons]
         assert counts == [3 - len(found)]
+
+
+def test_branches_have_names() -> None:
+    """As the map that Kafka Streams returns: what `chain` returns stands for the branch, and nothing where it returns nothing."""
+    found: dict[str, Any] = {}
+
+    @ads.topology(name="app")
+    def build(app: ads.App) -> None:
+        split = app.stream("in", key=S, value=I).split("by-")
+        split.branch(lambda k, v: v < 0, name="less").branch(lambda k, v: v > 100)
+        split.branch(lambda k, v: v > 50, lambda s: s.map_values(lambda v: v * 2), name="doubled")
+        split.branch(lambda k, v: v > 40, lambda s: s.to("consumed", value=I))
+        branches = split.default_branch()
+        found.update(branches.named)
+        assert len(branches) == 5
+        for name, stream in branches.named.items():
+            stream.map_values(lambda v, name=name: f"{name} {v}").to("out", value=S)
+
+    with TopologyTestDriver(build, partitions=1) as driver:
+        for value in (-1, 101, 60, 45, 7):
+            driver.input("in").pipe(value, key="k", at=value + 1)
+        assert list(found) == ["by-less", "by-2", "by-doubled", "by-0"]
+        assert [r.value for r in driver.output("out").read()] == ["by-less -1", "by-2 101", "by-doubled 120", "by-0 7"]
+        assert [r.value for r in driver.output("consumed").read()] == [45]
+
+    def twice(app: ads.App) -> None:
+        app.stream("in").split().branch(lambda k, v: True, name="a").branch(lambda k, v: True, name="a")
+
+    with pytest.raises(ads.TopologyError, match="two branches are called"):
+        ads.topology(name="app")(twice).build()
+
+
+def test_a_topic_may_depend_on_where_a_record_comes_from() -> None:
+    seen: list[ads.RecordContext] = []
+
+    def topic(key: str, value: str, context: ads.RecordContext) -> str:
+        seen.append(context)
+        return "odd" if (context.offset or 0) % 2 else "even"
+
+    @ads.topology(name="app")
+    def build(app: ads.App) -> None:
+        app.stream("in", key=S, value=S).to(topic, topics=["even", "odd"], value=S)
+
+    with TopologyTestDriver(build, partitions=1) as driver:
+        for i in range(3):
+            driver.input("in").pipe(f"v{i}", key="k", at=10 + i, headers=[("h", b"1")])
+        assert [r.value for r in driver.output("even").read()] == ["v0", "v2"]
+        assert [r.value for r in driver.output("odd").read()] == ["v1"]
+    assert seen == [ads.RecordContext("in", 0, i, 10 + i, [("h", b"1")]) for i in range(3)]
+
+
+def test_a_supplier_of_one_processor_is_refused() -> None:
+    class Passing(ads.Processor):
+        def process(self, record: Any, ctx: ads.Context) -> None:
+            ctx.forward(record)
+
+    one = Passing()
+
+    def build(app: ads.App) -> None:
+        app.stream("in").process(lambda: one).to("out")
+
+    with pytest.raises(ads.TopologyError, match="the same processor twice"):
+        ads.topology(name="app")(build).build()

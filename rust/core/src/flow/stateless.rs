@@ -165,6 +165,9 @@ struct Target {
     /// Called with (key, value): the topic.
     #[serde(default)]
     extractor: Option<Func>,
+    /// And with (topic, partition, offset, time, headers) of the record.
+    #[serde(default)]
+    contextual: bool,
     /// Called with (topic, key, value, partitions): a partition, a list of them, or none (null).
     #[serde(default)]
     partitioner: Option<Func>,
@@ -194,7 +197,25 @@ impl To {
 
     fn topic(&self, record: &Record, cx: Cx<'_>) -> Result<usize, Failure> {
         let Some(extractor) = &self.target.extractor else { return Ok(self.topics[0]) };
-        let name = extractor.apply(cx, &record.key, &[&record.value])?;
+        let name = match self.target.contextual {
+            false => extractor.apply(cx, &record.key, &[&record.value])?,
+            true => {
+                let origin = cx.origin();
+                let origin = origin.as_ref();
+                let headers = record.headers.iter().map(|(name, value)| {
+                    let value = value.as_ref().map_or(Datum::Null, |v| Datum::Bytes(v.as_slice().into()));
+                    Datum::Tuple([Datum::str(name), value].into())
+                });
+                let context = [
+                    origin.map_or(Datum::Null, |o| Datum::Str(o.topic.clone())),
+                    origin.map_or(Datum::Null, |o| Datum::Int(o.partition.into())),
+                    origin.map_or(Datum::Null, |o| Datum::Int(o.offset)),
+                    Datum::Int(record.ts),
+                    Datum::List(headers.collect()),
+                ];
+                extractor.apply(cx, &record.key, &[&[&record.value], &context.each_ref()[..]].concat())?
+            }
+        };
         let found = match &name {
             Datum::Str(name) => self.topics.iter().find(|&&t| cx.env.topics[t] == **name),
             _ => None,
