@@ -42,7 +42,15 @@ if TYPE_CHECKING:
     )
     from adstream.dsl.natives import joined, key, other, pair, struct, value
     from adstream.dsl.pattern import AfterMatchSkipStrategy, Matches, Pattern, element, matched
-    from adstream.dsl.processors import Cancellable, Context, FixedKeyProcessor, Processor, RecordMetadata, output
+    from adstream.dsl.processors import (
+        Cancellable,
+        Context,
+        FixedKeyProcessor,
+        Processor,
+        RecordMetadata,
+        ValueTransformerWithKey,
+        output,
+    )
     from adstream.dsl.schema import Record, content_id, field
     from adstream.dsl.store import ValueAndTimestamp, VersionedRecord
     from adstream.dsl.stream import (
@@ -107,6 +115,7 @@ __all__ = [
     "TopologyError",
     "Uncaught",
     "ValueAndTimestamp",
+    "ValueTransformerWithKey",
     "VersionedRecord",
     "Windowed",
     "WindowedStream",
@@ -181,7 +190,7 @@ _HOMES = {
         "CogroupedKStream EmitStrategy SessionWindowedCogroupedKStream SessionWindowedKStream"
         " TimeWindowedCogroupedKStream TimeWindowedKStream"
     ),
-    "adstream.dsl.processors": "Cancellable Context FixedKeyProcessor Processor RecordMetadata output",
+    "adstream.dsl.processors": "Cancellable Context FixedKeyProcessor Processor RecordMetadata ValueTransformerWithKey output",
     "adstream.dsl.schema": "Record content_id field",
     "adstream.dsl.store": "ValueAndTimestamp VersionedRecord",
     "adstream.dsl.stream": "GroupedStream GroupedTable Stream Table Terminal WindowedStream",

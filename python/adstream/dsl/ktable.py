@@ -17,6 +17,7 @@ from adstream.dsl.faults import fault
 from adstream.dsl.flow import Materialized
 from adstream.dsl.graph import Graph, Node, Port
 from adstream.dsl.kstream import Flowing, Fn, KStream, across, aggregate_fold, repartition
+from adstream.dsl.store import StoreBuilder
 
 if TYPE_CHECKING:
     from adstream.dsl.suppressed import Suppressed
@@ -144,6 +145,36 @@ class KTable:
 
         return self._derived("table_map_values", "map_values", {"mapper": fn}, materialized, getter, None)
 
+    def transform_values(
+        self,
+        transformer: Callable[[], object],
+        *stores: str | StoreBuilder,
+        materialized: Materialized | str | None = None,
+    ) -> KTable:
+        """Each value becomes what a transformer with stores of its own makes of key and value: an
+        `ads.ValueTransformerWithKey`.
+
+        It is called with deletions, too (value None), and again by whoever looks at a row of a table without a store: a join,
+        old values for a grouping. Then it should say the same again; with a store of its own the table remembers.
+
+        Args:
+            transformer: its class, or a function without arguments that makes one; called once for each task, and once for
+                each operation that looks into a table without a store.
+            stores: that it reaches.
+            materialized: makes a store for the result.
+
+        In Kafka Streams: `KTable.transformValues`.
+        """
+        from adstream.dsl import processors
+
+        made = processors.transformer(self._graph, self._flowing.app, transformer, stores, "transform_values")
+
+        def getter() -> Getter:
+            return {"transform": {"of": self._lookup(), **made}}
+
+        parameters = {"factory": made["factory"], "reached": made["stores"], "stores": made["stores"], "timed": True}
+        return self._derived("table_transform_values", "transform_values", parameters, materialized, getter, None)
+
     def _derived(
         self,
         kind: str,
@@ -160,7 +191,7 @@ class KTable:
         store = None
         if how.name is not None or how.history is not None:
             store = flow.table_store(self._graph, how, f"{node.name}-store", operation)
-            node.parameters |= {"store": store, "stores": [store]}
+            node.parameters |= {"store": store, "stores": [store, *parameters.get("stores", ())]}
         flowing = self._flowing.at(node, key=how.key or self._flowing.key, value=how.value or value)
         versioned = self._versioned if materialized is None else how.history is not None
         return KTable(flowing, store=store, parents=(self,), getter=getter, versioned=versioned)
@@ -320,6 +351,7 @@ def _stores_in(getter: Getter) -> list[str]:
     [parts] = getter.values()
     tables = [part for part in parts.values() if isinstance(part, dict) and "call" not in part]
     own = [parts["store"]] if isinstance(parts.get("store"), str) else []
+    own += parts.get("stores", [])  # those of a transformer
     return own + [name for table in tables for name in _stores_in(table)]
 
 

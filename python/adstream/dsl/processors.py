@@ -74,6 +74,21 @@ class FixedKeyProcessor(Processor[V]):
     other values, times, headers. In Kafka Streams: `FixedKeyProcessor`."""
 
 
+class ValueTransformerWithKey(Generic[V]):
+    """What `KTable.transform_values` is given: values from values, with stores and punctuations. It forwards nothing.
+    In Kafka Streams: `ValueTransformerWithKey`."""
+
+    def init(self, ctx: Context) -> None:
+        """Called once, before the first value."""
+
+    def transform(self, key: Any, value: V) -> Any:
+        """The value in place of `value`; None deletes. A deletion is told as None, too."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Called when the instance has had its last value."""
+
+
 class Output:
     """A named output; made by `output`."""
 
@@ -270,14 +285,16 @@ class _Connected:
 class _Instances:
     """What the plan calls to make an instance for a task."""
 
-    def __init__(self, graph: Graph, app: str, factory: Callable[[], Any]) -> None:
-        self._graph, self._app, self._factory = graph, app, factory
+    def __init__(
+        self, graph: Graph, app: str, factory: Callable[[], Any], method: str = "process(record, ctx)"
+    ) -> None:
+        self._graph, self._app, self._factory, self._method = graph, app, factory, method
         self._last: object = None
 
     def __call__(self, handle: ProcessorHandle) -> tuple[Any, Context]:
         instance = self._factory()
-        if not callable(getattr(instance, "process", None)):
-            raise TypeError(f"{instance!r} is no processor: it has no `process(record, ctx)`")
+        if not callable(getattr(instance, self._method.partition("(")[0], None)):
+            raise TypeError(f"{instance!r} is no processor: it has no `{self._method}`")
         if instance is self._last:
             raise TypeError("the function gave the same processor twice: every task needs one of its own")
         self._last = instance
@@ -349,6 +366,14 @@ def node(
         made.parameters["stores"].append(builder.name)
     made.about = getattr(processor, "__name__", "")
     return made
+
+
+def transformer(
+    graph: Graph, app: str, supplier: object, stores: tuple[str | StoreBuilder, ...], operation: str
+) -> dict[str, Any]:
+    """How the plan makes a transformer, and the stores that it reaches."""
+    instances = _Instances(graph, app, _factory(supplier, operation), "transform(key, value)")
+    return {"factory": graph.register(instances), "stores": [_connect(graph, asked, operation) for asked in stores]}
 
 
 def _connect(graph: Graph, asked: object, operation: str) -> str:

@@ -365,6 +365,9 @@ impl Handle {
             ))
         })?;
         let record = record.get();
+        if self.access.transforms {
+            return Err(PyTypeError::new_err("a transformer forwards nothing: it returns the value"));
+        }
         if !self.begun.load(Ordering::Relaxed) {
             return Err(PyRuntimeError::new_err("`init` cannot forward: nobody behind has begun yet"));
         }
@@ -576,6 +579,16 @@ impl Processor for Host {
             let record = PyRecord::of(py, &record, self.handle.get().access.fixed_key)?;
             self.instance.call_method1(py, "process", (record, &self.context)).map(drop)
         })
+    }
+
+    fn transform(&mut self, key: &Datum, value: &Datum, cx: Cx<'_>) -> Result<Datum, Failure> {
+        let mut made = Datum::Null;
+        self.run(cx, |py| {
+            let returned = self.instance.bind(py).call_method1("transform", (to_py(py, key)?, to_py(py, value)?))?;
+            made = from_py(&returned)?;
+            Ok(())
+        })?;
+        Ok(made)
     }
 
     fn punctuate(&mut self, schedule: u64, time: i64, cx: Cx<'_>) -> Done {

@@ -195,6 +195,18 @@ class _Builder(Processors):
     def _map_values(self, node: Json, on: Any) -> Any:
         return on.map_values(self.fn(node), *self.as_table(node, on))
 
+    def _transform_values(self, node: Json, on: Any) -> Any:
+        class Counting(ads.ValueTransformerWithKey[Any]):
+            def init(self, ctx: ads.Context) -> None:
+                self.counts = ctx.get_state_store(node["counts"])
+
+            def transform(self, key: Any, value: Any) -> Any:
+                now = (self.counts.get(key) or 0) + 1
+                self.counts.put(key, now)
+                return None if value is None else now
+
+        return on.transform_values(Counting, node["counts"], materialized=self.materialized(node))
+
     def as_table(self, node: Json, on: Any) -> list[Any]:
         return [self.materialized(node)] if isinstance(on, ads.KTable) else []
 

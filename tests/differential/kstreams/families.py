@@ -39,6 +39,24 @@ def tables(g: Gen) -> None:
     g.finish(ref, 2)
 
 
+def transformed(g: Gen) -> None:
+    what = g.pick(["plain", "again", "group", "join", "stream"])
+    stored = g.chance(0.5) or what not in ("plain", "group")
+    ref = g.transform_values(g.table("string"), stored=stored)
+    match what:
+        case "again":
+            ref = g.table_op(ref)
+        case "group":
+            ref = g.aggregated(g.group_table(ref))
+        case "join":
+            sides = [ref, g.table("string")]
+            g.rng.shuffle(sides)
+            ref = g.table_join(*sides)
+        case "stream":
+            ref = g.stream_table_join(g.prepare(g.stream("string"), 0), ref)
+    g.finish(ref, 2 if stored else 0, forks=stored)
+
+
 def table_groups(g: Gen) -> None:
     ref = g.table()
     if g.chance(0.3):
@@ -400,6 +418,7 @@ FAMILIES: dict[str, Callable[[Gen], None]] = {
     "punctuators": punctuators,
     "added_stores": added_stores,
     "timestamps": timestamps,
+    "transformed": transformed,
     "errors": errors,
     "caches": caches,
     "composed": composed,

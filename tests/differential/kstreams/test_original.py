@@ -50,7 +50,7 @@ OPERATIONS = set(
     """
     stream table global_table filter filter_not map map_values flat_map flat_map_values select_key peek foreach merge split
     repartition to to_table to_stream process process_values group_by_key group_by cogroup windowed_by count reduce
-    aggregate suppress stream_join stream_table_join stream_global_join table_join fk_join
+    aggregate suppress stream_join stream_table_join stream_global_join table_join fk_join transform_values
     add_source add_processor add_sink add_store add_global_store add_read_only_store add_connection
     """.split()  # noqa: SIM905
 )

@@ -631,6 +631,12 @@ class Gen:
             versioned=ref.versioned and (store is None or versioned),
         )
 
+    def transform_values(self, ref: Ref, *, stored: bool) -> Ref:
+        """Without a store, the original lets nobody look into it: a join's processor is not connected to `counts`."""
+        counts = self.state("kv", ref.key, "int64")
+        store = self.store(always=True) if stored else None
+        return self.add("transform_values", [ref], "table", ref.key, "int64", counts=counts, store=store)
+
     def group_table(self, ref: Ref) -> Ref:
         f, key, _ = self.key_fn(ref)
         g: Json = ["value"]
@@ -862,11 +868,12 @@ class Gen:
             ref = self.stateless(ref)
         return ref
 
-    def finish(self, ref: Ref, most: int = 3) -> None:
-        """Some more operators; then every end is written to a topic of its own."""
+    def finish(self, ref: Ref, most: int = 3, *, forks: bool = True) -> None:
+        """Some more operators, sometimes (`forks`) behind one in the middle, too; then every end is written to a topic of its
+        own."""
         for _ in range(self.rng.randint(0, most)):
             ref = self.grow(ref)
-        if self.chance(0.15):
+        if self.chance(0.15) and forks:
             other = [ref for ref in self.refs if ref.kind in ("stream", "table")]
             self.grow(self.pick(other))
         for end in [ref for ref in self.refs if ref.kind in ("stream", "table") and ref.id not in self.used]:

@@ -169,3 +169,63 @@ def test_latest_by_is_the_newest_by_what_the_value_says() -> None:
         found = [(r.value, r.timestamp) for r in driver.output("out").read()]
         assert found == [(10, 0), (30, 1), (31, 3), (None, 4), (11, 5)]
         assert dropped(driver, "older") == 1
+
+
+class Counting(ads.ValueTransformerWithKey[Any]):
+    """How often a key was asked for, behind its value; kept in a store."""
+
+    def init(self, ctx: ads.Context) -> None:
+        self.seen = ctx.get_state_store("seen")
+
+    def transform(self, key: str, value: Any) -> str | None:
+        n = (self.seen.get(key) or 0) + 1
+        self.seen.put(key, n)
+        return None if value is None else f"{value}#{n}"
+
+
+@pytest.mark.parametrize("materialized", [None, "made"])
+def test_values_are_transformed_with_a_store(materialized: str | None) -> None:
+    """As Kafka Streams' KTableTransformValues: deletions are transformed, too."""
+
+    def build(app: ads.App) -> None:
+        app.add_state_store(ads.store.key_value("seen", key=S, value=I))
+        table = app.table("in", key=S, value=S).transform_values(Counting, "seen", materialized=materialized)
+        table.to_stream().to("out", value=S)
+
+    changes = [("in", "a", "x", 1), ("in", "b", "y", 2), ("in", "a", None, 3), ("in", "a", "z", 4)]
+    assert steps(build, changes, caching=False) == [
+        [("a", "x#1", 1)],
+        [("b", "y#1", 2)],
+        [("a", None, 3)],
+        [("a", "z#3", 4)],
+    ]
+
+
+def test_who_looks_into_a_transformed_table_has_a_transformer_of_its_own() -> None:
+    """Without a store for the table: the join's look-up asks again, and where old values are told they are asked for, too."""
+
+    def build(app: ads.App) -> None:
+        app.add_state_store(ads.store.key_value("seen", key=S, value=I))
+        table = app.table("left", key=S, value=S).transform_values(Counting, "seen")
+        right = app.table("right", key=S, value=S)
+        table.join(right, lambda a, b: f"{a} {b}").to_stream().to("out", value=S)
+
+    changes = [("left", "a", "x", 1), ("right", "a", "r", 2), ("right", "a", "s", 3)]
+    assert steps(build, changes, caching=False) == [[], [("a", "x#2 r", 2)], [("a", "x#3 s", 3)]]
+
+
+def test_a_transformer_forwards_nothing() -> None:
+    class Forwarding(ads.ValueTransformerWithKey[Any]):
+        def init(self, ctx: ads.Context) -> None:
+            self.ctx = ctx
+
+        def transform(self, key: str, value: Any) -> Any:
+            self.ctx.forward(ads.ProcessorRecord(key, value, 1))
+
+    def build(app: ads.App) -> None:
+        app.table("in", key=S, value=S).transform_values(Forwarding).to_stream().to("out", value=S)
+
+    with TopologyTestDriver(ads.topology(name="app")(build), partitions=1) as driver:
+        driver.input("in").pipe("x", key="a", at=1)
+        [letter] = driver.dead_letters("in")
+        assert "a transformer forwards nothing" in str(letter)

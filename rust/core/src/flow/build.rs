@@ -1,6 +1,6 @@
 //! From the plan's nodes to a graph. One line per kind of node.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -22,6 +22,7 @@ use super::stream_table::StreamTableJoin;
 use super::suppress::{Suppress, Terms};
 use super::table::{Derivation, Derived, Regroup, Source, Teller, Telling, ToStream};
 use super::table_join::TableJoin;
+use super::transform::{TransformValues, Transformer};
 use super::windowed::{Closing, Seen, WindowAggregate, Windowing};
 use super::{Entry, Exit, Extractor, Flow, FlowSource, Globals, Graph, Node, OnError, Serde, Slot, Store};
 use crate::error::PlanError;
@@ -65,7 +66,12 @@ impl Builder<'_> {
         self.get::<Option<String>>(parameter)?.map(|name| self.store(&name)).transpose()
     }
     pub fn lookup(&self, parameter: &str) -> Result<Lookup, PlanError> {
-        self.get::<Getter>(parameter)?.find(&mut |name| self.store(name), self.globals)
+        self.get::<Getter>(parameter)?.find(&|name| self.store(name), &|stores| self.access(stores), self.globals)
+    }
+    /// What an instance of the host's reaches here.
+    fn access(&self, stores: &[String]) -> Result<Access, PlanError> {
+        let stores = stores.iter().map(|s| Ok((s.clone(), self.store(s)?))).collect::<Result<_, PlanError>>()?;
+        Ok(Access { node: self.name.into(), subtopology: self.subtopology, stores, ..Access::default() })
     }
     /// The same as those behind it have been told.
     fn told(&self, parameter: &str) -> Result<Lookup, PlanError> {
@@ -142,16 +148,16 @@ fn node(kind: &str, b: &Builder<'_>) -> Result<Box<dyn Node>, PlanError> {
         "to_stream" => Box::new(ToStream),
         "process" => {
             let p: process::Parameters = b.read()?;
-            let stores = p.stores.iter().map(|s| Ok((s.clone(), b.store(s)?))).collect::<Result<_, PlanError>>()?;
-            let access = Access {
-                node: b.name.into(),
-                subtopology: b.subtopology,
-                stores,
-                outputs: p.outputs,
-                fixed_key: p.fixed_key,
-            };
-            Box::new(Process::new(p.factory, access))
+            Box::new(Process::new(
+                p.factory,
+                Access { outputs: p.outputs, fixed_key: p.fixed_key, ..b.access(&p.stores)? },
+            ))
         }
+        "table_transform_values" => Box::new(TransformValues {
+            transformer: Transformer::new(b.get("factory")?, b.access(&b.get::<Vec<String>>("reached")?)?),
+            store: b.optional_store("store")?,
+            teller: b.teller()?,
+        }),
         "regroup" => Box::new(b.read::<Regroup>()?),
         "aggregate" => Box::new(Aggregate {
             folds: b.get::<Vec<Fold>>("folds")?,
@@ -268,6 +274,7 @@ pub fn build(
     }
     let timed = (0..nodes.len()).filter(|&n| nodes[n].node.borrow().timed()).collect();
     let topics = Arc::new(plan.topics.clone());
-    let graph = Graph { nodes, stores, globals: globals.clone(), timed, schedules: RefCell::default() };
+    let graph =
+        Graph { nodes, stores, globals: globals.clone(), timed, schedules: RefCell::default(), life: Cell::default() };
     Ok((Flow::new(graph, entries, exits, topics, plan.has_merge), sources))
 }

@@ -1,8 +1,12 @@
 //! Functions of the user in a record flow, and how a table without a store is read.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 
+use super::process::Access;
 use super::stores::key_bytes;
+use super::transform::{Transformed, Transformer};
 use super::{Cx, Failure, Globals};
 use crate::datum::Datum;
 use crate::error::PlanError;
@@ -49,6 +53,12 @@ pub enum Getter {
         of: Box<Getter>,
         mapper: Func,
     },
+    /// By a transformer of its own, one that reaches these stores.
+    Transform {
+        of: Box<Getter>,
+        factory: usize,
+        stores: Vec<String>,
+    },
     /// Of a key that waits in the buffer `store`, what was told last; of others what `of` says.
     Suppressed {
         store: String,
@@ -80,6 +90,7 @@ pub enum Lookup {
         of: Box<Lookup>,
         mapper: Func,
     },
+    Transform(Transformed),
     Suppressed {
         store: usize,
         of: Box<Lookup>,
@@ -96,7 +107,8 @@ pub enum Lookup {
 impl Getter {
     pub fn find(
         &self,
-        store: &mut dyn FnMut(&str) -> Result<usize, PlanError>,
+        store: &dyn Fn(&str) -> Result<usize, PlanError>,
+        access: &dyn Fn(&[String]) -> Result<Access, PlanError>,
         globals: &Globals,
     ) -> Result<Lookup, PlanError> {
         Ok(match self {
@@ -106,18 +118,24 @@ impl Getter {
                     .named(name)
                     .ok_or_else(|| PlanError::new("bad_plan", format!("there is no global table `{name}`")))?,
             ),
-            Getter::Filter { of, predicate, negate } => {
-                Lookup::Filter { of: Box::new(of.find(store, globals)?), predicate: *predicate, negate: *negate }
-            }
+            Getter::Filter { of, predicate, negate } => Lookup::Filter {
+                of: Box::new(of.find(store, access, globals)?),
+                predicate: *predicate,
+                negate: *negate,
+            },
             Getter::MapValues { of, mapper } => {
-                Lookup::MapValues { of: Box::new(of.find(store, globals)?), mapper: *mapper }
+                Lookup::MapValues { of: Box::new(of.find(store, access, globals)?), mapper: *mapper }
             }
+            Getter::Transform { of, factory, stores } => Lookup::Transform(Transformed {
+                of: Box::new(of.find(store, access, globals)?),
+                transformer: Arc::new(Transformer::new(*factory, access(stores)?)),
+            }),
             Getter::Suppressed { store: name, of } => {
-                Lookup::Suppressed { store: store(name)?, of: Box::new(of.find(store, globals)?) }
+                Lookup::Suppressed { store: store(name)?, of: Box::new(of.find(store, access, globals)?) }
             }
             Getter::Join { left, right, joiner, left_outer, right_outer } => Lookup::Join {
-                left: Box::new(left.find(store, globals)?),
-                right: Box::new(right.find(store, globals)?),
+                left: Box::new(left.find(store, access, globals)?),
+                right: Box::new(right.find(store, access, globals)?),
                 joiner: *joiner,
                 left_outer: *left_outer,
                 right_outer: *right_outer,
@@ -138,6 +156,9 @@ impl Lookup {
             Lookup::Global(index) => Lookup::Global(index),
             Lookup::Filter { of, predicate, negate } => Lookup::Filter { of: boxed(of), predicate, negate },
             Lookup::MapValues { of, mapper } => Lookup::MapValues { of: boxed(of), mapper },
+            Lookup::Transform(Transformed { of, transformer }) => {
+                Lookup::Transform(Transformed { of: boxed(of), transformer })
+            }
             Lookup::Suppressed { store, of } => Lookup::Suppressed { store, of: boxed(of) },
             Lookup::Join { left, right, joiner, left_outer, right_outer } => {
                 Lookup::Join { left: boxed(left), right: boxed(right), joiner, left_outer, right_outer }
@@ -162,6 +183,7 @@ impl Lookup {
                 }
                 None => None,
             },
+            Lookup::Transform(made) => made.of(key, made.of.get(cx, key)?, cx)?,
             Lookup::Suppressed { store, of } => match super::suppress::told(&cx.store(*store), key)? {
                 Some(told) => (!told.is_null()).then_some((told, -1)), // when it was told is not known
                 None => of.get(cx, key)?,
@@ -194,6 +216,7 @@ impl Lookup {
                 }
                 None => Ok(None),
             },
+            Lookup::Transform(made) => made.of(key, made.of.get_as_of(cx, key, ts)?, cx),
             _ => self.get(cx, key),
         }
     }

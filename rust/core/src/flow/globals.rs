@@ -71,6 +71,7 @@ impl Kept {
             globals: Arc::default(),
             timed: vec![],
             schedules: RefCell::default(),
+            life: std::cell::Cell::default(),
         };
         Flow::new(graph, vec![], vec![], Arc::default(), false)
     }

@@ -48,6 +48,7 @@ pub mod stream_table;
 pub mod suppress;
 pub mod table;
 pub mod table_join;
+pub mod transform;
 pub mod versions;
 pub mod windowed;
 
@@ -219,6 +220,8 @@ pub struct Graph {
     pub timed: Vec<usize>,
     /// What processors asked to be called for.
     pub schedules: RefCell<Schedules>,
+    /// Goes up whenever the task begins anew: what the host made before is of another life.
+    pub life: Cell<u64>,
 }
 
 impl Graph {
@@ -885,6 +888,7 @@ impl Flow {
             fired: Cell::new(false),
         };
         self.begun = false;
+        self.graph.life.set(self.graph.life.get() + 1);
         self.graph.schedules.borrow_mut().clear();
         for (node, slot) in self.graph.nodes.iter().enumerate() {
             slot.node.borrow_mut().restored(Cx { graph: &self.graph, env: &env, node });

@@ -10,13 +10,16 @@
 use serde::Deserialize;
 
 use super::schedule::Clock;
-use super::{Cx, Done, Node, Record};
+use super::{Cx, Done, Failure, Node, Record};
+use crate::datum::Datum;
 use crate::error::Fatal;
 
 /// An instance. Dropping it closes it.
 pub trait Processor: Send {
     fn init(&mut self, cx: Cx<'_>) -> Done;
     fn process(&mut self, record: Record, cx: Cx<'_>) -> Done;
+    /// Of a transformer: the value in place of another.
+    fn transform(&mut self, key: &Datum, value: &Datum, cx: Cx<'_>) -> Result<Datum, Failure>;
     /// A schedule of its own is due; `time` is the clock's.
     fn punctuate(&mut self, schedule: u64, time: i64, cx: Cx<'_>) -> Done;
 }
@@ -32,6 +35,8 @@ pub struct Access {
     pub outputs: Vec<String>,
     /// It may not change keys.
     pub fixed_key: bool,
+    /// It returns values, and forwards nothing.
+    pub transforms: bool,
 }
 
 #[derive(Deserialize)]

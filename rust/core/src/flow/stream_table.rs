@@ -83,7 +83,7 @@ impl StreamTableJoin {
     }
 
     fn leave(&self, store: usize, grace_ms: i64, cx: Cx<'_>) -> Done {
-        let leaving: Vec<(Vec<u8>, Option<(Record, Option<Origin>)>)> = {
+        let leaving: Vec<(Vec<u8>, Option<Waited>)> = {
             let store = cx.store(store);
             let end = time_bytes(store.observed.saturating_sub(grace_ms).saturating_add(1));
             let due = store.bytes.range(Bound::Unbounded, Bound::Excluded(&end[..]));
@@ -106,7 +106,10 @@ impl StreamTableJoin {
     }
 }
 
-fn read(entry: &[u8], bytes: &[u8]) -> Option<(Record, Option<Origin>)> {
+/// A record that waited, and where it came from.
+type Waited = (Record, Option<Origin>);
+
+fn read(entry: &[u8], bytes: &[u8]) -> Option<Waited> {
     let (ts, rest) = split_time(entry)?;
     let (key, _) = rest.split_last_chunk::<4>()?;
     let mut r = Reader::new(bytes);

@@ -41,6 +41,7 @@ import org.apache.kafka.streams.kstream.TimeWindowedCogroupedKStream;
 import org.apache.kafka.streams.kstream.TimeWindowedKStream;
 import org.apache.kafka.streams.kstream.TimeWindows;
 import org.apache.kafka.streams.kstream.UnlimitedWindows;
+import org.apache.kafka.streams.kstream.ValueTransformerWithKey;
 import org.apache.kafka.streams.kstream.Windowed;
 import org.apache.kafka.streams.processor.FailOnInvalidTimestamp;
 import org.apache.kafka.streams.processor.LogAndSkipOnInvalidTimestamp;
@@ -217,6 +218,11 @@ final class Build {
                         () -> Scripts.fixed(node.get("script"), (k, v) -> saw(node, k, v));
                 yield this.<KStream<Object, Object>>in(node, 0).processValues(supplier, strings(node.path("stores")));
             }
+            case "transform_values" -> this.<KTable<Object, Object>>in(node, 0)
+                    .transformValues(
+                            () -> new CountingTransformer(node.get("counts").asText()),
+                            keyValue(node, keyOf(node, 0)),
+                            node.get("counts").asText());
             case "group_by_key" -> this.<KStream<Object, Object>>in(node, 0).groupByKey(grouped(node));
             case "group_by" -> {
                 Functions.Fn f = fn(node, "fn");
@@ -590,6 +596,32 @@ final class Build {
     }
 
     // --- Stores
+
+    /** How often it was asked for a key; null for a deletion, which counts as well. */
+    private static final class CountingTransformer implements ValueTransformerWithKey<Object, Object, Object> {
+        private final String name;
+        private KeyValueStore<Object, Long> counts;
+
+        private CountingTransformer(String name) {
+            this.name = name;
+        }
+
+        @Override
+        public void init(org.apache.kafka.streams.processor.ProcessorContext context) {
+            counts = context.getStateStore(name);
+        }
+
+        @Override
+        public Object transform(Object key, Object value) {
+            Long before = counts.get(key);
+            long now = before == null ? 1 : before + 1;
+            counts.put(key, now);
+            return value == null ? null : now;
+        }
+
+        @Override
+        public void close() {}
+    }
 
     private static Materialized<Object, Object, KeyValueStore<Bytes, byte[]>> keyValue(
             JsonNode node, Serde<Object> key) {
