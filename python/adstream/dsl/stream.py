@@ -25,13 +25,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn, Self, overload
 
 from adstream.dsl import aggregates as aggregates_
-from adstream.dsl import flow, row_formats, serdes
+from adstream.dsl import flow, row_formats, row_joins, serdes
 from adstream.dsl.aggregates import RETRACTABLE, Aggregate
 from adstream.dsl.durations import Duration, duration_ms, format_ms
 from adstream.dsl.expr import Expr, Row, Scalar, callable_name, col, lit, named_or_expr, return_type, to_plan
 from adstream.dsl.faults import fault, name_list, nearest, unknown_column, user_line
 from adstream.dsl.graph import Graph, Node, Port
 from adstream.dsl.kstream import Flowing, KStream
+from adstream.dsl.row_joins import Between, JoinHow, On
 from adstream.dsl.schema import row_of, schema_of
 from adstream.dsl.sinks import Sink
 from adstream.dsl.typing_ import infer, widened
@@ -513,6 +514,42 @@ class Stream(_Flow):
             for name, dtype in self._columns.items()
         }
         return Stream(self._graph, port, columns, key)
+
+    def join(
+        self,
+        other: Stream,
+        *,
+        on: On,
+        how: JoinHow = "inner",
+        within: Duration | Between | None = None,
+        grace: Duration | None = None,
+        where: Expr | None = None,
+        into: str | type | None = None,
+        name: str | None = None,
+    ) -> Stream:
+        """Each row with every row of another stream that is equal in `on` and lies within a span of time.
+
+        Args:
+            other: rows of the same app.
+            on: a column or an expression of both sides, `{left: right}`, or a list of these and of `(left, right)`. Rows
+                are moved by it where their topic is not keyed so. A null is equal to nothing.
+            how: `"inner"`; `"left"`: left rows without a match come out alone, the right columns null, when nothing can
+                come any more; `"outer"`: those of both sides.
+            within: how far apart in time: `"10m"` in both directions, or `ads.between("-24h", "0s")`, right minus left;
+                both ends inclusive.
+            grace: how long behind that rows are waited for that come out of order.
+            where: of the pairs of an inner join, those for which this is true.
+            into: `"click"`: the right row's columns are `click.price` and so on, all of them; a schema: the result has its
+                fields only. By default the right columns come under their names, which must not clash.
+            name: of the operation, for its state and its topics, as of `KStream.join`.
+
+        The result's time is the later one of the two. In Kafka Streams: `KStream.join`, `leftJoin`, `outerJoin`.
+
+        Raises:
+            TopologyError: `unknown_column`, `type_mismatch`, `within_missing`, `grace_missing`, `duplicate_column`,
+                `schema_mismatch`, `not_a_condition`, `other_app`.
+        """
+        return row_joins.join(self, other, on, how, within, grace, where, into, name)
 
     # --- keys -------------------------------------------------------------------------------------
 

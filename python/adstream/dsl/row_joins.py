@@ -1,0 +1,334 @@
+"""Joins of streams of rows: columns and expressions in front, the joins of keys and values (`joins.py`) underneath.
+
+    left ──(columns of `on`)── from_rows ─▶ moved by key? ─┐
+                                                           ├─ stream_join ─ to_rows ─▶ left's columns, right's ─▶ where
+    right ─(columns of `on`)── from_rows ─▶ moved by key? ─┘    (no Python)
+
+- *The key* is what `on` says, typed: a number meets its equal, and no text. Its partition is that of the text that rows
+  are keyed by on topics, so a stream whose topic is keyed so already stays where it is (`_together`).
+- *Names.* Of columns that `on` names alike on both sides there is one; with an outer join it holds the key of whichever
+  side came. Other names that clash are refused: `into="click"` puts the right row's columns under `click.`.
+- Nothing is decided here about time, lateness, order or null keys: that is Kafka Streams' join, record by record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from adstream.dsl import flow, joins, natives, serdes
+from adstream.dsl.durations import Duration, duration_ms, format_ms
+from adstream.dsl.expr import Expr, coalesce, col
+from adstream.dsl.faults import fault, name_list, unknown_column, user_line
+from adstream.dsl.graph import Port
+from adstream.dsl.kstream import Flowing, KStream
+from adstream.dsl.schema import schema_of
+from adstream.dsl.typing_ import widened
+
+if TYPE_CHECKING:
+    from adstream.dsl.stream import Stream
+
+JoinHow = Literal["inner", "left", "outer"]
+_HOW = {"inner": joins.INNER, "left": joins.LEFT, "outer": joins.OUTER}
+
+Side = str | Expr
+On = Side | Mapping[str, Side] | Sequence[Side | tuple[Side, Side]]
+"""What must be equal: a column or expression of both sides, `{left: right}`, or a list of these and of (left, right)."""
+
+_AS_TEXT = ("str", "int", "bool")
+"""Types whose text on a topic is the text that partitions are chosen by (`rust/core/src/key.rs`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """How much later than the left row the right one may be, both ends inclusive. Made by `ads.between`."""
+
+    low_ms: int
+    high_ms: int
+
+    def __repr__(self) -> str:
+        return f"between({_signed(self.low_ms)}, {_signed(self.high_ms)})"
+
+
+def _signed(ms: int) -> str:
+    return f'"{"-" if ms < 0 else ""}{format_ms(abs(ms))}"'
+
+
+def between(low: Duration, high: Duration) -> Between:
+    """For `within=` of a join: the time of the right row minus that of the left one, both ends inclusive.
+
+        ads.between("-24h", "0s")      the right row lies up to a day before the left one
+
+    Raises:
+        TopologyError: `bad_duration`, `bad_window` (the first is larger than the second).
+    """
+    found = Between(
+        duration_ms(low, "low", operation="between", negative=True),
+        duration_ms(high, "high", operation="between", negative=True),
+    )
+    if found.low_ms > found.high_ms:
+        raise fault(
+            "bad_window",
+            f"from {_signed(found.low_ms)} to {_signed(found.high_ms)} there is nothing",
+            operation="between",
+            hint="write the smaller one first",
+        )
+    return found
+
+
+def join(
+    left: Stream,
+    other: object,
+    on: On,
+    how: JoinHow,
+    within: Duration | Between | None,
+    grace: Duration | None,
+    where: Expr | None,
+    into: str | type | None,
+    name: str | None,
+) -> Stream:
+    """`Stream.join`."""
+    from adstream.dsl.stream import KeyPart, Stream
+
+    line = user_line()
+    if not isinstance(other, Stream):
+        raise fault(
+            "bad_argument",
+            f"rows are joined with a stream of rows, not with {other!r}",
+            operation="join",
+            line=line,
+            hint="for tables go over to records: `.records(…).join(table, ads.joined())`",
+        )
+    if other._graph is not left._graph:
+        raise fault("other_app", "the streams are of two apps", operation="join", line=line, hint="build both from one")
+    if how not in get_args(JoinHow):
+        raise fault("bad_argument", f"`how` is {how!r}", operation="join", line=line, hint=f"use {_choice()}")
+    windows = _windows(within, grace, line)
+    if where is not None and how != "inner":
+        raise fault(
+            "bad_argument",
+            f"`where` belongs to inner joins yet: in a {how} join a pair that fails would have to count as no match",
+            operation="join",
+            line=line,
+            hint="filter a side before the join, or the rows behind it",
+        )
+
+    _check_into(into, line)
+    pairs = _pairs(left, other, on, line)
+    prefix = f"{into}." if isinstance(into, str) else ""
+    kept, once = _right_columns(left, other, pairs, prefix, line)
+    keys = [f"$on_{i}" for i in range(len(pairs))]
+    # The right row takes its new names while it is still columns.
+    named = {new: col(old) for old, new in kept.items()}
+    mine = _projected(left, {n: e for n, (e, _) in zip(keys, pairs, strict=True)}, line, keep=True)
+    theirs = _projected(other, named | {n: e for n, (_, e) in zip(keys, pairs, strict=True)}, line, keep=False)
+    written = left._written()
+    types = [widened(left._compile("join", e, line)[1]) for e, _ in pairs]
+    outer = how == "outer"
+    made = joins._with_stream(
+        _HOW[how],
+        _records(left, mine, keys, types, written, _together(left, [e for e, _ in pairs], types)),
+        _records(
+            other,
+            theirs,
+            keys,
+            types,
+            [*kept.values(), *(keys if outer else [])],
+            _together(other, [e for _, e in pairs], types),
+        ),
+        _whichever(written, kept, once) if outer else natives.joined(),
+        windows,
+        name=name,
+    )
+
+    columns = {n: widened(left._columns[n]) if outer and n in once else left._columns[n] for n in written}
+    columns |= {new: other._columns[old] for old, new in kept.items()}
+    held = [e.name for e, _ in pairs if e.op == "col" and e.name is not None]
+    # A key that is null in part is a group of rows but no key of a join: its rows may lie in several partitions.
+    whole = len(held) == len(pairs) and (how == "inner" or len(pairs) == 1)
+    node = flow.add(
+        left._graph,
+        "to_rows",
+        [made._flowing.port],
+        schema=[{"name": n, "type": dtype} for n, dtype in columns.items()],
+        fill=[{"field": n} for n in columns],
+        keys=held if whole else [],
+        about=f"{how} join on {_text(pairs)}",
+    )
+    key = tuple(KeyPart(n, frozenset({n})) for n in held) if whole else ()
+    stream = Stream(left._graph, (node.id, 0), columns, key)
+    if where is not None:
+        stream = stream._filter("join", where, "where")
+    if isinstance(into, type):
+        stream = _as_schema(stream, into, line)
+    return stream
+
+
+def _choice() -> str:
+    return ", ".join(f'"{how}"' for how in get_args(JoinHow))
+
+
+def _windows(within: Duration | Between | None, grace: Duration | None, line: str | None) -> joins.JoinWindows:
+    if within is None:
+        raise fault(
+            "within_missing",
+            "streams meet within a span of time, and none is given",
+            operation="join",
+            line=line,
+            hint='write `within="10m"`, or `within=ads.between("-24h", "0s")` for right minus left',
+        )
+    if grace is None:
+        raise fault(
+            "grace_missing",
+            "how long are rows waited for that come out of order?",
+            operation="join",
+            line=line,
+            hint='write `grace="10s"`, or `grace="0s"` to wait for nothing',
+        )
+    grace_ms = duration_ms(grace, "grace", operation="join")
+    if isinstance(within, Between):
+        found = joins.JoinWindows(-within.low_ms, within.high_ms, grace_ms)
+    else:
+        ms = duration_ms(within, "within", operation="join")
+        found = joins.JoinWindows(ms, ms, grace_ms)
+    if found.size_ms + grace_ms == 0:
+        # Kafka Streams takes it, keeps records for no time at all, and joins nothing.
+        raise fault(
+            "bad_window",
+            "rows that meet at one instant only, and for which nobody waits, are forgotten before anything meets them",
+            operation="join",
+            line=line,
+            hint='write `grace="1ms"` or more',
+        )
+    return found
+
+
+def _pairs(left: Stream, right: Stream, on: On, line: str | None) -> list[tuple[Expr, Expr]]:
+    """What must be equal, left and right, checked."""
+    given: list[Any]
+    if isinstance(on, Mapping):
+        given = list(on.items())
+    else:
+        given = [on] if isinstance(on, str | Expr) or not isinstance(on, Sequence) else list(on)
+    sides = [part if isinstance(part, tuple) and len(part) == 2 else (part, part) for part in given]
+    if not sides or not all(isinstance(side, str | Expr) for pair in sides for side in pair):
+        raise fault(
+            "bad_argument",
+            f"`on` is {on!r}",
+            operation="join",
+            line=line,
+            hint='write `on="user_id"`, `on=["a", "b"]`, `on={"left": "right"}` or `on=col("x").str.to_lowercase()`',
+        )
+    pairs = []
+    for mine, theirs in sides:
+        pair = tuple(col(side) if isinstance(side, str) else side for side in (mine, theirs))
+        (_, one), (_, two) = left._compile("join", pair[0], line), right._compile("join", pair[1], line)
+        if widened(one) != widened(two):
+            raise fault(
+                "type_mismatch",
+                f"`{pair[0]!r}` is {one} on the left, `{pair[1]!r}` is {two} on the right: they are never equal",
+                operation="join",
+                line=line,
+                hint="cast one of them: `.cast(…)`",
+            )
+        pairs.append((pair[0], pair[1]))
+    return pairs
+
+
+def _check_into(into: object, line: str | None) -> None:
+    if isinstance(into, str) and into.startswith("$"):
+        raise fault(
+            "reserved_name",
+            f"`{into}`: names that begin with `$` are the engine's",
+            operation="join",
+            line=line,
+            hint="choose another name",
+        )
+    if into is not None and (not into or not isinstance(into, str | type)):
+        raise fault(
+            "bad_argument",
+            f"`into` is {into!r}",
+            operation="join",
+            line=line,
+            hint='write `into="click"`, or a schema class',
+        )
+
+
+def _right_columns(
+    left: Stream, right: Stream, pairs: Sequence[tuple[Expr, Expr]], prefix: str, line: str | None
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The right row's columns with their names in the result; and the columns of the left side, with that of the key,
+    that both sides have under one name."""
+    once = {
+        e.name: f"$on_{i}"
+        for i, (e, other) in enumerate(pairs)
+        if e.op == other.op == "col" and e.name == other.name and e.name is not None
+    }
+    kept = {n: f"{prefix}{n}" for n in right._written() if prefix or n not in once}
+    clashes = [new for new in kept.values() if new in left._columns]
+    if clashes:
+        free = next(n for n in ("right", "other", "joined") if not any(c.startswith(f"{n}.") for c in left._columns))
+        raise fault(
+            "duplicate_column",
+            f"both sides have {name_list(clashes)}",
+            operation="join",
+            line=line,
+            hint=f'write `into="{free}"`: the right row\'s columns become `{free}.{clashes[0].rpartition(".")[2]}` …',
+        )
+    return kept, once
+
+
+def _projected(stream: Stream, named: Mapping[str, Expr], line: str | None, *, keep: bool) -> Port:
+    exprs = [[n, stream._compile("join", e, line)[0]] for n, e in named.items()]
+    calls = any(node.op == "call" for e in named.values() for node in e.walk())
+    return stream._node_for(
+        "with_columns" if keep else "select",
+        (stream._port,),
+        line,
+        {"exprs": exprs},
+        ", ".join(f"{n}={e!r}" for n, e in named.items()),
+        "callable" if calls else "expression",
+    )
+
+
+def _records(
+    stream: Stream, port: Port, keys: list[str], types: list[str], columns: list[str], together: bool
+) -> KStream:
+    node = flow.add(stream._graph, "from_rows", [port], keys=keys, columns=columns, about=f"key {', '.join(keys)}")
+    # JSON is what rows' keys are as text, but for text itself, which stands there without quotes.
+    serde = serdes.string if types == ["str"] else serdes.json_
+    return KStream(Flowing(stream._app, stream._graph, (node.id, 0), serde, serdes.json_, rekeyed=not together))
+
+
+def _together(stream: Stream, keys: Sequence[Expr], types: Sequence[str]) -> bool:
+    """Whether rows of one key are in one partition, and in that of the key's text."""
+    if len(keys) != 1 or len(stream._key) != 1 or types[0] not in _AS_TEXT:
+        return False
+    return keys[0].op == "col" and keys[0].name in stream._key[0].columns
+
+
+def _whichever(written: Sequence[str], kept: Mapping[str, str], once: Mapping[str, str]) -> Expr:
+    """A joiner of sides that may be missing: what both have is told by the one that is there."""
+    mine = {n: coalesce(col(n), natives.other(once[n])) if n in once else col(n) for n in written}
+    return natives.struct(**mine, **{n: natives.other(n) for n in kept.values()})
+
+
+def _as_schema(stream: Stream, into: type, line: str | None) -> Stream:
+    declared = schema_of(into, operation="join")
+    for field, dtype in declared.types.items():
+        if field not in stream._columns:
+            raise unknown_column(field, stream._columns, operation="join", line=line)
+        if widened(stream._columns[field]) != widened(dtype):
+            raise fault(
+                "schema_mismatch",
+                f"`{field}` is {stream._columns[field]} and {dtype} in {declared.name}",
+                operation="join",
+                line=line,
+                hint="change the schema, or cast the column before the join",
+            )
+    return stream.select(*declared.types)
+
+
+def _text(pairs: Sequence[tuple[Expr, Expr]]) -> str:
+    return ", ".join(f"{e!r}" if repr(e) == repr(o) else f"{e!r} = {o!r}" for e, o in pairs)

@@ -1,0 +1,48 @@
+"""Joins of two streams of rows, by their definition: every pair that is equal and close enough, looked for one by one.
+
+A row is (side, key, number, time); a null key meets nothing. The other side is kept for less than before + after + grace
+behind its own newest row; what was too old when it came is not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+Row = tuple[str, str | None, int, int]
+Pair = tuple[int | None, int | None, int]
+"""Number on the left, number on the right, time."""
+
+
+def inner(rows: Sequence[Row], low: int, high: int, grace: int) -> list[Pair]:
+    """Pairs in the order in which they come out. `low` and `high`: right minus left."""
+    found: list[Pair] = []
+    kept: dict[str, list[Row]] = {"l": [], "r": []}
+    newest = {"l": -(10**18), "r": -(10**18)}
+    for row in rows:
+        side, key, number, at = row
+        if key is None:
+            continue
+        other = "r" if side == "l" else "l"
+        gone = newest[other] - (high - low + grace)
+        matches = [
+            (then, n)
+            for _, k, n, then in kept[other]
+            if k == key and then > gone and low <= (then - at if side == "l" else at - then) <= high
+        ]
+        matches.sort(key=lambda match: match[0])  # of one time they stay as they came
+        found += [(number, n, max(at, then)) if side == "l" else (n, number, max(at, then)) for then, n in matches]
+        newest[side] = max(newest[side], at)
+        if at > newest[side] - (high - low + grace):
+            kept[side].append(row)
+    return found
+
+
+def with_those_alone(rows: Sequence[Row], low: int, high: int, grace: int, how: str) -> list[Pair]:
+    """A left or outer join of rows that come in order of time, when all is over; in no order."""
+    pairs = inner(rows, low, high, grace)
+    matched = {("l", one) for one, _, _ in pairs} | {("r", two) for _, two, _ in pairs}
+    alone = [(side, n, at) for side, _, n, at in rows if (side, n) not in matched]
+    return [
+        *pairs,
+        *((n, None, at) if side == "l" else (None, n, at) for side, n, at in alone if side == "l" or how == "outer"),
+    ]

@@ -1,0 +1,190 @@
+"""Joins of rows: columns, keys, what is refused, and that Python has no part in them."""
+
+from collections.abc import Callable
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+import pytest
+
+import adstream as ads
+from adstream.testing import TopologyTestDriver
+
+col = ads.col
+
+
+class Shown(ads.Record):
+    user: str
+    ad: int
+    kind: Literal["WEB", "APP"]
+
+
+class Click(ads.Record):
+    user: str
+    ad: int
+    price: Annotated[Decimal, ads.decimal(10, 2)]
+    clicked: datetime
+
+
+SPAN: dict[str, Any] = {"within": "10s", "grace": "1s"}
+
+
+def sides() -> tuple[ads.Stream, ads.Stream]:
+    app = ads.App("x")
+    return app.stream("shown", Shown, key="user"), app.stream("click", Click, timestamp="clicked")
+
+
+def test_columns_of_both() -> None:
+    left, right = sides()
+    assert left.join(right.drop_columns("ad"), on="user", **SPAN).schema == {
+        **left.schema,
+        "price": "decimal(10,2)",
+        "clicked": "timestamp",
+    }
+    nested = left.join(right, on="user", into="click", **SPAN)
+    assert list(nested.schema) == [
+        *("user", "ad", "kind"),
+        *("click.user", "click.ad", "click.price", "click.clicked"),
+    ]
+
+
+def test_a_schema_says_what_is_kept() -> None:
+    class Both(ads.Record):
+        price: Annotated[Decimal, ads.decimal(10, 2)]
+        user: str
+
+    left, right = sides()
+    joined = left.join(right, on=["user", "ad"], into=Both, **SPAN)
+    assert joined.schema == {"price": "decimal(10,2)", "user": "str"}
+
+
+def run(build: Callable[[ads.App], None], rows: list[tuple[str, dict[str, Any], int]], **options: Any) -> list[Any]:
+    options = {"partitions": 1, "commit_every": 1} | options
+    with TopologyTestDriver(ads.topology(name="app")(build), **options) as driver:
+        for topic, value, at in rows:
+            driver.input(topic).pipe(value, key=value["user"], at=at)
+        return [(r.key, r.value, r.timestamp) for r in driver.output("out").read()]
+
+
+def shown(user: str, ad: int, at: int) -> tuple[str, dict[str, Any], int]:
+    return ("shown", {"user": user, "ad": ad, "kind": "WEB"}, at)
+
+
+def click(user: str, ad: int, price: str, at: int) -> tuple[str, dict[str, Any], int]:
+    clicked = f"2024-01-15T10:00:{at // 1000:02}.{at % 1000:03}Z"
+    return ("click", {"user": user, "ad": ad, "price": price, "clicked": clicked}, at)
+
+
+BASE = 1_705_312_800_000  # 2024-01-15T10:00:00Z
+
+
+@pytest.mark.parametrize("how", ["inner", "left", "outer"])
+def test_values_keep_their_types(how: Any) -> None:
+    """Decimals and times that are compared, computed with and written behind the join; the key of whichever side came."""
+
+    def build(app: ads.App) -> None:
+        left = app.stream("shown", Shown, key="user")
+        right = app.stream("click", Click, key="user", timestamp="clicked")
+        joined = left.join(right, on=["user", "ad"], how=how, **SPAN)
+        joined.select("user", "ad", "kind", double=col("price") * 2, second=col("clicked").dt.second()).to("out")
+
+    rows = [
+        shown("a", 1, BASE),
+        click("a", 1, "1.25", 3_000),
+        click("a", 2, "9.00", 4_000),
+        shown("b", 1, BASE + 60_000),
+        shown("b", 1, BASE + 61_000),
+    ]
+    both = {"user": "a", "ad": 1, "kind": "WEB", "double": "2.50", "second": 3}
+    alone = {"user": "a", "ad": 2, "kind": None, "double": "18.00", "second": 4}
+    expected = [both, *([alone] if how == "outer" else [])]
+    assert [value for _, value, _ in run(build, rows)] == expected
+
+
+def test_the_result_has_the_later_time_and_the_key() -> None:
+    def build(app: ads.App) -> None:
+        left, right = app.stream("shown", Shown, key="user"), app.stream("click", Click, timestamp="clicked")
+        left.join(right, on="user", into="click", where=col("ad") == col("click.ad"), **SPAN).to("out", columns=["ad"])
+
+    rows = [click("a", 1, "1.00", 5_000), shown("a", 1, BASE), shown("a", 2, BASE)]
+    assert run(build, rows) == [("a", {"ad": 1}, BASE + 5_000)]
+
+
+def test_joins_of_joins() -> None:
+    """Rows of a join are joined again, and grouped by its key without being moved."""
+
+    def build(app: ads.App) -> None:
+        left, right = (
+            app.stream("shown", Shown, key="user"),
+            app.stream("click", Click, key="user", timestamp="clicked"),
+        )
+        once = left.join(right, on="user", into="one", **SPAN)
+        twice = once.join(right, on={"user": "user"}, into="two", **SPAN)
+        twice.group_by("user").aggregate(n=ads.count()).to("out")
+
+    rows = [shown("a", 1, BASE), click("a", 1, "1.00", 1_000), click("a", 2, "1.00", 2_000)]
+    assert run(build, rows)[-1][:2] == ("a", {"user": "a", "n": 4})
+
+
+def test_no_python_is_called() -> None:
+    graphs = []
+
+    def build(app: ads.App) -> None:
+        left, right = app.stream("shown", Shown, key="user"), app.stream("click", Click, timestamp="clicked")
+        where = col("ad") == col("click.ad")
+        for how in ("inner", "left", "outer"):
+            on = ["user", col("ad") * 2]
+            found = left.join(right, on=on, how=how, where=where if how == "inner" else None, into="click", **SPAN)
+            found.to(f"out-{how}")
+        graphs.append(left._graph)
+
+    ads.topology(name="app")(build).build()
+    assert graphs
+    for graph in graphs:
+        assert {type(fn).__name__ for fn in graph.callables} <= {"Native"}
+        assert {node.rung for node in graph.nodes} <= {"expression", "record"}
+
+
+def refused(code: str, join: Callable[[ads.Stream, ads.Stream], object]) -> ads.TopologyError:
+    with pytest.raises(ads.TopologyError) as raised:
+        join(*sides())
+    assert raised.value.code == code
+    assert raised.value.operation in ("join", "between")
+    assert "at test_row_joins.py:" in str(raised.value)
+    assert raised.value.hint
+    return raised.value
+
+
+def test_what_is_refused() -> None:
+    assert refused("unknown_column", lambda a, b: a.join(b, on="usr", **SPAN)).hint == "did you mean `user`?"
+    refused("unknown_column", lambda a, b: a.join(b, on="kind", **SPAN))  # of one side only
+    refused("type_mismatch", lambda a, b: a.join(b, on={"user": "ad"}, **SPAN))
+    refused("bad_argument", lambda a, b: a.join(b, on=[], **SPAN))
+    refused("bad_argument", lambda a, b: a.join(b, on=3, **SPAN))  # type: ignore[arg-type]
+    refused("bad_argument", lambda a, b: a.join(b, on="user", how="full", **SPAN))  # type: ignore[arg-type]
+    refused("bad_argument", lambda a, b: a.join(b.records("user"), on="user", **SPAN))  # type: ignore[arg-type]
+    refused("bad_argument", lambda a, b: a.join(b, on="user", into="", **SPAN))
+    refused("reserved_name", lambda a, b: a.join(b, on="user", into="$x", **SPAN))
+    refused("within_missing", lambda a, b: a.join(b, on="user", grace="1s"))
+    refused("grace_missing", lambda a, b: a.join(b, on="user", within="1s"))
+    refused("bad_duration", lambda a, b: a.join(b, on="user", within="1mo", grace="1s"))
+    refused("bad_window", lambda a, b: a.join(b, on="user", within=ads.between("1s", "0s"), grace="1s"))
+    refused("bad_window", lambda a, b: a.join(b, on="user", within="0s", grace="0s"))
+    clash = refused("duplicate_column", lambda a, b: a.join(b, on="user", **SPAN))
+    assert '`into="right"`' in str(clash.hint)
+    refused("not_a_condition", lambda a, b: a.join(b, on="user", into="c", where=col("c.price") + 1, **SPAN))
+    refused("unknown_column", lambda a, b: a.join(b, on="user", into="c", where=col("c.prise") > 1, **SPAN))
+    refused("bad_argument", lambda a, b: a.join(b, on="user", how="left", into="c", where=col("ad") > 1, **SPAN))
+    refused("other_app", lambda a, b: a.join(sides()[1], on="user", into="c", **SPAN))
+
+
+def test_a_schema_must_fit() -> None:
+    class Wrong(ads.Record):
+        price: int
+
+    class Missing(ads.Record):
+        cost: int
+
+    both = ["user", "ad"]
+    refused("schema_mismatch", lambda a, b: a.join(b, on=both, into=Wrong, **SPAN))
+    refused("unknown_column", lambda a, b: a.join(b, on=both, into=Missing, **SPAN))
