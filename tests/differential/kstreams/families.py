@@ -295,6 +295,36 @@ def errors(g: Gen) -> None:
     g.finish(ref, 1)
 
 
+def errors_in_two(g: Gen) -> None:
+    """Functions of two values that fail: joiners, aggregators, what derives a table."""
+    if g.chance(0.6):
+        g.options["processing"] = "continue"
+    condition: Json = g.pick([["value_gt", 4], ["value_even"], ["value_is_null"]])
+    match g.pick(["stream_table", "tables", "streams", "window", "regrouped", "derived"]):
+        case "stream_table":
+            table = g.table("string")
+            ref = g.stream_table_join(g.stream("string", "int64"), table)
+        case "tables":
+            ref = g.table_join(g.table("string", "int64"), g.table("string"))
+        case "streams":
+            ref = g.stream_join(g.stream("string", "int64"), g.stream("string"))
+            if g.options.get("processing") == "continue" and g.nodes[-1]["how"] != "inner":
+                g.tags.add("waiting_fails")
+        case "window":
+            grouped = g.windowed(g.group(g.stream("string", "int64")), g.pick(["tumbling", "hopping", "session"]))
+            ref = g.aggregated(grouped, g.pick(["aggregate", "reduce"]))
+        case "regrouped":
+            ref = g.aggregated(g.group_table(g.table("string", "int64")), g.pick(["aggregate", "reduce"]))
+        case _:
+            ref = g.table("string", "int64")
+            ref = g.add("map_values", [ref], "table", ref.key, "int64", fn=["value"], store=g.store())
+    [node] = [node for node in g.nodes if node["id"] == ref.id]
+    fails = "fail_if" if node["op"] == "map_values" else "fail_when"
+    for name in [name for name in ("fn", "subtractor") if name in node]:
+        node[name] = [fails, condition, node[name]]
+    g.finish(ref, 1)
+
+
 def caches(g: Gen) -> None:
     g.options["cache"] = True
     composed(g)
@@ -419,6 +449,7 @@ FAMILIES: dict[str, Callable[[Gen], None]] = {
     "added_stores": added_stores,
     "timestamps": timestamps,
     "transformed": transformed,
+    "errors_in_two": errors_in_two,
     "errors": errors,
     "caches": caches,
     "composed": composed,

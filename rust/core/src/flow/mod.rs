@@ -435,6 +435,14 @@ impl<'a> Cx<'a> {
         }
     }
 
+    /// Does something that is not the doing of the record at hand.
+    pub fn apart(&self, then: impl FnOnce(&Self) -> Done) -> Done {
+        let place = self.env.place.replace(None);
+        let done = then(self);
+        self.env.place.replace(place);
+        done
+    }
+
     pub fn dead(&self, reason: &'static str, text: String) {
         let place = self.env.place.borrow().clone();
         self.env.letters.borrow_mut().push((place, self.name().clone(), reason, text));

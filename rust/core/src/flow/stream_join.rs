@@ -151,9 +151,8 @@ impl StreamJoin {
                     Ok(joined) => cx.forward(Record { key: key.clone(), ts, ..record.with_value(joined) })?,
                     Err(Failure::Bad(reason, text)) => {
                         // Not the fault of the record at hand, which is no letter for it.
-                        let place = cx.env.place.replace(None);
-                        cx.dead(reason, format!("a record of time {ts} that waited for its other side: {text}"));
-                        cx.env.place.replace(place);
+                        let text = format!("a record of time {ts} that waited for its other side: {text}");
+                        cx.apart(|cx| cx.settle(Err(Failure::Bad(reason, text))))?;
                     }
                     Err(fatal) => return Err(fatal),
                 }

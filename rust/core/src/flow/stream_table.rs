@@ -95,9 +95,8 @@ impl StreamTableJoin {
             let done = cx.as_of(origin, || self.join(&record.key, &record, cx));
             if let Err(Failure::Bad(reason, text)) = done {
                 // Not the fault of the record at hand, which is no letter for it.
-                let place = cx.env.place.replace(None);
-                cx.dead(reason, format!("a record of time {} that waited for its grace: {text}", record.ts));
-                cx.env.place.replace(place);
+                let text = format!("a record of time {} that waited for its grace: {text}", record.ts);
+                cx.apart(|cx| cx.settle(Err(Failure::Bad(reason, text))))?;
             } else {
                 done?;
             }
