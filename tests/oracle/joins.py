@@ -6,15 +6,17 @@ behind its own newest row; what was too old when it came is not kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 Row = tuple[str, str | None, int, int]
 Pair = tuple[int | None, int | None, int]
 """Number on the left, number on the right, time."""
 
 
-def inner(rows: Sequence[Row], low: int, high: int, grace: int) -> list[Pair]:
-    """Pairs in the order in which they come out. `low` and `high`: right minus left."""
+def inner(
+    rows: Sequence[Row], low: int, high: int, grace: int, where: Callable[[int, int], bool] = lambda left, right: True
+) -> list[Pair]:
+    """Pairs in the order in which they come out. `low` and `high`: right minus left; `where`: of the numbers of a pair."""
     found: list[Pair] = []
     kept: dict[str, list[Row]] = {"l": [], "r": []}
     newest = {"l": -(10**18), "r": -(10**18)}
@@ -30,6 +32,7 @@ def inner(rows: Sequence[Row], low: int, high: int, grace: int) -> list[Pair]:
             if k == key and then > gone and low <= (then - at if side == "l" else at - then) <= high
         ]
         matches.sort(key=lambda match: match[0])  # of one time they stay as they came
+        matches = [m for m in matches if (where(number, m[1]) if side == "l" else where(m[1], number))]
         found += [(number, n, max(at, then)) if side == "l" else (n, number, max(at, then)) for then, n in matches]
         newest[side] = max(newest[side], at)
         if at > newest[side] - (high - low + grace):
@@ -37,9 +40,16 @@ def inner(rows: Sequence[Row], low: int, high: int, grace: int) -> list[Pair]:
     return found
 
 
-def with_those_alone(rows: Sequence[Row], low: int, high: int, grace: int, how: str) -> list[Pair]:
+def with_those_alone(
+    rows: Sequence[Row],
+    low: int,
+    high: int,
+    grace: int,
+    how: str,
+    where: Callable[[int, int], bool] = lambda left, right: True,
+) -> list[Pair]:
     """A left or outer join of rows that come in order of time, when all is over; in no order."""
-    pairs = inner(rows, low, high, grace)
+    pairs = inner(rows, low, high, grace, where)
     matched = {("l", one) for one, _, _ in pairs} | {("r", two) for _, two, _ in pairs}
     alone = [(side, n, at) for side, _, n, at in rows if (side, n) not in matched]
     return [

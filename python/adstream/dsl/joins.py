@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from adstream.dsl import flow
+from adstream.dsl import flow, natives
 from adstream.dsl.durations import Duration, duration_ms, format_ms
 from adstream.dsl.faults import fault
 from adstream.dsl.flow import Materialized
@@ -144,6 +144,7 @@ def _with_stream(
     other_store: StoreBuilder | None = None,
     key: Serde | None = None,
     logging: bool = True,
+    where: natives.Native | None = None,
 ) -> KStream:
     operation = how.operation
     graph = left._graph
@@ -171,6 +172,8 @@ def _with_stream(
         about=f"before {format_ms(windows.before_ms)}, after {format_ms(windows.after_ms)}"
         f", grace {format_ms(windows.grace_ms)}",
     )
+    if where is not None:
+        node.parameters["where"] = flow.function(graph, where, "where", operation, values=2)
     base = store_name or node.name
 
     def store(kind: str, suffix: str, **more: Any) -> str:

@@ -105,15 +105,7 @@ def join(
     if how not in get_args(JoinHow):
         raise fault("bad_argument", f"`how` is {how!r}", operation="join", line=line, hint=f"use {_choice()}")
     windows = _windows(within, grace, line)
-    if where is not None and how != "inner":
-        raise fault(
-            "bad_argument",
-            f"`where` belongs to inner joins yet: in a {how} join a pair that fails would have to count as no match",
-            operation="join",
-            line=line,
-            hint="filter a side before the join, or the rows behind it",
-        )
-
+    _check_where(where, how, line)
     _check_into(into, line)
     pairs = _pairs(left, other, on, line)
     prefix = f"{into}." if isinstance(into, str) else ""
@@ -126,6 +118,10 @@ def join(
     written = left._written()
     types = [widened(left._compile("join", e, line)[1]) for e, _ in pairs]
     outer = how == "outer"
+    columns = {n: widened(left._columns[n]) if outer and n in once else left._columns[n] for n in written}
+    columns |= {new: other._columns[old] for old, new in kept.items()}
+    # Behind an inner join it is a filter of columns; else it says what a match is.
+    inside = None if where is None or how == "inner" else _condition(left, columns, kept, where, line)
     made = joins._with_stream(
         _HOW[how],
         _records(left, mine, keys, types, written, _together(left, [e for e, _ in pairs], types)),
@@ -140,10 +136,9 @@ def join(
         _whichever(written, kept, once) if outer else natives.joined(),
         windows,
         name=name,
+        where=inside,
     )
 
-    columns = {n: widened(left._columns[n]) if outer and n in once else left._columns[n] for n in written}
-    columns |= {new: other._columns[old] for old, new in kept.items()}
     held = [e.name for e, _ in pairs if e.op == "col" and e.name is not None]
     # A key that is null in part is a group of rows but no key of a join: its rows may lie in several partitions.
     whole = len(held) == len(pairs) and (how == "inner" or len(pairs) == 1)
@@ -158,7 +153,7 @@ def join(
     )
     key = tuple(KeyPart(n, frozenset({n})) for n in held) if whole else ()
     stream = Stream(left._graph, (node.id, 0), columns, key)
-    if where is not None:
+    if where is not None and inside is None:
         stream = stream._filter("join", where, "where")
     if isinstance(into, type):
         stream = _as_schema(stream, into, line)
@@ -234,6 +229,56 @@ def _pairs(left: Stream, right: Stream, on: On, line: str | None) -> list[tuple[
             )
         pairs.append((pair[0], pair[1]))
     return pairs
+
+
+def _check_where(where: object, how: str, line: str | None) -> None:
+    if where is not None and not isinstance(where, Expr):
+        raise fault(
+            "bad_argument",
+            f"`where` is {where!r}",
+            operation="join",
+            line=line,
+            hint='write an expression: `where=col("x") > 0`',
+        )
+    if isinstance(where, Expr) and how != "inner":
+        for node in where.walk():
+            if node.op == "call":
+                raise fault(
+                    "not_native",
+                    f"`{node!r}` calls Python, and `where` of a {how} join is asked inside the join",
+                    operation="join",
+                    line=line,
+                    hint="write it as an expression, or compute a column before the join",
+                )
+
+
+def _condition(
+    left: Stream, columns: dict[str, str], kept: Mapping[str, str], where: Expr, line: str | None
+) -> natives.Native:
+    """A condition over the columns of a pair as one over its two records."""
+    from adstream.dsl.stream import Stream
+
+    tree, _ = Stream(left._graph, left._port, columns, ())._compile("join", where, line, boolean="where")
+    return natives.Native({"expr": _of_pair(tree, set(kept.values()), line)}, repr(where))
+
+
+def _of_pair(tree: Any, right: set[str], line: str | None) -> Any:
+    if isinstance(tree, list):
+        return [_of_pair(part, right, line) for part in tree]
+    if not isinstance(tree, dict):
+        return tree
+    name = tree.get("name")
+    if tree.get("op") == "col" and isinstance(name, str):
+        if name.startswith("$"):
+            raise fault(
+                "unknown_column",
+                f"`{name[1:]}()` of which side? A pair has two",
+                operation="join",
+                line=line,
+                hint="keep it as a column before the join: `.with_columns(…)`",
+            )
+        return {**tree, "name": f"$other.{name}"} if name in right else tree
+    return {part: _of_pair(of, right, line) for part, of in tree.items()}
 
 
 def _check_into(into: object, line: str | None) -> None:

@@ -538,7 +538,8 @@ class Stream(_Flow):
             within: how far apart in time: `"10m"` in both directions, or `ads.between("-24h", "0s")`, right minus left;
                 both ends inclusive.
             grace: how long behind that rows are waited for that come out of order.
-            where: of the pairs of an inner join, those for which this is true.
+            where: what else must be true of a pair, of the columns of both sides. In a left or outer join a pair that
+                fails is no match, and this is an expression without callables.
             into: `"click"`: the right row's columns are `click.price` and so on, all of them; a schema: the result has its
                 fields only. By default the right columns come under their names, which must not clash.
             name: of the operation, for its state and its topics, as of `KStream.join`.
@@ -547,7 +548,7 @@ class Stream(_Flow):
 
         Raises:
             TopologyError: `unknown_column`, `type_mismatch`, `within_missing`, `grace_missing`, `duplicate_column`,
-                `schema_mismatch`, `not_a_condition`, `other_app`.
+                `schema_mismatch`, `not_a_condition`, `not_native`, `other_app`.
         """
         return row_joins.join(self, other, on, how, within, grace, where, into, name)
 

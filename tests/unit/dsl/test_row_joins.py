@@ -110,6 +110,24 @@ def test_the_result_has_the_later_time_and_the_key() -> None:
     assert run(build, rows) == [("a", {"ad": 1}, BASE + 5_000)]
 
 
+@pytest.mark.parametrize("how", ["left", "outer"])
+def test_a_pair_that_fails_is_no_match(how: Any) -> None:
+    """Of two rows that wait at one time, a match takes away its own; decimals, times and columns of `on` in the condition."""
+
+    def build(app: ads.App) -> None:
+        left = app.stream("shown", Shown, key="user")
+        right = app.stream("click", Click, key="user", timestamp="clicked")
+        where = (col("ad") == col("click.ad")) & (col("click.price") >= 1) & (col("user") == col("click.user"))
+        joined = left.join(right, on="user", how=how, where=where, into="click", **SPAN)
+        joined.select("user", "ad", click=col("click.ad")).to("out")
+
+    end = [shown("z", 9, BASE + 60_000), shown("z", 9, BASE + 61_000)]
+    rows = [shown("a", 1, BASE), shown("a", 2, BASE), click("a", 2, "1.00", 1_000), click("a", 1, "0.99", 2_000), *end]
+    found = [(value["user"], value["ad"], value["click"], at - BASE) for _, value, at in run(build, rows)]
+    alone = [("a", None, 1, 2_000)] if how == "outer" else []
+    assert found == [("a", 2, 2, 1_000), ("a", 1, None, 0), *alone]
+
+
 def test_joins_of_joins() -> None:
     """Rows of a join are joined again, and grouped by its key without being moved."""
 
@@ -134,7 +152,7 @@ def test_no_python_is_called() -> None:
         where = col("ad") == col("click.ad")
         for how in ("inner", "left", "outer"):
             on = ["user", col("ad") * 2]
-            found = left.join(right, on=on, how=how, where=where if how == "inner" else None, into="click", **SPAN)
+            found = left.join(right, on=on, how=how, where=where, into="click", **SPAN)
             found.to(f"out-{how}")
         graphs.append(left._graph)
 
@@ -174,8 +192,17 @@ def test_what_is_refused() -> None:
     assert '`into="right"`' in str(clash.hint)
     refused("not_a_condition", lambda a, b: a.join(b, on="user", into="c", where=col("c.price") + 1, **SPAN))
     refused("unknown_column", lambda a, b: a.join(b, on="user", into="c", where=col("c.prise") > 1, **SPAN))
-    refused("bad_argument", lambda a, b: a.join(b, on="user", how="left", into="c", where=col("ad") > 1, **SPAN))
+    refused("bad_argument", lambda a, b: a.join(b, on="user", into="c", where=lambda row: True, **SPAN))  # type: ignore[arg-type]
     refused("other_app", lambda a, b: a.join(sides()[1], on="user", into="c", **SPAN))
+
+
+@pytest.mark.parametrize("how", ["left", "outer"])
+def test_conditions_that_are_refused_inside_a_join(how: Any) -> None:
+    options: dict[str, Any] = {"on": "user", "how": how, "into": "c", **SPAN}
+    refused("not_a_condition", lambda a, b: a.join(b, where=col("ad") + 1, **options))
+    refused("unknown_column", lambda a, b: a.join(b, where=col("cad") > 1, **options))
+    refused("unknown_column", lambda a, b: a.join(b, where=ads.offset() > 1, **options))
+    refused("not_native", lambda a, b: a.join(b, where=ads.udf(lambda row: True, type=bool), **options))
 
 
 def test_a_schema_must_fit() -> None:

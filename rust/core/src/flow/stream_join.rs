@@ -19,6 +19,10 @@
 //! largest time seen, before it is matched itself, and only if the earliest time that the last look left behind is past;
 //! that look may set it later than it is when it leaves several behind (`earliest`), and then they leave later: Kafka
 //! Streams does it so, and results are compared record by record.
+//!
+//! *A condition* (`where`, of joins of rows; Kafka Streams has none) is part of what a match is: a pair that fails it is not
+//! joined, keeps nobody from waiting and takes nobody away. So those of one time, side and key may differ then: a match takes
+//! away its own record only.
 
 use serde::Deserialize;
 
@@ -38,6 +42,9 @@ pub struct Parameters {
     left_outer: bool,
     right_outer: bool,
     joiner: Func,
+    /// Of (left, right).
+    #[serde(default, rename = "where")]
+    condition: Option<Func>,
 }
 
 const LEFT: usize = 0;
@@ -75,6 +82,37 @@ impl StreamJoin {
         }
     }
 
+    /// What of the other side meets a record, by time and arrival.
+    fn matches(&self, side: usize, key: &[u8], record: &Record, cx: Cx<'_>) -> Result<Vec<(i64, Datum)>, Failure> {
+        let (back, ahead) = self.span(side);
+        let (from, to) = (record.ts.saturating_sub(back).max(0), record.ts.saturating_add(ahead).max(0));
+        let found = self.windows[1 - side].fetch(key, from, to, cx);
+        let Some(condition) = self.p.condition else { return Ok(found) };
+        let mut passing = vec![];
+        for (ts, other) in found {
+            let sides = if side == LEFT { [&record.value, &other] } else { [&other, &record.value] };
+            if condition.holds(cx, &record.key, &sides)? {
+                passing.push((ts, other));
+            }
+        }
+        Ok(passing)
+    }
+
+    /// It has been met: it no longer waits.
+    fn met(&self, store: usize, side: usize, ts: i64, key: &[u8], value: &Datum, cx: Cx<'_>) -> Done {
+        let entry = waiting_key(ts, side, key);
+        let mut store = cx.store_mut(store);
+        let left = match self.p.condition {
+            None => None,
+            Some(_) => {
+                let before = store.bytes.get(&entry).unwrap_or_default().into_owned();
+                without(&before, value)?
+            }
+        };
+        store.bytes.put(&entry, left.as_deref());
+        Ok(())
+    }
+
     fn alone(&self, side: usize, record: &Record, cx: Cx<'_>) -> Done {
         let value = self.joined(side, &record.key, &record.value, &Datum::Null, cx)?;
         cx.forward(record.with_value(value))
@@ -93,9 +131,8 @@ impl StreamJoin {
             self.emit(side, record, cx)?;
         }
         let key = key_bytes(&record.key)?;
-        let (back, ahead) = self.span(side);
-        let (from, to) = (record.ts.saturating_sub(back).max(0), record.ts.saturating_add(ahead).max(0));
-        let matches = self.windows[1 - side].fetch(&key, from, to, cx);
+        let to = record.ts.saturating_add(self.span(side).1).max(0);
+        let matches = self.matches(side, &key, record, cx)?;
         if matches.is_empty() && outer {
             return match self.waiting {
                 Some(store) if to >= self.stream_time => {
@@ -107,7 +144,7 @@ impl StreamJoin {
         }
         for (ts, other) in matches {
             if let Some(store) = self.waiting {
-                cx.store_mut(store).bytes.put(&waiting_key(ts, 1 - side, &key), None);
+                self.met(store, 1 - side, ts, &key, &other, cx)?;
             }
             let value = self.joined(side, &record.key, &record.value, &other, cx)?;
             cx.forward(Record { ts: record.ts.max(ts), ..record.with_value(value) })?;
@@ -185,6 +222,32 @@ fn wait(store: usize, side: usize, key: &[u8], record: &Record, cx: Cx<'_>) -> D
     record.value.encode(&mut values).map_err(Failure::unstorable)?;
     store.bytes.put(&entry, Some(&values.bytes));
     Ok(())
+}
+
+/// Those who wait together but for one of this value; none: nobody.
+fn without(together: &[u8], value: &Datum) -> Result<Option<Vec<u8>>, Failure> {
+    let mut gone = Writer::default();
+    value.encode(&mut gone).map_err(Failure::unstorable)?;
+    let mut waiting = Reader::new(together);
+    let mut rest = Writer::default();
+    let (mut staying, mut found) = (0, false);
+    for _ in 0..waiting.varint().unwrap_or(0) {
+        let before = waiting.rest;
+        if Datum::decode(&mut waiting).is_none() {
+            break;
+        }
+        let bytes = &before[..before.len() - waiting.rest.len()];
+        if !found && bytes == gone.bytes {
+            found = true;
+            continue;
+        }
+        staying += 1;
+        rest.raw(bytes);
+    }
+    let mut out = Writer::default();
+    out.varint(staying);
+    out.raw(&rest.bytes);
+    Ok((staying > 0).then_some(out.bytes))
 }
 
 impl Node for StreamJoin {
