@@ -51,7 +51,7 @@ if TYPE_CHECKING:
         ValueTransformerWithKey,
         output,
     )
-    from adstream.dsl.row_joins import between
+    from adstream.dsl.row_joins import RowTable, between
     from adstream.dsl.schema import Record, content_id, field
     from adstream.dsl.store import ValueAndTimestamp, VersionedRecord
     from adstream.dsl.stream import (
@@ -103,6 +103,7 @@ __all__ = [
     "Record",
     "RecordContext",
     "RecordMetadata",
+    "RowTable",
     "SessionWindowedCogroupedKStream",
     "SessionWindowedKStream",
     "Stream",
@@ -193,7 +194,7 @@ _HOMES = {
         " TimeWindowedCogroupedKStream TimeWindowedKStream"
     ),
     "adstream.dsl.processors": "Cancellable Context FixedKeyProcessor Processor RecordMetadata ValueTransformerWithKey output",
-    "adstream.dsl.row_joins": "between",
+    "adstream.dsl.row_joins": "RowTable between",
     "adstream.dsl.schema": "Record content_id field",
     "adstream.dsl.store": "ValueAndTimestamp VersionedRecord",
     "adstream.dsl.stream": "GroupedStream GroupedTable Stream Table Terminal WindowedStream",

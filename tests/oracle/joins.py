@@ -56,3 +56,22 @@ def with_those_alone(
         *pairs,
         *((n, None, at) if side == "l" else (None, n, at) for side, n, at in alone if side == "l" or how == "outer"),
     ]
+
+
+def with_table(
+    rows: Sequence[Row], how: str, latest: bool, where: Callable[[int, int], bool] = lambda left, right: True
+) -> list[Pair]:
+    """Each left row with the right one that its key had then: the last that came, or of `latest` that of the largest time."""
+    held: dict[str, tuple[int, int]] = {}
+    found: list[Pair] = []
+    for side, key, number, at in rows:
+        if side == "r":
+            if key is not None and not (latest and key in held and at < held[key][1]):
+                held[key] = (number, at)
+            continue
+        match = held.get(key) if key is not None else None
+        if match is not None and where(number, match[0]):
+            found.append((number, match[0], at))
+        elif how == "left":
+            found.append((number, None, at))
+    return found

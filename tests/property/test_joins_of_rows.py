@@ -152,3 +152,40 @@ def test_moved_by_an_expression_it_is_every_pair(
     if by == "whole":
         sent = [(side, key_ or "a", n, at) for side, key_, n, at in sent]
     assert sorted(found) == sorted(oracle.inner(sent, *span, 1000))
+
+
+@settings(profile, max_examples=60)
+@given(
+    rows,
+    st.sampled_from(["inner", "left"]),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([1, 2, 7]),
+    st.sampled_from([1, 3]),
+    st.sampled_from([None, *STEPS]),
+)
+def test_a_table_says_what_it_held_then(
+    events: list[tuple[str, str | None, int]], how: How, latest: bool, where: bool, batch: int, commit: int, crash: Any
+) -> None:
+    class Timed(ads.Record):
+        side: str
+        key: str | None
+        n: int
+        at: int
+
+    def build(app: ads.App) -> None:
+        source = app.stream("events", Timed, key="key")
+        left, right = source.filter(ads.col("side") == "l"), source.filter(ads.col("side") == "r")
+        table = right.to_table("key", latest_by="at" if latest else None)
+        condition = (ads.col("n") + ads.col("right.n")) % 3 > 0 if where else None
+        left.join(table, on="key", how=how, where=condition, into="right").to("out", columns=["n", "right.n"])
+
+    sent = numbered(events)
+    topology = ads.topology(name="app")(build)
+    with TopologyTestDriver(topology, partitions=1, batch_rows=batch, commit_every=commit) as driver:
+        for side, key, n, at in sent:
+            driver.input("events").pipe({"side": side, "key": key, "n": n, "at": at}, key=key, at=at)
+        if crash is not None:
+            driver.crash_at(crash, commits=1)
+        found = [(r.value["n"], r.value["right.n"], r.timestamp) for r in driver.output("out").read()]
+    assert found == oracle.with_table(sent, how, latest, PASSES[where])

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
-from adstream.dsl import flow, serdes
+from adstream.dsl import flow, natives, serdes
 from adstream.dsl.expr import Expr
 from adstream.dsl.faults import fault
 from adstream.dsl.flow import Materialized
@@ -540,9 +540,14 @@ class Older:
 
 
 def table_of(
-    flowing: Flowing, how: Materialized, operation: str, *, latest_by: Callable[[Any], Any] | None = None
+    flowing: Flowing,
+    how: Materialized,
+    operation: str,
+    *,
+    latest_by: Callable[[Any], Any] | None = None,
+    older: natives.Native | None = None,
 ) -> KTable:
-    """A table of the records at a port."""
+    """A table of the records at a port. `older`: `latest_by` as a condition of (key, new, present)."""
     graph = flowing.graph
     node = flow.add(graph, "table_source", [flowing.port], cached=how.cached, send_old=False)
 
@@ -553,7 +558,7 @@ def table_of(
 
     flowing = replace(flowing.at(node), key=how.key or flowing.key, value=how.value or flowing.value)
     versioned = how.history is not None
-    if latest_by is not None:
+    if latest_by is not None or older is not None:
         if versioned:
             raise fault(
                 "bad_argument",
@@ -561,8 +566,11 @@ def table_of(
                 operation=operation,
                 hint="leave out `history`, or `latest_by` and let `timestamp=` say the time",
             )
+        if older is not None:
+            node.parameters["older"] = flow.function(graph, older, "latest_by", operation, values=2)
+    if latest_by is not None:
         flow.call(graph, latest_by, "latest_by", operation, 1)
         node.parameters["older"] = {"call": graph.register(Older(latest_by)), "with_key": False}
-    if how.name is not None or versioned or latest_by is not None:
+    if how.name is not None or versioned or "older" in node.parameters:
         return KTable(flowing, store=materialize(), versioned=versioned)
     return KTable(flowing, materialize=materialize)

@@ -1,4 +1,5 @@
-"""Joins of streams of rows: columns and expressions in front, the joins of keys and values (`joins.py`) underneath.
+"""Joins of rows with rows and with tables of rows: columns and expressions in front, the joins of keys and values
+(`joins.py`) underneath.
 
     left ──(columns of `on`)── from_rows ─▶ moved by key? ─┐
                                                            ├─ stream_join ─ to_rows ─▶ left's columns, right's ─▶ where
@@ -13,6 +14,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -21,12 +23,13 @@ from adstream.dsl import flow, joins, natives, serdes
 from adstream.dsl.durations import Duration, duration_ms, format_ms
 from adstream.dsl.expr import Expr, coalesce, col
 from adstream.dsl.faults import fault, name_list, unknown_column, user_line
-from adstream.dsl.graph import Port
+from adstream.dsl.graph import Graph, Port
 from adstream.dsl.kstream import Flowing, KStream
 from adstream.dsl.schema import schema_of
 from adstream.dsl.typing_ import widened
 
 if TYPE_CHECKING:
+    from adstream.dsl.ktable import KTable
     from adstream.dsl.stream import Stream
 
 JoinHow = Literal["inner", "left", "outer"]
@@ -89,24 +92,27 @@ def join(
     name: str | None,
 ) -> Stream:
     """`Stream.join`."""
-    from adstream.dsl.stream import KeyPart, Stream
+    from adstream.dsl.stream import Stream
 
     line = user_line()
-    if not isinstance(other, Stream):
+    if not isinstance(other, Stream | RowTable):
         raise fault(
             "bad_argument",
-            f"rows are joined with a stream of rows, not with {other!r}",
+            f"rows are joined with a stream or a table of rows, not with {other!r}",
             operation="join",
             line=line,
-            hint="for tables go over to records: `.records(…).join(table, ads.joined())`",
+            hint="write `.to_table(…)` on a stream of rows, or go over to records: `.records(…).join(…)`",
         )
     if other._graph is not left._graph:
         raise fault("other_app", "the streams are of two apps", operation="join", line=line, hint="build both from one")
     if how not in get_args(JoinHow):
         raise fault("bad_argument", f"`how` is {how!r}", operation="join", line=line, hint=f"use {_choice()}")
-    windows = _windows(within, grace, line)
     _check_where(where, how, line)
     _check_into(into, line)
+    if isinstance(other, RowTable):
+        stream = _with_table(left, other, on, how, within, grace, where, into, name, line)
+        return _as_schema(stream, into, line) if isinstance(into, type) else stream
+    windows = _windows(within, grace, line)
     pairs = _pairs(left, other, on, line)
     prefix = f"{into}." if isinstance(into, str) else ""
     kept, once = _right_columns(left, other, pairs, prefix, line)
@@ -121,7 +127,11 @@ def join(
     columns = {n: widened(left._columns[n]) if outer and n in once else left._columns[n] for n in written}
     columns |= {new: other._columns[old] for old, new in kept.items()}
     # Behind an inner join it is a filter of columns; else it says what a match is.
-    inside = None if where is None or how == "inner" else _condition(left, columns, kept, where, line)
+    inside = (
+        None
+        if where is None or how == "inner"
+        else _condition(left, columns, {n: n for n in kept.values()}, where, line)
+    )
     made = joins._with_stream(
         _HOW[how],
         _records(left, mine, keys, types, written, _together(left, [e for e, _ in pairs], types)),
@@ -139,6 +149,166 @@ def join(
         where=inside,
     )
 
+    stream = _rows(left, made, pairs, columns, how)
+    if where is not None and inside is None:
+        stream = stream._filter("join", where, "where")
+    if isinstance(into, type):
+        stream = _as_schema(stream, into, line)
+    return stream
+
+
+class RowTable:
+    """The newest row of each key, to be joined with. Made by `Stream.to_table`."""
+
+    def __init__(self, rows: Stream, key: Sequence[str], kept: KTable, *, versioned: bool) -> None:
+        self._stream = rows
+        self._key = list(key)
+        self._kept = kept
+        self._versioned = versioned
+
+    @property
+    def _graph(self) -> Graph:
+        return self._stream._graph
+
+    @property
+    def schema(self) -> dict[str, str]:
+        """Column -> type, as text."""
+        return self._stream.schema
+
+    def __repr__(self) -> str:
+        return f"<RowTable by {', '.join(self._key)}: {', '.join(self._stream._written())}>"
+
+
+def to_table(
+    stream: Stream, key: Sequence[str], latest_by: Side | None, history: Duration | None, name: str | None
+) -> RowTable:
+    """`Stream.to_table`."""
+    from adstream.dsl.ktable import table_of
+
+    line = user_line()
+    names = stream._names("to_table", key, line)
+    if not names:
+        raise fault(
+            "bad_argument",
+            "by what?",
+            operation="to_table",
+            line=line,
+            hint='write `.to_table("id")`: one row for each id',
+        )
+    older = None
+    if latest_by is not None:
+        by = col(latest_by) if isinstance(latest_by, str) else latest_by
+        if not isinstance(by, Expr):
+            raise fault(
+                "bad_argument",
+                f"`latest_by` is {latest_by!r}",
+                operation="to_table",
+                line=line,
+                hint='write `latest_by="updated"`, a column or an expression',
+            )
+        tree, _ = stream._compile("to_table", by, line)
+        _no_python(by, "`latest_by` is asked inside the table", "to_table", line)
+        less = {"op": "lt", "args": [tree, _of_pair(tree, {n: n for n in stream._written()}, line, "to_table")]}
+        older = natives.Native({"expr": less}, f"{by!r} is less")
+    types = [widened(stream._columns[n]) for n in names]
+    records = _records(
+        stream, stream._port, names, types, stream._written(), _together(stream, [*map(col, names)], types)
+    )
+    flowing = records._keyed("to_table", name)
+    kept = table_of(flowing, flow.Materialized(name, history=history), "to_table", older=older)
+    return RowTable(stream, names, kept, versioned=history is not None)
+
+
+def _with_table(
+    left: Stream,
+    table: RowTable,
+    on: On,
+    how: JoinHow,
+    within: object,
+    grace: Duration | None,
+    where: Expr | None,
+    into: object,
+    name: str | None,
+    line: str | None,
+) -> Stream:
+    right = table._stream
+    if how == "outer":
+        raise fault(
+            "bad_argument",
+            "an outer join with a table: only the stream's rows cause results, so none is there for a row of the table alone",
+            operation="join",
+            line=line,
+            hint='write `how="left"`',
+        )
+    if within is not None:
+        raise fault(
+            "bad_argument",
+            "`within` is for two streams; of a table a row sees what it says of its key",
+            operation="join",
+            line=line,
+            hint="leave it out; for what held at the row's time write `.to_table(…, history=…)`",
+        )
+    if grace is not None and not table._versioned:
+        raise fault(
+            "grace_without_versions",
+            f"rows can only wait for a table that keeps versions, and {table!r} keeps the newest one",
+            operation="join",
+            line=line,
+            hint='write `.to_table(…, history="1h")`, or leave out `grace`',
+        )
+    pairs = _pairs(left, right, on, line)
+    told = [e.name for _, e in pairs if e.op == "col"]
+    if sorted(map(str, told)) != sorted(table._key) or len(told) != len(pairs):
+        raise fault(
+            "not_the_key",
+            f"`on` is about {_text(pairs)}, and the table's key is {name_list(table._key)}",
+            operation="join",
+            line=line,
+            hint=f"name its whole key, or make the table by what `on` says: `.to_table({', '.join(map(repr, told))})`",
+        )
+    pairs.sort(key=lambda pair: table._key.index(str(pair[1].name)))
+    prefix = f"{into}." if isinstance(into, str) else ""
+    kept, _ = _right_columns(left, right, pairs, prefix, line)
+    columns = {n: left._columns[n] for n in left._written()} | {new: right._columns[old] for old, new in kept.items()}
+    keys = [f"$on_{i}" for i in range(len(pairs))]
+    mine = _projected(left, {n: e for n, (e, _) in zip(keys, pairs, strict=True)}, line, keep=True)
+    types = [widened(left._compile("join", e, line)[1]) for e, _ in pairs]
+    inside = (
+        None
+        if where is None or how == "inner"
+        else _condition(left, columns, {new: old for old, new in kept.items()}, where, line)
+    )
+    made = joins._with_table(
+        _HOW[how],
+        _records(left, mine, keys, types, left._written(), _together(left, [e for e, _ in pairs], types)),
+        table._kept,
+        _beside(left._written(), kept, inside),
+        name=name,
+        grace=grace,
+    )
+    stream = _rows(left, made, pairs, columns, how)
+    return stream if where is None or inside is not None else stream._filter("join", where, "where")
+
+
+def _beside(written: Sequence[str], kept: Mapping[str, str], condition: natives.Native | None) -> natives.Native:
+    """A joiner with a table's row, whose columns take their new names now: the table is everybody's. Where a condition is not
+    true they are null."""
+    found: list[Any] = [{"op": "col", "name": f"$other.{old}"} for old in kept]
+    about = "the fields of both"
+    if condition is not None:
+        said = json.loads(condition.__adstream_native__)["expr"]
+        found = [{"op": "when", "args": [said, it, {"op": "lit", "value": None, "dtype": "null"}]} for it in found]
+        about += f" where {condition!r}"
+    fields = [*({"op": "col", "name": n} for n in written), *found]
+    return natives.Native({"expr": {"op": "struct", "args": fields, "value": [*written, *kept.values()]}}, about)
+
+
+def _rows(
+    left: Stream, made: KStream, pairs: Sequence[tuple[Expr, Expr]], columns: dict[str, str], how: JoinHow
+) -> Stream:
+    """What a join made, as rows."""
+    from adstream.dsl.stream import KeyPart, Stream
+
     held = [e.name for e, _ in pairs if e.op == "col" and e.name is not None]
     # A key that is null in part is a group of rows but no key of a join: its rows may lie in several partitions.
     whole = len(held) == len(pairs) and (how == "inner" or len(pairs) == 1)
@@ -152,12 +322,7 @@ def join(
         about=f"{how} join on {_text(pairs)}",
     )
     key = tuple(KeyPart(n, frozenset({n})) for n in held) if whole else ()
-    stream = Stream(left._graph, (node.id, 0), columns, key)
-    if where is not None and inside is None:
-        stream = stream._filter("join", where, "where")
-    if isinstance(into, type):
-        stream = _as_schema(stream, into, line)
-    return stream
+    return Stream(left._graph, (node.id, 0), columns, key)
 
 
 def _choice() -> str:
@@ -241,30 +406,35 @@ def _check_where(where: object, how: str, line: str | None) -> None:
             hint='write an expression: `where=col("x") > 0`',
         )
     if isinstance(where, Expr) and how != "inner":
-        for node in where.walk():
-            if node.op == "call":
-                raise fault(
-                    "not_native",
-                    f"`{node!r}` calls Python, and `where` of a {how} join is asked inside the join",
-                    operation="join",
-                    line=line,
-                    hint="write it as an expression, or compute a column before the join",
-                )
+        _no_python(where, f"`where` of a {how} join is asked inside the join", "join", line)
+
+
+def _no_python(e: Expr, why: str, operation: str, line: str | None) -> None:
+    for node in e.walk():
+        if node.op == "call":
+            raise fault(
+                "not_native",
+                f"`{node!r}` calls Python, and {why}",
+                operation=operation,
+                line=line,
+                hint="write it as an expression, or compute a column before",
+            )
 
 
 def _condition(
-    left: Stream, columns: dict[str, str], kept: Mapping[str, str], where: Expr, line: str | None
+    left: Stream, columns: dict[str, str], right: Mapping[str, str], where: Expr, line: str | None
 ) -> natives.Native:
-    """A condition over the columns of a pair as one over its two records."""
+    """A condition over the columns of a pair as one over its two records; `right` as in `_of_pair`."""
     from adstream.dsl.stream import Stream
 
     tree, _ = Stream(left._graph, left._port, columns, ())._compile("join", where, line, boolean="where")
-    return natives.Native({"expr": _of_pair(tree, set(kept.values()), line)}, repr(where))
+    return natives.Native({"expr": _of_pair(tree, right, line)}, repr(where))
 
 
-def _of_pair(tree: Any, right: set[str], line: str | None) -> Any:
+def _of_pair(tree: Any, right: Mapping[str, str], line: str | None, operation: str = "join") -> Any:
+    """`right`: a column of the pair -> its name in the second record."""
     if isinstance(tree, list):
-        return [_of_pair(part, right, line) for part in tree]
+        return [_of_pair(part, right, line, operation) for part in tree]
     if not isinstance(tree, dict):
         return tree
     name = tree.get("name")
@@ -273,12 +443,12 @@ def _of_pair(tree: Any, right: set[str], line: str | None) -> Any:
             raise fault(
                 "unknown_column",
                 f"`{name[1:]}()` of which side? A pair has two",
-                operation="join",
+                operation=operation,
                 line=line,
-                hint="keep it as a column before the join: `.with_columns(…)`",
+                hint="keep it as a column before: `.with_columns(…)`",
             )
-        return {**tree, "name": f"$other.{name}"} if name in right else tree
-    return {part: _of_pair(of, right, line) for part, of in tree.items()}
+        return {**tree, "name": f"$other.{right[name]}"} if name in right else tree
+    return {part: _of_pair(of, right, line, operation) for part, of in tree.items()}
 
 
 def _check_into(into: object, line: str | None) -> None:

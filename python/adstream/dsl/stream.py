@@ -32,7 +32,7 @@ from adstream.dsl.expr import Expr, Row, Scalar, callable_name, col, lit, named_
 from adstream.dsl.faults import fault, name_list, nearest, unknown_column, user_line
 from adstream.dsl.graph import Graph, Node, Port
 from adstream.dsl.kstream import Flowing, KStream
-from adstream.dsl.row_joins import Between, JoinHow, On
+from adstream.dsl.row_joins import Between, JoinHow, On, RowTable
 from adstream.dsl.schema import row_of, schema_of
 from adstream.dsl.sinks import Sink
 from adstream.dsl.typing_ import infer, widened
@@ -517,7 +517,7 @@ class Stream(_Flow):
 
     def join(
         self,
-        other: Stream,
+        other: Stream | RowTable,
         *,
         on: On,
         how: JoinHow = "inner",
@@ -527,10 +527,12 @@ class Stream(_Flow):
         into: str | type | None = None,
         name: str | None = None,
     ) -> Stream:
-        """Each row with every row of another stream that is equal in `on` and lies within a span of time.
+        """Each row with every row of another stream that is equal in `on` and lies within a span of time; or with what a
+        table says of its key.
 
         Args:
-            other: rows of the same app.
+            other: rows of the same app. With a table, `on` names its whole key, `how` is `"inner"` or `"left"`, there is
+                no `within`, and `grace` is for tables with a history.
             on: a column or an expression of both sides, `{left: right}`, or a list of these and of `(left, right)`. Rows
                 are moved by it where their topic is not keyed so. A null is equal to nothing.
             how: `"inner"`; `"left"`: left rows without a match come out alone, the right columns null, when nothing can
@@ -551,6 +553,29 @@ class Stream(_Flow):
                 `schema_mismatch`, `not_a_condition`, `not_native`, `other_app`.
         """
         return row_joins.join(self, other, on, how, within, grace, where, into, name)
+
+    def to_table(
+        self,
+        *key: str,
+        latest_by: str | Expr | None = None,
+        history: Duration | None = None,
+        name: str | None = None,
+    ) -> RowTable:
+        """The newest row of each key, to be joined with. No key is ever forgotten.
+
+        Args:
+            key: the columns of the key; rows are moved by it where their topic is not keyed so.
+            latest_by: how new a row is: one for which this is less than for the present one is ignored and counted
+                (`dropped:older`). By default the last to arrive is the newest, whatever its time.
+            history: versions are kept so long, and a join sees what held at the time of its row.
+            name: of its store, with which it can be read.
+
+        In Kafka Streams: `toTable`.
+
+        Raises:
+            TopologyError: `unknown_column`, `bad_argument`, `not_native`.
+        """
+        return row_joins.to_table(self, key, latest_by, history, name)
 
     # --- keys -------------------------------------------------------------------------------------
 

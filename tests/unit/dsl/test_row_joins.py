@@ -154,6 +154,8 @@ def test_no_python_is_called() -> None:
             on = ["user", col("ad") * 2]
             found = left.join(right, on=on, how=how, where=where, into="click", **SPAN)
             found.to(f"out-{how}")
+        table = right.to_table("user", latest_by="clicked")
+        left.join(table, on="user", how="left", where=where, into="click").to("out-table")
         graphs.append(left._graph)
 
     ads.topology(name="app")(build).build()
@@ -161,6 +163,89 @@ def test_no_python_is_called() -> None:
     for graph in graphs:
         assert {type(fn).__name__ for fn in graph.callables} <= {"Native"}
         assert {node.rung for node in graph.nodes} <= {"expression", "record"}
+
+
+def test_a_table_is_joined_with_typed_and_moved_by_its_key() -> None:
+    """One table, joined with twice; its topic is keyed by nothing, the stream's by another column."""
+
+    def build(app: ads.App) -> None:
+        newest = app.stream("click", Click, timestamp="clicked").to_table("ad", latest_by=col("clicked"), name="newest")
+        left = app.stream("shown", Shown, key="user")
+        left.join(newest, on="ad", how="left", into="click", name="j").select(
+            "user", double=col("click.price") * 2, second=col("click.clicked").dt.second()
+        ).to("out")
+        left.join(newest, on={"ad": "ad"}, where=col("price") > 2, into=Priced).to("dear")
+
+    class Priced(ads.Record):
+        ad: int
+        kind: str
+        price: Annotated[Decimal, ads.decimal(10, 2)]
+
+    # The table's `user` clashes with the stream's, and the schema does not ask for it.
+    with pytest.raises(ads.TopologyError) as raised:
+        ads.topology(name="app")(build).build()
+    assert raised.value.code == "duplicate_column"
+
+    def moved(app: ads.App) -> None:
+        clicks = app.stream("click", Click, timestamp="clicked").drop_columns("user")
+        newest = clicks.to_table("ad", latest_by=col("clicked"), name="newest")
+        left = app.stream("shown", Shown, key="user")
+        double = left.join(newest, on="ad", how="left", into="click", name="j")
+        double.select("user", double=col("click.price") * 2, second=col("click.clicked").dt.second()).to("out")
+        left.join(newest, on={"ad": "ad"}, where=col("price") > 2, into=Priced, name="k").to("dear")
+
+    with TopologyTestDriver(ads.topology(name="app")(moved), partitions=3) as driver:
+        for topic, value, at in [
+            click("a", 7, "2.50", 3_000),
+            click("a", 7, "9.00", 2_000),
+            click("a", 8, "1.00", 1_000),
+        ]:
+            driver.input(topic).pipe(value, at=at)
+        for n, ad in enumerate((7, 8, 9)):
+            topic, value, at = shown("u", ad, BASE + 5_000 + n)
+            driver.input(topic).pipe(value, key="u", at=at)
+        found = sorted((r.timestamp, r.value["double"], r.value["second"]) for r in driver.output("out").read())
+        assert found == [(BASE + 5_000, "5.00", 3), (BASE + 5_001, "2.00", 1), (BASE + 5_002, None, None)]
+        assert [r.value for r in driver.output("dear").read()] == [{"ad": 7, "kind": "WEB", "price": "2.50"}]
+        assert sum(reasons.get("dropped:older", 0) for reasons in driver.counters().values()) == 1
+
+
+def test_a_table_with_a_history_says_what_held_then() -> None:
+    def build(app: ads.App) -> None:
+        clicks = app.stream("click", Click, key="user", timestamp="clicked")
+        left = app.stream("shown", Shown, key="user")
+        table = clicks.to_table("user", history="1h", name="t")
+        left.join(table, on="user", grace="5s", into="click").to("out", columns=["click.price"])
+
+    rows = [
+        click("a", 1, "1.00", 1_000),
+        shown("a", 1, BASE + 6_000),
+        click("a", 1, "2.00", 4_000),  # late, and it held when the row came
+        click("a", 1, "3.00", 7_000),
+        shown("b", 1, BASE + 30_000),
+    ]
+    assert run(build, rows) == [("a", {"click.price": "2.00"}, BASE + 6_000)]
+
+
+def test_what_is_refused_of_tables() -> None:
+    into: dict[str, Any] = {"into": "c"}
+    refused("not_the_key", lambda a, b: a.join(b.to_table("user"), on="ad", **into))
+    refused("not_the_key", lambda a, b: a.join(b.to_table("user", "ad"), on="ad", **into))
+    refused("not_the_key", lambda a, b: a.join(b.to_table("user"), on=col("user").str.to_lowercase(), **into))
+    refused("bad_argument", lambda a, b: a.join(b.to_table("user"), on="user", how="outer", **into))
+    refused("bad_argument", lambda a, b: a.join(b.to_table("user"), on="user", within="1s", **into))
+    refused("grace_without_versions", lambda a, b: a.join(b.to_table("user"), on="user", grace="1s", **into))
+    for made, code in [
+        (lambda rows: rows.to_table(), "bad_argument"),
+        (lambda rows: rows.to_table("usr"), "unknown_column"),
+        (lambda rows: rows.to_table("user", latest_by="cliked"), "unknown_column"),
+        (lambda rows: rows.to_table("user", latest_by=3), "bad_argument"),
+        (lambda rows: rows.to_table("user", latest_by=ads.udf(lambda row: 1, type=int)), "not_native"),
+        (lambda rows: rows.to_table("user", latest_by="ad", history="1h"), "bad_argument"),
+    ]:
+        with pytest.raises(ads.TopologyError) as raised:
+            made(sides()[1])
+        assert (raised.value.code, raised.value.operation) == (code, "to_table")
 
 
 def refused(code: str, join: Callable[[ads.Stream, ads.Stream], object]) -> ads.TopologyError:
