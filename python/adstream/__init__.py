@@ -51,7 +51,7 @@ if TYPE_CHECKING:
         ValueTransformerWithKey,
         output,
     )
-    from adstream.dsl.row_joins import RowTable, between
+    from adstream.dsl.row_joins import RowTable, between, latest_by
     from adstream.dsl.schema import Record, content_id, field
     from adstream.dsl.store import ValueAndTimestamp, VersionedRecord
     from adstream.dsl.stream import (
@@ -138,6 +138,7 @@ __all__ = [
     "key",
     "keyed",
     "last",
+    "latest_by",
     "lit",
     "matched",
     "max",
@@ -194,7 +195,7 @@ _HOMES = {
         " TimeWindowedCogroupedKStream TimeWindowedKStream"
     ),
     "adstream.dsl.processors": "Cancellable Context FixedKeyProcessor Processor RecordMetadata ValueTransformerWithKey output",
-    "adstream.dsl.row_joins": "RowTable between",
+    "adstream.dsl.row_joins": "RowTable between latest_by",
     "adstream.dsl.schema": "Record content_id field",
     "adstream.dsl.store": "ValueAndTimestamp VersionedRecord",
     "adstream.dsl.stream": "GroupedStream GroupedTable Stream Table Terminal WindowedStream",

@@ -75,3 +75,34 @@ def with_table(
         elif how == "left":
             found.append((number, None, at))
     return found
+
+
+def picked(
+    rows: Sequence[Row],
+    low: int,
+    high: int,
+    grace: int,
+    how: str,
+    pick: str,
+    where: Callable[[int, int], bool] = lambda left, right: True,
+) -> list[Pair]:
+    """One pair of each left row, when no other can come; of rows that come in order of time, in no order. `pick`: `first`, `last`
+    by time and arrival, or `by`: the largest number modulo 3, then the later."""
+    found: list[Pair] = []
+    for side, key, number, at in rows:
+        if side == "r":
+            continue
+        matches = [
+            (then, n)
+            for s, k, n, then in rows
+            if s == "r" and key is not None and k == key and low <= then - at <= high and where(number, n)
+        ]
+        matches.sort(key=lambda match: match[0])
+        if pick == "by":
+            matches.sort(key=lambda match: match[1] % 3)
+        if matches:
+            then, n = matches[0 if pick == "first" else -1]
+            found.append((number, n, max(at, then)))
+        elif how == "left":
+            found.append((number, None, at))
+    return found

@@ -33,7 +33,15 @@ def ms(n: int) -> timedelta:
     return timedelta(milliseconds=n)
 
 
-def play(events: list[Row], span: tuple[int, int], grace: int, how: How, where: bool = False, **options: Any) -> Any:
+def play(
+    events: list[Row],
+    span: tuple[int, int],
+    grace: int,
+    how: How,
+    where: bool = False,
+    pick: Any = None,
+    **options: Any,
+) -> Any:
     def build(app: ads.App) -> None:
         # Keyed, so nothing is moved: the order between two topics of their own would be that of times and commits.
         source = app.stream("events", Event, key="key")
@@ -46,6 +54,7 @@ def play(events: list[Row], span: tuple[int, int], grace: int, how: How, where: 
             grace=ms(grace),
             where=(ads.col("n") + ads.col("right.n")) % 3 > 0 if where else None,
             into="right",
+            pick=ads.latest_by(ads.col("right.n") % 3) if pick == "by" else pick,
         )
         found.to("out", columns=["n", "right.n"])
 
@@ -189,3 +198,52 @@ def test_a_table_says_what_it_held_then(
             driver.crash_at(crash, commits=1)
         found = [(r.value["n"], r.value["right.n"], r.timestamp) for r in driver.output("out").read()]
     assert found == oracle.with_table(sent, how, latest, PASSES[where])
+
+
+ENDS: list[Row] = [(side, f"end{i}", 1000 + i, 1000 * (i + 1)) for i in range(4) for side in "lr"]
+"""Who waits is looked at when time goes on."""
+
+
+@settings(profile, max_examples=60)
+@given(
+    rows,
+    spans,
+    st.integers(0, 10),
+    st.sampled_from(["inner", "left"]),
+    st.booleans(),
+    st.sampled_from(["first", "last", "by"]),
+)
+def test_one_match_is_picked(
+    events: list[tuple[str, str | None, int]], span: tuple[int, int], grace: int, how: How, where: bool, pick: str
+) -> None:
+    """Of rows in order of time, and of any order that the grace covers."""
+    sent = sorted(numbered(events), key=lambda row: row[3])
+    grace = max(grace, 1)
+    found = play([*sent, *ENDS], span, grace, how, where, pick)
+    told = [pair for pair in found if pair[0] < 1000]
+    expected = oracle.picked(sent, *span, grace, how, pick, PASSES[where])
+    assert sorted(told, key=str) == sorted(expected, key=str)
+
+    anyhow = numbered(events)  # ties go by arrival, which is theirs
+    told = [pair for pair in play([*anyhow, *ENDS], span, 100, how, where, pick) if pair[0] < 1000]
+    expected = oracle.picked(anyhow, *span, 100, how, pick, PASSES[where])
+    assert sorted(told, key=str) == sorted(expected, key=str)
+
+
+@settings(profile, max_examples=30)
+@given(
+    st.lists(st.tuples(st.sampled_from("lr"), st.sampled_from(["a", "b", None]), TIMES), min_size=12),
+    spans,
+    st.sampled_from(["first", "last", "by"]),
+    st.sampled_from([1, 2, 7]),
+    st.sampled_from([1, 3]),
+    st.sampled_from(STEPS),
+)
+def test_batches_commits_and_crashes_do_not_show_in_what_is_picked(
+    events: list[tuple[str, str | None, int]], span: tuple[int, int], pick: str, batch: int, commit: int, step: Any
+) -> None:
+    """With rows that come too late, too."""
+    sent = [*numbered(events), *ENDS]
+    plain = play(sent, span, 3, "left", True, pick)
+    assert play(sent, span, 3, "left", True, pick, batch_rows=batch, commit_every=commit) == plain
+    assert play(sent, span, 3, "left", True, pick, commit_every=commit, crash=step) == plain

@@ -15,14 +15,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from adstream.dsl import flow, joins, natives, serdes
 from adstream.dsl.durations import Duration, duration_ms, format_ms
 from adstream.dsl.expr import Expr, coalesce, col
 from adstream.dsl.faults import fault, name_list, unknown_column, user_line
+from adstream.dsl.flow import Materialized
 from adstream.dsl.graph import Graph, Port
 from adstream.dsl.kstream import Flowing, KStream
 from adstream.dsl.schema import schema_of
@@ -58,6 +60,38 @@ def _signed(ms: int) -> str:
     return f'"{"-" if ms < 0 else ""}{format_ms(abs(ms))}"'
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LatestBy:
+    """What compares largest. Made by `ads.latest_by`."""
+
+    by: tuple[Expr, ...]
+
+    def __repr__(self) -> str:
+        return f"latest_by({', '.join(map(repr, self.by))})"
+
+
+Pick = Literal["first", "last"] | LatestBy
+
+
+def latest_by(*by: Side) -> LatestBy:
+    """For `pick=` of a join: the match that is largest in these columns or expressions, compared one after the other; null is
+    least, of equals it is the later one.
+
+        pick=ads.latest_by("click.timestamp", "click.event_id")
+
+    Raises:
+        TopologyError: `bad_argument`.
+    """
+    if not by or not all(isinstance(side, str | Expr) for side in by):
+        raise fault(
+            "bad_argument",
+            f"by {by!r}" if by else "by what?",
+            operation="latest_by",
+            hint='write `ads.latest_by("click.at", "click.id")`',
+        )
+    return LatestBy(tuple(col(side) if isinstance(side, str) else side for side in by))
+
+
 def between(low: Duration, high: Duration) -> Between:
     """For `within=` of a join: the time of the right row minus that of the left one, both ends inclusive.
 
@@ -89,6 +123,7 @@ def join(
     grace: Duration | None,
     where: Expr | None,
     into: str | type | None,
+    pick: Pick | None,
     name: str | None,
 ) -> Stream:
     """`Stream.join`."""
@@ -107,8 +142,9 @@ def join(
         raise fault("other_app", "the streams are of two apps", operation="join", line=line, hint="build both from one")
     if how not in get_args(JoinHow):
         raise fault("bad_argument", f"`how` is {how!r}", operation="join", line=line, hint=f"use {_choice()}")
-    _check_where(where, how, line)
+    _check_where(where, how, pick is not None, line)
     _check_into(into, line)
+    _check_pick(pick, how, other, line)
     if isinstance(other, RowTable):
         stream = _with_table(left, other, on, how, within, grace, where, into, name, line)
         return _as_schema(stream, into, line) if isinstance(into, type) else stream
@@ -127,12 +163,14 @@ def join(
     columns = {n: widened(left._columns[n]) if outer and n in once else left._columns[n] for n in written}
     columns |= {new: other._columns[old] for old, new in kept.items()}
     # Behind an inner join it is a filter of columns; else it says what a match is.
-    inside = (
-        None
-        if where is None or how == "inner"
-        else _condition(left, columns, {n: n for n in kept.values()}, where, line)
-    )
-    made = joins._with_stream(
+    both = {n: n for n in kept.values()}
+    inside = None
+    if where is not None and (how != "inner" or pick is not None):
+        inside = _condition(left, columns, both, where, line)
+    joined: Callable[..., KStream] = joins._with_stream
+    if pick is not None:
+        joined = partial(_picked, pick, _ordering(left, columns, both, pick, line))
+    made = joined(
         _HOW[how],
         _records(left, mine, keys, types, written, _together(left, [e for e, _ in pairs], types)),
         _records(
@@ -215,7 +253,7 @@ def to_table(
         stream, stream._port, names, types, stream._written(), _together(stream, [*map(col, names)], types)
     )
     flowing = records._keyed("to_table", name)
-    kept = table_of(flowing, flow.Materialized(name, history=history), "to_table", older=older)
+    kept = table_of(flowing, Materialized(name, history=history), "to_table", older=older)
     return RowTable(stream, names, kept, versioned=history is not None)
 
 
@@ -325,6 +363,94 @@ def _rows(
     return Stream(left._graph, (node.id, 0), columns, key)
 
 
+def _check_pick(pick: object, how: str, other: object, line: str | None) -> None:
+    if pick is None:
+        return
+    if not isinstance(pick, LatestBy) and pick not in ("first", "last"):
+        raise fault(
+            "bad_argument",
+            f"`pick` is {pick!r}",
+            operation="join",
+            line=line,
+            hint='write `pick="last"`, `"first"` or `ads.latest_by("click.at")`',
+        )
+    if isinstance(other, RowTable) or how == "outer":
+        what = "a table says one row anyway" if isinstance(other, RowTable) else "an outer join has no side to pick for"
+        raise fault(
+            "bad_argument",
+            f"`pick` is one match of each left row: {what}",
+            operation="join",
+            line=line,
+            hint="leave it out" if isinstance(other, RowTable) else 'write `how="left"`',
+        )
+
+
+def _ordering(
+    left: Stream, columns: dict[str, str], right: Mapping[str, str], pick: Pick, line: str | None
+) -> natives.Native | None:
+    from adstream.dsl.stream import Stream
+
+    if not isinstance(pick, LatestBy):
+        return None
+    rows = Stream(left._graph, left._port, columns, ())
+    trees = []
+    for e in pick.by:
+        _no_python(e, "`pick` is asked inside the join", "join", line)
+        trees.append(_of_pair(rows._compile("join", e, line)[0], right, line))
+    return natives.Native({"expr": {"op": "tuple", "args": trees}}, repr(pick))
+
+
+def _picked(
+    pick: Pick,
+    by: natives.Native | None,
+    how: joins.How,
+    left: KStream,
+    right: KStream,
+    joiner: natives.Native,
+    windows: joins.JoinWindows,
+    *,
+    name: str | None,
+    where: natives.Native | None,
+) -> KStream:
+    graph, operation = left._graph, how.operation
+    mine = joins._moved(left, None if name is None else f"{name}-left", operation, None)
+    theirs = joins._moved(right, None if name is None else f"{name}-right", operation, None)
+
+    def fn(native: natives.Native | None) -> dict[str, Any] | None:
+        return None if native is None else flow.function(graph, native, "pick", operation, values=2)
+
+    node = flow.add(
+        graph,
+        "pick_join",
+        [mine.port, theirs.port],
+        name=name,
+        joiner=fn(joiner),
+        before_ms=windows.before_ms,
+        after_ms=windows.after_ms,
+        grace_ms=windows.grace_ms,
+        left_outer=how.left,
+        where=fn(where),
+        first=pick == "first",
+        by=fn(by),
+        about=f"{pick!r}, before {format_ms(windows.before_ms)}, after {format_ms(windows.after_ms)}"
+        f", grace {format_ms(windows.grace_ms)}",
+    )
+    # One millisecond more than a plain join's: who leaves now must still find all of its span.
+    kept = {
+        "retention_ms": windows.size_ms + windows.grace_ms + 1,
+        "window_size_ms": windows.size_ms,
+        "duplicates": True,
+    }
+    stores = {
+        "right": flow.store(graph, "buffer", Materialized(), f"{node.name}-other-join", operation, **kept),
+        "waiting": flow.store(graph, "buffer", Materialized(), f"{node.name}-waiting", operation),
+    }
+    if how.left:
+        joins._wants_null_keys(graph, node)
+    node.parameters |= stores | {"stores": sorted(stores.values())}
+    return KStream(mine.at(node, value=None))
+
+
 def _choice() -> str:
     return ", ".join(f'"{how}"' for how in get_args(JoinHow))
 
@@ -396,7 +522,7 @@ def _pairs(left: Stream, right: Stream, on: On, line: str | None) -> list[tuple[
     return pairs
 
 
-def _check_where(where: object, how: str, line: str | None) -> None:
+def _check_where(where: object, how: str, picks: bool, line: str | None) -> None:
     if where is not None and not isinstance(where, Expr):
         raise fault(
             "bad_argument",
@@ -405,8 +531,9 @@ def _check_where(where: object, how: str, line: str | None) -> None:
             line=line,
             hint='write an expression: `where=col("x") > 0`',
         )
-    if isinstance(where, Expr) and how != "inner":
-        _no_python(where, f"`where` of a {how} join is asked inside the join", "join", line)
+    if isinstance(where, Expr) and (how != "inner" or picks):
+        what = "a join that picks" if picks else f"a {how} join"
+        _no_python(where, f"`where` of {what} is asked inside the join", "join", line)
 
 
 def _no_python(e: Expr, why: str, operation: str, line: str | None) -> None:

@@ -32,7 +32,7 @@ from adstream.dsl.expr import Expr, Row, Scalar, callable_name, col, lit, named_
 from adstream.dsl.faults import fault, name_list, nearest, unknown_column, user_line
 from adstream.dsl.graph import Graph, Node, Port
 from adstream.dsl.kstream import Flowing, KStream
-from adstream.dsl.row_joins import Between, JoinHow, On, RowTable
+from adstream.dsl.row_joins import Between, JoinHow, On, Pick, RowTable
 from adstream.dsl.schema import row_of, schema_of
 from adstream.dsl.sinks import Sink
 from adstream.dsl.typing_ import infer, widened
@@ -525,6 +525,7 @@ class Stream(_Flow):
         grace: Duration | None = None,
         where: Expr | None = None,
         into: str | type | None = None,
+        pick: Pick | None = None,
         name: str | None = None,
     ) -> Stream:
         """Each row with every row of another stream that is equal in `on` and lies within a span of time; or with what a
@@ -544,6 +545,8 @@ class Stream(_Flow):
                 fails is no match, and this is an expression without callables.
             into: `"click"`: the right row's columns are `click.price` and so on, all of them; a schema: the result has its
                 fields only. By default the right columns come under their names, which must not clash.
+            pick: one match of each left row instead of all: `"last"` or `"first"` by time and arrival, or the largest by
+                `ads.latest_by("click.timestamp", "click.event_id")`. It is told once, when no other can come any more.
             name: of the operation, for its state and its topics, as of `KStream.join`.
 
         The result's time is the later one of the two. In Kafka Streams: `KStream.join`, `leftJoin`, `outerJoin`.
@@ -552,7 +555,7 @@ class Stream(_Flow):
             TopologyError: `unknown_column`, `type_mismatch`, `within_missing`, `grace_missing`, `duplicate_column`,
                 `schema_mismatch`, `not_a_condition`, `not_native`, `other_app`.
         """
-        return row_joins.join(self, other, on, how, within, grace, where, into, name)
+        return row_joins.join(self, other, on, how, within, grace, where, into, pick, name)
 
     def to_table(
         self,

@@ -154,6 +154,8 @@ def test_no_python_is_called() -> None:
             on = ["user", col("ad") * 2]
             found = left.join(right, on=on, how=how, where=where, into="click", **SPAN)
             found.to(f"out-{how}")
+        pick = ads.latest_by("click.clicked", "click.ad")
+        left.join(right, on="user", where=where, into="click", pick=pick, **SPAN).to("out-picked")
         table = right.to_table("user", latest_by="clicked")
         left.join(table, on="user", how="left", where=where, into="click").to("out-table")
         graphs.append(left._graph)
@@ -288,6 +290,21 @@ def test_conditions_that_are_refused_inside_a_join(how: Any) -> None:
     refused("unknown_column", lambda a, b: a.join(b, where=col("cad") > 1, **options))
     refused("unknown_column", lambda a, b: a.join(b, where=ads.offset() > 1, **options))
     refused("not_native", lambda a, b: a.join(b, where=ads.udf(lambda row: True, type=bool), **options))
+
+
+def test_what_cannot_be_picked() -> None:
+    options: dict[str, Any] = {"on": "user", "into": "c", **SPAN}
+    refused("bad_argument", lambda a, b: a.join(b, pick="best", **options))  # type: ignore[arg-type]
+    refused("bad_argument", lambda a, b: a.join(b, pick="last", how="outer", **options))
+    refused("bad_argument", lambda a, b: a.join(b.to_table("user"), on="user", into="c", pick="last"))
+    refused("unknown_column", lambda a, b: a.join(b, pick=ads.latest_by("c.when"), **options))
+    refused("unknown_column", lambda a, b: a.join(b, pick=ads.latest_by(ads.offset()), **options))
+    call = ads.udf(lambda row: True, type=bool)
+    refused("not_native", lambda a, b: a.join(b, pick=ads.latest_by(call), **options))
+    refused("not_native", lambda a, b: a.join(b, pick="first", where=call, **options))
+    with pytest.raises(ads.TopologyError) as raised:
+        ads.latest_by()
+    assert (raised.value.code, raised.value.operation) == ("bad_argument", "latest_by")
 
 
 def test_a_schema_must_fit() -> None:

@@ -13,6 +13,7 @@ use super::bridge::{FromRows, ToRows};
 use super::foreign::{Answer, Propagate, Resolve, Subscribe};
 use super::func::{Func, Getter, Lookup};
 use super::patterns::MatchPattern;
+use super::pick_join::PickJoin;
 use super::process::{self, Access, Process};
 use super::session::SessionAggregate;
 use super::sliding::SlidingAggregate;
@@ -171,6 +172,7 @@ fn node(kind: &str, b: &Builder<'_>) -> Result<Box<dyn Node>, PlanError> {
             let windows = [b.store_of("left")?, b.store_of("right")?];
             Box::new(StreamJoin::new(b.read()?, windows, b.optional_store("waiting")?))
         }
+        "pick_join" => Box::new(PickJoin::new(b.read()?, b.store_of("right")?, b.store_of("waiting")?)),
         "stream_table_join" => {
             Box::new(StreamTableJoin { p: b.read()?, table: b.lookup("table")?, buffer: b.optional_store("buffer")? })
         }

@@ -33,6 +33,7 @@ pub mod json;
 pub mod lru;
 pub mod native;
 pub mod patterns;
+pub mod pick_join;
 pub mod process;
 pub mod reads;
 pub mod schedule;
