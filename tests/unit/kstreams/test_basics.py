@@ -200,27 +200,51 @@ def test_the_clock_may_be_the_event_time() -> None:
         assert [r.timestamp for r in driver.output("out").read()] == [5_250, 5_250]
 
 
-@pytest.mark.parametrize(
-    ("extractor", "found", "counted"),
-    [
-        ("FAIL_ON_INVALID_TIMESTAMP", [("b", 20)], "dead:negative_timestamp"),
-        ("LOG_AND_SKIP_ON_INVALID_TIMESTAMP", [("b", 20)], "dropped:negative_timestamp"),
-        ("USE_PARTITION_TIME_ON_INVALID_TIMESTAMP", [("b", 20), ("c", 20)], "dead:negative_timestamp"),
-    ],
-)
-def test_records_without_a_time(extractor: str, found: list[tuple[str, int]], counted: str) -> None:
-    """Messages of the oldest format have none: −1."""
-
+def _timed(extractor: Any) -> ads.Topology:
     @ads.topology(name="app")
     def build(app: ads.App) -> None:
-        app.stream("in", value=S, timestamp=ads.TimestampExtractor[extractor]).to("out", value=S)
+        app.on_error(deserialization="continue")  # extractors are asked behind it
+        app.stream("in", value=S, timestamp=extractor).to("out", value=S)
 
-    with TopologyTestDriver(build, partitions=1) as driver:
-        for value, at in [("a", -1), ("b", 20), ("c", -1)]:
+    return build
+
+
+@pytest.mark.parametrize(
+    ("extractor", "piped", "found", "dropped"),
+    [
+        ("LOG_AND_SKIP_ON_INVALID_TIMESTAMP", [("a", -1), ("b", 20), ("c", -1)], [("b", 20)], [2]),
+        ("USE_PARTITION_TIME_ON_INVALID_TIMESTAMP", [("b", 20), ("c", -1)], [("b", 20), ("c", 20)], []),
+    ],
+)
+def test_records_without_a_time(
+    extractor: str, piped: list[tuple[str, int]], found: list[tuple[str, int]], dropped: list[int]
+) -> None:
+    """Messages of the oldest format have none: −1."""
+    counted = "dropped:negative_timestamp"
+    with TopologyTestDriver(_timed(ads.TimestampExtractor[extractor]), partitions=1) as driver:
+        for value, at in piped:
             driver.input("in").pipe(value, key="k", at=at)
         assert [(r.value, r.timestamp) for r in driver.output("out").read()] == found
-        counts = [reasons[counted] for reasons in driver.counters().values() if counted in reasons]
-        assert counts == [3 - len(found)]
+        assert [reasons[counted] for reasons in driver.counters().values() if counted in reasons] == dropped
+
+
+@pytest.mark.parametrize(
+    ("extractor", "why"),
+    [
+        (None, "its time is -1"),
+        (ads.TimestampExtractor.FAIL_ON_INVALID_TIMESTAMP, "its time is -1"),
+        (ads.TimestampExtractor.USE_PARTITION_TIME_ON_INVALID_TIMESTAMP, "its partition has none yet"),
+        (lambda key, value, ts, partition: 1 // 0, "ZeroDivisionError"),
+        (lambda key, value, ts, partition: "noon", "an int of ms"),
+    ],
+)
+def test_an_extractor_without_a_time_fails_the_task(extractor: Any, why: str) -> None:
+    """`RecordQueue.updateHead` asks extractors behind the deserialization handler: what they throw is fatal."""
+    error = f"timestamp_failed: .*{why}.*record 0 of `in`, partition 0.*record_failed"
+    with TopologyTestDriver(_timed(extractor), partitions=1) as driver:
+        driver.input("in").pipe("a", key="k", at=-1)
+        with pytest.raises(ads.FatalError, match=error):
+            driver.run()
 
 
 def test_branches_have_names() -> None:

@@ -381,9 +381,9 @@ def test_a_crash_lets_nobody_wait_twice(step: Any, restart: bool) -> None:
     def play(crash: bool) -> list[Any]:
         with driver_of(with_grace("left_join"), commit_every=2) as driver:
             for n in range(24):
-                driver.input("l").pipe(str(n), key=str(n % 3), at=n * 3)
+                driver.input("l").pipe(str(n), key=str(n % 3), at=n * 3 + 5)
                 if n % 4 == 0:
-                    driver.input("t").pipe(f"v{n}", key=str(n % 3), at=n * 3 - 5)
+                    driver.input("t").pipe(f"v{n}", key=str(n % 3), at=n * 3)
             if crash:
                 driver.crash_at(step, commits=6, restart=restart)
             driver.run()

@@ -20,7 +20,7 @@ use super::serde::{unavailable, UNAVAILABLE};
 use super::stateless::Pass;
 use super::store::View;
 use super::stores::{key_bytes, write_timed, Store, StoreKind, StoreSpec, Timed};
-use super::{Extractor, Flow, FlowSource, Graph, Node, OnError, Place, Serde, Slot};
+use super::{Extractor, Flow, FlowSource, Graph, Node, OnError, Place, Serde, Slot, UNTIMED};
 use crate::error::Fatal;
 use crate::expr::Foreign;
 use crate::frame::Kind;
@@ -156,7 +156,9 @@ impl Global {
                 tick: NO_TIME,
                 inputs: Inputs::default(),
             };
-            let taken = source.read(batch, row, clock, NO_TIME, foreign);
+            // Global tables pass over what they cannot read: no task is there to fail.
+            let missing = |(reason, text)| (if reason == UNTIMED { "missing_timestamp" } else { reason }, text);
+            let taken = source.read(batch, row, clock, NO_TIME, foreign).map_err(missing);
             clock = taken.as_ref().map_or(clock, |record| clock.max(record.ts));
             ctx.count("read", 1);
             let place = Place { topic: topic.clone(), partition, raw: batch.clone(), row };
@@ -240,6 +242,7 @@ impl Globals {
                     Ok((key, value)) => state.store.bytes.write(&key, value.as_deref()),
                     Err((UNAVAILABLE, text)) => return Err(unavailable(text)),
                     Err((reason, _)) => {
+                        let reason = if reason == UNTIMED { "missing_timestamp" } else { reason };
                         let reason = reason.strip_prefix("dropped:").unwrap_or(reason);
                         *state.counters.entry(format!("dropped:{reason}")).or_default() += 1;
                     }

@@ -72,7 +72,7 @@ use crate::wire::{Reader, Writer};
 use backend::Backend;
 use bridge::{FromRows, Leaving};
 use schedule::{Clock, Schedules};
-pub use source::{Extractor, FlowSource, Taken};
+pub use source::{Extractor, FlowSource, Taken, UNTIMED};
 
 pub use build::build;
 pub use globals::{GlobalSpec, Globals};
@@ -660,7 +660,8 @@ impl Operator for Flow {
             Ok(record) => record,
             Err((serde::UNAVAILABLE, text)) => return Err(serde::unavailable(text)),
             Err((reason, text)) => {
-                match self.graph.nodes[source.node].on_error {
+                let asked = self.graph.nodes[source.node].on_error;
+                match if reason == UNTIMED { OnError::Fail } else { asked } {
                     OnError::DeadLetter => {}
                     OnError::Continue => {
                         ctx.count(&format!("dropped:{reason}"), 1);

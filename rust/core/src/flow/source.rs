@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::serde::UNAVAILABLE;
 use super::{Headers, Record, Serde};
 use crate::datum::Datum;
 use crate::expr::Foreign;
@@ -14,12 +15,12 @@ use crate::window::NO_TIME;
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Extractor {
-    /// The record's own; a negative one is a record that cannot be read.
+    /// The record's own; a negative one is fatal.
     #[default]
     FailOnInvalidTimestamp,
     /// The record's own; what has a negative one is dropped.
     LogAndSkipOnInvalidTimestamp,
-    /// The record's own, or the partition's time so far; a first record without a time cannot be read.
+    /// The record's own, or the partition's time so far; a first record without a time is fatal.
     UsePartitionTimeOnInvalidTimestamp,
     /// The logged clock's.
     WallclockTimestampExtractor,
@@ -39,6 +40,10 @@ pub struct FlowSource {
     pub internal: bool,
 }
 
+/// The reason of a record that its extractor has no time for. Kafka Streams asks extractors behind the handler of what cannot
+/// be read (`RecordQueue.updateHead`), so none may pass over it: it is fatal to the task.
+pub const UNTIMED: &str = "timestamp_failed";
+
 /// A record as its source reads it, or the reason and the text of why it cannot.
 pub type Taken = Result<Record, (&'static str, String)>;
 
@@ -51,19 +56,21 @@ impl FlowSource {
         let own = raw.timestamps[row];
         let ts = match self.timestamp {
             Extractor::FailOnInvalidTimestamp if own < 0 => {
-                return Err(("negative_timestamp", format!("its time is {own}, before 1970 or unknown")));
+                return Err((UNTIMED, format!("its time is {own}, before 1970 or unknown")));
             }
             Extractor::UsePartitionTimeOnInvalidTimestamp if own < 0 && partition_time < 0 => {
-                return Err(("negative_timestamp", format!("its time is {own}, and its partition has none yet")));
+                return Err((UNTIMED, format!("its time is {own}, and its partition has none yet")));
             }
             Extractor::UsePartitionTimeOnInvalidTimestamp if own < 0 => partition_time,
             Extractor::WallclockTimestampExtractor if wall != NO_TIME => wall,
             Extractor::Call(f) => {
                 let times = (Datum::Int(own), Datum::Int(partition_time.max(-1)));
                 let made = foreign.apply(f, &[key.clone(), value.clone(), times.0, times.1]);
-                match made? {
+                match made
+                    .map_err(|(reason, text)| if reason == UNAVAILABLE { (reason, text) } else { (UNTIMED, text) })?
+                {
                     Datum::Int(ms) | Datum::Timestamp(ms) => ms,
-                    other => return Err(("missing_timestamp", format!("a timestamp is an int of ms, not {other:?}"))),
+                    other => return Err((UNTIMED, format!("a timestamp is an int of ms, not {other:?}"))),
                 }
             }
             _ => own,
