@@ -166,6 +166,9 @@ class Log(Protocol):
     def end_offsets(self, partitions: Sequence[TopicPartition], *, committed: bool) -> dict[TopicPartition, int]:
         """`committed=False`: the very end (high watermark, open transactions included): what a restore must reach."""
 
+    def offsets_at(self, times: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """The first offset whose record is of that time (ms) or later; the end, if there is none."""
+
     def reader(self) -> Reader: ...
 
     def writer(self, slot: str, *, exactly_once: bool = True) -> Writer:
@@ -191,9 +194,6 @@ class Administered(Log, Protocol):
 
     def delete_topics(self, topics: Sequence[str]) -> None:
         """Deletes those that exist, and returns when they are gone. Raises ConfigError when it may not."""
-
-    def offsets_at(self, times: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
-        """The first offset whose record is of that time (ms) or later; the end, if there is none."""
 
     def reset_group(self, group: str, positions: Mapping[TopicPartition, int]) -> None:
         """The group has these positions and no others. Raises ConfigError while it has members."""

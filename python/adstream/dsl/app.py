@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 from adstream.dsl import flow, lowlevel, row_formats, serdes
 from adstream.dsl import processors as made
@@ -27,12 +27,12 @@ class TimestampExtractor(enum.Enum):
     """What the event time of a record is, ms. In Kafka Streams: the classes of these names."""
 
     FAIL_ON_INVALID_TIMESTAMP = "fail_on_invalid_timestamp"
-    """The record's own (the default). A negative one is a record that cannot be read (`negative_timestamp`)."""
+    """The record's own (the default). A negative one fails the task, whatever `on_error` says (`timestamp_failed`)."""
     LOG_AND_SKIP_ON_INVALID_TIMESTAMP = "log_and_skip_on_invalid_timestamp"
     """The record's own; what has a negative one is dropped and counted (`dropped:negative_timestamp`)."""
     USE_PARTITION_TIME_ON_INVALID_TIMESTAMP = "use_partition_time_on_invalid_timestamp"
     """The record's own, or, if it is negative, the largest one of its partition so far; the first record of a partition
-    cannot be read then."""
+    fails the task then."""
     WALLCLOCK = "wallclock_timestamp_extractor"
     """What the worker's clock showed at the last commit: it is logged with each one and stands still between two of them,
     so that what is processed again after a crash has the same time. Of a global table or store: the record's own time."""
@@ -50,6 +50,17 @@ def timestamps(graph: Graph, timestamp: Timestamps | None, operation: str) -> An
     return {"call": flow.call(graph, timestamp, "timestamp", operation, 4)["call"]}
 
 
+OffsetReset = Literal["earliest", "latest", "none"] | Duration
+"""Where a topic is read from that the application has no committed position of: a word, or how far back from now."""
+
+
+def _start(offset_reset: OffsetReset, operation: str) -> str | int:
+    """As the plan has it."""
+    if offset_reset in ("earliest", "latest", "none"):
+        return str(offset_reset)
+    return duration_ms(offset_reset, "offset_reset", operation=operation)
+
+
 class App:
     """The start of a topology. Its name is the consumer group and begins every internal topic's name."""
 
@@ -57,7 +68,7 @@ class App:
         self.name = name
         self._graph = Graph(name, settings=dict(settings or {}))
         self._sources: dict[str, str | None] = {}
-        self._read: dict[frozenset[str], tuple[Serde, Serde, Timestamps | None, Flowing]] = {}
+        self._read: dict[frozenset[str], tuple[Serde, Serde, Timestamps | None, OffsetReset | None, Flowing]] = {}
         """What `records` reads, so that the same topics in the same way are one source, as in Kafka Streams."""
 
     @overload
@@ -68,6 +79,7 @@ class App:
         key: Serde = ...,
         value: Serde = ...,
         timestamp: Timestamps | None = ...,
+        offset_reset: OffsetReset | None = ...,
     ) -> KStream: ...
     @overload
     def stream(
@@ -80,6 +92,7 @@ class App:
         max_ahead: Duration | None = ...,
         idle: Duration | None = ...,
         format: str | Serde = ...,
+        offset_reset: OffsetReset | None = ...,
     ) -> Stream: ...
     def stream(self, topic: Any, schema: object = None, **options: Any) -> Stream | KStream:
         """The records of a topic: with a schema as rows (`rows`), without one as keys and values (`records`)."""
@@ -92,6 +105,7 @@ class App:
         key: Serde = serdes.string,
         value: Serde = serdes.json_,
         timestamp: Timestamps | None = None,
+        offset_reset: OffsetReset | None = None,
     ) -> KStream:
         """The records of one or several topics, as keys and values. The same topics read again in the same way are the same
         source.
@@ -100,20 +114,30 @@ class App:
             topic: the topic, or several.
             key, value: serdes. What they cannot read is a dead letter.
             timestamp: an `ads.TimestampExtractor`, or `(key, value, record's ms, partition's ms so far)` that returns the
-                event time, ms; a negative one drops the record. By default the record's own time.
+                event time, ms; a negative one drops the record. By default the record's own time. One that raises fails
+                the task.
+            offset_reset: where it begins without a committed position, when the application is new or its offsets
+                expired: at the `"earliest"` record (the default), at the end (`"latest"`), at the first record that is at
+                most so old (`"1h"`), or nowhere: with `"none"` the task fails. Where there is a position, it counts.
 
-        In Kafka Streams: `StreamsBuilder.stream` with `Consumed`.
+        In Kafka Streams: `StreamsBuilder.stream` with `Consumed`; `AutoOffsetReset`.
         """
         names = frozenset([topic] if isinstance(topic, str) else (t for t in topic if isinstance(t, str)))
         again = self._read.get(names)
-        if again is not None and again[:3] == (key, value, timestamp):
-            return KStream(again[3])
-        found = self._records("stream", topic, key, value, timestamp)
-        self._read[names] = (key, value, timestamp, found)
+        if again is not None and again[:4] == (key, value, timestamp, offset_reset):
+            return KStream(again[4])
+        found = self._records("stream", topic, key, value, timestamp, offset_reset)
+        self._read[names] = (key, value, timestamp, offset_reset, found)
         return KStream(found)
 
     def _records(
-        self, operation: str, topic: str | Sequence[str], key: Serde, value: Serde, timestamp: Timestamps | None
+        self,
+        operation: str,
+        topic: str | Sequence[str],
+        key: Serde,
+        value: Serde,
+        timestamp: Timestamps | None,
+        offset_reset: OffsetReset | None = None,
     ) -> Flowing:
         topics = [topic] if isinstance(topic, str) else list(topic)
         if not topics or not all(isinstance(t, str) and t for t in topics):
@@ -121,6 +145,8 @@ class App:
         graph = self._graph
         for name in topics:
             self._claim(name, operation)
+            if offset_reset is not None:
+                self._graph.starts[name] = _start(offset_reset, operation)
         key = serdes.check(key, "key", operation).at(topics[:1], "key", operation)
         value = serdes.check(value, "value", operation).at(topics[:1], "value", operation)
         node = flow.add(
@@ -146,13 +172,14 @@ class App:
         value: Serde = serdes.json_,
         timestamp: Timestamps | None = None,
         latest_by: Callable[[Any], Any] | None = None,
+        offset_reset: OffsetReset | None = None,
     ) -> KTable:
         """The newest value of each key of a topic; a record without a value deletes its key.
 
         Args:
             topic: one topic.
             materialized: its store's name, or how it is kept.
-            key, value, timestamp: as `records`.
+            key, value, timestamp, offset_reset: as `records`.
             latest_by: `latest_by(value)` says how new a value is (a version number, a time in it): one that is older than
                 the present one is ignored and counted (`dropped:older`). A deletion always counts, and forgets how new
                 the value was. By default the last to arrive is the newest, whatever its time.
@@ -160,7 +187,7 @@ class App:
         In Kafka Streams: `StreamsBuilder.table`; it has no `latest_by`.
         """
         how = flow.materialized(materialized, "table")
-        source = self._records("table", topic, how.key or key, how.value or value, timestamp)
+        source = self._records("table", topic, how.key or key, how.value or value, timestamp, offset_reset)
         return table_of(source, how, "table", latest_by=latest_by)
 
     def global_table(
@@ -312,9 +339,10 @@ class App:
         key: Serde = serdes.string,
         value: Serde = serdes.json_,
         timestamp: Timestamps | None = None,
+        offset_reset: OffsetReset | None = None,
     ) -> None:
         """A node that reads topics. In Kafka Streams: `Topology.addSource`."""
-        flowing = self._records("add_source", topics, key, value, timestamp)
+        flowing = self._records("add_source", topics, key, value, timestamp, offset_reset)
         self._graph.rename(self._graph.nodes[flowing.port[0]], name)
 
     def add_processor(self, name: str, processor: Callable[[], object], *parents: str) -> None:
@@ -441,6 +469,7 @@ class App:
         max_ahead: Duration | None = None,
         idle: Duration | None = None,
         format: str | Serde = "json",
+        offset_reset: OffsetReset | None = None,
     ) -> Stream:
         """The records of a topic, as rows.
 
@@ -460,6 +489,7 @@ class App:
             format: what the records are: `"json"`, `"avro"`, `"json_schema"`, `"arrow"`, or a serde, such as
                 `ads.serdes.protobuf(Message)`. JSON is read in Rust; all others by their Python library, record by
                 record, under Python's lock.
+            offset_reset: where it begins without a committed position, as `records`.
 
         In Kafka Streams: `StreamsBuilder.stream` with `Consumed`.
 
@@ -505,6 +535,8 @@ class App:
             parameters |= row_formats.read(self._graph, format, topic, declared.fields, "stream")
             about += f", {parameters['format']}"
         self._claim(topic, "stream")
+        if offset_reset is not None:
+            self._graph.starts[topic] = _start(offset_reset, "stream")
         node = self._graph.add("source", (), line, parameters, about=about, name=topic)
         parts = tuple(KeyPart(name, frozenset({name})) for name in keys or ())
         return Stream(self._graph, (node.id, 0), types, parts)

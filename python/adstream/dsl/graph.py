@@ -57,6 +57,8 @@ class Graph:
     """Of record flows, as the plan has them."""
     globals: list[dict[str, Any]] = field(default_factory=list)
     """Global tables, as the plan has them."""
+    starts: dict[str, str | int] = field(default_factory=dict)
+    """Topic -> where it is read from without a committed position: `earliest`, `latest`, `none`, or how far back, ms."""
     on_error: dict[str, Any] = field(default_factory=dict)
     """What becomes of records that fail, by stage."""
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -197,11 +197,13 @@ class Topology:
         self.fn(app, **values)
         flow.settle_errors(app._graph)
         nodes = tuple(app._graph.nodes)
-        plan = {"app": self.name, "nodes": [node.to_plan() for node in nodes]}
+        plan: dict[str, Any] = {"app": self.name, "nodes": [node.to_plan() for node in nodes]}
         if app._graph.stores:
             plan["stores"] = app._graph.stores
         if app._graph.globals:
             plan["globals"] = app._graph.globals
+        if app._graph.starts:
+            plan["starts"] = app._graph.starts
         return _checked(Built(self.name, plan, tuple(app._graph.callables), values, nodes, app._graph.listeners))
 
     def describe(self, **settings: Any) -> str:

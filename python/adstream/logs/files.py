@@ -83,6 +83,16 @@ class FilesLog:
         mine = {tp: self._files[tp[0]][tp[1]].end for tp in partitions if tp[0] in self._files}
         return mine | self._inner.end_offsets([tp for tp in partitions if tp not in mine], committed=committed)
 
+    def offsets_at(self, times: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """Raises ConfigError for a file: its records have no times of their own."""
+        for topic in sorted({topic for topic, _ in times if topic in self._files}):
+            raise ConfigError(
+                f"`{topic}` comes from files, which cannot be searched by time",
+                option="offset_reset",
+                hint='write "earliest" or "latest"',
+            )
+        return self._inner.offsets_at(times)
+
     def covers(self, topics: Sequence[str]) -> bool:
         """Whether all of these come from files."""
         return all(topic in self._files for topic in topics)

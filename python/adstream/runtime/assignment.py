@@ -58,6 +58,8 @@ class TaskSpec:
     partition: int
     inputs: tuple[TopicPartition, ...]
     changelog: TopicPartition | None = None
+    starts: Mapping[str, str | int] = field(default_factory=dict, hash=False)
+    """Input topic -> where it begins without a committed position, if it is not its earliest record (`positions.py`)."""
 
     @property
     def name(self) -> str:
@@ -233,7 +235,8 @@ def enumerate_tasks(
         for p in range(count):
             inputs = tuple((topic, p) for topic in topics if p < counts[topic])
             store = None if changelog is None else (changelog, p)
-            tasks.append(TaskSpec(len(tasks), "stream", sub["id"], "", p, inputs, store))
+            starts = {topic: given for topic, given in description.get("starts", {}).items() if topic in counts}
+            tasks.append(TaskSpec(len(tasks), "stream", sub["id"], "", p, inputs, store, starts))
     for sink in description["sinks"]:
         for p in range(partitions[sink["topic"]]):
             tasks.append(TaskSpec(len(tasks), "sink", -1, sink["name"], p, ((sink["topic"], p),)))

@@ -1,20 +1,21 @@
 """Where a task's inputs go on, held against what the log still has.
 
     committed position           the log has [start, end)        what follows
-    none                         start = 0                       a new application begins at the first record
+    none                         start = 0                       a new application begins at the first record, or where
+                                                                 `offset_reset` of the source says (`first_positions`)
     none                         start > 0                       the same, and a warning: older records were deleted
     start <= position <= end                                     goes on
     position < start             deleted before it was read      an error: the task is set aside
     position > end               made again, or truncated        the same
 
-Never a jump, as `auto.offset.reset` would: what is missing would be missing in every sum from then on, and nobody
+Never a jump from a position, as `auto.offset.reset` would: what is missing would be missing in every sum from then on, and nobody
 would know. (Internal topics are deleted up to committed positions, so the rule is the same for them.)
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from adstream.errors import FatalError
 from adstream.interfaces import Log, TopicPartition
@@ -26,6 +27,37 @@ HINT = (
     " (`kafka-consumer-groups.sh --reset-offsets`), or start under a new application id; what was deleted is missing"
     " in the results either way"
 )
+
+
+def first_positions(
+    log_: Log,
+    starts: Mapping[str, str | int],
+    unread: Sequence[TopicPartition],
+    now_ms: int,
+    chosen: dict[TopicPartition, int],
+) -> dict[TopicPartition, int]:
+    """Where inputs begin that have no committed position. As `StreamThread.resetOffsets`: what is to begin at a time begins at
+    its end if no record is that new. Raises FatalError for one that is to begin nowhere.
+
+    Args:
+        starts: topic -> `earliest` (the default), `latest`, `none`, or how far back from `now_ms`.
+        chosen: what was found before, for the same life of a task; added to.
+    """
+    new = [tp for tp in unread if tp not in chosen]
+    of = {tp: starts.get(tp[0], "earliest") for tp in new}
+    if nowhere := sorted({topic for topic, _ in new if starts.get(topic) == "none"}):
+        raise FatalError(
+            f"there is no committed position of {', '.join(f'`{topic}`' for topic in nowhere)}, and it has"
+            ' `offset_reset="none"`\nhint: set the group\'s offsets to where reading is to begin'
+            " (`kafka-consumer-groups.sh --reset-offsets`), or choose another `offset_reset`"
+        )
+    if first := [tp for tp in new if of[tp] == "earliest"]:
+        chosen |= log_.start_offsets(first)
+    if last := [tp for tp in new if of[tp] == "latest"]:
+        chosen |= log_.end_offsets(last, committed=True)
+    if aged := {tp: now_ms - back for tp, back in of.items() if isinstance(back, int)}:
+        chosen |= log_.offsets_at(aged)
+    return {tp: chosen[tp] for tp in unread}
 
 
 def check_positions(

@@ -27,7 +27,7 @@ leaves, so there it is none.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from adstream._core import CoreError, RawBatch
@@ -66,13 +66,14 @@ class Restore:
         exactly_once: bool = True,
         snapshot: Snapshot | None = None,
         disk: TaskDisk | None = None,
+        first: Callable[[Sequence[TopicPartition]], Mapping[TopicPartition, int]] | None = None,
     ) -> None:
         self._exactly_once = exactly_once
         self._reader, self._spec, self._task = reader, spec, task
         committed = log.committed(group, spec.inputs)
         self.missing = [tp for tp in spec.inputs if committed.get(tp) is None]
         """Inputs that never had a committed position."""
-        starts = log.start_offsets(self.missing) if self.missing else {}
+        starts = (first or log.start_offsets)(self.missing) if self.missing else {}
         self.positions: dict[TopicPartition, int] = {
             tp: position if position is not None else starts[tp] for tp, position in committed.items()
         }

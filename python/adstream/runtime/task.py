@@ -32,7 +32,7 @@ from adstream.interfaces import Log, Reader, TopicPartition
 from adstream.runtime.assignment import TaskSpec
 from adstream.runtime.breaker import Breaker, Limit
 from adstream.runtime.disk import TaskDisk
-from adstream.runtime.positions import check_positions
+from adstream.runtime.positions import check_positions, first_positions
 from adstream.runtime.restore import Restore, before
 from adstream.runtime.snapshot import Snapshot, Snapshots
 from adstream.runtime.trim import ChangelogTrim
@@ -111,6 +111,8 @@ class StreamTask:
         self.quiet = False
         """The generation closed last was empty: nothing is pending inside, not even output of time that has
         passed."""
+        self._chosen: dict[TopicPartition, int] = {}
+        """Where inputs without a committed position begin: what was read before a first commit that failed comes again."""
         self._limits: Mapping[TopicPartition, int] = {}
         self._reading: set[TopicPartition] = set()
 
@@ -125,13 +127,22 @@ class StreamTask:
         *,
         exactly_once: bool = True,
         snapshots: Snapshots | None = None,
+        now_ms: int = 0,
     ) -> None:
         """Asks the log where the task stood. Safe to repeat after an error. Raises FatalError when the log no longer
         has what comes next."""
         if self.snapshot is None and snapshots is not None and self.disk is None:
             self.snapshot = snapshots.open(self.spec, exactly_once=exactly_once)
         restore = Restore(
-            log, reader, self.spec, core, group, exactly_once=exactly_once, snapshot=self.snapshot, disk=self.disk
+            log,
+            reader,
+            self.spec,
+            core,
+            group,
+            exactly_once=exactly_once,
+            snapshot=self.snapshot,
+            disk=self.disk,
+            first=lambda unread: first_positions(log, self.spec.starts, unread, now_ms, self._chosen),
         )
         try:
             check_positions(log, group, restore.positions, restore.missing)

@@ -646,7 +646,8 @@ class Worker:
                     once = self._settings.exactly_once
                     core, places = self._make(task), (self._log, self._reader, self._group)
                     try:
-                        task.begin(core, *places, exactly_once=once, snapshots=self._snapshots)
+                        kept, now = self._snapshots, self._clock()
+                        task.begin(core, *places, exactly_once=once, snapshots=kept, now_ms=now)
                     except LogUnavailableError as error:
                         # A transaction that somebody left open may hold its positions back: the others go on meanwhile.
                         # One at a time: a question may take seconds, and there are leases to be looked after.

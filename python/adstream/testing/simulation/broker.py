@@ -577,6 +577,15 @@ class SimLog:
         found = {tp: self.broker.partition(tp) for tp in partitions}
         return {tp: partition.stable if committed else partition.end for tp, partition in found.items()}
 
+    def offsets_at(self, times: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        self.call("offsets at")
+        found: dict[TopicPartition, int] = {}
+        for tp, at in times.items():
+            partition = self.broker.partition(tp)
+            records = (r for r in partition.committed_records() if r[0] >= partition.start)
+            found[tp] = next((r[0] for r in records if r[1] >= at), partition.stable)
+        return found
+
     def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
         self.call("delete records")
         for tp, offset in sorted(before.items()):

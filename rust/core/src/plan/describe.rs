@@ -109,7 +109,7 @@ impl Plan {
         };
         let stores: Vec<Value> = self.stores.iter().map(store).chain(self.globals.iter().map(of_worker)).collect();
         json!({"app": self.app, "topics": self.topics, "subtopologies": subtopologies, "sinks": sinks, "globals": globals,
-               "stores": stores,
+               "stores": stores, "starts": self.starts,
                "formats": {"frame": crate::frame::VERSION}})
     }
 }

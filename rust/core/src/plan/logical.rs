@@ -1,6 +1,6 @@
 //! What was said, checked: schemas of every port, the columns somebody reads, where keys change, where to cut.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -264,6 +264,8 @@ struct Document {
     stores: Vec<StoreSpec>,
     #[serde(default)]
     globals: Vec<GlobalSpec>,
+    #[serde(default)]
+    starts: BTreeMap<String, serde_json::Value>,
 }
 
 /// What is known of a node after checking.
@@ -324,6 +326,8 @@ pub struct Plan {
     pub stores: Vec<StoreSpec>,
     /// Tables of record flows that every worker has whole.
     pub globals: Vec<GlobalSpec>,
+    /// Where topics are read from that have no committed position, as the host understands it.
+    pub starts: BTreeMap<String, serde_json::Value>,
     /// Whether rows that went different ways meet again, in a merge or as records of one flow: they carry their way along.
     pub has_merge: bool,
     /// Text of the whole plan, hashed.
@@ -355,6 +359,7 @@ impl Plan {
             sinks: vec![],
             stores: document.stores,
             globals: document.globals,
+            starts: document.starts,
             has_merge: document.nodes.iter().any(|n| matches!(n.op, Op::Merge))
                 || document.nodes.iter().filter(|n| n.op.is_flow("from_rows")).count() > 1,
             hash: schema_hash(text),
