@@ -9,6 +9,8 @@
   are keyed by on topics, so a stream whose topic is keyed so already stays where it is (`_together`).
 - *Names.* Of columns that `on` names alike on both sides there is one; with an outer join it holds the key of whichever
   side came. Other names that clash are refused: `into="click"` puts the right row's columns under `click.`.
+- *`where`* is part of what a match is. Behind a plain inner join it is a filter of columns, which comes to the same; else the
+  join asks it. *`pick`* is an operator of its own in place of `stream_join` (`rust/core/src/flow/pick_join.rs`).
 - Nothing is decided here about time, lateness, order or null keys: that is Kafka Streams' join, record by record.
 """
 

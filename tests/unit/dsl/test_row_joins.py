@@ -128,6 +128,38 @@ def test_a_pair_that_fails_is_no_match(how: Any) -> None:
     assert found == [("a", 2, 2, 1_000), ("a", 1, None, 0), *alone]
 
 
+@pytest.mark.parametrize("key", ["word", "number", "flag"])
+def test_what_is_moved_meets_what_stays(key: str) -> None:
+    """The left topic is keyed by the column and stays where it is; the right one is keyed by nothing."""
+
+    class Left(ads.Record):
+        word: str
+        number: int
+        flag: bool
+
+    def build(app: ads.App) -> None:
+        left, right = app.stream("l", Left, key=key), app.stream("r", Left)
+        joined = left.join(right, on=key, into="r", **SPAN)
+        joined.group_by(key).aggregate(n=ads.count()).to("out")
+
+    words = [*(f"w{n}" for n in range(20)), 'ünï "quoted"', "tab\there"]
+    with TopologyTestDriver(ads.topology(name="app")(build), partitions=5) as driver:
+        for n, word in enumerate(words):
+            row = {"word": word, "number": n - 3, "flag": n % 2 == 0}
+            text = {"word": word, "number": str(n - 3), "flag": "true" if n % 2 == 0 else "false"}[key]
+            driver.input("l").pipe(row, key=text, at=1_000 + n)
+            driver.input("r").pipe(row, at=1_000 + n)
+        found = {r.value[key]: r.value["n"] for r in driver.output("out").read()}
+        topics = [topic for topic in driver._description["topics"] if "repartition" in topic]
+    assert len(topics) == 1, topics
+    half = len(words) // 2
+    assert found == (
+        {True: half * half, False: half * half}
+        if key == "flag"
+        else {word if key == "word" else n - 3: 1 for n, word in enumerate(words)}
+    )
+
+
 def test_joins_of_joins() -> None:
     """Rows of a join are joined again, and grouped by its key without being moved."""
 
@@ -317,3 +349,35 @@ def test_a_schema_must_fit() -> None:
     both = ["user", "ad"]
     refused("schema_mismatch", lambda a, b: a.join(b, on=both, into=Wrong, **SPAN))
     refused("unknown_column", lambda a, b: a.join(b, on=both, into=Missing, **SPAN))
+
+
+class Event(ads.Record):
+    user: str
+    n: int
+
+
+def test_who_picks_leaves_when_nothing_can_come_any_more_and_not_before() -> None:
+    """Left at 100, right from 90 to 110, grace 5: over when 116 has been seen."""
+
+    def told(rows: list[tuple[str, str, int, int]]) -> list[Any]:
+        def build(app: ads.App) -> None:
+            left, right = app.stream("l", Event, key="user"), app.stream("r", Event, key="user")
+            within = ads.between("-10ms", "10ms")
+            found = left.join(right, on="user", how="left", within=within, grace="5ms", pick="last", into="r")
+            found.to("out", columns=["user", "r.n"])
+
+        found = []
+        with TopologyTestDriver(ads.topology(name="app")(build), partitions=1, commit_every=1) as driver:
+            for topic, user, n, at in rows:
+                driver.input(topic).pipe({"user": user, "n": n}, key=user, at=at)
+                found.append([(r.value["r.n"], r.timestamp) for r in driver.output("out").read() if r.key == "a"])
+        return found
+
+    left = ("l", "a", 0, 100)
+    first, last = ("r", "a", 1, 90), ("r", "a", 2, 110)
+    still, over = ("r", "z", 0, 115), ("r", "z", 0, 116)
+    assert told([left, still, last, over]) == [[], [], [], [(2, 110)]]  # the last moment to come late
+    assert told([first, left, still, over]) == [[], [], [], [(1, 100)]]  # the earliest is still kept
+    assert told([still, left, last, over]) == [[], [], [], [(2, 110)]]  # late itself, and not too late
+    assert told([over, left, last]) == [[], [(None, 100)], []]  # too late: at once, by what is there
+    assert told([left, ("l", "z", 0, 115), last, ("l", "z", 0, 116)]) == [[], [], [], [(2, 110)]]  # either side's time
