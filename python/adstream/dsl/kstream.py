@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, overload
 
 from adstream.dsl import flow, natives, serdes
 from adstream.dsl.durations import Duration
@@ -637,13 +637,20 @@ class BranchedKStream:
 
 
 class Branches(list["KStream"]):
-    """The branches of a split, in order."""
+    """The branches of a split, in order; `branches["split-name"]` is the one of that name."""
 
     def __init__(self) -> None:
         super().__init__()
         self.named: dict[str, KStream] = {}
         """The same by name, the split's and the branch's, without those whose `chain` returned nothing; as the map that
         Kafka Streams returns."""
+
+    @overload
+    def __getitem__(self, index: SupportsIndex | str) -> KStream: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[KStream]: ...
+    def __getitem__(self, index: Any) -> Any:
+        return self.named[index] if isinstance(index, str) else super().__getitem__(index)
 
 
 class KGroupedStream:

@@ -260,6 +260,7 @@ def test_branches_have_names() -> None:
         branches = split.default_branch()
         found.update(branches.named)
         assert len(branches) == 5
+        assert branches["by-less"] is branches[0]
         for name, stream in branches.named.items():
             stream.map_values(lambda v, name=name: f"{name} {v}").to("out", value=S)
 
