@@ -1,11 +1,13 @@
 """The same cases on adstream: its public language and test driver, one partition, a commit after every record."""
 
+import contextlib
 import random
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Literal
 
 import adstream as ads
+from adstream.dsl import store as adstream_store
 from adstream.testing import TopologyTestDriver
 from tests.differential.kstreams.functions import fn, fn2, holds, plain
 from tests.differential.kstreams.generate import Case
@@ -465,4 +467,31 @@ class _Run:
         )
 
     def stores(self) -> Json:
-        return {}
+        """What named stores hold, in the order in which they tell it themselves."""
+        nodes = [node["store"]["name"] for node in self.case["nodes"] if (node.get("store") or {}).get("name")]
+        names = {*nodes, *(store["name"] for store in self.case.get("stores", ()))}
+        found = {}
+        for name in sorted(names):
+            try:
+                store = self.driver.store(name)
+            except KeyError:
+                continue  # nobody needed it
+            found[name] = self.contents(store)
+        return found
+
+    def contents(self, store: Any) -> Json:
+        if isinstance(store, adstream_store.ReadOnlyVersionedKeyValueStore):
+            keys = {str(r["key"]): r["key"] for r in self.case["inputs"] if isinstance(r.get("key"), str | int)}
+            told = []
+            for _, key in sorted(keys.items()):
+                with contextlib.suppress(TypeError):  # of another topic, of another type
+                    if (version := store.get(key)) is not None:
+                        told.append([plain(key), plain(version.value), version.timestamp])
+            return told
+        entries = store.fetch(None, None) if isinstance(store, adstream_store.ReadOnlySessionStore) else store.all()
+        told = []
+        for key, value in entries:
+            stamped = isinstance(value, ads.ValueAndTimestamp)
+            place = [plain(key.key), key.start, key.end] if isinstance(key, ads.Windowed) else plain(key)
+            told.append([place, *([plain(value.value), value.timestamp] if stamped else [plain(value)])])
+        return told
