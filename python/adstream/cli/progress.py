@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from adstream import Built
+from adstream.errors import LogUnavailableError
 from adstream.interfaces import Log, TopicPartition
 from adstream.logs.files import FilesLog
 
@@ -22,6 +24,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S, LINE_EVERY_S = 0.1, 5.0
+ASKED_MAX = 10
+"""Each time takes the log some seconds; the transaction of a worker that was killed times out after 15 s."""
+
+
+def positions(place: Log, app: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int | None]:
+    """Where an application stands, as soon as the log can say."""
+    for _ in range(ASKED_MAX - 1):
+        try:
+            return place.committed(app, partitions)
+        except LogUnavailableError as error:
+            log.info("where %s stands cannot be said now, asked again: %s", app, error)
+    return place.committed(app, partitions)
 
 
 class Progress:
@@ -32,7 +46,7 @@ class Progress:
         found = place.partitions(topics)
         self._partitions: list[TopicPartition] = [(t, p) for t in topics for p in range(found.get(t, 0))]
         self._ends = place.end_offsets(self._partitions, committed=True)
-        committed = place.committed(built.app, self._partitions)
+        committed = positions(place, built.app, self._partitions)
         starts = place.start_offsets(self._partitions)
         self.gone = {t: sum(starts[tp] for tp in starts if tp[0] == t and committed.get(tp) is None) for t in topics}
         """Offsets of each input that were deleted before the application first read it."""
