@@ -381,3 +381,22 @@ def test_who_picks_leaves_when_nothing_can_come_any_more_and_not_before() -> Non
     assert told([still, left, last, over]) == [[], [], [], [(2, 110)]]  # late itself, and not too late
     assert told([over, left, last]) == [[], [(None, 100)], []]  # too late: at once, by what is there
     assert told([left, ("l", "z", 0, 115), last, ("l", "z", 0, 116)]) == [[], [], [], [(2, 110)]]  # either side's time
+
+
+@pytest.mark.parametrize("pick", ["first", "last", ads.latest_by("r.n")])
+@pytest.mark.parametrize("how", ["inner", "left"])
+def test_a_span_before_the_first_instant_holds_nobody_to_pick(how: Any, pick: Any) -> None:
+    """Left at 2, right from -10 to -1: time begins at 0, and the right row there is none of it."""
+
+    def build(app: ads.App) -> None:
+        left, right = app.stream("l", Event, key="user"), app.stream("r", Event, key="user")
+        within = ads.between("-12ms", "-3ms")
+        left.join(right, on="user", how=how, within=within, grace="5ms", pick=pick, into="r").to("out")
+
+    with TopologyTestDriver(ads.topology(name="app")(build), partitions=1, commit_every=1) as driver:
+        driver.input("l").pipe({"user": "a", "n": 0}, key="a", at=2)
+        driver.input("r").pipe({"user": "a", "n": 1}, key="a", at=0)
+        driver.input("l").pipe({"user": "a", "n": 2}, key="a", at=3)  # 0 is three before: the first it can have
+        driver.input("r").pipe({"user": "z", "n": 3}, key="z", at=100)
+        found = [(r.value["n"], r.value["r.n"], r.timestamp) for r in driver.output("out").read()]
+    assert found == ([(0, None, 2)] if how == "left" else []) + [(2, 1, 3)]

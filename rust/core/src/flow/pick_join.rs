@@ -83,7 +83,8 @@ impl PickJoin {
     fn best(&self, record: &Record, cx: Cx<'_>) -> Result<Option<(i64, Datum)>, Failure> {
         let (from, to) = (record.ts.saturating_sub(self.p.before_ms), record.ts.saturating_add(self.p.after_ms));
         let mut best: Option<((i64, Datum), Datum)> = None;
-        for (ts, other) in self.right.fetch(&key_bytes(&record.key)?, from.max(0), to.max(0), cx) {
+        // Not cut off at 0, as Kafka Streams' joins do it: a span that is over before is empty, and not the instant 0.
+        for (ts, other) in self.right.fetch(&key_bytes(&record.key)?, from, to, cx) {
             let sides = [&record.value, &other];
             if let Some(condition) = self.p.condition {
                 if !condition.holds(cx, &record.key, &sides)? {
