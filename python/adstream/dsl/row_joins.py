@@ -437,9 +437,9 @@ def _picked(
         about=f"{pick!r}, before {format_ms(windows.before_ms)}, after {format_ms(windows.after_ms)}"
         f", grace {format_ms(windows.grace_ms)}",
     )
-    # One millisecond more than a plain join's: who leaves now must still find all of its span.
+    # Longer than a plain join's: who leaves now must still find all of its span, behind others that are as new as he is.
     kept = {
-        "retention_ms": windows.size_ms + windows.grace_ms + 1,
+        "retention_ms": windows.before_ms + max(windows.after_ms, 0) + windows.grace_ms + 1,
         "window_size_ms": windows.size_ms,
         "duplicates": True,
     }

@@ -400,3 +400,18 @@ def test_a_span_before_the_first_instant_holds_nobody_to_pick(how: Any, pick: An
         driver.input("r").pipe({"user": "z", "n": 3}, key="z", at=100)
         found = [(r.value["n"], r.value["r.n"], r.timestamp) for r in driver.output("out").read()]
     assert found == ([(0, None, 2)] if how == "left" else []) + [(2, 1, 3)]
+
+
+def test_a_span_in_the_past_is_kept_whole_for_who_picks() -> None:
+    """Other right rows are as new as the left one: what lies at the far end of its span is not forgotten for them."""
+
+    def build(app: ads.App) -> None:
+        left, right = app.stream("l", Event, key="user"), app.stream("r", Event, key="user")
+        within = ads.between("-9ms", "-2ms")
+        left.join(right, on="user", within=within, grace="0ms", pick="first", into="r").to("out")
+
+    with TopologyTestDriver(ads.topology(name="app")(build), partitions=1, commit_every=1) as driver:
+        driver.input("r").pipe({"user": "b", "n": 1}, key="b", at=100)
+        driver.input("r").pipe({"user": "a", "n": 2}, key="a", at=109)
+        driver.input("l").pipe({"user": "b", "n": 3}, key="b", at=109)
+        assert [(r.value["n"], r.value["r.n"], r.timestamp) for r in driver.output("out").read()] == [(3, 1, 109)]

@@ -6,8 +6,9 @@
 //! ```
 //!
 //! Kafka Streams has no such join; spans, lateness and times are those of `stream_join.rs`. Nothing is held but the records
-//! themselves: the window keeps the right side one millisecond longer than a plain join does, so that of who leaves now
-//! nothing is forgotten yet. Past is judged by the largest time of either side, before the record that carries it is taken in.
+//! themselves: the window keeps the right side longer than a plain join does (for before, after if it lies ahead, grace, and
+//! one millisecond), so that of who leaves now nothing is forgotten yet. Past is judged by the largest time of either side,
+//! before the record that carries it is taken in.
 //! Those who leave together leave by time, key, arrival. A left record whose time is over when it comes is told at once.
 //!
 //! *Best* is what compares largest in `by` (null is least, ties go to the later one by time, then arrival), or the first or
