@@ -202,6 +202,9 @@ class Administered(Log, Protocol):
 class Target(Protocol):
     """Where a sink's rows go, with the position they came from, in one atomic step."""
 
+    refused: int
+    """Rows that could not be stored for what is in them, and were set aside, so far."""
+
     def open(self, app: str, sink: str, schema: Mapping[str, str], key: Sequence[str]) -> None:
         """Connects, creates or migrates what the rows need. `schema`: column -> core type text (`decimal(10,2)`).
         Raises ConfigError naming the connection."""
@@ -211,7 +214,8 @@ class Target(Protocol):
 
     def write(self, partition: int, expected: int, position: int, rows: Mapping[str, list[Any]]) -> bool:
         """Applies the rows (column -> values) and moves the position from `expected` to `position`, or changes nothing and
-        returns False when the stored position is not `expected` (a replay, or a zombie)."""
+        returns False when the stored position is not `expected` (a replay, or a zombie). A row that can never be stored does not
+        hold up the others: it is set aside with its reason, in the same step, and counted in `refused`."""
 
     def forget(self, app: str, sink: str) -> None:
         """Removes the sink's positions, which then count as 0; rows stay. Need not be open."""

@@ -32,6 +32,7 @@ class Sink(Protocol):
 
     last_error: str | None
     stopped: bool
+    blocked: bool
 
     @property
     def idle(self) -> bool: ...

@@ -941,6 +941,8 @@ class Worker:
         try:
             if not end.streams_reached(self._group):
                 return
+            if blocked := [f"sink {name}: {sink.last_error}" for name, sink in self._sinks.items() if sink.blocked]:
+                raise FatalError(f"the end cannot be reached: {'; '.join(blocked)}")
             for name, sink in self._sinks.items():
                 sink.flush()
                 if not (sink.idle and end.sink_reached(self._topics[name], sink.stored)):

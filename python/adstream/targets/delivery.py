@@ -137,6 +137,8 @@ class SinkCounters:
     """The target had another position than we thought."""
     rewinds: int = 0
     """Of these: our rows were dropped and we went on from the target's position."""
+    rows_refused: int = 0
+    """Of those written: the target could not store them, and they were set aside."""
 
 
 @dataclass(slots=True)
@@ -207,6 +209,8 @@ class SinkRunner:
         self.last_error: str | None = None
         self.stopped = False
         """Given up until a restart (`Verdict.GIVE_UP`)."""
+        self.blocked = False
+        """Stands still until somebody acts (`Verdict.CONFIG`)."""
         self._topic = topic
         self._target = target
         self._reader = reader
@@ -378,6 +382,7 @@ class SinkRunner:
         part = self._parts.get(number)
         current = part is not None and part.flush is flush  # else released meanwhile
         if applied:
+            self.counters.rows_refused = self._target.refused
             self.counters.flushes += 1
             self.counters.rows += flush.count
             if part is not None and current:
@@ -426,7 +431,7 @@ class SinkRunner:
     def _succeeded(self) -> None:
         if self.last_error is not None:
             log.info("sink %s: works again", self.name)
-        self._attempt, self._resume_ms, self.last_error = 0, None, None
+        self._attempt, self._resume_ms, self.last_error, self.blocked = 0, None, None, False
 
     def _failed(self, error: BaseException, now_ms: int) -> None:
         text = str(error) or type(error).__name__
@@ -441,6 +446,8 @@ class SinkRunner:
         backoff = self._backoff
         delay_s = backoff.delay_s(self._attempt, self._random) if verdict is Verdict.RETRY else backoff.max_s
         self._resume_ms = now_ms + round(delay_s * 1000)
+        self.blocked = verdict is Verdict.CONFIG
         if text != self.last_error:
-            log.warning("sink %s: %s; next try in %.1f s (%s)", self.name, text, delay_s, verdict.value)
+            level = logging.ERROR if self.blocked else logging.WARNING
+            log.log(level, "sink %s: %s; next try in %.1f s (%s)", self.name, text, delay_s, verdict.value)
         self.last_error = text

@@ -111,6 +111,7 @@ class RedisHashTarget:
                 hint="redis://:password@host:6379/0, rediss://… or unix://…",
             ) from None
         self._script = self._client.register_script(_APPLY)
+        self.refused = 0  # a hash takes any text
 
     def open(self, app: str, sink: str, schema: Mapping[str, str], key: Sequence[str]) -> None:
         fields = [name for _, name in self._parts if name is not None]

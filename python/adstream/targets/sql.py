@@ -29,7 +29,8 @@ number; only ordering and comparing need `CAST(spend AS REAL)`. Scaled integers 
 hundred times the amount, make `WHERE spend > 1000` wrong by that factor, and overflow at 18 digits. Times are
 text because SQLite's date functions and people read it; of fixed width and in UTC, it sorts as time does.
 
-Postgres stores no NUL character; in a text it becomes `␀` (U+2400).
+Postgres stores no NUL character; in a text it becomes `␀` (U+2400). What else it cannot store is set aside, row by row
+(`sql_refused.py`); SQLite takes everything.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -48,8 +49,12 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IdentifierError, SQLAlchem
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from adstream.errors import AdstreamError, ConfigError
+from adstream.targets import sql_refused
 from adstream.targets.delivery import TransientError, UnreachableError
 from adstream.targets.values import CoreType, decimal_text, milliseconds, present, timestamp_text
+
+if TYPE_CHECKING:
+    import psycopg
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +70,7 @@ _POSTGRES_LINK = {
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
+    "client_encoding": "utf8",  # whatever the database's is: the server says which row it cannot store
 }
 # Transaction-local, so that connection poolers do not leak it: wait for a zombie's lock, but not for ever;
 # and when we are the zombie, do not hold one for ever.
@@ -99,6 +105,7 @@ class SqlTarget:
         self._name = name
         self._engine = _postgres_engine(self._url) if self._postgres else _sqlite_engine(self._url)
         self._may_copy = False
+        self.refused = 0
 
     def open(self, app: str, sink: str, schema: Mapping[str, str], key: Sequence[str]) -> None:
         if not key:
@@ -109,7 +116,7 @@ class SqlTarget:
             types = {name: CoreType.parse(text) for name, text in schema.items()}
         except ValueError as error:
             raise self._refusal(f"sink `{sink}`: {error}", None) from error
-        self._app, self._sink, self._key = app, sink, tuple(key)
+        self._app, self._sink, self._key, self._types = app, sink, tuple(key), types
         self._convert = {name: self._converter(core) for name, core in types.items()}
         metadata = sa.MetaData()
         self._table = sa.Table(
@@ -118,14 +125,17 @@ class SqlTarget:
             schema=self._schema,
         )  # fmt: skip
         self._positions = _positions_table(metadata)
+        self._refused = sql_refused.table(metadata)
         self._upsert = self._upsert_statement()
         with self._transaction() as connection:
             if self._postgres:
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _OPEN_LOCK})
                 self._may_copy = connection.scalar(sa.text("SELECT has_database_privilege(current_database(), 'TEMP')"))
             self._positions.create(connection, checkfirst=True)
+            if self._postgres:
+                self._refused.create(connection, checkfirst=True)
             if sa.inspect(connection).has_table(self._name, schema=self._schema):
-                self._migrate(connection, types)
+                self._migrate(connection)
             else:
                 self._table.create(connection)
                 self._create_key_index(connection)
@@ -140,13 +150,23 @@ class SqlTarget:
 
     def write(self, partition: int, expected: int, position: int, rows: Rows) -> bool:
         values = self._newest_per_key(rows)
+        refused: list[sql_refused.Refused] = []
         try:
             with self._transaction() as connection:
                 if not self._move(connection, partition, expected, position):
                     connection.rollback()
                     return False
                 if values:
-                    self._apply(connection, values)
+                    refused = self._put(connection, values)
+                if refused:
+                    place = {"app": self._app, "sink": self._sink, "partition": partition, "position": position}
+                    sql_refused.set_aside(connection, self._refused, place, list(self._convert), self._key, refused)
+            if refused:
+                self.refused += len(refused)
+                log.error(
+                    "sink %s: %d rows that %s cannot store are set aside in `%s`: %s",
+                    self._sink, len(refused), self._server, sql_refused.TABLE, refused[0].reason,
+                )  # fmt: skip
             return True
         except _LinkLostError as error:
             # Perhaps after the commit had reached the server.
@@ -163,6 +183,9 @@ class SqlTarget:
             if sa.inspect(connection).has_table(_POSITIONS):
                 at = positions.c
                 connection.execute(sa.delete(positions).where(at.app == app, at.sink == sink))
+            if sa.inspect(connection).has_table(sql_refused.TABLE):
+                refused = sql_refused.table(sa.MetaData())
+                connection.execute(sa.delete(refused).where(refused.c.app == app, refused.c.sink == sink))
 
     def close(self) -> None:
         self._engine.dispose()
@@ -188,14 +211,38 @@ class SqlTarget:
         )
         return first.first() is not None
 
-    def _apply(self, connection: sa.Connection, values: list[tuple[Any, ...]]) -> None:
+    def _put(self, connection: sa.Connection, values: Sequence[tuple[Any, ...]]) -> list[sql_refused.Refused]:
+        """Applies what the server takes, and returns what it refuses for what is in it."""
+        checked = False
+
+        def put(some: Sequence[tuple[Any, ...]]) -> str | None:
+            nonlocal checked
+            try:
+                with connection.begin_nested():
+                    self._apply(connection, some)
+            except Exception as error:
+                original = _original(error)
+                if not (_is_postgres_error(original) and sql_refused.lies_in_a_row(original.sqlstate)):
+                    raise
+                if not checked:
+                    self._migrate(connection)  # raises if it is the table that does not fit, and no row is to blame
+                    checked = True
+                return f"{_message(original)} ({original.sqlstate})"
+            return None
+
+        if not self._postgres:
+            self._apply(connection, values)
+            return []
+        return sql_refused.apart(values, put)
+
+    def _apply(self, connection: sa.Connection, values: Sequence[tuple[Any, ...]]) -> None:
         if self._may_copy and len(values) >= self._copy_rows_min:
             self._copy(connection, values)
         else:
             # Past SQLAlchemy's handling of parameters, which takes as long as the database does.
-            connection.exec_driver_sql(self._upsert, values)
+            connection.exec_driver_sql(self._upsert, list(values))
 
-    def _copy(self, connection: sa.Connection, values: list[tuple[Any, ...]]) -> None:
+    def _copy(self, connection: sa.Connection, values: Sequence[tuple[Any, ...]]) -> None:
         columns = ", ".join(_quoted(name) for name in self._convert)
         target = self._quoted_table()
         key = ", ".join(_quoted(name) for name in self._key)
@@ -214,6 +261,7 @@ class SqlTarget:
                 f"INSERT INTO {target} ({columns}) SELECT {columns} FROM {stage} ON CONFLICT ({key}) "
                 + (f"DO UPDATE SET {updates}" if updates else "DO NOTHING")
             )
+            cursor.execute(f"DROP TABLE {stage}")  # there may be another half of the rows
 
     def _newest_per_key(self, rows: Rows) -> list[tuple[Any, ...]]:
         """Row tuples in the table's column order. Buffers coalesce already, but by the bytes of a key; here
@@ -282,7 +330,7 @@ class SqlTarget:
             )
         index.create(connection)
 
-    def _migrate(self, connection: sa.Connection, types: Mapping[str, CoreType]) -> None:
+    def _migrate(self, connection: sa.Connection) -> None:
         """Adds what is missing, refuses what does not fit."""
         inspector = sa.inspect(connection)
         where = self._quoted_table()
@@ -295,7 +343,7 @@ class SqlTarget:
             )
             for name, text in declared:
                 existing[name]["type"] = text
-        for name, core in types.items():
+        for name, core in self._types.items():
             column = self._table.c[name]
             wanted = column.type.compile(connection.dialect)
             if name in existing:
@@ -319,7 +367,7 @@ class SqlTarget:
                 log.info("table %s: added column %s %s", self._name, name, wanted)
         for name, other in existing.items():
             generated = other.get("identity") or other.get("computed") or other.get("autoincrement") is True
-            if name not in types and not other["nullable"] and other["default"] is None and not generated:
+            if name not in self._types and not other["nullable"] and other["default"] is None and not generated:
                 if not self._postgres and other.get("primary_key") and "INT" in str(other["type"]).upper():
                     continue  # SQLite's row id
                 raise self._refusal(
@@ -462,7 +510,7 @@ class SqlTarget:
         return self._refusal(f"{self._server}: {error}", hint)
 
     def _translated_postgres(self, error: Any, connecting: bool) -> Exception:
-        text = (error.diag.message_primary or str(error)).strip()  # not the detail: it quotes rows
+        text = _message(error)
         state = error.sqlstate
         if connecting and state is None:
             text = text.splitlines()[0]  # what follows repeats it, or guesses
@@ -562,10 +610,14 @@ def _original(error: BaseException) -> BaseException:
     return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
 
 
-def _is_postgres_error(error: BaseException) -> bool:
+def _is_postgres_error(error: BaseException) -> TypeGuard[psycopg.Error]:
     import psycopg
 
     return isinstance(error, psycopg.Error)
+
+
+def _message(error: psycopg.Error) -> str:
+    return (error.diag.message_primary or str(error)).strip()  # not the detail: it quotes rows
 
 
 def _postgres_link_lost(error: BaseException) -> bool:

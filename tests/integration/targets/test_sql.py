@@ -1,6 +1,9 @@
 """`SqlTarget` against SQLite files and a real Postgres: the same promises, so the same tests."""
 
 import itertools
+import json
+import random
+import string
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -510,6 +513,94 @@ def test_addresses_that_lead_nowhere(postgres: Postgres) -> None:
         assert "s3cret" not in str(caught.value)
         assert caught.value.option == "--sql"
         assert classify(caught.value) is verdict
+
+
+# Rows that Postgres cannot store.
+
+NO_INDEX_TAKES_IT = "".join(random.Random(1).choices(string.printable, k=6_000))
+
+
+def refused(url: str) -> list[tuple[Any, ...]]:
+    return read(url, 'SELECT partition, position, reason, "row" FROM _adstream_refused ORDER BY position, reason')
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("copy_rows_min", [0, 10**9])
+@pytest.mark.parametrize("bad", [[0], [3], [9], [2, 3, 7], list(range(10))])
+def test_a_row_that_cannot_be_stored_is_set_aside_and_holds_up_no_other(
+    postgres_url: str, opened: Opened, copy_rows_min: int, bad: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    target = opened(postgres_url, copy_rows_min=copy_rows_min)
+    rows = [row(campaign=f"{i}{NO_INDEX_TAKES_IT}" if i in bad else f"{i}", clicks=i) for i in range(10)]
+    assert target.write(2, 0, 15, columns(*rows))
+    assert target.positions([2]) == {2: 15}
+    assert target.refused == len(bad)
+    found = read(postgres_url, "SELECT campaign, clicks FROM rows ORDER BY campaign")
+    assert found == [(f"{i}", i) for i in range(10) if i not in bad]
+    aside = refused(postgres_url)
+    assert [(p, position) for p, position, _, _ in aside] == [(2, 15)] * len(bad)
+    assert sorted(json.loads(text)["clicks"] for *_, text in aside) == bad
+    assert json.loads(aside[0][3]) == {
+        "campaign": rows[json.loads(aside[0][3])["clicks"]]["campaign"], "product": "p",
+        "at": "2024-01-15T12:00:00.123Z", "spend": "12.50", "clicks": json.loads(aside[0][3])["clicks"], "rate": 0.1,
+        "flag": True, "took": 1_500,
+    }  # fmt: skip
+    assert "index row" in aside[0][2]
+    assert "54000" in aside[0][2]
+    [said] = [entry for entry in caplog.records if "_adstream_refused" in entry.getMessage()]
+    assert said.levelname == "ERROR"
+    assert NO_INDEX_TAKES_IT[:20] not in said.getMessage()
+
+
+@pytest.mark.servers
+def test_of_a_key_the_newest_refused_row_is_kept_until_its_sink_is_forgotten(postgres_url: str, opened: Opened) -> None:
+    target = opened(postgres_url)
+    for position in (1, 2, 3):
+        rows = columns(row(campaign=NO_INDEX_TAKES_IT, clicks=position), row(clicks=position))
+        assert target.write(0, position - 1, position, rows)
+        assert not target.write(0, position - 1, position, rows), "a replay changes nothing"
+    assert [(position, json.loads(text)["clicks"]) for _, position, _, text in refused(postgres_url)] == [(3, 3)]
+    assert read(postgres_url, "SELECT clicks FROM rows") == [(3,)]
+    target.forget("other", "sink")
+    assert len(refused(postgres_url)) == 1
+    target.forget("app", "sink")
+    assert refused(postgres_url) == []
+
+
+@pytest.mark.servers
+def test_a_character_that_the_database_does_not_have(postgres: Postgres, opened: Opened) -> None:
+    name = f"latin{next(DATABASES)}"
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    url = postgres.url(name)
+    target = opened(url)
+    assert target.write(0, 0, 1, columns(row(campaign="münchen"), row(campaign="東京")))
+    assert read(url, "SELECT campaign FROM rows") == [("münchen",)]
+    [(_, _, reason, text)] = refused(url)
+    assert "22P05" in reason
+    assert json.loads(text)["campaign"] == "東京"
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("ALTER TABLE rows ALTER COLUMN clicks TYPE smallint", "clicks"),
+        ("ALTER TABLE rows ALTER COLUMN product TYPE varchar(3)", "product"),
+        ("ALTER TABLE rows ADD CHECK (clicks < 1000)", "check constraint"),
+    ],
+)
+def test_a_table_that_was_changed_is_to_blame_and_not_its_rows(
+    postgres_url: str, opened: Opened, change: str, named: str
+) -> None:
+    target = opened(postgres_url)
+    execute(postgres_url, change)
+    rows = columns(row(clicks=1), row(product="product", clicks=100_000))
+    with pytest.raises(ConfigError, match=named) as caught:
+        target.write(0, 0, 1, rows)
+    assert classify(caught.value) is Verdict.CONFIG
+    assert (target.positions([0]), refused(postgres_url), target.refused) == ({}, [], 0)
+    assert read(postgres_url, "SELECT count(*) FROM rows") == [(0,)]
 
 
 # What it all amounts to.

@@ -133,7 +133,7 @@ class FakeSink:
         self.reader, self.store = reader, store
         self.mine: set[int] = set()
         self.last_error: str | None = None
-        self.stopped = False
+        self.stopped = self.blocked = False
 
     @property
     def idle(self) -> bool:

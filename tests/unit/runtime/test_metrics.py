@@ -50,6 +50,7 @@ PROMISED = {
     "adstream_sink_flushes_total": ("sink",),
     "adstream_sink_retries_total": ("sink",),
     "adstream_sink_replays_refused_total": ("sink",),
+    "adstream_sink_rows_refused_total": ("sink",),
     "adstream_sink_rewinds_total": ("sink",),
 }
 """Name -> labels besides `app`."""

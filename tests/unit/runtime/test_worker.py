@@ -546,6 +546,17 @@ def test_stop_at_end_of_nothing() -> None:
     cluster.until(cluster.stopped)
 
 
+def test_stop_at_end_fails_when_only_a_sink_is_left_that_waits_for_somebody() -> None:
+    cluster = Cluster(EchoPlan(sink=True))
+    cluster.send(["k1"] * 3)
+    worker = cluster.worker(stop_at_end=True)
+    [sink] = worker._sinks.values()
+    sink.last_error, sink.blocked = "permission denied for table rows", True
+    with pytest.raises(FatalError, match=r"the end cannot be reached: sink rows: permission denied"):
+        cluster.until(cluster.stopped)
+    assert cluster.counted() == {"k1": [1, 2, 3]}, "the job itself is through"
+
+
 def test_stop_at_end_fails_when_it_cannot_be_reached() -> None:
     cluster = Cluster(EchoPlan(poison=b"poison"))
     worker = cluster.worker(stop_at_end=True)

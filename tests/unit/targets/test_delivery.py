@@ -81,6 +81,7 @@ class Table:
         self.before: list[Exception] = []
         self.after: list[Exception] = []
         self.opened = 0
+        self.refused = 0
 
     def open(self, app: str, sink: str, schema: Mapping[str, str], key: Sequence[str]) -> None:
         self.opened += 1

@@ -62,6 +62,7 @@ class SimTarget:
 
     def __init__(self, cluster: Cluster, store: Store) -> None:
         self._cluster, self._store = cluster, store
+        self.refused = 0
 
     def open(self, app: str, sink: str, schema: Mapping[str, str], key: Sequence[str]) -> None:
         self._store.key = tuple(key)
