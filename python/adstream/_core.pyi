@@ -388,7 +388,8 @@ class SinkBuffer:
     def __len__(self) -> int: ...
     def drain(self) -> dict[str, list[Any]]:
         """Column name -> values (int, float, bool, str, Decimal, aware datetime, timedelta, None), newest row per key, in
-        order of the key's latest update; the buffer is empty afterwards."""
+        order of the key's latest update; the buffer is empty afterwards. A time before year 1 or after 9999 is its text,
+        a duration of more than 999,999,999 days its ms."""
 
 def bench_decode(plan: Plan, batch: RawBatch) -> int:
     """Decodes a batch as the plan's first source does; returns the good rows (benchmarks only)."""

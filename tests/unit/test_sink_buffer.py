@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import adstream as ads
 from adstream._core import Plan, RawBatch, SinkBuffer
+from adstream.targets.values import milliseconds, timestamp_text
 
 
 class Reading(ads.Record):
@@ -79,3 +80,45 @@ def test_it_holds_the_newest_row_of_each_key() -> None:
     assert list(zip(*(drained[c] for c in columns), strict=True)) == [expected(row) for row in newest.values()]
     assert len(buffer) == 0
     assert buffer.drain()["n"] == []
+
+
+@ads.topology(name="far")
+def far(app: ads.App) -> None:
+    stream = app.stream("readings", Reading, timestamp="at").with_columns(
+        later=ads.col("at") + ads.col("n") * timedelta(days=1), long=ads.col("n") * timedelta(days=1)
+    )
+    stream.sink(ads.sinks.Sql("newest", key=["sensor"]))
+
+
+def test_times_that_python_has_no_value_for_stop_nobody() -> None:
+    built = far.build()
+    plan = Plan(json.dumps(built.plan), list(built.callables))
+    description = json.loads(plan.describe())
+    [sink] = description["sinks"]
+    task = plan.task(0, 0, dict.fromkeys(description["topics"], 1))
+    last, first = (datetime.max.replace(tzinfo=UTC) - START).days, (datetime.min.replace(tzinfo=UTC) - START).days
+    days = [1, last, last + 1, first, first - 1, 999_999_999, 1_000_000_000, -999_999_999, -1_000_000_000]
+    rows = [record(0, str(n)) | {"n": n} for n in days]
+    task.feed("readings", 0, RawBatch([(i, 0, None, json.dumps(row).encode(), []) for i, row in enumerate(rows)]))
+    while task.process(10_000):
+        pass
+    buffer = SinkBuffer(plan, sink["name"])
+    for topic, _, batch in task.close_generation().outputs:
+        if topic == sink["topic"]:
+            buffer.add(batch)
+    drained = buffer.drain()
+    assert drained["n"] == days
+    assert drained["later"][:5] == [
+        START + timedelta(days=1),
+        datetime(9999, 12, 31, tzinfo=UTC),
+        "+010000-01-01T00:00:00.000Z",
+        datetime(1, 1, 1, tzinfo=UTC),
+        "0000-12-31T00:00:00.000Z",
+    ]
+    assert all(isinstance(value, str) for value in drained["later"][5:])
+    within = [n if abs(n) > 999_999_999 else timedelta(days=n) for n in days]
+    assert drained["long"] == [n * 86_400_000 if isinstance(n, int) else n for n in within]
+    assert [timestamp_text(value) for value in drained["later"][1:4]] == [
+        "9999-12-31T00:00:00.000Z", "+010000-01-01T00:00:00.000Z", "0001-01-01T00:00:00.000Z",
+    ]  # fmt: skip
+    assert milliseconds(drained["long"][6]) == 86_400_000_000_000_000

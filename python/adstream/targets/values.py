@@ -39,12 +39,18 @@ def decimal_text(scale: int) -> Callable[[Decimal], str]:
     return lambda value: format(value, pattern)
 
 
-def timestamp_text(value: datetime) -> str:
-    """RFC 3339 in UTC with milliseconds: of fixed width, so texts sort as times do."""
+def timestamp_text(value: datetime | str) -> str:
+    """RFC 3339 in UTC with milliseconds: of fixed width, so texts sort as times do. (Years that Python has no `datetime`
+    for come as their text, `+020000-01-01T00:00:00.000Z`.)"""
+    if isinstance(value, str):
+        return value
     return value.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
-def milliseconds(value: timedelta) -> int:
+def milliseconds(value: timedelta | int) -> int:
+    """(More days than a `timedelta` holds come as their ms.)"""
+    if isinstance(value, int):
+        return value
     return value // _MILLISECOND
 
 

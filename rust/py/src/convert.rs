@@ -1,6 +1,8 @@
 //! Values across the border: exact both ways (decimals as `Decimal`, times as aware `datetime`).
 
-use adstream_core::codec::text::{format_decimal, parse_decimal};
+use std::ops::RangeInclusive;
+
+use adstream_core::codec::text::{format_decimal, format_timestamp, parse_decimal};
 use adstream_core::column::{Column, Data, Value};
 use adstream_core::key::identity;
 use adstream_core::types::{DataType, DECIMAL_PRECISION_MAX};
@@ -51,12 +53,17 @@ pub struct ToPython<'py> {
 
 const MADE: usize = 512;
 
+/// From `datetime.min` to `datetime.max`, in ms.
+const DATETIMES: RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
+/// What a `timedelta` holds in whole days, in ms.
+const TIMEDELTAS: RangeInclusive<i64> = -86_399_999_913_600_000..=86_399_999_913_600_000;
+
 impl<'py> ToPython<'py> {
     pub fn new(py: Python<'py>) -> Self {
         ToPython { py, made: vec![None; MADE] }
     }
 
-    /// As [`to_python`].
+    /// As [`to_python`]; a time that Python has no `datetime` for is its text, such a duration its ms.
     pub fn get(&mut self, column: &Column, row: usize) -> PyResult<Bound<'py, PyAny>> {
         let same = match (&column.data, &column.dtype) {
             _ if !column.is_valid(row) => None,
@@ -73,7 +80,15 @@ impl<'py> ToPython<'py> {
                 return Ok(value.clone());
             }
         }
-        let value = to_python(self.py, column, row)?;
+        let value = match column.value_at(row) {
+            Value::Timestamp(ms) if !DATETIMES.contains(&ms) => {
+                let mut text = vec![];
+                format_timestamp(ms, &mut text);
+                PyString::new(self.py, &String::from_utf8_lossy(&text)).into_any()
+            }
+            Value::Duration(ms) if !TIMEDELTAS.contains(&ms) => ms.into_pyobject(self.py)?.into_any(),
+            value => value_to_python(self.py, value)?,
+        };
         self.made[slot] = Some((same, value.clone()));
         Ok(value)
     }
