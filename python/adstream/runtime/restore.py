@@ -9,7 +9,7 @@
     4. read committed records until the position has reached H. Not "until the reader is at its end": that may lie
        before the last commit as long as an older transaction is open, and reading to it would lose state. And nothing
        behind H: what another process that has the task, too, commits meanwhile does not belong to those positions (one of
-       the two is fenced).
+       the two is fenced). A transaction that stays open before H holds the restore up; `waits` says so.
 
 A task whose stores are on disk (`disk.py`) begins at the place in the changelog that they tell instead; the core says whether
 what comes there agrees with them. If not, or if the changelog does not reach there, `LocalStateError` is raised: the stores are
@@ -31,11 +31,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from adstream._core import CoreError, RawBatch
-from adstream.errors import FatalError
+from adstream.errors import FatalError, LogUnavailableError
 from adstream.interfaces import Log, Reader, TopicPartition
 from adstream.runtime.assignment import TaskSpec
 from adstream.runtime.disk import LocalStateError, TaskDisk, told
 from adstream.runtime.snapshot import Block, DamagedError, Snapshot
+
+WAITS_MS = 10_000
+"""Without a record, until a restore says what it waits for; said again after six times as long."""
 
 
 def before(batch: RawBatch, offset: int) -> RawBatch:
@@ -69,7 +72,8 @@ class Restore:
         first: Callable[[Sequence[TopicPartition]], Mapping[TopicPartition, int]] | None = None,
     ) -> None:
         self._exactly_once = exactly_once
-        self._reader, self._spec, self._task = reader, spec, task
+        self._log, self._reader, self._spec, self._task = log, reader, spec, task
+        self._say_ms: int | None = None
         committed = log.committed(group, spec.inputs)
         self.missing = [tp for tp in spec.inputs if committed.get(tp) is None]
         """Inputs that never had a committed position."""
@@ -143,6 +147,23 @@ class Restore:
         if self.done and self._snapshot is not None:
             self._snapshot.append(self.position, read=True)
         return progress
+
+    def waits(self, now_ms: int, moved: bool) -> str | None:
+        """What it waits for, when it has not moved for long: now and then, else None. Asked after each `advance`."""
+        if moved or self._say_ms is None:
+            self._say_ms = now_ms + WAITS_MS
+        changelog = self._spec.changelog
+        if now_ms < self._say_ms or changelog is None or self.done:
+            return None
+        self._say_ms = now_ms + 6 * WAITS_MS
+        text = f"its restore stands at {self.position} of {self.end} of `{changelog[0]}` [{changelog[1]}]"
+        try:
+            stable = self._log.end_offsets([changelog], committed=True)[changelog]
+        except LogUnavailableError as error:
+            return f"{text}: {error}"
+        if stable < self.end:
+            text += f"; a transaction is open there since {stable}"
+        return f"{text}\nhint: if it stays, `kafka-transactions.sh find-hanging` says whose it is, and ends it"
 
     @property
     def done(self) -> bool:

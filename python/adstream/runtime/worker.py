@@ -655,7 +655,10 @@ class Worker:
                         break
                     did = True
                 assert task.restore is not None
-                did |= task.restore.advance(self._settings.restore_rows_max)
+                moved = task.restore.advance(self._settings.restore_rows_max)
+                did |= moved
+                if (waits := task.restore.waits(self._clock(), moved)) is not None:
+                    log.warning("task %s: %s", task.spec.name, waits)
                 if task.restore.done and (self._globals is None or self._globals.ready):
                     loaded, rows = task.restore.loaded, task.restore.rows
                     self._counters.restored["snapshot"] += loaded

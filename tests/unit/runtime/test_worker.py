@@ -660,6 +660,45 @@ def test_a_restore_begins_again_when_the_changelog_was_trimmed_meanwhile() -> No
     cluster.check()
 
 
+def test_a_restore_that_waits_says_for_what(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """As behind a transaction in the changelog whose markers the broker still owes."""
+    cluster = Cluster()
+    worker = cluster.worker()
+    cluster.send(["k1"] * 3)
+    cluster.settle()
+    worker.stop()
+    cluster.until(cluster.stopped)
+    cluster.workers.clear()
+    changelog = (CHANGELOG_0, partition_of(b"k1", PARTITIONS))
+    [(_, end)] = cluster.log.end_offsets([changelog], committed=False).items()
+    ends = cluster.log.end_offsets
+
+    def open_from_the_beginning(partitions, *, committed):  # type: ignore[no-untyped-def]
+        return ends(partitions, committed=committed) | ({changelog: 0} if committed and changelog in partitions else {})
+
+    heir = cluster.worker()
+    reader = type(cluster.log.reader())
+    read = reader.read
+    monkeypatch.setattr(reader, "read", lambda self, *at: None if at[:2] == changelog else read(self, *at))
+    monkeypatch.setattr(cluster.log, "end_offsets", open_from_the_beginning)
+    said = lambda: [r.getMessage() for r in caplog.records if "its restore stands at" in r.getMessage()]  # noqa: E731
+    cluster.turns(5)
+    assert said() == []
+    for _ in range(3):
+        cluster.now += 10_001
+        cluster.turns(1)
+    [text] = said()
+    assert f"stands at 0 of {end} of `{changelog[0]}` [{changelog[1]}]; a transaction is open there since 0" in text
+    assert "find-hanging" in text
+    cluster.now += 60_000
+    cluster.turns(1)
+    assert len(said()) == 2
+    monkeypatch.undo()
+    cluster.settle()
+    cluster.check()
+    assert not heir.quarantined
+
+
 def test_state_without_position_is_an_error() -> None:
     cluster = Cluster()
     cluster.log.create_topics([TopicSpec(CHANGELOG_0, PARTITIONS)])
