@@ -42,7 +42,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from adstream.jobs.ads.traffic import Traffic
 from tests.chaos.scene import APP, DEAD, FINAL, LATE, SOURCE, Scene, WorkerProcess
-from tests.servers import Kafka, Postgres, Redis
+from tests.servers import Postgres, Redis, killable
 
 SLOTS = 2
 RATE = 1_500
@@ -416,7 +416,7 @@ def run_rounds(
     `directory`."""
     root = directory or Path(tempfile.mkdtemp(prefix="adstream-chaos-"))
     reports: list[Report] = []
-    with Kafka() as kafka, Postgres() as postgres, Redis() as redis:
+    with killable() as kafka, Postgres() as postgres, Redis() as redis:
         for number in range(seed, seed + rounds):
             place = root / f"{guarantee}-{number}"
             place.mkdir(parents=True)

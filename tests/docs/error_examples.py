@@ -177,6 +177,11 @@ job.build()""",
     "untyped_null": "events().with_columns(x=None)",
     "window_over_table": 'per_minute("user").windowed_by(ads.tumbling("1m", grace="0s"))',
     "window_without_key": 'events().windowed_by(ads.tumbling("1m", grace="0s"))',
+    "no_source": """@ads.topology(name="x")
+def job(app: ads.App) -> None:
+    app.global_table("rates", "rates")
+
+job.build()""",
     "within_missing": 'rows = events()\nrows.join(rows, on="user", into="other", grace="0s")',
 }
 

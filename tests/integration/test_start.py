@@ -9,7 +9,7 @@ import pytest
 
 from adstream.jobs.ads.traffic import Traffic
 from tests.chaos.scene import APP, Scene
-from tests.servers import Kafka, Postgres, Redis
+from tests.servers import Kafka, Postgres, Redis, killable
 
 pytestmark = pytest.mark.servers
 
@@ -48,7 +48,7 @@ def test_sigterm_drains_and_leaves_within_a_bound(scene: Scene):
 @pytest.mark.timeout(240)
 def test_a_broker_that_is_away_is_waited_for(postgres: Postgres, redis_server: Redis, tmp_path: Path):
     """Longer than a session and a transaction last. The same process goes on when it is back."""
-    with Kafka() as kafka:
+    with killable() as kafka:
         scene = Scene(kafka, postgres, redis_server, directory=tmp_path)
         try:
             scene.send(Traffic(seed=4, events=10_000, rate=30))

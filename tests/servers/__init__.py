@@ -5,9 +5,9 @@ an error, never a skip. Every server can be killed in the middle of anything and
 port and data. Standard library only: the clients under test have no part in their own proof.
 """
 
-from .kafka import Kafka
+from .kafka import Kafka, killable
 from .postgres import Postgres
 from .redis import Redis
 from .registry import SchemaRegistry
 
-__all__ = ["Kafka", "Postgres", "Redis", "SchemaRegistry"]
+__all__ = ["Kafka", "Postgres", "Redis", "SchemaRegistry", "killable"]

@@ -10,9 +10,13 @@ import base64
 import shutil
 import subprocess
 import tempfile
+import time
 import uuid
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from .server import HOST, Server, ServerError, find_program, free_port
 
@@ -22,6 +26,7 @@ POM = Path(__file__).with_name("kafka-pom.xml")
 VERSION = ElementTree.parse(POM).findtext(".//{*}kafka.version")
 JARS = Path(__file__).parents[2] / ".cache" / f"kafka-{VERSION}" / "lib"
 DOWNLOAD_TIMEOUT_S = 900.0
+SESSION_MS = 3_000
 QUICK_JVM = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
 
 
@@ -69,15 +74,28 @@ class Kafka(Server):
         """`quick` starts in half the time by leaving out the JVM's second compiler: not for benchmarks.
 
         `settings` are broker properties on top of those below. With `joins`, which must be running, it is that one's
-        second broker: node 2, without a controller. `cluster_id`: for nodes that belong together from the start.
+        second broker: node 2, without a controller; or the broker of a `KafkaController`. `cluster_id`: for nodes that
+        belong together from the start.
         """
         super().__init__(directory)
+        self._killed: float | None = None
         self.heap = heap
         self.quick = quick
         self.joins = joins
         self.controller_port = free_port() if joins is None else joins.controller_port
         self.settings = settings or {}
         self.cluster_id: str = joins.cluster_id if joins is not None else cluster_id or new_cluster_id()
+
+    def start(self) -> Self:
+        if self.joins is not None and self._killed is not None:
+            # Its controller has noticed by then. (See `KafkaController`.)
+            time.sleep(max(0.0, self._killed + SESSION_MS / 1000 + 1.0 - time.monotonic()))
+        self._killed = None
+        return super().start()
+
+    def kill(self) -> None:
+        super().kill()
+        self._killed = time.monotonic()
 
     @property
     def bootstrap(self) -> str:
@@ -130,7 +148,7 @@ class Kafka(Server):
             "share.coordinator.state.topic.replication.factor": "1",
             "share.coordinator.state.topic.min.isr": "1",
             # A killed broker is let in again only when its last session has run out.
-            "broker.session.timeout.ms": "3000",
+            "broker.session.timeout.ms": str(SESSION_MS),
             "broker.heartbeat.interval.ms": "500",
             # Quick to start, to rebalance and to give a dead transaction up.
             "offsets.topic.num.partitions": "4",
@@ -148,3 +166,27 @@ class Kafka(Server):
             **(joining if self.joins else {}),
             **self.settings,
         }
+
+
+@contextmanager
+def killable() -> Iterator[Kafka]:
+    """A broker that may be killed while transactions are open; see `KafkaController`."""
+    with KafkaController(heap="128m") as controller, Kafka(joins=controller) as kafka:
+        yield kafka
+
+
+class KafkaController(Kafka):
+    """A controller alone, for a broker of its own: `Kafka(joins=controller)`.
+
+    A broker that is its own controller, killed and at once started again, is not noticed to have been away: it takes
+    itself for the leader still and begins to write the markers of transactions that were prepared. Then its old session
+    ends, nobody is leader for a moment, and Kafka 4.x takes partitions without a leader for deleted ones (KAFKA-20734,
+    open): it notes the transaction as complete, and its markers are never written. Partitions that it touched cannot be
+    read to their end any more, by anybody. In a cluster it takes the loss of all replicas at once to come to that.
+    """
+
+    def _properties(self) -> dict[str, str]:
+        listener = f"CONTROLLER://{HOST}:{self.controller_port}"
+        theirs = super()._properties()
+        del theirs["advertised.listeners"]
+        return theirs | {"process.roles": "controller", "listeners": listener}

@@ -12,8 +12,9 @@ import typer
 
 from adstream import Built
 from adstream.cli.jobs import prepare
-from adstream.cli.logs import open_log
+from adstream.cli.logs import existing_log
 from adstream.cli.options import JobOptions
+from adstream.errors import ConfigError
 from adstream.interfaces import Log
 from adstream.runtime import dead_letters
 from adstream.runtime.dead_letters import DeadLetter, dead_letter_topic, list_dead
@@ -31,7 +32,7 @@ SHOWN = 100
 
 def show(job: str, options: JobOptions, limit: int, *, as_json: bool) -> None:
     chosen, built = prepare(job, options)
-    log = open_log(chosen.settings)
+    log = existing_log(chosen)
     try:
         letters = {topic: list_dead(log, topic, limit) for topic in _topics(log, built)}
     finally:
@@ -45,7 +46,7 @@ def show(job: str, options: JobOptions, limit: int, *, as_json: bool) -> None:
 
 def replay(job: str, options: JobOptions, limit: int | None, *, yes: bool, dry_run: bool) -> None:
     chosen, built = prepare(job, options)
-    log = open_log(chosen.settings)
+    log = existing_log(chosen)
     try:
         for topic in _topics(log, built):
             waiting = _waiting(log, topic, built.app)
@@ -118,10 +119,22 @@ def _newest(log: Log, topic: str, partition: int) -> list[Record]:
 
 
 def _topics(log: Log, built: Built) -> list[str]:
-    """The job's inputs that have dead letters' topics."""
+    """The job's inputs that have dead letters' topics.
+
+    Raises:
+        ConfigError: none has, so the job has never run there.
+    """
     sources = built.inputs
     found = log.partitions([dead_letter_topic(topic) for topic in sources])
-    return [topic for topic in sources if dead_letter_topic(topic) in found]
+    there = [topic for topic in sources if dead_letter_topic(topic) in found]
+    if not there:
+        names = ", ".join(f"`{dead_letter_topic(topic)}`" for topic in sources)
+        raise ConfigError(
+            f"there is no topic {names}: `{built.app}` has never run here",
+            option="JOB",
+            hint="check the job's settings (`--set`) and the log",
+        )
+    return there
 
 
 def _waiting(log: Log, topic: str, app: str) -> list[DeadLetter]:

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from adstream._core import Plan
 from adstream.cli.jobs import prepare
-from adstream.cli.logs import open_log
+from adstream.cli.logs import existing_log
 from adstream.cli.options import JobOptions
 from adstream.errors import ConfigError
 from adstream.interfaces import Administered
@@ -34,7 +34,7 @@ def show(job: str, options: JobOptions, metrics: Sequence[str], seconds: float, 
         found += _ask(worker)
     if chosen.log_named:
         description = json.loads(Plan(built.json, built.callables).describe())
-        log = cast(Administered, open_log(chosen.settings))
+        log = cast(Administered, existing_log(chosen))
         try:
             found += examine(log, description, built.plan, lambda: time.sleep(seconds))
         finally:

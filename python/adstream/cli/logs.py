@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from adstream.cli.options import Chosen
 from adstream.errors import ConfigError
 from adstream.interfaces import Log
 from adstream.runtime.settings import Settings
@@ -48,6 +49,25 @@ def open_log(settings: Settings, inputs: Mapping[str, Sequence[str]] | None = No
     except BaseException:
         log.close()
         raise
+
+
+def existing_log(chosen: Chosen) -> Log:
+    """The log of an application that has run, for commands that look at it or change it: nothing is made by asking.
+
+    Raises:
+        ConfigError: nobody said which, or there is none.
+    """
+    data = chosen.settings.data
+    if chosen.log_named and not chosen.settings.bootstrap and data and not Path(data).expanduser().is_dir():
+        raise ConfigError(f"there is no log in `{data}`", option="--log", hint="check the path")
+    return named_log(chosen)
+
+
+def named_log(chosen: Chosen) -> Log:
+    """Raises ConfigError: nobody said which."""
+    if not chosen.log_named:
+        raise ConfigError("which log?", option="--log", hint="give --bootstrap HOST:PORT or --log dir:PATH")
+    return open_log(chosen.settings)
 
 
 def _directory(path: str) -> Path:

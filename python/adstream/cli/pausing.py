@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from adstream.cli.jobs import prepare
-from adstream.cli.logs import open_log
+from adstream.cli.logs import existing_log
 from adstream.cli.options import JobOptions
 from adstream.errors import ConfigError
 from adstream.runtime import control
@@ -16,9 +16,7 @@ from adstream.runtime.manifest import topology_topic
 def say(job: str, options: JobOptions, *, paused: bool) -> None:
     """Raises ConfigError, LogUnavailableError."""
     chosen, built = prepare(job, options)
-    if not chosen.log_named:
-        raise ConfigError("which log?", option="--log", hint="give --bootstrap HOST:PORT or --log dir:PATH")
-    log = open_log(chosen.settings)
+    log = existing_log(chosen)
     try:
         topic = topology_topic(built.app).name
         if topic not in log.partitions([topic]):

@@ -14,7 +14,7 @@ import typer
 
 from adstream._core import Plan
 from adstream.cli.jobs import prepare
-from adstream.cli.logs import open_log
+from adstream.cli.logs import existing_log
 from adstream.cli.options import Chosen, ResetOptions
 from adstream.errors import ConfigError
 from adstream.interfaces import Administered
@@ -42,12 +42,10 @@ def run(
 ) -> None:
     """Raises ConfigError, LogUnavailableError."""
     chosen, built = prepare(job, options)
-    if not chosen.log_named:
-        raise ConfigError("which log?", option="--log", hint="give --bootstrap HOST:PORT or --log dir:PATH")
     place = _one_place(to_earliest, to_latest, to_datetime, shift_by)
     named = dict(_named_place(text) for text in topics)
     description: Mapping[str, Any] = json.loads(Plan(built.json, built.callables).describe())
-    log = cast(Administered, open_log(chosen.settings))
+    log = cast(Administered, existing_log(chosen))
     try:
         found = reset.plan(
             log,

@@ -12,7 +12,7 @@ import typer
 from adstream import Built
 from adstream._core import Plan
 from adstream.cli.jobs import prepare
-from adstream.cli.logs import open_log
+from adstream.cli.logs import existing_log, named_log
 from adstream.cli.options import JobOptions
 from adstream.errors import ConfigError
 from adstream.interfaces import TopicSpec
@@ -31,7 +31,7 @@ def check(job: str, options: JobOptions) -> None:
     chosen, built = prepare(job, options)
     description = _description(built)
     kinds = topic_kinds(description)
-    log = open_log(chosen.settings)
+    log = existing_log(chosen)
     try:
         found = log.partitions(list(kinds))
         inputs = [topic for topic in built.inputs if topic not in found]
@@ -69,7 +69,7 @@ def check(job: str, options: JobOptions) -> None:
 def create(job: str, options: JobOptions, input_partitions: int) -> None:
     chosen, built = prepare(job, options)
     description = _description(built)
-    log = open_log(chosen.settings)
+    log = named_log(chosen)
     try:
         before = log.partitions(list(topic_kinds(description)))
         if input_partitions:
@@ -85,11 +85,9 @@ def create(job: str, options: JobOptions, input_partitions: int) -> None:
 def upgrade(job: str, options: JobOptions, *, as_json: bool) -> None:
     """What becomes of each part of the application that ran last; exit code 2 when it could not start."""
     chosen, built = prepare(job, options)
-    if not chosen.log_named:
-        raise ConfigError("which log?", option="--log", hint="give --bootstrap HOST:PORT or --log dir:PATH")
     description = _description(built)
     app = built.app
-    log = open_log(chosen.settings)
+    log = existing_log(chosen)
     try:
         found = log.partitions(list(topic_kinds(description)))
         before = manifest.stored(log, app) if manifest.topology_topic(app).name in found else None

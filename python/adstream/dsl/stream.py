@@ -427,14 +427,25 @@ class Stream(_Flow):
             rung="callable",
         )
 
-    def deduplicate(self, *columns: str, within: Duration) -> Stream:
+    def deduplicate(self, *columns: str, within: Duration | None = None) -> Stream:
         """Drops a row if one with equal values in `columns` was let through at most `within` of event time
         ago.
 
         A value is remembered with the event time ts of the row that was let through, while
         `clock <= ts + within`; nulls are equal to each other. Dropped rows are counted.
+
+        Raises:
+            TopologyError: `within_missing`, `bad_duration`, `bad_argument`, `unknown_column`.
         """
         line = user_line()
+        if within is None:
+            raise fault(
+                "within_missing",
+                "for how long is a value remembered?",
+                operation="deduplicate",
+                line=line,
+                hint='write `within="1h"`: the longest time between a row and its copy',
+            )
         within_ms = duration_ms(within, "within", operation="deduplicate", zero=False)
         if not columns:
             raise fault(

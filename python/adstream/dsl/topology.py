@@ -204,6 +204,14 @@ class Topology:
             plan["globals"] = app._graph.globals
         if app._graph.starts:
             plan["starts"] = app._graph.starts
+        if not any(
+            node.op == "source" or (node.op == "flow" and node.parameters["kind"] == "source") for node in nodes
+        ):
+            raise fault(
+                "no_source",
+                f"`{self.name}` reads no topic",
+                hint='read one: `app.stream("orders", Order)`; a global table alone gives no work',
+            )
         return _checked(Built(self.name, plan, tuple(app._graph.callables), values, nodes, app._graph.listeners))
 
     def describe(self, **settings: Any) -> str:

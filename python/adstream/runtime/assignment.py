@@ -187,7 +187,7 @@ def enumerate_tasks(
         raise ConfigError(
             f"there is no topic {_names(missing)}",
             option="topics",
-            hint="check the name and --bootstrap; input topics are never created",
+            hint="check the name and which log it is (--bootstrap, --log); input topics are never created",
         )
 
     dead_from: dict[str, str] = {

@@ -29,7 +29,7 @@ from tests.logs.conformance import (
     until,
     values,
 )
-from tests.servers import Kafka
+from tests.servers import Kafka, killable
 
 pytestmark = pytest.mark.servers
 
@@ -41,7 +41,7 @@ BACK_S = 6.0
 
 def test_after_an_outage_leases_and_commits_are_back_within_seconds() -> None:
     """With the client's default of 10 s between attempts it took 10 to 15 s, or 20 more when sending offsets hung."""
-    with Kafka() as kafka:
+    with killable() as kafka:
         log = KafkaLog(kafka.bootstrap, session_ms=SESSION_MS)
         topic, sink, group = make_topic(log), make_topic(log), unique("group")
         writer = log.writer(unique("slot"))
@@ -68,7 +68,7 @@ def test_after_an_outage_leases_and_commits_are_back_within_seconds() -> None:
 def test_a_commit_begun_while_the_broker_is_away_waits_for_it() -> None:
     """Sending the offsets while the producer was not connected never returned; it was given up after 20 s, and with it
     all state in memory."""
-    with Kafka() as kafka:
+    with killable() as kafka:
         log = KafkaLog(kafka.bootstrap)
         sink, group, writer = make_topic(log), unique("group"), log.writer(unique("slot"))
         assert writer.commit([output(sink, [1])], {(sink, 0): 1}, group, None) is Outcome.COMMITTED

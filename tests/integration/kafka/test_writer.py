@@ -31,7 +31,7 @@ from tests.logs.conformance import (
     unique,
     values,
 )
-from tests.servers import Kafka
+from tests.servers import Kafka, killable
 
 pytestmark = pytest.mark.servers
 
@@ -163,7 +163,7 @@ def test_a_record_only_the_broker_finds_too_large_is_named_too(one_log: KafkaLog
 
 
 def test_a_broker_killed_in_mid_commit_and_started_again_loses_and_doubles_nothing() -> None:
-    with Kafka() as kafka:
+    with killable() as kafka:
         log = KafkaLog(kafka.bootstrap, session_ms=1500)
         topic, group, writer = make_topic(log), unique("group"), writer_of(log)
         assert writer.commit([output(topic, range(5))], {(topic, 0): 5}, group, None) is Outcome.COMMITTED

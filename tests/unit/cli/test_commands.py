@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from adstream._core import RawBatch
+from adstream.interfaces import TopicSpec
 from adstream.jobs.ads.truth import compute
 from adstream.logs.embedded import EmbeddedLog
 from tests.unit.cli.support import invoke, project
@@ -102,7 +103,8 @@ def test_replay_from_a_file():
     assert "is not the file that was read before" in invoke(*once).stderr
 
 
-def test_topics():
+def test_topics(tmp_path: Path):
+    (tmp_path / "log").mkdir()
     assert "there is no input topic `orders`" in invoke("topics", "check", "shop:orders", "--log", "dir:log").stderr
     created = invoke("topics", "create", "shop:orders", "--log", "dir:log", "--inputs", "3")
     assert created.exit_code == 0, created.output
@@ -249,3 +251,45 @@ def write(directory: str, topic: str, values: list[bytes]) -> None:
     batch = RawBatch([(i, 1_000 + i, None, value, []) for i, value in enumerate(values)])
     log.writer("test").commit([(topic, 0, batch)], {}, "test", None)
     log.close()
+
+
+LOOKING = [
+    ("dlq", "list", "shop:orders"),
+    ("dlq", "replay", "shop:orders", "--yes"),
+    ("topics", "check", "shop:orders"),
+    ("upgrade", "check", "shop:orders"),
+    ("doctor", "shop:orders"),
+    ("pause", "shop:orders"),
+    ("reset", "shop:orders", "--to-earliest", "--dry-run"),
+]
+
+
+@pytest.mark.parametrize("command", [*LOOKING, ("topics", "create", "shop:orders")])
+def test_who_does_not_say_which_log_is_asked(command: tuple[str, ...]) -> None:
+    result = invoke(*command)
+    assert result.exit_code == 2
+    assert "--log: which log?" in result.stderr
+
+
+@pytest.mark.parametrize("command", LOOKING)
+def test_looking_at_a_log_that_is_not_there_makes_none(command: tuple[str, ...], tmp_path: Path) -> None:
+    result = invoke(*command, "--log", "dir:typo")
+    assert result.exit_code == 2
+    assert "--log: there is no log in `typo`" in result.stderr
+    assert not (tmp_path / "typo").exists()
+
+
+@pytest.mark.parametrize("command", ["list", "replay"])
+def test_where_a_job_has_never_run_there_are_not_no_dead_letters(command: str, tmp_path: Path) -> None:
+    with closing(EmbeddedLog(tmp_path / "log")) as log:
+        log.create_topics([TopicSpec("orders", 1)])
+    result = invoke("dlq", command, "shop:orders", "--log", "dir:log")
+    assert result.exit_code == 2
+    assert "there is no topic `orders-dlq`: `shop-orders` has never run here" in result.stderr
+    with closing(EmbeddedLog(tmp_path / "log")) as log:
+        log.create_topics([TopicSpec("orders-dlq", 1)])
+    result = invoke("dlq", command, "shop:orders", "--log", "dir:log")
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "orders: no dead letters\n" if command == "list" else "orders: nothing to replay\n",
+    )
