@@ -18,6 +18,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, overload
@@ -28,6 +29,7 @@ from adstream.dsl.expr import Expr
 from adstream.dsl.faults import fault, unknown_column
 from adstream.dsl.flow import Materialized
 from adstream.dsl.graph import Graph, Node, Port
+from adstream.dsl.printing import Printer
 from adstream.dsl.schema import schema_of
 from adstream.dsl.serdes import Serde
 
@@ -209,6 +211,37 @@ class KStream:
     def foreach(self, action: Fn) -> None:
         """Calls `action(key, value)`; nothing comes out."""
         self._next("peek", action=self._fn(action, "action", "foreach"))
+
+    def print(
+        self,
+        *,
+        label: str | None = None,
+        file: str | os.PathLike[str] | None = None,
+        mapper: Callable[[Any, Any], str] | None = None,
+    ) -> None:
+        """Writes a line of text for each record, `[label]: key, value`, to see what goes by. Nothing comes out.
+
+        It is written when the record is processed, not when it is committed: after a failure some lines come again.
+
+        Args:
+            label: by default the name of the operation whose records they are.
+            file: a path, in UTF-8, emptied by the first record; by default standard output.
+            mapper: `(key, value)` returns the text behind the label.
+
+        Raises:
+            TopologyError: `bad_argument`.
+
+        In Kafka Streams: `print` with `Printed`.
+        """
+        if mapper is not None and not callable(mapper):
+            raise fault(
+                "bad_argument",
+                f"`mapper` must be a function, not {mapper!r}",
+                operation="print",
+                hint="write `lambda key, value: …`",
+            )
+        printer = Printer(self._node.name if label is None else label, file, mapper)
+        self._next("peek", action=self._fn(printer, "printer", "print"))
 
     # --- By hand ----------------------------------------------------------------------------------------------------
 
