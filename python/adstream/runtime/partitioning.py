@@ -81,12 +81,15 @@ HINT = (
 
 
 def keyed(description: Mapping[str, Any]) -> list[str]:
-    """Inputs whose records are expected to lie by their keys: those with a declared key, and those of keys and values that
-    reach a store without a shuffle."""
+    """Inputs whose records are expected to lie by their keys: those with a declared key, and those of keys and values,
+    that reach what is kept by key (an aggregate, a store) without a shuffle. (Deduplication is by source partition.)"""
     found: list[str] = []
     for sub in description["subtopologies"]:
         stores = any(node["op"] == "flow" and node["stores"] for node in sub["nodes"])
-        declared = {node["name"] for node in sub["nodes"] if node["op"] == "source" and node.get("key")}
+        by_key = stores or any(node["op"] == "aggregate" for node in sub["nodes"])
+        declared = (
+            {node["name"] for node in sub["nodes"] if node["op"] == "source" and node.get("key")} if by_key else set()
+        )
         flows = {node["name"] for node in sub["nodes"] if node["op"] == "flow"} if stores else set()
         found += [s["topic"] for s in sub["sources"] if s["kind"] == "user" and s["node"] in declared | flows]
     return list(dict.fromkeys(found))

@@ -54,6 +54,18 @@ def test_inputs_whose_keys_are_relied_on() -> None:
     assert keyed(json.loads(plan(declared=False).describe())) == ["users", "pay"]
 
 
+def test_a_declared_key_that_nothing_is_kept_by_is_not_relied_on() -> None:
+    """Else `ads.performance` warned of its own traffic, whose key it shuffles away."""
+
+    @ads.topology
+    def passing(app: ads.App) -> None:
+        orders = app.stream("orders", Order, key="shop").deduplicate("shop", within="1h")
+        orders.filter(ads.col("shop") != "x").to("out")
+
+    built = passing.build()
+    assert keyed(json.loads(Plan(built.json, built.callables).describe())) == []
+
+
 @pytest.mark.parametrize("partitions", [2, 3, 7])
 def test_by_javas_partitioner_all_is_well(partitions: int) -> None:
     log = written(lambda i, key: javas_partition(key, partitions), partitions=partitions)
