@@ -10,7 +10,7 @@ demo | bench | version`.
     everything else: one command each, imported when it is called
 
 Exit codes: 0 done (also after SIGTERM and Ctrl-C), 1 the run cannot go on, 2 something was asked or set wrongly, 3 and 4
-it stopped itself (`failing.py`).
+it stopped itself, 5 its drain timed out (`failing.py`).
 """
 
 from __future__ import annotations

@@ -58,7 +58,8 @@ Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same 
 @app.command()
 @takes(RunOptions)
 def run(job: Job, *, options: RunOptions) -> None:
-    """Runs a job until it is stopped: SIGTERM and Ctrl-C drain it, a second Ctrl-C ends it at once."""
+    """Runs a job until it is stopped: SIGTERM and Ctrl-C drain it (exit code 5 if that timed out), a second Ctrl-C ends it
+    at once."""
     from adstream.cli import running
 
     running.start(job, options)

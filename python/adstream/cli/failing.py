@@ -5,6 +5,7 @@ traceback.
     2  something was asked or set wrongly: the same again will fail again
     3  the job stopped itself (`dead_letters_max`): so will it
     4  a task failed for good, and `on_uncaught` stops the worker or the application
+    5  it was stopped, and its drain timed out: what was not committed is done again by the next start
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 
 from adstream.errors import AdstreamError, ConfigError, TooManyDeadLettersError, TopologyError, UncaughtError
 
-EXIT_FAILED, EXIT_WRONG, EXIT_TRIPPED, EXIT_UNCAUGHT = 1, 2, 3, 4
+EXIT_FAILED, EXIT_WRONG, EXIT_TRIPPED, EXIT_UNCAUGHT, EXIT_UNDRAINED = 1, 2, 3, 4, 5
 
 
 def exit_code(error: Exception) -> int | None:

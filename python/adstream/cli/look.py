@@ -334,7 +334,7 @@ def _reasons(seen: Seen, limit: int) -> RenderableType:
     if not seen.dead:
         return Text("none")
     ranked = sorted(seen.dead.items(), key=lambda item: (-item[1], item[0]))
-    shown = [f"{n:>6,}  {reason}" for reason, n in ranked[:limit]]
+    shown = [Text(f"{n:>6,}  {reason}") for reason, n in ranked[:limit]]
     return Columns(shown, padding=(0, 3))
 
 

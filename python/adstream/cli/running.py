@@ -17,6 +17,7 @@ import typer
 
 from adstream import Built
 from adstream.cli import messages
+from adstream.cli.failing import EXIT_UNDRAINED
 from adstream.cli.jobs import prepare
 from adstream.cli.logs import open_log
 from adstream.cli.options import Chosen, RunOptions, inputs_from
@@ -86,6 +87,8 @@ def work(built: Built, settings: Settings, chosen: Chosen, *, bars: bool) -> Non
         for topic, count in progress.gone.items():
             if count:
                 typer.echo(f"{count:,} offsets of `{topic}` were deleted before this job first read them", err=True)
+    if worker.drain_timed_out:
+        raise typer.Exit(EXIT_UNDRAINED)
 
 
 def stop_on_signals(stop: Callable[[], None]) -> None:

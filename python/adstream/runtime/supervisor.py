@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 EXIT_CONFIG = 2
 EXIT_UNCAUGHT = 4
+EXIT_UNDRAINED = 5
 HOPELESS = {EXIT_CONFIG: "a setting is wrong", 3: "too many dead letters"}
 BACKOFF_FIRST_S, BACKOFF_MAX_S, HEALTHY_S = 1.0, 60.0, 60.0
 POLL_S = 0.05
@@ -101,7 +102,7 @@ class Supervisor:
         if code is None:
             return
         child.process = None
-        if code in (0, EXIT_UNCAUGHT):
+        if code in (0, EXIT_UNCAUGHT, EXIT_UNDRAINED):
             child.finished = True
             self._code = self._code or code
         elif code in HOPELESS and not (code == EXIT_CONFIG and self._proven):
@@ -127,7 +128,7 @@ class Supervisor:
             if code is None:
                 log.error("worker %d did not stop in %.0f s; killed", process.pid, self._drain_timeout_s)
             if code not in (0, -signal.SIGTERM):
-                self._code = self._code or 1
+                self._code = self._code or (EXIT_UNDRAINED if code == EXIT_UNDRAINED else 1)
 
     def _kill(self) -> None:
         for child in self._children:

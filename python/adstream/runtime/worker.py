@@ -189,6 +189,8 @@ class Worker:
         self._replaced: dict[int, int] = {}
         """Task -> how often it was replaced since it last got something done."""
         self._draining = False
+        self.drain_timed_out = False
+        """It left although something was not committed, or not stored by a sink."""
         self._claimed: tuple[int, ...] | None = None
         """The tasks that it was last said to have."""
         self.store_tasks: Mapping[str, Sequence[int]] = assignment.store_tasks
@@ -298,6 +300,7 @@ class Worker:
         now = self._clock()
         if self._draining and now >= self._drain_until_ms and not self.state.over:
             log.warning("drain timed out; what was not committed will be done again")
+            self.drain_timed_out = True
             self._close()
             return True
         if self._stop_wanted and self.state is WorkerState.CREATED:

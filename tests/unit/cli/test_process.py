@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from adstream._core import RawBatch
 from adstream.interfaces import Outcome, TopicSpec
 from adstream.logs.embedded import EmbeddedLog
+from tests.servers.server import free_port
 from tests.unit.cli.support import call, clean, project, start
 
 
@@ -197,3 +199,27 @@ def test_everything_by_environment_and_json_lines(tmp_path: Path):
 
 def test_our_environment_is_clean():
     assert not any(name.startswith("ADSTREAM_") for name in clean())
+
+
+def test_a_drain_that_timed_out_is_no_success(tmp_path: Path):
+    """Somebody holds the table: what the sink has waits for longer than the drain may take."""
+    project(tmp_path)
+    port = free_port()
+    settings = {"ADSTREAM_DRAIN_TIMEOUT": "500ms", "ADSTREAM_COMMIT_INTERVAL": "60s"}
+    process = start(*RUN, "--metrics-port", str(port), cwd=tmp_path, **settings)
+    with process:
+        eventually(lambda: ready(port))
+        with closing(sqlite3.connect(tmp_path / "o.db", timeout=30, isolation_level=None)) as other:
+            other.execute("begin exclusive")
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=60)
+    assert process.returncode == 5, err
+    assert "drain timed out" in err
+
+
+def ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://localhost:{port}/readyz", timeout=5):
+            return True
+    except OSError:
+        return False

@@ -151,9 +151,9 @@ def test_what_was_right_for_a_minute_is_started_again_although_a_server_is_away(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0-0", "0-1", "0-2"]
 
 
-@pytest.mark.parametrize(("drains", "code"), [(True, 0), (False, 1)])
+@pytest.mark.parametrize(("drains", "code"), [(True, 0), (True, 5), (False, 1)])
 def test_sigterm_is_passed_on_and_the_drain_is_bounded(tmp_path: Path, drains: bool, code: int) -> None:
-    handler = "lambda *_: sys.exit(0)" if drains else "signal.SIG_IGN"
+    handler = f"lambda *_: sys.exit({code})" if drains else "signal.SIG_IGN"
     body = f"signal.signal(signal.SIGTERM, {handler})\n(place / f'ready-{{slot}}').touch()\ntime.sleep(60)"
     supervisor = supervise(tmp_path, body, drain_timeout_s=30 if drains else 10)
 

@@ -479,6 +479,7 @@ def test_drain_commits_what_was_processed() -> None:
     worker.stop(5_000)
     cluster.until(cluster.stopped)
     assert len(cluster.records(EDGE)) == 100
+    assert not worker.drain_timed_out
 
 
 def test_drain_is_bounded() -> None:
@@ -491,6 +492,7 @@ def test_drain_is_bounded() -> None:
     assert worker.state is WorkerState.PENDING_SHUTDOWN
     cluster.turns(2)
     assert worker.state is WorkerState.NOT_RUNNING
+    assert worker.drain_timed_out
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
