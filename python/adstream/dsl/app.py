@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 from adstream.dsl import flow, lowlevel, row_formats, serdes
 from adstream.dsl import processors as made
 from adstream.dsl.durations import Duration, duration_ms, format_ms
-from adstream.dsl.faults import fault, unknown_column, user_line
+from adstream.dsl.faults import fault, topic_name, unknown_column, user_line
 from adstream.dsl.flow import Materialized
 from adstream.dsl.graph import Graph
 from adstream.dsl.joins import GlobalKTable
@@ -449,6 +449,7 @@ class App:
     def _claim(self, topic: str, operation: str) -> None:
         """Each topic is read once."""
         line = user_line()
+        topic_name(topic, operation, line)
         if topic in self._sources:
             raise fault(
                 "duplicate_source",

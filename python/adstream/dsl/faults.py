@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import PurePath
@@ -11,6 +12,9 @@ from types import FrameType
 from adstream.errors import TopologyError
 
 _NAMES_SHOWN_MAX = 12
+_SHOWN_MAX = 60
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}", re.ASCII)
+"""What Kafka takes; besides, `.` and `..` are none."""
 
 
 def _ours(frame: FrameType) -> bool:
@@ -40,6 +44,22 @@ def fault(
 ) -> TopologyError:
     """A `TopologyError` at the user's line."""
     return TopologyError(message, code=code, operation=operation, line=line or user_line(), hint=hint)
+
+
+def topic_name(topic: object, operation: str, line: str | None = None) -> str:
+    """A topic's name. Raises TopologyError: `bad_topic`, for one that Kafka would not take."""
+    if not isinstance(topic, str):
+        raise fault("bad_topic", f"not a topic: {topic!r}", operation=operation, line=line, hint="write its name")
+    if not _TOPIC.fullmatch(topic) or topic in (".", ".."):
+        shown = topic if len(topic) <= _SHOWN_MAX else f"{topic[:_SHOWN_MAX]}… ({len(topic)} characters)"
+        raise fault(
+            "bad_topic",
+            f"no topic can be called `{shown}`",
+            operation=operation,
+            line=line,
+            hint="write 1 to 249 letters, digits, `.`, `_` and `-` (of ASCII), and not `.` or `..` alone",
+        )
+    return topic
 
 
 def name_list(names: Iterable[str]) -> str:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex, overload
 from adstream.dsl import flow, natives, serdes
 from adstream.dsl.durations import Duration
 from adstream.dsl.expr import Expr
-from adstream.dsl.faults import fault, unknown_column
+from adstream.dsl.faults import fault, topic_name, unknown_column
 from adstream.dsl.flow import Materialized
 from adstream.dsl.graph import Graph, Node, Port
 from adstream.dsl.printing import Printer
@@ -392,7 +392,7 @@ class KStream:
                 operation="to",
                 hint='write `topics=["a", "b"]`',
             )
-        names = [topic] if isinstance(topic, str) else list(topics)
+        names = [topic_name(name, "to") for name in ([topic] if isinstance(topic, str) else topics)]
         node = flow.add(
             self._graph,
             "to",

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from adstream.dsl import flow, processors, serdes
-from adstream.dsl.faults import fault, name_list, nearest
+from adstream.dsl.faults import fault, name_list, nearest, topic_name
 from adstream.dsl.graph import Graph, Node, Port
 from adstream.dsl.kstream import Fn
 from adstream.dsl.serdes import Serde
@@ -51,7 +51,7 @@ def add_sink(
     topics: Sequence[str],
     partitioner: Fn | None,
 ) -> None:
-    written = [topic] if isinstance(topic, str) else list(topics)
+    written = [topic_name(name, "add_sink") for name in ([topic] if isinstance(topic, str) else topics)]
     if not written:
         raise fault(
             "bad_argument",

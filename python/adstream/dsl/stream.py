@@ -29,7 +29,7 @@ from adstream.dsl import flow, row_formats, row_joins, serdes
 from adstream.dsl.aggregates import RETRACTABLE, Aggregate
 from adstream.dsl.durations import Duration, duration_ms, format_ms
 from adstream.dsl.expr import Expr, Row, Scalar, callable_name, col, lit, named_or_expr, return_type, to_plan
-from adstream.dsl.faults import fault, name_list, nearest, unknown_column, user_line
+from adstream.dsl.faults import fault, name_list, nearest, topic_name, unknown_column, user_line
 from adstream.dsl.graph import Graph, Node, Port
 from adstream.dsl.kstream import Flowing, KStream
 from adstream.dsl.row_joins import Between, JoinHow, On, Pick, RowTable
@@ -651,6 +651,7 @@ class Stream(_Flow):
         In Kafka Streams: `to`.
         """
         line = user_line()
+        topic_name(topic, "to", line)
         if key is not None:
             keys: list[str] | None = self._names("to", [key] if isinstance(key, str) else list(key), line)
             if not keys:

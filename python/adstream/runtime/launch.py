@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -66,16 +66,17 @@ def run(
         FatalError: the run cannot go on.
     """
     settings = _reachable(settings)
-    make = targets or partial(_target, settings)
-    assignment = prepare(
-        log_,
-        plan,
-        edge_partitions=settings.edge_partitions or None,
-        create_topics=settings.create_topics,
-    )
-    check_partitioning(plan, settings, log_)
     with ExitStack() as parts:
-        sinks = open_sinks(plan, assignment, settings, log_, make, parts)
+        # What options say is looked at first, so that a wrong URL is told before any server is asked.
+        made = make_targets(plan, targets or partial(_target, settings), parts)
+        assignment = prepare(
+            log_,
+            plan,
+            edge_partitions=settings.edge_partitions or None,
+            create_topics=settings.create_topics,
+        )
+        check_partitioning(plan, settings, log_)
+        sinks = open_sinks(plan, assignment, settings, log_, made, parts)
         files = isinstance(log_, FilesLog) and log_.covers(assignment.user_sources)
         places = (plan, assignment, settings, log_, clock_ms, sinks, hooks or Hooks())
         worker = Worker(*places, stop_at_end=stop_at_end, files=files, listeners=listeners)
@@ -108,14 +109,27 @@ def check_partitioning(plan: Plan, settings: Settings, log_: Log) -> None:
         log.warning("%s\nhint: %s", sample, partitioning.HINT)
 
 
+def make_targets(plan: Plan, make: Targets, parts: ExitStack) -> dict[str, Target]:
+    """The target of each sink, not yet opened; `parts` closes them.
+
+    Raises:
+        ConfigError: a connection is missing, or is no URL.
+    """
+    made: dict[str, Target] = {}
+    for sink in json.loads(plan.describe())["sinks"]:
+        made[sink["name"]] = target = make(sink["kind"], dict(sink["options"]))
+        parts.callback(target.close)
+    return made
+
+
 def open_sinks(
-    plan: Plan, assignment: Assignment, settings: Settings, log_: Log, make: Targets, parts: ExitStack
+    plan: Plan, assignment: Assignment, settings: Settings, log_: Log, made: Mapping[str, Target], parts: ExitStack
 ) -> dict[str, Sink]:
     """A runner for each sink, with a reader and a thread of its own, its target open; `parts` closes them."""
     sinks: dict[str, Sink] = {}
     for sink in assignment.sinks:
-        name, target = sink["name"], make(sink["kind"], dict(sink["options"]))
-        parts.callback(target.close)
+        name = sink["name"]
+        target = made[name]
         open_target(target, assignment.app, name, sink["columns"], sink["key"], sleep=time.sleep, random=random.random)
         reader = log_.reader()
         parts.callback(reader.close)

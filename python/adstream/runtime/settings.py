@@ -31,6 +31,7 @@ from adstream.runtime.breaker import limit_of
 from adstream.runtime.durations import duration_ms
 
 PREFIX = "ADSTREAM_"
+PORT_MAX = 65_535
 GUARANTEES = ("exactly_once", "at_least_once")
 PARTITION_CHECKS = ("warn", "error", "off")
 STORE_TYPES = ("memory", "disk")
@@ -138,6 +139,13 @@ class Settings:
             least = 0 if f.name in _MAY_BE_ZERO else 1
             if f.type == "int" and value < least:
                 raise ConfigError(f"{value} is less than {least}", option=option_name(f.name))
+        if self.metrics_port + self.workers - 1 > PORT_MAX:
+            of = f", the port of worker {self.workers - 1}," if self.workers > 1 else ""
+            raise ConfigError(
+                f"{self.metrics_port + self.workers - 1}{of} is no port",
+                option="--metrics-port",
+                hint=f"give at most {PORT_MAX}, less the number of workers above one",
+            )
 
     @property
     def exactly_once(self) -> bool:

@@ -117,3 +117,27 @@ def test_describe_says_what_each_node_does():
     assert "[expression]  test_topology.py:" in lines[2]
     assert "<- counts.late" in lines[3]
     assert "[callable]" in lines[3]
+
+
+@pytest.mark.parametrize("name", ["in put!", "a" * 250, ".", "..", "bücher", "a\n"])
+@pytest.mark.parametrize(
+    ("operation", "use"),
+    [
+        ("stream", lambda app, name: app.stream(name)),
+        ("stream", lambda app, name: app.stream(name, Event)),
+        ("table", lambda app, name: app.table(name)),
+        ("global_table", lambda app, name: app.global_table(name)),
+        ("to", lambda app, name: app.stream("in").to(name)),
+        ("to", lambda app, name: app.stream("in", Event).to(name)),
+    ],
+)
+def test_a_name_that_no_topic_can_have_is_refused(operation, use, name):
+    @ads.topology(name="x")
+    def job(app: ads.App) -> None:
+        use(app, name)
+
+    with pytest.raises(ads.TopologyError) as caught:
+        job.build()
+    assert (caught.value.code, caught.value.operation) == ("bad_topic", operation)
+    assert caught.value.line is not None
+    assert caught.value.line.startswith("test_topology.py:")
