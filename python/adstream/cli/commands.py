@@ -336,6 +336,7 @@ def demo(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(context: typer.Context) -> None:
     """Measures, next to a bare client in the same run. Needs the source tree."""
+    import signal
     import subprocess
 
     import adstream
@@ -348,8 +349,16 @@ def bench(context: typer.Context) -> None:
             option="bench",
             hint="run `make bench` in a checkout of the source",
         )
-    done = subprocess.run([sys.executable, str(script), *context.args], cwd=root, env=_with_path(root), check=False)
-    raise typer.Exit(done.returncode)
+    command = [sys.executable, str(script), *context.args]
+    with subprocess.Popen(command, cwd=root, env=_with_path(root)) as process:
+
+        def pass_on(number: int, frame: object) -> None:
+            process.send_signal(number)  # it stops its servers and removes their data, and we wait for that
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, pass_on)
+        code = process.wait()
+    raise typer.Exit(code if code >= 0 else 128 - code)
 
 
 def _with_path(root: Path) -> dict[str, str]:

@@ -446,7 +446,7 @@ def _add(left: Expr | Scalar, right: Expr | Scalar) -> Expr:
 def _null_comparison(e: Expr, sign: str, method: str) -> TopologyError:
     return fault(
         "null_comparison",
-        f"`{sign} None` is never true: nothing equals null",
+        f"`{_wrap(e, _ATOM)} {sign} None` is never true: nothing equals null",
         hint=f"write `{_wrap(e, _ATOM)}.{method}()`",
     )
 

@@ -193,9 +193,9 @@ def test_bool_without_source():
 
 
 def test_null_comparisons():
-    with refused("null_comparison", "`== None` is never true", 'write `col("a").is_null()`'):
+    with refused("null_comparison", '`col("a") == None` is never true', 'write `col("a").is_null()`'):
         _ = col("a") == None  # noqa: E711
-    with refused("null_comparison", "`!= None`", 'write `(col("a") + 1).is_not_null()`'):
+    with refused("null_comparison", '`(col("a") + 1) != None`', 'write `(col("a") + 1).is_not_null()`'):
         _ = col("a") + 1 != None  # noqa: E711
     with refused("null_comparison", "never matches", ".is_null()"):
         col("a").is_in([1, None])
