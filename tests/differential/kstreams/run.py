@@ -280,8 +280,8 @@ def compare(original: Original, cases: list[Case], disturb: str | None = None) -
             continue
         found.records += written(theirs)
         kind = difference(case, mine, theirs, once=disturb is None)
-        excuses = DELIBERATE.intersection(case.get("tags", ()))
-        if kind is not None and excuses and not kind.startswith(("crash", "refused")):
+        excuses = {tag for tag in case.get("tags", ()) if kind in DELIBERATE.get(tag, ())}
+        if excuses:
             found.deliberate.update(excuses)
         elif kind is not None:
             found.differ.append((case, kind))

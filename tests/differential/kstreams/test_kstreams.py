@@ -44,15 +44,14 @@ def test_the_recorded_cases() -> None:
     assert compared.total() > 0
 
 
-def _known(case: Case) -> bool:
+def _known(case: Case, kind: str) -> bool:
     """What is known and not repaired yet; a fresh case that meets it is told, and does not fail the run.
 
-    - Sessions with a cache: for how long the original still sees a session that its store has forgotten is its cache's.
-    - Versioned tables: which put is the latest after null, value, null at one time.
+    Sessions with a cache: for how long the original still sees a session that its store has forgotten is its cache's, so
+    that a value has more or less in it (about one such case in 300).
     """
     sessions = any(node.get("window", {}).get("type") == "session" for node in case["nodes"])
-    versions = any((node.get("store") or {}).get("history") for node in case["nodes"])
-    return (sessions and bool(case["options"].get("cache"))) or versions
+    return kind == "value" and sessions and bool(case.get("options", {}).get("cache"))
 
 
 @pytest.mark.timeout(900)
@@ -64,7 +63,7 @@ def test_fresh_cases() -> None:
     with Original() as original:
         found = compare(original, kept + generate(seed, count))
         text = "\n".join(smallest(original, found, 5))
-    known = [case["name"] for case, _ in found.differ if _known(case)]
+    known = [case["name"] for case, kind in found.differ if _known(case, kind)]
     if known:
         print(f"seed {seed} met a known fault: {known}")
     assert len(known) <= KNOWN_MAX, f"make differential SEED={seed} N={count}\n{text}"

@@ -42,8 +42,16 @@ TAGS = {
     "dropped_of_fk_join": "how many records foreign-key joins count as dropped varies by release",
 }
 
-DELIBERATE = {"waiting_fails", "suppress_inclusive", "suppress_old", "one_task", "foreign_order", "cached_windows"}
-"""With these, adstream does better on purpose, and a difference is none."""
+_AMOUNT = {"fewer", "more", "seen", "dropped", "stores", "value"}
+DELIBERATE = {
+    "suppress_inclusive": _AMOUNT - {"more"},
+    "waiting_fails": _AMOUNT,
+    "one_task": _AMOUNT | {"key"},
+    "cached_windows": {"value", "seen", "stores"},
+}
+"""With these tags adstream does better on purpose, and a difference of these kinds is none (`run.difference` names them). Of
+72,000 generated cases, some 580 with `one_task`, `suppress_inclusive`, `waiting_fails` or `cached_windows` apiece at most, 270
+differed, all in these ways; none of 1,150 with `foreign_order` and 1,090 with `suppress_old` did, so those excuse nothing."""
 
 KEYS: dict[str, list[Json]] = {"string": ["a", "b", "c"], "int64": [1, 2, -1]}
 VALUES: dict[str, list[Json]] = {
