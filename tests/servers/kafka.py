@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from .server import HOST, Server, ServerError, find_program, free_port
+from .server import HOST, START_TIMEOUT_S, Server, ServerError, find_program, free_port
 
 PACKAGES = {"java": "default-jdk-headless", "mvn": "maven"}  # program: Debian package
 
@@ -78,7 +78,8 @@ class Kafka(Server):
         belong together from the start.
         """
         super().__init__(directory)
-        self._killed: float | None = None
+        self._killed: int | None = None
+        """Where the controller's log ended then."""
         self.heap = heap
         self.quick = quick
         self.joins = joins
@@ -88,14 +89,25 @@ class Kafka(Server):
 
     def start(self) -> Self:
         if self.joins is not None and self._killed is not None:
-            # Its controller has noticed by then. (See `KafkaController`.)
-            time.sleep(max(0.0, self._killed + SESSION_MS / 1000 + 1.0 - time.monotonic()))
+            self._wait_until_fenced(self.joins, self._killed)
         self._killed = None
         return super().start()
 
     def kill(self) -> None:
+        if self.joins is not None and self.running:
+            self._killed = self.joins.log.stat().st_size
         super().kill()
-        self._killed = time.monotonic()
+
+    def _wait_until_fenced(self, controller: "Kafka", since: int) -> None:
+        """Until the controller knows that it was away (see `KafkaController`): a session after its last heartbeat, and on
+        a busy machine some time more."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while controller.running and time.monotonic() < deadline:
+            with controller.log.open("rb") as log:
+                log.seek(since)
+                if b"Fencing broker 2 " in log.read():
+                    return
+            time.sleep(0.05)
 
     @property
     def bootstrap(self) -> str:
