@@ -1086,7 +1086,7 @@ def _aggregate(
 
     key = tuple(KeyPart(name, frozenset({name})) for name in keys)
     if window is not None:
-        key = (*key, KeyPart("$window_start", frozenset({"$window_start"})))
+        key = (*key, KeyPart("$window_start", frozenset(_WINDOW_COLUMNS)))
     table = Table(
         source._graph,
         (node_.id, 0),

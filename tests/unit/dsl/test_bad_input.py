@@ -55,6 +55,8 @@ def test_a_sink_that_would_mix_rows():
         table.sink(ads.sinks.Sql("t", key=["user", "start"]))
     with refused("sink_key_without_window", "one row for all windows", "add `start` to the key", "sink"):
         table.sink(ads.sinks.Sql("t", key=["user", "kind"]))
+    ends = windowed.count().with_columns(end=ads.window_end())
+    ends.sink(ads.sinks.Sql("t", key=["user", "kind", "end"]))  # says the window as well
 
 
 def test_what_only_the_whole_shows():
