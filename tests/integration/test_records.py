@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -65,16 +67,28 @@ def truth(rows: dict[str, list[tuple[bytes, bytes, int]]]) -> dict[str, Counter[
     return {name: Counter({(k, i + 1): 1 for k, n in of.items() for i in range(n)}) for name, of in pairs.items()}
 
 
+@contextmanager
+def with_its_log(kafka: Kafka, folder: Path) -> Iterator[None]:
+    """What the broker said stays beside what the workers said."""
+    try:
+        yield
+    finally:
+        shutil.copy(kafka.log, folder / "broker.log")
+
+
 def compare(log: KafkaLog, prefix: str, rows: dict[str, list[tuple[bytes, bytes, int]]], seed: int) -> None:
     for name, want in truth(rows).items():
         got: Counter[tuple[bytes, int]] = Counter()
+        where: dict[tuple[bytes, int], list[tuple[int, int]]] = {}
         for p in range(PARTITIONS):
-            for _, _, key, value, _ in read_all(log, f"{prefix}-{name}", p):
-                got[key or b"", int.from_bytes(value or b"")] += 1
+            for offset, _, key, value, _ in read_all(log, f"{prefix}-{name}", p):
+                told = key or b"", int.from_bytes(value or b"")
+                got[told] += 1
+                where.setdefault(told, []).append((p, offset))
         assert want.total() > 500, "nothing was put to the test"
-        assert got == want, (
-            f"{name}, seed {seed}: {(want - got).total()} missing, {(got - want).total()} too many of {want.total()}"
-        )
+        many = {told: where[told] for told in got - want}
+        assert not want - got, f"{name}, seed {seed}: {(want - got).total()} missing of {want.total()}: {want - got}"
+        assert not many, f"{name}, seed {seed}: {len(many)} too many of {want.total()}, at (partition, offset): {many}"
 
 
 def create(log: KafkaLog, prefix: str) -> None:
@@ -184,7 +198,7 @@ def test_one_worker_becomes_three_and_one_again_and_the_broker_dies(
     seed = int(time.time())
     prefix, rows = unique("scaled"), traffic(seed)
     deadline = time.monotonic() + 300
-    with killable() as kafka:
+    with killable() as kafka, with_its_log(kafka, tmp_path):
         log = KafkaLog(kafka.bootstrap)
         create(log, prefix)
         workers = Workers(kafka.bootstrap, prefix, tmp_path)
