@@ -224,9 +224,9 @@ MUTANTS = (
         "sink_rows_before_their_position",
         "a crash between the two, and a row that was replaced since goes back to what it was",
         "python/adstream/targets/sql.py",
-        "                if values:\n                    self._apply(connection, values)\n            return True",
+        "                if values:\n                    refused = self._put(connection, values)",
         "            with self._transaction() as connection:\n                if values:\n"
-        "                    self._apply(connection, values)\n            return True",
+        "                    refused = self._put(connection, values)",
         ("tests/unit/targets",),
     ),
     Mutant(
