@@ -14,6 +14,23 @@ AdstreamError
 
 from __future__ import annotations
 
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """With what a process ends that cannot go on, for those who start it again or not."""
+
+    FAILED = 1
+    """The run cannot go on."""
+    WRONG = 2
+    """Something was asked or set wrongly: the same again will fail again."""
+    TRIPPED = 3
+    """The job stopped itself (`dead_letters_max`): so will it."""
+    UNCAUGHT = 4
+    """A task failed for good, and `on_uncaught` stops the worker or the application."""
+    UNDRAINED = 5
+    """It was stopped, and its drain timed out: what was not committed is done again by the next start."""
+
 
 class AdstreamError(Exception):
     """Base of everything adstream raises on purpose."""

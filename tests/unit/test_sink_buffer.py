@@ -7,7 +7,8 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 import adstream as ads
-from adstream._core import Plan, RawBatch, SinkBuffer
+from adstream._core import Plan, RawBatch, SinkBuffer, Task
+from adstream.dsl.topology import Topology
 from adstream.targets.values import milliseconds, timestamp_text
 
 
@@ -24,6 +25,15 @@ class Reading(ads.Record):
 def readings(app: ads.App) -> None:
     stream = app.stream("readings", Reading, timestamp="at")
     stream.sink(ads.sinks.Sql("newest", key=["sensor"]))
+
+
+def opened(topology: Topology) -> tuple[Task, SinkBuffer, str]:
+    """Its one task, the buffer of its one sink, and the sink's topic."""
+    built = topology.build()
+    plan = Plan(json.dumps(built.plan), list(built.callables))
+    description = json.loads(plan.describe())
+    [sink] = description["sinks"]
+    return plan.task(0, 0, dict.fromkeys(description["topics"], 1)), SinkBuffer(plan, sink["name"]), sink["topic"]
 
 
 START = datetime(2026, 1, 15, tzinfo=UTC)
@@ -46,12 +56,7 @@ def expected(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def test_it_holds_the_newest_row_of_each_key() -> None:
-    built = readings.build()
-    plan = Plan(json.dumps(built.plan), list(built.callables))
-    description = json.loads(plan.describe())
-    [sink] = description["sinks"]
-    task = plan.task(0, 0, dict.fromkeys(description["topics"], 1))
-    buffer = SinkBuffer(plan, sink["name"])
+    task, buffer, topic = opened(readings)
     rng = random.Random(7)
     newest: dict[str, dict[str, Any]] = {}
     n = added = 0
@@ -70,8 +75,8 @@ def test_it_holds_the_newest_row_of_each_key() -> None:
         n += len(rows)
         while task.process(10_000):
             pass
-        for topic, _, batch in task.close_generation().outputs:
-            added += buffer.add(batch) if topic == sink["topic"] else 0
+        for to, _, batch in task.close_generation().outputs:
+            added += buffer.add(batch) if to == topic else 0
         task.committed()
         assert len(buffer) == len(newest)
     assert added == n
@@ -91,20 +96,15 @@ def far(app: ads.App) -> None:
 
 
 def test_times_that_python_has_no_value_for_stop_nobody() -> None:
-    built = far.build()
-    plan = Plan(json.dumps(built.plan), list(built.callables))
-    description = json.loads(plan.describe())
-    [sink] = description["sinks"]
-    task = plan.task(0, 0, dict.fromkeys(description["topics"], 1))
+    task, buffer, topic = opened(far)
     last, first = (datetime.max.replace(tzinfo=UTC) - START).days, (datetime.min.replace(tzinfo=UTC) - START).days
     days = [1, last, last + 1, first, first - 1, 999_999_999, 1_000_000_000, -999_999_999, -1_000_000_000]
     rows = [record(0, str(n)) | {"n": n} for n in days]
     task.feed("readings", 0, RawBatch([(i, 0, None, json.dumps(row).encode(), []) for i, row in enumerate(rows)]))
     while task.process(10_000):
         pass
-    buffer = SinkBuffer(plan, sink["name"])
-    for topic, _, batch in task.close_generation().outputs:
-        if topic == sink["topic"]:
+    for to, _, batch in task.close_generation().outputs:
+        if to == topic:
             buffer.add(batch)
     drained = buffer.drain()
     assert drained["n"] == days

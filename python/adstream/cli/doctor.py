@@ -16,11 +16,10 @@ from adstream._core import Plan
 from adstream.cli.jobs import prepare
 from adstream.cli.logs import existing_log
 from adstream.cli.options import JobOptions
-from adstream.errors import ConfigError
+from adstream.errors import ConfigError, ExitCode
 from adstream.interfaces import Administered
 from adstream.runtime.doctor import Finding, Measured, examine, examine_worker
 
-EXIT_WRONG = 2
 TIMEOUT_S = 10
 
 
@@ -52,7 +51,7 @@ def show(job: str, options: JobOptions, metrics: Sequence[str], seconds: float, 
         more = "" if metrics else "; what its workers know, `--metrics HOST:PORT` asks"
         typer.echo(f"`{built.app}`: nothing found that would hold it up{more}")
     if any(finding.level == "wrong" for finding in found):
-        raise typer.Exit(EXIT_WRONG)
+        raise typer.Exit(ExitCode.WRONG)
 
 
 def _ask(worker: str) -> list[Finding]:

@@ -1,32 +1,29 @@
-"""Which error ends a command with which exit code, and how it is told. Anything else is a defect and keeps its
-traceback.
-
-    1  the run cannot go on
-    2  something was asked or set wrongly: the same again will fail again
-    3  the job stopped itself (`dead_letters_max`): so will it
-    4  a task failed for good, and `on_uncaught` stops the worker or the application
-    5  it was stopped, and its drain timed out: what was not committed is done again by the next start
-"""
+"""Which error ends a command with which `ExitCode`, and how it is told. Anything else is a defect and keeps its traceback."""
 
 from __future__ import annotations
 
 import sys
 
-from adstream.errors import AdstreamError, ConfigError, TooManyDeadLettersError, TopologyError, UncaughtError
+from adstream.errors import (
+    AdstreamError,
+    ConfigError,
+    ExitCode,
+    TooManyDeadLettersError,
+    TopologyError,
+    UncaughtError,
+)
 
-EXIT_FAILED, EXIT_WRONG, EXIT_TRIPPED, EXIT_UNCAUGHT, EXIT_UNDRAINED = 1, 2, 3, 4, 5
 
-
-def exit_code(error: Exception) -> int | None:
+def exit_code(error: Exception) -> ExitCode | None:
     """None: a defect."""
     if isinstance(error, AdstreamError):
         if isinstance(error, TooManyDeadLettersError):
-            return EXIT_TRIPPED
+            return ExitCode.TRIPPED
         if isinstance(error, UncaughtError):
-            return EXIT_UNCAUGHT
-        return EXIT_WRONG if isinstance(error, ConfigError | TopologyError) else EXIT_FAILED
+            return ExitCode.UNCAUGHT
+        return ExitCode.WRONG if isinstance(error, ConfigError | TopologyError) else ExitCode.FAILED
     if _of_core(error):
-        return EXIT_WRONG if error.args[0] == "plan" else EXIT_FAILED
+        return ExitCode.WRONG if error.args[0] == "plan" else ExitCode.FAILED
     return None
 
 

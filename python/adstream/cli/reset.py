@@ -16,13 +16,12 @@ from adstream._core import Plan
 from adstream.cli.jobs import prepare
 from adstream.cli.logs import existing_log
 from adstream.cli.options import Chosen, ResetOptions
-from adstream.errors import ConfigError
+from adstream.errors import ConfigError, ExitCode
 from adstream.interfaces import Administered
 from adstream.runtime import reset
 from adstream.runtime.reset import Move, Place, Reset
 from adstream.targets import make_target
 
-EXIT_WRONG = 2
 _SHIFT = re.compile(r"[+-]\d+")
 
 
@@ -62,7 +61,7 @@ def run(
             return
         if not yes and not (sys.stdin.isatty() and typer.confirm("do it?")):
             typer.echo("nothing was done (`--yes` does not ask)", err=True)
-            raise typer.Exit(EXIT_WRONG)
+            raise typer.Exit(ExitCode.WRONG)
         reset.carry_out(log, found, forget, typer.echo)
     finally:
         log.close()

@@ -17,12 +17,11 @@ import typer
 
 from adstream import Built
 from adstream.cli import messages
-from adstream.cli.failing import EXIT_UNDRAINED
 from adstream.cli.jobs import prepare
 from adstream.cli.logs import open_log
 from adstream.cli.options import Chosen, RunOptions, inputs_from
 from adstream.cli.progress import Progress
-from adstream.errors import ConfigError
+from adstream.errors import ConfigError, ExitCode
 from adstream.formats.registry import connect
 from adstream.runtime.settings import PREFIX, Settings
 from adstream.runtime.supervisor import Supervisor
@@ -88,7 +87,7 @@ def work(built: Built, settings: Settings, chosen: Chosen, *, bars: bool) -> Non
             if count:
                 typer.echo(f"{count:,} offsets of `{topic}` were deleted before this job first read them", err=True)
     if worker.drain_timed_out:
-        raise typer.Exit(EXIT_UNDRAINED)
+        raise typer.Exit(ExitCode.UNDRAINED)
 
 
 def stop_on_signals(stop: Callable[[], None]) -> None:

@@ -14,7 +14,7 @@ from adstream._core import Plan
 from adstream.cli.jobs import prepare
 from adstream.cli.logs import existing_log, named_log
 from adstream.cli.options import JobOptions
-from adstream.errors import ConfigError
+from adstream.errors import ConfigError, ExitCode
 from adstream.interfaces import TopicSpec
 from adstream.runtime import manifest, partitioning
 from adstream.runtime.assignment import Assignment, enumerate_tasks, topic_kinds
@@ -22,7 +22,6 @@ from adstream.runtime.settings import Settings
 from adstream.runtime.topic_settings import remarks
 from adstream.runtime.upgrade import Finding, compare
 
-EXIT_WRONG = 2
 VERDICTS = ("refused", "partial", "extended", "same")
 
 
@@ -63,7 +62,7 @@ def check(job: str, options: JobOptions) -> None:
     if missing:
         typer.echo(f"\n{len(missing)} topics are missing: `adstream topics create {job}` makes them", err=True)
     if missing or (astray and rule == "error") or any(remark.wrong for remark in said):
-        raise typer.Exit(EXIT_WRONG)
+        raise typer.Exit(ExitCode.WRONG)
 
 
 def create(job: str, options: JobOptions, input_partitions: int) -> None:
@@ -118,7 +117,7 @@ def upgrade(job: str, options: JobOptions, *, as_json: bool) -> None:
             beside = f"or start beside the old one under another application id (`--app {app}-2`)"
             typer.echo(f"it would be refused; {beside}, or start over (`adstream reset {job}`)", err=True)
     if refused:
-        raise typer.Exit(EXIT_WRONG)
+        raise typer.Exit(ExitCode.WRONG)
 
 
 def _others(description: Mapping[str, Any], settings: Settings, found: Mapping[str, int]) -> list[Finding]:

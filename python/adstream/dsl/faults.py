@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 import sys
 from collections.abc import Iterable
@@ -37,6 +38,12 @@ def user_line() -> str | None:
     """Where the user is, as `job.py:12`."""
     frame = user_frame()
     return f"{PurePath(frame.f_code.co_filename).name}:{frame.f_lineno}" if frame is not None else None
+
+
+def function_line(fn: object) -> str | None:
+    """Where a function begins, for what only the whole of it shows; None: it does not say (a callable object)."""
+    code = getattr(inspect.unwrap(fn) if callable(fn) else fn, "__code__", None)
+    return f"{PurePath(code.co_filename).name}:{code.co_firstlineno}" if code is not None else None
 
 
 def fault(

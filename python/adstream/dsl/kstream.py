@@ -21,6 +21,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, overload
 
 from adstream.dsl import flow, natives, serdes
@@ -221,7 +222,8 @@ class KStream:
     ) -> None:
         """Writes a line of text for each record, `[label]: key, value`, to see what goes by. Nothing comes out.
 
-        It is written when the record is processed, not when it is committed: after a failure some lines come again.
+        It is written when the record is processed, not when it is committed: after a failure some lines come again. What
+        cannot be written any more (a full disk, a closed pipe) is said once in the log, and records go on.
 
         Args:
             label: by default the name of the operation whose records they are.
@@ -239,6 +241,13 @@ class KStream:
                 f"`mapper` must be a function, not {mapper!r}",
                 operation="print",
                 hint="write `lambda key, value: …`",
+            )
+        if file is not None and not Path(file).parent.is_dir():
+            raise fault(
+                "bad_argument",
+                f"there is no directory `{Path(file).parent}` for `{Path(file).name}`",
+                operation="print",
+                hint="make it first, or print to another place",
             )
         printer = Printer(self._node.name if label is None else label, file, mapper)
         self._next("peek", action=self._fn(printer, "printer", "print"))

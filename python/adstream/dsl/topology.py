@@ -25,7 +25,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints, overload
 
 from adstream.dsl import drawing, flow
 from adstream.dsl.app import App
-from adstream.dsl.faults import fault, name_list, nearest
+from adstream.dsl.faults import fault, function_line, name_list, nearest
 from adstream.dsl.graph import Node
 from adstream.errors import ConfigError, TopologyError
 from adstream.interfaces import Listeners
@@ -210,6 +210,7 @@ class Topology:
             raise fault(
                 "no_source",
                 f"`{self.name}` reads no topic",
+                line=function_line(self.fn),
                 hint='read one: `app.stream("orders", Order)`; a global table alone gives no work',
             )
         return _checked(Built(self.name, plan, tuple(app._graph.callables), values, nodes, app._graph.listeners))

@@ -6,6 +6,7 @@
                                then the settings were right, and a server is away (which says 2 at a start, too)
     3  too many dead letters   starting again would not help: the others are stopped, 3
     4  `on_uncaught` stops it  not started again; the others go on (those that are told to stop, end with 4, too); at the end 4
+    5  its drain timed out     it was stopped, so it is not started again; at the end 5
     anything else              started again after 1, 2, 4 … 60 s; a minute of good health sets that back to 1 s
 
 SIGTERM and SIGINT are passed on; workers have `drain_timeout_s` to commit what they have, then they are killed
@@ -24,12 +25,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
+from adstream.errors import ExitCode
+
 log = logging.getLogger(__name__)
 
-EXIT_CONFIG = 2
-EXIT_UNCAUGHT = 4
-EXIT_UNDRAINED = 5
-HOPELESS = {EXIT_CONFIG: "a setting is wrong", 3: "too many dead letters"}
+HOPELESS: Mapping[int, str] = {ExitCode.WRONG: "a setting is wrong", ExitCode.TRIPPED: "too many dead letters"}
 BACKOFF_FIRST_S, BACKOFF_MAX_S, HEALTHY_S = 1.0, 60.0, 60.0
 POLL_S = 0.05
 
@@ -102,10 +102,10 @@ class Supervisor:
         if code is None:
             return
         child.process = None
-        if code in (0, EXIT_UNCAUGHT, EXIT_UNDRAINED):
+        if code in (0, ExitCode.UNCAUGHT, ExitCode.UNDRAINED):
             child.finished = True
             self._code = self._code or code
-        elif code in HOPELESS and not (code == EXIT_CONFIG and self._proven):
+        elif code in HOPELESS and not (code == ExitCode.WRONG and self._proven):
             log.error("worker %d: %s; stopping", child.slot, HOPELESS[code])
             child.finished = True
             self._signal, self._code = signal.SIGTERM, code
@@ -128,7 +128,7 @@ class Supervisor:
             if code is None:
                 log.error("worker %d did not stop in %.0f s; killed", process.pid, self._drain_timeout_s)
             if code not in (0, -signal.SIGTERM):
-                self._code = self._code or (EXIT_UNDRAINED if code == EXIT_UNDRAINED else 1)
+                self._code = self._code or (code if code == ExitCode.UNDRAINED else ExitCode.FAILED)
 
     def _kill(self) -> None:
         for child in self._children:

@@ -11,7 +11,7 @@ and the sink waits for it.
 Set aside means: a line in `_adstream_refused` with the row as JSON and the server's reason, written in the transaction
 that moves the position, so exactly once as everything else; and the sink goes on. A topic of dead letters would know a
 line twice whenever a worker dies in between: a sink is no part of the log's transactions. Of each key the newest refused
-row is kept. A later row of the key that the server takes is stored as ever, and the line stays: compare positions.
+row is kept. A later row of the key that the server takes is stored as ever, and the line stays until somebody deletes it.
 """
 
 from __future__ import annotations

@@ -49,9 +49,9 @@ DELIBERATE = {
     "one_task": _AMOUNT | {"key"},
     "cached_windows": {"value", "seen", "stores"},
 }
-"""With these tags adstream does better on purpose, and a difference of these kinds is none (`run.difference` names them). Of
-72,000 generated cases, some 580 with `one_task`, `suppress_inclusive`, `waiting_fails` or `cached_windows` apiece at most, 270
-differed, all in these ways; none of 1,150 with `foreign_order` and 1,090 with `suppress_old` did, so those excuse nothing."""
+"""With these tags adstream does better on purpose, and a difference of these kinds is none (`run.difference` names them).
+Measured over 72,000 generated cases: 292 differed, all in these ways. Of those with `foreign_order` alone (1,148) or
+`suppress_old` alone (1,035) none did, so those tags excuse nothing."""
 
 KEYS: dict[str, list[Json]] = {"string": ["a", "b", "c"], "int64": [1, 2, -1]}
 VALUES: dict[str, list[Json]] = {

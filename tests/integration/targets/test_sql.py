@@ -582,6 +582,23 @@ def test_a_character_that_the_database_does_not_have(postgres: Postgres, opened:
 
 
 @pytest.mark.servers
+@pytest.mark.parametrize("copy_rows_min", [0, 10**9])
+def test_a_time_after_the_year_9999_comes_as_its_text_and_is_set_aside(
+    postgres_url: str, opened: Opened, copy_rows_min: int
+) -> None:
+    target = opened(postgres_url, copy_rows_min=copy_rows_min)
+    far = row(campaign="far", at="+020000-01-01T00:00:00.000Z", took=86_400_000_000_000_000)
+    assert target.write(0, 0, 1, columns(row(campaign="a"), far, row(campaign="b", took=86_400_000_000_000_000)))
+    assert read(postgres_url, "SELECT campaign, took FROM rows ORDER BY campaign") == [
+        ("a", 1_500),
+        ("b", 86_400_000_000_000_000),
+    ]
+    [(_, _, reason, text)] = refused(postgres_url)
+    assert "2200" in reason
+    assert json.loads(text)["at"] == "+020000-01-01T00:00:00.000Z"
+
+
+@pytest.mark.servers
 @pytest.mark.parametrize(
     ("change", "named"),
     [

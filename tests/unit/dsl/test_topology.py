@@ -119,6 +119,17 @@ def test_describe_says_what_each_node_does():
     assert "[callable]" in lines[3]
 
 
+def test_a_topology_that_reads_nothing_is_refused_at_its_function():
+    @ads.topology(name="x")
+    def job(app: ads.App) -> None:
+        app.global_table("rates", "rates")
+
+    with pytest.raises(ads.TopologyError) as caught:
+        job.build()
+    assert caught.value.code == "no_source"
+    assert caught.value.line == f"test_topology.py:{job.fn.__code__.co_firstlineno}"
+
+
 @pytest.mark.parametrize("name", ["in put!", "a" * 250, ".", "..", "bücher", "a\n"])
 @pytest.mark.parametrize(
     ("operation", "use"),

@@ -46,13 +46,26 @@ def test_a_file_is_emptied_by_the_first_record_and_not_by_who_only_describes(tmp
     assert path.read_bytes() == "[l]: ä, 1\n[l]: b, 2\n".encode()
 
 
-def test_what_cannot_be_printed_is_a_dead_letter_and_stops_nobody(tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_said_once_and_costs_no_record(caplog: pytest.LogCaptureFixture) -> None:
     def build(app: ads.App) -> None:
-        words = app.stream("in", key=TEXT, value=TEXT)
-        words.print(file=tmp_path / "nowhere" / "lines")
-        words.to("out")
+        app.stream("in", key=TEXT, value=TEXT).print(label="full", file="/dev/full")
 
-    assert len(run(build, ("a", "1"))) == 1
+    assert run(build, ("a", "1"), ("b", "2")) == []
+    said = [r.getMessage() for r in caplog.records if "[full]" in r.getMessage()]
+    assert said == ["records of [full] are not printed any more: [Errno 28] No space left on device"]
+
+
+def test_a_mapper_that_raises_is_its_records_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    def build(app: ads.App) -> None:
+        app.stream("in", key=TEXT, value=TEXT).print(mapper=lambda key, value: str(1 // int(value)))
+
+    assert run(build, ("a", "0"), ("b", "1")) == ["callable_raised"]
+    assert capsys.readouterr().out == "[source-1]: 1\n"
+
+
+def test_a_directory_that_is_not_there_is_told_when_built(tmp_path: Path) -> None:
+    with pytest.raises(TopologyError, match="there is no directory"):
+        run(lambda app: app.stream("in").print(file=tmp_path / "nowhere" / "lines"))
 
 
 def test_a_mapper_is_a_function() -> None:

@@ -45,6 +45,12 @@ class Cluster:
         outputs = [("in", p, batch(*records)) for p, records in parts.items()]
         assert self.producer.commit(outputs, {}, "producer", None) is Outcome.COMMITTED
 
+    def leave(self, worker: Worker) -> None:
+        """It stops in order, as the last one."""
+        worker.stop()
+        self.until(self.stopped)
+        self.workers.clear()
+
     def send_random(self, count: int, seed: int = 0) -> None:
         rng = random.Random(seed)
         self.send(f"k{rng.randrange(7)}" for _ in range(count))
@@ -137,7 +143,7 @@ class FakeSink:
 
     @property
     def idle(self) -> bool:
-        return True
+        return not self.blocked
 
     @property
     def stored(self) -> dict[int, int]:

@@ -74,9 +74,7 @@ def test_a_worker_begins_at_the_end_and_goes_on_from_its_commit() -> None:
     cluster.send(every)
     cluster.until(lambda: len(cluster.counted()) == len(every))
     cluster.turns(40)
-    first.stop()
-    cluster.until(cluster.stopped)
-    cluster.workers.clear()
+    cluster.leave(first)
     cluster.send(every)  # while nobody runs: there is a position, which counts
     cluster.worker(slot=0)
     cluster.until(lambda: all(numbers == [1, 2] for numbers in cluster.counted().values()))

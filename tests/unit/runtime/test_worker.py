@@ -585,9 +585,7 @@ def processed_then_deleted(cluster: Cluster, before: int) -> int:
     worker = cluster.worker()
     cluster.send(["k1"] * 10)
     cluster.settle()
-    worker.stop()
-    cluster.until(cluster.stopped)
-    cluster.workers.clear()
+    cluster.leave(worker)
     cluster.send(["k1"] * 10 + ["k2"])
     partition = partition_of(b"k1", PARTITIONS)
     cluster.log.delete_records({("in", partition): before})
@@ -648,9 +646,7 @@ def test_a_restore_begins_again_when_the_changelog_was_trimmed_meanwhile() -> No
         cluster.send(["k1"] * 3)
         cluster.turns(20)
     cluster.settle()
-    worker.stop()
-    cluster.until(cluster.stopped)
-    cluster.workers.clear()
+    cluster.leave(worker)
     changelog = (CHANGELOG_0, partition_of(b"k1", PARTITIONS))
     end = cluster.log.end_offsets([changelog], committed=False)[changelog]
     assert end > 10
@@ -668,9 +664,7 @@ def test_a_restore_that_waits_says_for_what(monkeypatch: pytest.MonkeyPatch, cap
     worker = cluster.worker()
     cluster.send(["k1"] * 3)
     cluster.settle()
-    worker.stop()
-    cluster.until(cluster.stopped)
-    cluster.workers.clear()
+    cluster.leave(worker)
     changelog = (CHANGELOG_0, partition_of(b"k1", PARTITIONS))
     [(_, end)] = cluster.log.end_offsets([changelog], committed=False).items()
     ends = cluster.log.end_offsets
