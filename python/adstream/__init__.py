@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         window_start,
     )
     from adstream.dsl.flow import Materialized, RecordContext
+    from adstream.dsl.grouped import GroupedStream, GroupedTable, WindowedStream
     from adstream.dsl.joins import GlobalKTable, JoinWindows
     from adstream.dsl.kstream import BranchedKStream, Branches, KGroupedStream, KStream
     from adstream.dsl.ktable import KGroupedTable, KTable
@@ -54,14 +55,7 @@ if TYPE_CHECKING:
     from adstream.dsl.row_joins import RowTable, between, latest_by
     from adstream.dsl.schema import Record, content_id, field
     from adstream.dsl.store import ValueAndTimestamp, VersionedRecord
-    from adstream.dsl.stream import (
-        GroupedStream,
-        GroupedTable,
-        Stream,
-        Table,
-        Terminal,
-        WindowedStream,
-    )
+    from adstream.dsl.stream import Stream, Table, Terminal
     from adstream.dsl.suppressed import BufferConfig, Suppressed
     from adstream.dsl.topology import Built, Topology, topology
     from adstream.dsl.typing_ import decimal, epoch, rfc3339
@@ -198,7 +192,8 @@ _HOMES = {
     "adstream.dsl.row_joins": "RowTable between latest_by",
     "adstream.dsl.schema": "Record content_id field",
     "adstream.dsl.store": "ValueAndTimestamp VersionedRecord",
-    "adstream.dsl.stream": "GroupedStream GroupedTable Stream Table Terminal WindowedStream",
+    "adstream.dsl.grouped": "GroupedStream GroupedTable WindowedStream",
+    "adstream.dsl.stream": "Stream Table Terminal",
     "adstream.dsl.pattern": "AfterMatchSkipStrategy Matches Pattern element matched",
     "adstream.dsl.suppressed": "BufferConfig Suppressed",
     "adstream.dsl.topology": "Built Topology topology",

@@ -1,0 +1,253 @@
+"""Rows by group and by window, and what an aggregate of them is: one row per group, a `Table`.
+
+Aggregates are taken apart (`rate=ads.count(where=clicked) / ads.count()` keeps two counts), checked against the columns at
+hand, and lowered to one node; what is composed of them is a view of its table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from adstream.dsl import aggregates as aggregates_
+from adstream.dsl.aggregates import RETRACTABLE, Aggregate
+from adstream.dsl.durations import Duration, duration_ms, format_ms
+from adstream.dsl.expr import Expr, col
+from adstream.dsl.faults import fault, user_line
+from adstream.dsl.stream import WINDOW_COLUMNS, Columns, KeyPart, Stream, Table, rung_of
+from adstream.dsl.typing_ import widened
+from adstream.dsl.windows import Hopping, Session, Sliding, Tumbling, Unlimited
+
+_OF_RECORDS: tuple[type, ...] = (Session, Sliding, Unlimited)
+"""Windows that keys and values have, and rows do not."""
+
+
+class GroupedStream:
+    """A stream's rows by group. In Kafka Streams: `KGroupedStream`."""
+
+    def __init__(self, stream: Stream, keys: tuple[str, ...]) -> None:
+        self._stream = stream
+        self._keys = keys
+
+    def windowed_by(self, window: Tumbling | Hopping) -> WindowedStream:
+        """Groups by window, too: `ads.tumbling` or `ads.hopping`. In Kafka Streams: `windowedBy`."""
+        if isinstance(window, _OF_RECORDS):
+            raise fault(
+                "bad_argument",
+                f"rows have tumbling and hopping windows, not {window!r}",
+                operation="windowed_by",
+                hint="go on with keys and values: `.records(…)`",
+            )
+        if not isinstance(window, Tumbling | Hopping):
+            raise fault(
+                "bad_argument",
+                f"not a window: {window!r}",
+                operation="windowed_by",
+                hint='write `ads.tumbling("5m", grace="10s")`',
+            )
+        return WindowedStream(self._stream, self._keys, window)
+
+    def aggregate(self, *, combine: bool = True, ttl: Duration | None = None, **aggregates: Expr) -> Table:
+        """One row per group, kept current.
+
+        Args:
+            combine: whether rows may be combined before they are shuffled, where all aggregates can be.
+            ttl: after how much event time without a row a group begins anew and its state may go (`"35d"`). None: groups
+                are kept for ever, for keys whose number has a bound.
+            aggregates: `total=ads.sum("price")`, or composed: `rate=ads.count(where=clicked) / ads.count()`.
+
+        Raises:
+            TopologyError: `bad_duration`; `not_an_aggregate`, `type_mismatch` and others of an aggregate.
+
+        In Kafka Streams: `aggregate`, which has no ttl.
+        """
+        return _aggregate(self._stream, self._keys, None, aggregates, combine, ttl)
+
+    def count(self, *, ttl: Duration | None = None) -> Table:
+        """How many rows each group has, as `count`; `ttl` as in `aggregate`. In Kafka Streams: `count`."""
+        return _aggregate(self._stream, self._keys, None, {"count": aggregates_.count()}, True, ttl)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} by {', '.join(self._keys)}>"
+
+
+class WindowedStream:
+    """A stream's rows by group and window. In Kafka Streams: `TimeWindowedKStream`."""
+
+    def __init__(self, stream: Stream, keys: tuple[str, ...], window: Tumbling | Hopping) -> None:
+        self._stream = stream
+        self._keys = keys
+        self._window = window
+
+    def aggregate(self, *, combine: bool = True, **aggregates: Expr) -> Table:
+        """One row per group and window, kept current; see `GroupedStream.aggregate`."""
+        return _aggregate(self._stream, self._keys, self._window, aggregates, combine)
+
+    def count(self) -> Table:
+        """How many rows each group has in each window, as `count`."""
+        return _aggregate(self._stream, self._keys, self._window, {"count": aggregates_.count()}, True)
+
+    def __repr__(self) -> str:
+        return f"<WindowedStream by {', '.join(self._keys)}, {self._window!r}>"
+
+
+class GroupedTable:
+    """A table's rows by group. In Kafka Streams: `KGroupedTable`."""
+
+    def __init__(self, table: Table, keys: tuple[str, ...]) -> None:
+        self._table = table
+        self._keys = keys
+
+    def aggregate(self, *, combine: bool = True, **aggregates: Expr) -> Table:
+        """One row per group, kept current; `count`, `sum` and `mean` only, since they can take values back.
+
+        In Kafka Streams: `KGroupedTable.aggregate` with a subtractor.
+
+        Raises:
+            TopologyError: `not_retractable`.
+        """
+        return _aggregate(self._table, self._keys, None, aggregates, combine)
+
+    def count(self) -> Table:
+        """How many of the table's rows each group has, as `count`."""
+        return _aggregate(self._table, self._keys, None, {"count": aggregates_.count()}, True)
+
+    def windowed_by(self, window: Tumbling | Hopping) -> NoReturn:
+        """Not over a table: its rows are states, not events."""
+        self._table.windowed_by(window)
+
+    def __repr__(self) -> str:
+        return f"<GroupedTable by {', '.join(self._keys)}>"
+
+
+def _aggregate(
+    source: Stream | Table,
+    keys: tuple[str, ...],
+    window: Tumbling | Hopping | None,
+    named: Mapping[str, Expr],
+    combine: bool,
+    ttl: Duration | None = None,
+) -> Table:
+    line = user_line()
+    ttl_ms = None if ttl is None else duration_ms(ttl, "ttl", operation="aggregate", zero=False)
+    if not named:
+        raise fault(
+            "bad_argument",
+            "names no aggregate",
+            operation="aggregate",
+            line=line,
+            hint="write `n=ads.count()`",
+        )
+    for name, e in named.items():
+        _check_aggregate(source, keys, name, e, line)
+    kept, together = aggregates_.split(dict(named))
+
+    columns: Columns = {name: widened(source._columns[name]) for name in keys}
+    if window is not None:
+        columns |= dict.fromkeys(WINDOW_COLUMNS, "timestamp")
+    lowered = []
+    for name, aggregate in kept:
+        dtype = _aggregate_type(source, aggregate, line)
+        node = aggregate.lower(source._columns, source._graph.register)
+        lowered.append({"name": name, **node, "type": dtype})
+        columns[name] = dtype
+
+    parameters: dict[str, Any] = {
+        "keys": list(keys),
+        "window": window.to_plan() if window is not None else None,
+        "aggregates": lowered,
+        "combine": combine,
+    }
+    about = f"by {', '.join(keys)}"
+    if window is not None:
+        about += f" in {window.describe()}"
+    elif ttl_ms is not None:
+        parameters["ttl_ms"] = ttl_ms
+        about += f", forgotten {format_ms(ttl_ms)} after its last row"
+    elif isinstance(source, Stream):
+        about += ", kept for ever"
+    about += ": " + ", ".join(f"{name}={e!r}" for name, e in kept)
+    calls = any(a.fold is not None for _, a in kept)
+    inner = [e for _, a in kept for e in (*a.args, *([a.where] if a.where is not None else []))]
+    rung = "callable" if calls else rung_of(inner)
+    node_ = source._graph.add("aggregate", (source._port,), line, parameters, about=about, rung=rung)
+
+    key = tuple(KeyPart(name, frozenset({name})) for name in keys)
+    if window is not None:
+        key = (*key, KeyPart("$window_start", frozenset(WINDOW_COLUMNS)))
+    table = Table(
+        source._graph,
+        (node_.id, 0),
+        columns,
+        key,
+        aggregate=node_,
+        window=window,
+        origin=source if isinstance(source, Stream) else None,
+    )
+    if together is None:
+        return table
+    chosen = {name: col(name) for name in keys} | dict(together)
+    return table._view("select", chosen, line, keep=False, label=node_)
+
+
+def _check_aggregate(source: Stream | Table, keys: tuple[str, ...], name: str, e: object, line: str | None) -> None:
+    def wrong(code: str, message: str, hint: str) -> NoReturn:
+        raise fault(code, message, operation="aggregate", line=line, hint=hint)
+
+    if name.startswith("$"):
+        wrong("reserved_name", f"`{name}`: names that begin with `$` are the engine's", "choose another name")
+    if name in keys:
+        wrong("duplicate_column", f"`{name}` is a key already", "choose another name")
+    parts = list(e.walk()) if isinstance(e, Expr) else []
+    found = [part for part in parts if isinstance(part, Aggregate)]
+    if not found:
+        wrong("not_an_aggregate", f"`{name}` is {e!r}, not an aggregate", f'write `{name}=ads.sum("…")`')
+    assert isinstance(e, Expr)
+    for part in _outside(e):
+        if part.op == "col" and part.name not in keys and part.name not in WINDOW_COLUMNS:
+            wrong(
+                "column_outside_aggregate",
+                f"`{name}`: a group has many values of `{part.name}`",
+                f'say which one: `ads.last("{part.name}")`',
+            )
+    if isinstance(source, Table):
+        for part in found:
+            if part.fn not in RETRACTABLE:
+                label = "udaf" if part.fn == "python" else part.fn
+                wrong(
+                    "not_retractable",
+                    f"`{name}`: `{label}` over a table cannot take back the old value of a row that changes",
+                    "use count, sum or mean, or over its changes: `.to_stream().group_by(…)…`",
+                )
+
+
+def _outside(e: Expr) -> list[Expr]:
+    """The nodes of a composed aggregate that are not inside one of its parts."""
+    if isinstance(e, Aggregate):
+        return []
+    return [e, *(node for arg in e.args for node in _outside(arg))]
+
+
+def _aggregate_type(source: Stream | Table, aggregate: Aggregate, line: str | None) -> str:
+    operation = "aggregate"
+    argument = source._compile(operation, aggregate.args[0], line)[1] if aggregate.args else None
+    if aggregate.where is not None:
+        source._compile(operation, aggregate.where, line, boolean="`where`")
+    if isinstance(source, Table) and aggregate.fn in ("sum", "mean") and argument == "float":
+        raise fault(
+            "not_retractable",
+            f"`{aggregate!r}` over a table cannot take floats back exactly",
+            operation=operation,
+            line=line,
+            hint="cast to a decimal first: `.cast(ads.decimal(38, 6))`",
+        )
+    dtype = aggregate.result_type(argument)
+    if dtype is None:
+        raise fault(
+            "type_mismatch",
+            f"`{aggregate!r}`: there is no {aggregate.fn} of {argument}",
+            operation=operation,
+            line=line,
+            hint=f'cast it: `ads.{aggregate.fn}(col("…").cast(int))`' if argument in ("str", "bool") else "use `first`",
+        )
+    return dtype
