@@ -32,6 +32,7 @@ from typing import Any
 import psycopg
 import redis as redis_client
 from confluent_kafka import (
+    OFFSET_BEGINNING,
     Consumer,
     ConsumerGroupTopicPartitions,
     IsolationLevel,
@@ -418,6 +419,7 @@ def _rounded(row: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _messages(bootstrap: str, topic: str, ends: Mapping[int, int], *, committed: bool) -> Iterator[Any]:
+    """From where each partition begins today: a round that took long has forgotten the front of its changelogs."""
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -433,7 +435,7 @@ def _messages(bootstrap: str, topic: str, ends: Mapping[int, int], *, committed:
     )
     with closing(consumer):
         left = {partition for partition, end in ends.items() if end > 0}
-        consumer.assign([TopicPartition(topic, partition, 0) for partition in left])
+        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in left])
         deadline = time.monotonic() + READ_TIMEOUT_S
         while left:
             assert time.monotonic() < deadline, f"{topic} was not read to its end, {ends}"
