@@ -259,12 +259,14 @@ class Plan:
         partitions: Mapping[str, int],
         options: str = ...,
         globals: Globals | None = ...,
+        find_topic: Callable[[str], int | None] | None = ...,
     ) -> Task:
         """A task, empty. `partitions`: the partition count of every topic of the plan. `options` JSON: `{"exactly_once": true,
         "cache": true, "clock_ms": null, "closing_rows": 16384}`; without `cache` no table of a record flow has one;
         `closing_rows`: how many final rows one record makes at once, more of them are told by later calls of `process`,
         each a row. `globals`: from `globals()`;
-        needed if the plan has global tables."""
+        needed if the plan has global tables. `find_topic`: how many partitions a topic has that only a function names,
+        None if there is no such topic; what it raises fails the task."""
 
 @final
 class Globals:

@@ -206,6 +206,11 @@ def topic_extractor(graph: Graph, topic: str | Callable[..., Any] | Expr, operat
     return {"extractor": function(graph, topic, "topic", operation)}
 
 
+def about_topics(names: Sequence[str]) -> str:
+    """What a `to` writes to, for people."""
+    return f"topic {', '.join(names)}" if names else "the topic that a function names"
+
+
 def call(graph: Graph, fn: object, what: str, operation: str, arguments: int) -> dict[str, Any]:
     """A function that is called with exactly so many arguments."""
     return function(graph, fn, what, operation, values=arguments, key=False)

@@ -382,11 +382,13 @@ class KStream:
         """Writes the records to a topic.
 
         Args:
-            topic: its name, or a function `(key, value)` or `(key, value, context)` that returns one of `topics`; the
-                context is an `ads.RecordContext`.
+            topic: its name, or a function `(key, value)` or `(key, value, context)` that returns one; the context is an
+                `ads.RecordContext`.
             key, value: serdes; by default those of the source, as long as no function has changed it, else JSON for
                 values and text for keys.
-            topics: the names that a function may return.
+            topics: the names that a function may return, looked at (and made, with `--create-topics`) at the start;
+                another name is a dead letter, `unknown_topic`. By default it may return any topic that there is when a
+                record is written to it first.
             partitioner: `(topic, key, value, partitions)` returns a partition, several (each gets the record), none (an
                 empty list: dropped), or None for the default: murmur2 of the key's bytes, as Java's client.
             on_error: what becomes of records that cannot be written, in place of what `App.on_error` says.
@@ -394,19 +396,12 @@ class KStream:
         In Kafka Streams: `to` with `Produced`; `TopicNameExtractor`, `StreamPartitioner` (KIP-873).
         """
         flowing = self._flowing
-        if not isinstance(topic, str) and not topics:
-            raise fault(
-                "bad_argument",
-                "which topics may the function return?",
-                operation="to",
-                hint='write `topics=["a", "b"]`',
-            )
         names = [topic_name(name, "to") for name in ([topic] if isinstance(topic, str) else topics)]
         node = flow.add(
             self._graph,
             "to",
             [flowing.port],
-            about=f"topic {', '.join(names)}",
+            about=flow.about_topics(names),
             topics=names,
             key=_serde(key or flowing.key or serdes.string, "key", "to")
             .at(names, "key", "to")

@@ -52,19 +52,12 @@ def add_sink(
     partitioner: Fn | None,
 ) -> None:
     written = [topic_name(name, "add_sink") for name in ([topic] if isinstance(topic, str) else topics)]
-    if not written:
-        raise fault(
-            "bad_argument",
-            "which topics may the function return?",
-            operation="add_sink",
-            hint='write `topics=["a", "b"]`',
-        )
     flow.add(
         graph,
         "to",
         parents(graph, names, "add_sink"),
         name=name,
-        about=f"topic {', '.join(written)}",
+        about=flow.about_topics(written),
         topics=written,
         key=serdes.check(key, "key", "add_sink").at(written, "key", "add_sink").to_plan(graph.register, writes=True),
         value=serdes.check(value, "value", "add_sink")

@@ -83,10 +83,11 @@ class Serde:
             if not hasattr(part, "__adstream_codec__"):
                 return part
             codec = part.bound(named, field)
-            if len(named) > 1 and not getattr(codec, "one_subject", lambda: True)():
+            if len(named) != 1 and not getattr(codec, "one_subject", lambda: True)():
+                many = f"{len(named)} topics" if named else "topics that only a function names"
                 raise fault(
                     "bad_argument",
-                    f"{self!r} writes to {len(named)} topics, each with a subject of its own",
+                    f"{self!r} writes to {many}, each with a subject of its own",
                     operation=operation,
                     hint='write `subject="…"` or `strategy="record"` in the serde',
                 )

@@ -134,7 +134,7 @@ class Writer(Codec):
 
     def one_subject(self) -> bool:
         """Whether all its topics have one."""
-        return self.subject is not None or self.strategy == "record" or len(self.topics) <= 1
+        return self.subject is not None or self.strategy == "record" or len(self.topics) == 1
 
     def subject_name(self) -> str:
         """Where its schema is registered."""

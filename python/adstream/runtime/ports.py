@@ -24,6 +24,7 @@ class Tasks(Protocol):
         partitions: Mapping[str, int],
         options: str = ...,
         globals: Globals | None = ...,
+        find_topic: Callable[[str], int | None] | None = ...,
     ) -> Core: ...
 
 

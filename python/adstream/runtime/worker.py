@@ -56,6 +56,7 @@ from adstream.runtime.control import Control
 from adstream.runtime.dead_letters import fitting
 from adstream.runtime.disk import Disks, LocalStateError, TaskDisk, told
 from adstream.runtime.end import EndOfInput
+from adstream.runtime.found_topics import FoundTopics
 from adstream.runtime.globals import GlobalTables
 from adstream.runtime.lifecycle import Lifecycle, WorkerState
 from adstream.runtime.ports import Hooks, Sink, Tasks
@@ -172,6 +173,9 @@ class Worker:
         self._topics = {sink["name"]: sink["topic"] for sink in assignment.sinks}
         self._tables = plan.globals() if assignment.globals else None
         self._globals: GlobalTables | None = None
+        widest = max((assignment.partitions[topic] for topic in assignment.user_sources), default=1)
+        create = (settings.edge_partitions or widest) if settings.create_topics else None
+        self._found_topics = FoundTopics(log, clock, create)
         self._reader: Reader | None = None
         self._writer: Writer | None = None
         self._leases: Leases | None = None
@@ -724,7 +728,7 @@ class Worker:
         # What closes is bounded as what is read is: by the size of a generation, looked at after each turn.
         options = json.dumps({**asked, "closing_rows": min(CLOSING_ROWS_MAX, settings.generation_rows_max)})
         place = (task.spec.subtopology, task.spec.partition, self._assignment.partitions, options)
-        core = self._plan.task(*place) if self._tables is None else self._plan.task(*place, self._tables)
+        core = self._plan.task(*place, self._tables, self._found_topics)
         if self._disks is not None and core.on_disk(settings.store_type):
             if task.disk is None:
                 try:

@@ -252,7 +252,9 @@ class TopologyTestDriver:
             topic: partitions if isinstance(partitions, int) else partitions.get(topic, 1) for topic in self._inputs
         }
         assignment = enumerate_tasks(self._description, counts, create_topics=True)
-        self.partitions: Mapping[str, int] = assignment.partitions
+        self.partitions: dict[str, int] = dict(assignment.partitions)
+        self._widest = max(counts.values(), default=1)
+        self._open = _open_sink(self.built.plan)
         self._specs = [spec for spec in assignment.tasks if spec.kind == "stream"]
         order = {tp: level for level, tps in enumerate(assignment.levels) for tp in tps}
         levels: dict[int, list[int]] = {}
@@ -294,7 +296,7 @@ class TopologyTestDriver:
 
     def output(self, topic: str) -> Output:
         """A topic, to be read from; the same reader each time."""
-        if topic not in self.partitions:
+        if topic not in self.partitions and self._open is None:
             raise KeyError(f"the topology has no topic `{topic}`; it has {', '.join(sorted(self.partitions))}")
         if topic not in self._outputs:
             self._outputs[topic] = Output(self, topic)
@@ -606,7 +608,9 @@ class TopologyTestDriver:
         """A task as its changelog and its committed positions say."""
         with _told():
             options = json.dumps({"cache": self._options.caching, "closing_rows": self._options.closing_rows})
-            core = self._plan.task(spec.subtopology, spec.partition, dict(self.partitions), options, self._globals)
+            core = self._plan.task(
+                spec.subtopology, spec.partition, self.partitions, options, self._globals, self._find_topic
+            )
             disk = self._open_disk(spec) if core.on_disk(self._options.store_type) else None
             if disk is not None:
                 core.attach(disk, self._options.store_type)
@@ -621,6 +625,10 @@ class TopologyTestDriver:
                 core.feed(*tp, RawBatch([], task.fed[tp]))
             core.begin(self._began)
         return task
+
+    def _find_topic(self, topic: str) -> int | None:
+        """Whatever a function names is there."""
+        return self.partitions.setdefault(topic, self._widest)
 
     def _open_disk(self, spec: TaskSpec) -> Disk:
         if self._folder is None:
@@ -676,7 +684,7 @@ class TopologyTestDriver:
         """(place in the log, partition, record) of a topic's records from these offsets on, as they were written."""
         found = [
             (place, p, record)
-            for p in range(self.partitions[topic])
+            for p in range(self.partitions.get(topic, 0))
             for place, record in self._log.written((topic, p), since.get(p, 0))
         ]
         return sorted(found, key=lambda item: item[0])
@@ -1076,6 +1084,12 @@ def _format_of(plan: Mapping[str, Any], topic: str) -> int | None:
     return None
 
 
+def _open_sink(plan: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """A node whose topics are known only to a function."""
+    sinks = (node for node in plan["nodes"] if node["op"] == "flow" and node["kind"] == "to" and not node["topics"])
+    return next(sinks, None)
+
+
 def _serdes_of(plan: Mapping[str, Any], topic: str) -> tuple[str, str] | None:
     """The serdes with which keys and values are written to a topic (or read, if nobody here writes it)."""
     flows = [node for node in plan["nodes"] if node["op"] == "flow" and topic in node.get("topics", ())]
@@ -1083,7 +1097,8 @@ def _serdes_of(plan: Mapping[str, Any], topic: str) -> tuple[str, str] | None:
         for node in flows:
             if node["kind"] == kind:
                 return json.dumps(node["key"]), json.dumps(node["value"])
-    return None
+    anywhere = _open_sink(plan)
+    return None if anywhere is None else (json.dumps(anywhere["key"]), json.dumps(anywhere["value"]))
 
 
 def _decode_key(key: bytes, types: list[str] | None) -> Any:

@@ -31,7 +31,9 @@ use crate::expr::Foreign;
 use crate::flow::backend::{self, Backend};
 use crate::flow::{Globals, Place, StoreType, Taken};
 use crate::frame::{open, seal, Header, Kind};
-use crate::op::{failed, Changelog, Counters, Ctx, DeadLetters, Inputs, Message, Needs, Outgoing};
+use crate::op::{
+    failed, Changelog, Counters, Ctx, DeadLetters, FindTopic, FoundTopics, Inputs, Message, Needs, Outgoing,
+};
 use crate::plan::{lower, Lowered, Plan, Route, SourceKind};
 use crate::raw::{OptBytes, RawBatch};
 use crate::window::NO_TIME;
@@ -111,6 +113,7 @@ pub struct Task {
     subtopology: usize,
     partition: u32,
     partitions: Vec<u32>,
+    found: FoundTopics,
     inputs: Vec<Input>,
     nodes: Vec<crate::plan::Physical>,
     inboxes: Vec<Vec<(usize, Message)>>,
@@ -220,6 +223,7 @@ impl Task {
             subtopology,
             partition,
             partitions: counts,
+            found: FoundTopics::default(),
             inputs,
             inboxes: nodes.iter().map(|_| vec![]).collect(),
             nodes,
@@ -249,6 +253,11 @@ impl Task {
         let mark = task.mark();
         task.marks.push_back(mark);
         Ok(task)
+    }
+
+    /// How topics are found that the plan does not name (see [`FoundTopics`]).
+    pub fn find_topics(&mut self, find: FindTopic) {
+        self.found = FoundTopics::new(find);
     }
 
     pub fn topics(&self) -> Vec<String> {
@@ -324,6 +333,7 @@ impl Task {
                 outgoing: &mut self.outgoing,
                 counters: &mut self.counters,
                 partitions: &self.partitions,
+                found: &self.found,
                 dead_letters: &self.dead_letters,
                 task_partition: self.partition,
                 seq_end: 0,
@@ -410,6 +420,7 @@ impl Task {
             outgoing: &mut self.outgoing,
             counters: &mut self.counters,
             partitions: &self.partitions,
+            found: &self.found,
             dead_letters: &self.dead_letters,
             task_partition: self.partition,
             seq_end: 0,
@@ -606,6 +617,7 @@ impl Task {
                 outgoing: &mut self.outgoing,
                 counters: &mut self.counters,
                 partitions: &self.partitions,
+                found: &self.found,
                 dead_letters: &self.dead_letters,
                 task_partition: self.partition,
                 seq_end: to as u32,
@@ -656,6 +668,7 @@ impl Task {
                 outgoing: &mut self.outgoing,
                 counters: &mut self.counters,
                 partitions: &self.partitions,
+                found: &self.found,
                 dead_letters: &self.dead_letters,
                 task_partition: self.partition,
                 seq_end: done as u32,
@@ -753,6 +766,7 @@ impl Task {
                     outgoing: &mut self.outgoing,
                     counters: &mut self.counters,
                     partitions: &self.partitions,
+                    found: &self.found,
                     dead_letters: &self.dead_letters,
                     task_partition: self.partition,
                     seq_end,
@@ -901,7 +915,7 @@ impl Task {
         let mut batches = std::mem::take(&mut self.outputs);
         let mut outputs: Vec<(String, u32, RawBatch)> = std::mem::take(&mut self.written)
             .into_iter()
-            .filter_map(|(t, p)| Some((self.plan.topics[t].clone(), p, batches.remove(&(t, p))?)))
+            .filter_map(|(t, p)| Some((self.topic_name(t), p, batches.remove(&(t, p))?)))
             .collect();
         if stateful && (self.touched || !outputs.is_empty() || !log.batch.is_empty()) {
             let header = Header { kind: Kind::Meta, lane: 0, sequence: 0, clock: 0, schema: self.plan.hash, count: 1 };
@@ -915,6 +929,13 @@ impl Task {
         let positions = self.inputs.iter().filter_map(|i| i.position.map(|p| (i.topic.to_string(), p))).collect();
         self.marks.push_back(mark);
         Ok(Generation { outputs, positions })
+    }
+
+    fn topic_name(&self, topic: usize) -> String {
+        match self.plan.topics.get(topic) {
+            Some(name) => name.clone(),
+            None => self.found.about(topic - self.plan.topics.len()).0.to_string(),
+        }
     }
 
     /// Writes some clean state again (see [`Round`]). Rows that this generation changed are skipped: their delta follows.

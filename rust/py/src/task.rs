@@ -54,7 +54,7 @@ impl PyPlan {
         PyGlobals { tables: Arc::new(Globals::new(&self.plan.globals)), callables: self.callables.clone() }
     }
 
-    #[pyo3(signature = (subtopology, partition, partitions, options="{}", globals=None))]
+    #[pyo3(signature = (subtopology, partition, partitions, options="{}", globals=None, find_topic=None))]
     fn task(
         &self,
         subtopology: usize,
@@ -62,6 +62,7 @@ impl PyPlan {
         partitions: BTreeMap<String, u32>,
         options: &str,
         globals: Option<&PyGlobals>,
+        find_topic: Option<Py<PyAny>>,
     ) -> PyResult<PyTask> {
         let options: serde_json::Value =
             serde_json::from_str(options).map_err(|e| PyValueError::new_err(e.to_string()))?;
@@ -78,8 +79,13 @@ impl PyPlan {
             None => return Err(PyValueError::new_err("the plan has global tables: hand over `Plan.globals()`")),
         };
         let (plan, callables) = (self.plan.clone(), self.callables.clone());
-        let task =
+        let mut task =
             Task::new(plan, subtopology, partition, &partitions, callables, how, &globals).map_err(plan_error)?;
+        if let Some(find) = find_topic {
+            task.find_topics(Box::new(move |topic| {
+                Python::attach(|py| find.call1(py, (topic,))?.extract(py)).map_err(|e: PyErr| e.to_string())
+            }));
+        }
         Ok(PyTask { task: Mutex::new(task), partition })
     }
 }

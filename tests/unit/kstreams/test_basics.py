@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 import adstream as ads
+from adstream._core import murmur2
 from adstream.testing import TopologyTestDriver
 from adstream.testing.driver import STEPS
 
@@ -295,6 +296,46 @@ def test_a_topic_may_depend_on_where_a_record_comes_from() -> None:
         assert [r.value for r in driver.output("even").read()] == ["v0", "v2"]
         assert [r.value for r in driver.output("odd").read()] == ["v1"]
     assert seen == [ads.RecordContext("in", 0, i, 10 + i, [("h", b"1")]) for i in range(3)]
+
+
+def test_a_function_may_name_any_topic() -> None:
+    @ads.topology(name="app")
+    def build(app: ads.App) -> None:
+        app.stream("in", key=S, value=S).to(lambda key, value: f"of-{value}", key=S, value=S)
+
+    with TopologyTestDriver(build, partitions={"in": 3}) as driver:
+        assert driver.output("of-cats").read() == []
+        for value in ("cats", "dogs", "cats"):
+            driver.input("in").pipe(value, key=value)
+        assert [r.value for r in driver.output("of-cats").read()] == ["cats", "cats"]
+        assert [(r.value, r.partition) for r in driver.output("of-dogs").read()] == [
+            ("dogs", (murmur2(b"dogs") & 0x7FFFFFFF) % 3),
+        ]
+        driver.restart()
+        driver.input("in").pipe("birds", key="b")
+        assert [r.value for r in driver.output("of-birds").read()] == ["birds"]
+
+
+def test_a_topic_is_named_by_text() -> None:
+    @ads.topology(name="app")
+    def build(app: ads.App) -> None:
+        app.stream("in", key=S, value=S).to(lambda key, value: None if value == "none" else "out", value=S)
+
+    with TopologyTestDriver(build, partitions=1) as driver:
+        driver.input("in").pipe("none", key="k")
+        driver.input("in").pipe("some", key="k")
+        assert [r.value for r in driver.output("out").read()] == ["some"]
+        (dead,) = driver.dead_letters("in")
+    assert dead.reason == "unknown_topic"
+
+
+def test_a_serde_with_a_subject_a_topic_wants_topics_that_are_named() -> None:
+    def build(app: ads.App) -> None:
+        serde = ads.serdes.avro('{"type": "record", "name": "R", "fields": []}')
+        app.stream("in").to(lambda key, value: "out", value=serde)
+
+    with pytest.raises(ads.TopologyError, match="topics that only a function names, each with a subject of its own"):
+        ads.topology(name="app")(build).build()
 
 
 def test_a_supplier_of_one_processor_is_refused() -> None:

@@ -123,6 +123,5 @@ def test_names_that_are_unknown_or_taken() -> None:
     assert refused(lambda app: app.add_processor("count", Counts, "line")) == "unknown_node did you mean `lines`?"
     assert refused(lambda app: app.add_processor("count", Counts)).startswith("bad_argument")
     assert refused(lambda app: app.add_source("lines", "other")).startswith("duplicate_name")
-    assert refused(lambda app: app.add_sink("out", lambda k, v: "x", "lines")).startswith("bad_argument")
     assert refused(lambda app: app.connect_processor_and_state_stores("lines", "s")).startswith("bad_argument")
     assert refused(lambda app: app.add_state_store(ads.store.key_value("s"), "count")).startswith("unknown_node")

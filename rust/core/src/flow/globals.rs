@@ -24,7 +24,7 @@ use super::{Extractor, Flow, FlowSource, Graph, Node, OnError, Place, Serde, Slo
 use crate::error::Fatal;
 use crate::expr::Foreign;
 use crate::frame::Kind;
-use crate::op::{Changelog, Counters, Ctx, DeadLetters, Inputs, Operator};
+use crate::op::{Changelog, Counters, Ctx, DeadLetters, FoundTopics, Inputs, Operator};
 use crate::raw::RawBatch;
 use crate::window::NO_TIME;
 
@@ -150,6 +150,7 @@ impl Global {
                 outgoing: &mut vec![],
                 counters: &mut counters,
                 partitions: &[],
+                found: &FoundTopics::default(),
                 dead_letters: &nobody,
                 task_partition: partition,
                 seq_end: 0,

@@ -63,7 +63,7 @@ use crate::error::Fatal;
 use crate::expr::Fault;
 use crate::expr::Foreign;
 use crate::frame::{schema_hash, Kind};
-use crate::op::{Changelog, Counters, Ctx, Message, Operator, Outgoing, Stats};
+use crate::op::{Changelog, Counters, Ctx, FoundTopics, Message, Operator, Outgoing, Stats};
 use crate::raw::{Header, RawBatch};
 use crate::types::Schema;
 use crate::window::NO_TIME;
@@ -279,6 +279,8 @@ pub struct Env<'a> {
     /// Partitions of each topic of the plan, by topic index.
     pub partitions: &'a [u32],
     pub topics: &'a [String],
+    /// Topics that the plan does not name; their indices follow those of the plan.
+    pub found: &'a FoundTopics,
     pub task_partition: u32,
     pub place: RefCell<Option<Place>>,
     /// Of a record that had waited: it is not the one at hand.
@@ -540,6 +542,7 @@ impl Flow {
             letters: RefCell::default(),
             partitions: ctx.partitions,
             topics: &self.topics,
+            found: ctx.found,
             task_partition: ctx.task_partition,
             place: RefCell::new(place),
             origin: RefCell::default(),
@@ -886,6 +889,7 @@ impl Flow {
             letters: RefCell::default(),
             partitions: &[],
             topics: &self.topics,
+            found: &FoundTopics::default(),
             task_partition: 0,
             place: RefCell::new(None),
             origin: RefCell::default(),

@@ -8,6 +8,7 @@ use super::func::Func;
 use super::serde::Trouble;
 use super::{Cx, Done, Failure, Headers, Node, Record, Serde};
 use crate::datum::Datum;
+use crate::error::Fatal;
 use crate::op::Outgoing;
 use crate::partitioner;
 
@@ -216,21 +217,44 @@ impl To {
                 extractor.apply(cx, &record.key, &[&[&record.value], &context.each_ref()[..]].concat())?
             }
         };
-        let found = match &name {
-            Datum::Str(name) => self.topics.iter().find(|&&t| cx.env.topics[t] == **name),
-            _ => None,
+        let Datum::Str(name) = &name else {
+            return Err(Failure::Bad("unknown_topic", format!("a topic is named by text, not by {name:?}")));
         };
+        if self.topics.is_empty() {
+            return self.any_topic(name, cx);
+        }
+        let found = self.topics.iter().find(|&&t| cx.env.topics[t] == **name);
         found.copied().ok_or_else(|| {
             let known: Vec<&str> = self.topics.iter().map(|&t| cx.env.topics[t].as_str()).collect();
             Failure::Bad("unknown_topic", format!("{name:?} is not one of the topics declared: {}", known.join(", ")))
         })
     }
 
+    /// No topic was declared: whichever there is.
+    fn any_topic(&self, name: &str, cx: Cx<'_>) -> Result<usize, Failure> {
+        if let Some(known) = cx.env.topics.iter().position(|t| t == name) {
+            return Ok(known);
+        }
+        let found = cx.env.found.of(name).map_err(|text| Failure::Fatal(Fatal::new("topics_unknown", text)))?;
+        let none = || Failure::Bad("unknown_topic", format!("there is no topic {name:?}: create it"));
+        Ok(cx.env.topics.len() + found.ok_or_else(none)?.0)
+    }
+
+    /// A topic's name and how many partitions it has.
+    fn about(topic: usize, cx: Cx<'_>) -> (Datum, u32) {
+        match cx.env.topics.get(topic) {
+            Some(name) => (Datum::str(name), cx.env.partitions[topic].max(1)),
+            None => {
+                let (name, partitions) = cx.env.found.about(topic - cx.env.topics.len());
+                (Datum::Str(name), partitions)
+            }
+        }
+    }
+
     fn partitions(&self, topic: usize, record: &Record, cx: Cx<'_>) -> Result<Vec<u32>, Failure> {
         let target = &self.target;
-        let count = cx.env.partitions[topic].max(1);
+        let (name, count) = Self::about(topic, cx);
         if let Some(f) = &target.partitioner {
-            let name = Datum::str(&cx.env.topics[topic]);
             let made = cx.apply(f.call, &[name, record.key.clone(), record.value.clone(), Datum::Int(count.into())])?;
             let one = |d: &Datum| match d {
                 Datum::Int(p) if (0..i64::from(count)).contains(p) => Ok(*p as u32),

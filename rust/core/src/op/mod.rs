@@ -59,6 +59,38 @@ pub struct Outgoing {
     pub headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
+/// How many partitions a topic has, none if there is no such topic; the error: nobody can say.
+pub type FindTopic = Box<dyn Fn(&str) -> Result<Option<u32>, String> + Send>;
+
+/// Topics that the plan does not name, because a function says where a record goes: found as they are met, and kept.
+#[derive(Default)]
+pub struct FoundTopics {
+    find: Option<FindTopic>,
+    found: std::cell::RefCell<Vec<(Arc<str>, u32)>>,
+}
+
+impl FoundTopics {
+    pub fn new(find: FindTopic) -> FoundTopics {
+        FoundTopics { find: Some(find), found: Default::default() }
+    }
+    /// Its place here and its partitions; none: there is no such topic.
+    pub fn of(&self, topic: &str) -> Result<Option<(usize, u32)>, String> {
+        let known = self.found.borrow().iter().position(|(name, _)| **name == *topic);
+        if let Some(place) = known {
+            return Ok(Some((place, self.found.borrow()[place].1)));
+        }
+        let Some(find) = &self.find else { return Err("nobody here knows topics by name".into()) };
+        let Some(partitions) = find(topic)? else { return Ok(None) };
+        let mut found = self.found.borrow_mut();
+        found.push((topic.into(), partitions.max(1)));
+        Ok(Some((found.len() - 1, partitions.max(1))))
+    }
+    /// The name and the partitions of the one at this place.
+    pub fn about(&self, place: usize) -> (Arc<str>, u32) {
+        self.found.borrow()[place].clone()
+    }
+}
+
 /// What happened to rows, by node and reason. A source's ends are disjoint: read = passed + filtered + repeated + dead.
 pub type Counters = BTreeMap<(Arc<str>, String), u64>;
 
@@ -71,6 +103,8 @@ pub struct Ctx<'a> {
     pub counters: &'a mut Counters,
     /// Partitions of each topic of the plan, by topic index.
     pub partitions: &'a [u32],
+    /// Topics that the plan does not name; their indices follow those of the plan.
+    pub found: &'a FoundTopics,
     pub dead_letters: &'a DeadLetters,
     /// The partition of this task.
     pub task_partition: u32,
