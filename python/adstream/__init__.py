@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     )
     from adstream.dsl.row_joins import RowTable, between, latest_by
     from adstream.dsl.schema import Record, content_id, field
-    from adstream.dsl.store import ValueAndTimestamp, VersionedRecord
+    from adstream.dsl.store import AggregationWithHeaders, ValueAndTimestamp, ValueTimestampHeaders, VersionedRecord
     from adstream.dsl.stream import Stream, Table, Terminal
     from adstream.dsl.suppressed import BufferConfig, Suppressed
     from adstream.dsl.topology import Built, Topology, topology
@@ -68,6 +68,7 @@ __all__ = [
     "AdstreamError",
     "AfterMatchSkipStrategy",
     "Aggregate",
+    "AggregationWithHeaders",
     "App",
     "BranchedKStream",
     "Branches",
@@ -111,6 +112,7 @@ __all__ = [
     "TopologyError",
     "Uncaught",
     "ValueAndTimestamp",
+    "ValueTimestampHeaders",
     "ValueTransformerWithKey",
     "VersionedRecord",
     "Windowed",
@@ -191,7 +193,7 @@ _HOMES = {
     "adstream.dsl.processors": "Cancellable Context FixedKeyProcessor Processor RecordMetadata ValueTransformerWithKey output",
     "adstream.dsl.row_joins": "RowTable between latest_by",
     "adstream.dsl.schema": "Record content_id field",
-    "adstream.dsl.store": "ValueAndTimestamp VersionedRecord",
+    "adstream.dsl.store": "AggregationWithHeaders ValueAndTimestamp ValueTimestampHeaders VersionedRecord",
     "adstream.dsl.grouped": "GroupedStream GroupedTable WindowedStream",
     "adstream.dsl.stream": "Stream Table Terminal",
     "adstream.dsl.pattern": "AfterMatchSkipStrategy Matches Pattern element matched",

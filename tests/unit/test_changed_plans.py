@@ -58,3 +58,35 @@ def test_how_long_state_matters_and_what_has_none_may_change(changelog: RawBatch
     later.process(10)
     [out] = [batch for topic, _, batch in later.close_generation().outputs if topic == "out"]
     assert json.loads(out.records()[0][3] or b"")["total"] == 3
+
+
+class Keeps(ads.Processor):
+    def __init__(self, kept: Any) -> None:
+        self.kept = kept
+
+    def process(self, record: ads.ProcessorRecord, ctx: ads.Context) -> None:
+        ctx.get_state_store("store").put(record.key, self.kept)
+
+
+@ads.topology(name="kept")
+def keeping(app: ads.App, headers: bool = False) -> None:
+    if headers:
+        store, kept = ads.store.timestamped_key_value_with_headers("store"), ads.ValueTimestampHeaders(1, 2)
+    else:
+        store, kept = ads.store.timestamped_key_value("store"), ads.ValueAndTimestamp(1, 2)
+    app.stream("in", key=ads.serdes.string).process(lambda: Keeps(kept), store, name="keeps")
+
+
+def test_a_store_with_headers_does_not_read_one_without() -> None:
+    def made(headers: bool) -> Task:
+        built = keeping.build(headers=headers)
+        return Plan(built.json, built.callables).task(0, 0, {"in": 1, "in-dlq": 1})
+
+    first = made(False)
+    first.feed("in", 0, RawBatch([(0, 0, b"k", b"1", [])]))
+    first.process(10)
+    [log] = [batch for topic, _, batch in first.close_generation().outputs if topic.endswith("-changelog")]
+    made(False).restore(log)
+    with pytest.raises(CoreError) as refused:
+        made(True).restore(log)
+    assert refused.value.args[:2] == ("fatal", "unknown_state")

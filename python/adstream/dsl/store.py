@@ -8,6 +8,9 @@
     ads.store.timestamped_window("clicks", "1h", "5m")    the same; values are `ads.ValueAndTimestamp`
     ads.store.session("visits", "1h")                     put(window, value), find_sessions(key, from, to) …
 
+and, with the headers of records beside their values (`ads.ValueTimestampHeaders`, `ads.AggregationWithHeaders`),
+`timestamped_key_value_with_headers`, `timestamped_window_with_headers`, `session_with_headers`.
+
 Methods are Kafka Streams', in snake_case. Keys are whatever a record's key may be and sort as Kafka Streams' bytes do
 (texts by UTF-8, numbers as eight bytes big-endian, so that negative ones come last); values are what a value may be: a
 value is copied when it is put (what adstream has no kind for, by pickle), so that later changes to the object do not
@@ -20,7 +23,7 @@ In Kafka Streams: `Stores`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, overload
@@ -52,6 +55,25 @@ class ValueAndTimestamp(NamedTuple):
 
     value: Any
     timestamp: int
+
+
+Headers = Sequence[tuple[str, bytes | None]]
+"""As a record's: names and values, in order; a name may come again."""
+
+
+class ValueTimestampHeaders(NamedTuple):
+    """A value of a timestamped store with headers. `timestamp` is in ms. In Kafka Streams: `ValueTimestampHeaders` (KIP-1271)."""
+
+    value: Any
+    timestamp: int
+    headers: Headers = ()
+
+
+class AggregationWithHeaders(NamedTuple):
+    """A value of a session store with headers. In Kafka Streams: `AggregationWithHeaders` (KIP-1285)."""
+
+    aggregation: Any
+    headers: Headers = ()
 
 
 class VersionedRecord(NamedTuple):
@@ -116,9 +138,12 @@ class StoreBuilder:
 _KINDS = {
     "key_value": "key_value",
     "timestamped_key_value": "key_value",
+    "timestamped_key_value_with_headers": "key_value",
     "window": "series",
     "timestamped_window": "series",
+    "timestamped_window_with_headers": "series",
     "session": "session",
+    "session_with_headers": "session",
     "versioned_key_value": "versioned",
     "lru_map": "lru",
 }
@@ -186,6 +211,20 @@ def timestamped_key_value(
 ) -> StoreBuilder:
     """Values by key, each with a time. In Kafka Streams: `Stores.timestampedKeyValueStoreBuilder`."""
     return _made("timestamped_key_value", name, key, value, logging, caching, store_type)
+
+
+def timestamped_key_value_with_headers(
+    name: str,
+    *,
+    key: Serde | None = None,
+    value: Serde | None = None,
+    logging: bool = True,
+    caching: bool = False,
+    store_type: StoreType | None = None,
+) -> StoreBuilder:
+    """Values by key, each with a time and headers. In Kafka Streams: `Stores.timestampedKeyValueStoreWithHeadersBuilder`."""
+    flavour = "timestamped_key_value_with_headers"
+    return _made(flavour, name, key, value, logging, caching, store_type, headers=True)
 
 
 def lru_map(
@@ -291,6 +330,25 @@ def timestamped_window(
     return _made("timestamped_window", name, key, value, logging, caching, store_type, duplicates=duplicates, **times)
 
 
+def timestamped_window_with_headers(
+    name: str,
+    retention: Duration,
+    window_size: Duration,
+    *,
+    duplicates: bool = False,
+    order: Order = "time",
+    key: Serde | None = None,
+    value: Serde | None = None,
+    logging: bool = True,
+    caching: bool = False,
+    store_type: StoreType | None = None,
+) -> StoreBuilder:
+    """As `window`, each value with a time and headers. In Kafka Streams: `Stores.timestampedWindowStoreWithHeadersBuilder`."""
+    flavour = "timestamped_window_with_headers"
+    times = _window_times(flavour, retention, window_size) | _by_key(order, flavour) | {"headers": True}
+    return _made(flavour, name, key, value, logging, caching, store_type, duplicates=duplicates, **times)
+
+
 def _by_key(order: Order, operation: str) -> dict[str, bool]:
     if order not in ("time", "key"):
         raise fault("bad_argument", f"`order` is {order!r}", operation=operation, hint='write "time" or "key"')
@@ -333,6 +391,24 @@ def session(
     return _made(
         "session", name, key, value, logging, caching, store_type, retention_ms=kept, **_by_key(order, "session")
     )
+
+
+def session_with_headers(
+    name: str,
+    retention: Duration,
+    *,
+    order: Order = "time",
+    key: Serde | None = None,
+    value: Serde | None = None,
+    logging: bool = True,
+    caching: bool = False,
+    store_type: StoreType | None = None,
+) -> StoreBuilder:
+    """As `session`, each value with headers. In Kafka Streams: `Stores.sessionStoreWithHeadersBuilder`."""
+    flavour = "session_with_headers"
+    kept = duration_ms(retention, "retention", operation=flavour)
+    options: dict[str, Any] = {"retention_ms": kept, "headers": True, **_by_key(order, flavour)}
+    return _made(flavour, name, key, value, logging, caching, store_type, **options)
 
 
 # --- What stores are reached through ----------------------------------------------------------------------------------
@@ -414,15 +490,85 @@ def _time(value: Time) -> int:
     return timestamp_ms(value) if isinstance(value, datetime) else value
 
 
+class Values:
+    """How a store shows its values, and takes them; the core keeps a value and a time."""
+
+    def shown(self, kept: Any, ts: int) -> Any:
+        return kept
+
+    def kept(self, given: Any, ts: int) -> tuple[Any, int]:
+        """`ts`: the entry's time, where the value has none of its own. A None value deletes."""
+        return given, ts
+
+
+class _Stamped(Values):
+    def shown(self, kept: Any, ts: int) -> Any:
+        return ValueAndTimestamp(kept, ts)
+
+    def kept(self, given: Any, ts: int) -> tuple[Any, int]:
+        if given is None:
+            return None, ts
+        if not isinstance(given, ValueAndTimestamp):
+            raise TypeError(f"a timestamped store takes `ads.ValueAndTimestamp(value, timestamp)`, not {given!r}")
+        return given.value, given.timestamp
+
+
+class _StampedWithHeaders(Values):
+    """The core keeps (value, headers)."""
+
+    def shown(self, kept: Any, ts: int) -> Any:
+        value, headers = kept
+        return ValueTimestampHeaders(value, ts, headers)
+
+    def kept(self, given: Any, ts: int) -> tuple[Any, int]:
+        if given is None:
+            return None, ts
+        if not isinstance(given, ValueTimestampHeaders):
+            raise TypeError(
+                "a timestamped store with headers takes `ads.ValueTimestampHeaders(value, timestamp, headers)`,"
+                f" not {given!r}"
+            )
+        return _with_headers(given.value, given.headers), given.timestamp
+
+
+class _WithHeaders(Values):
+    """The core keeps (aggregation, headers)."""
+
+    def shown(self, kept: Any, ts: int) -> Any:
+        return AggregationWithHeaders(*kept)
+
+    def kept(self, given: Any, ts: int) -> tuple[Any, int]:
+        if given is None:
+            return None, ts
+        if not isinstance(given, AggregationWithHeaders):
+            raise TypeError(
+                f"a session store with headers takes `ads.AggregationWithHeaders(aggregation, headers)`, not {given!r}"
+            )
+        return _with_headers(given.aggregation, given.headers), ts
+
+
+def _with_headers(value: Any, headers: Headers) -> Any:
+    if value is None:
+        return None
+    made = []
+    for header in headers:
+        match header:
+            case (str() as name, None | bytes() as content):
+                made.append((name, content))
+            case _:
+                raise TypeError(f"a header is a name and bytes or None, not {header!r}")
+    return value, tuple(made)
+
+
 class _Store:
-    _timed = False
+    values: Values = Values()
 
     def __init__(self, name: str, reads: Reads) -> None:
         self.name = name
         self._reads = reads
 
-    def _value(self, value: Any, ts: int) -> Any:
-        return ValueAndTimestamp(value, ts) if self._timed else value
+    def _value(self, kept: Any, ts: int) -> Any:
+        return self.values.shown(kept, ts)
 
     def _found(self, found: tuple[Any, int] | None) -> Any:
         return None if found is None else self._value(*found)
@@ -490,12 +636,9 @@ class KeyValueStore(ReadOnlyKeyValueStore):
 
     _reads: Access
 
-    def _split(self, value: Any) -> tuple[Any, int]:
-        return value, 0
-
     def put(self, key: Any, value: Any) -> None:
         """Sets the value of a key; None deletes it."""
-        self._reads.put(key, *self._split(value))
+        self._reads.put(key, *self.values.kept(value, 0))
 
     def put_if_absent(self, key: Any, value: Any) -> Any:
         """Sets the value of a key that has none. Returns the value that it had; None: it had none."""
@@ -515,27 +658,28 @@ class KeyValueStore(ReadOnlyKeyValueStore):
         return found
 
 
-def _stamped(value: Any) -> tuple[Any, int]:
-    if value is None:
-        return None, 0
-    if not isinstance(value, ValueAndTimestamp):
-        raise TypeError(f"a timestamped store takes `ads.ValueAndTimestamp(value, timestamp)`, not {value!r}")
-    return value.value, value.timestamp
-
-
 class ReadOnlyTimestampedKeyValueStore(ReadOnlyKeyValueStore):
     """As `ReadOnlyKeyValueStore`; values are `ValueAndTimestamp`."""
 
-    _timed = True
+    values = _Stamped()
 
 
 class TimestampedKeyValueStore(KeyValueStore):
     """As `KeyValueStore`; values are `ValueAndTimestamp`. In Kafka Streams: `TimestampedKeyValueStore`."""
 
-    _timed = True
+    values = _Stamped()
 
-    def _split(self, value: Any) -> tuple[Any, int]:
-        return _stamped(value)
+
+class ReadOnlyTimestampedKeyValueStoreWithHeaders(ReadOnlyKeyValueStore):
+    """As `ReadOnlyKeyValueStore`; values are `ValueTimestampHeaders`."""
+
+    values = _StampedWithHeaders()
+
+
+class TimestampedKeyValueStoreWithHeaders(KeyValueStore):
+    """As `KeyValueStore`; values are `ValueTimestampHeaders`. In Kafka Streams: `TimestampedKeyValueStoreWithHeaders`."""
+
+    values = _StampedWithHeaders()
 
 
 # --- Versions ---------------------------------------------------------------------------------------------------------
@@ -645,20 +789,32 @@ class WindowStore(ReadOnlyWindowStore):
     def put(self, key: Any, value: Any, window_start: Time) -> None:
         """Sets the value of a window; None deletes it (of a store with duplicates: does nothing)."""
         start = _time(window_start)
-        value, ts = _stamped(value) if self._timed else (value, start)
-        self._reads.put_window(key, start, start, ts, value)
+        kept, ts = self.values.kept(value, start)
+        self._reads.put_window(key, start, start, ts, kept)
 
 
 class ReadOnlyTimestampedWindowStore(ReadOnlyWindowStore):
     """As `ReadOnlyWindowStore`; values are `ValueAndTimestamp`."""
 
-    _timed = True
+    values = _Stamped()
 
 
 class TimestampedWindowStore(WindowStore):
     """As `WindowStore`; values are `ValueAndTimestamp`. In Kafka Streams: `TimestampedWindowStore`."""
 
-    _timed = True
+    values = _Stamped()
+
+
+class ReadOnlyTimestampedWindowStoreWithHeaders(ReadOnlyWindowStore):
+    """As `ReadOnlyWindowStore`; values are `ValueTimestampHeaders`."""
+
+    values = _StampedWithHeaders()
+
+
+class TimestampedWindowStoreWithHeaders(WindowStore):
+    """As `WindowStore`; values are `ValueTimestampHeaders`. In Kafka Streams: `TimestampedWindowStoreWithHeaders`."""
+
+    values = _StampedWithHeaders()
 
 
 # --- Sessions ---------------------------------------------------------------------------------------------------------
@@ -668,7 +824,7 @@ class ReadOnlySessionStore(_Store):
     """In Kafka Streams: `ReadOnlySessionStore`. Sessions come by their end, then key, then start from the latest on."""
 
     def _pair(self, entry: Entry) -> tuple[Windowed, Any]:
-        return _windowed(entry), entry[3]
+        return _windowed(entry), self._value(entry[3], entry[4])
 
     def fetch_session(self, key: Any, start: Time, end: Time) -> Any:
         """The value of one session; None: there is none."""
@@ -730,10 +886,23 @@ class SessionStore(ReadOnlySessionStore):
 
     def put(self, session: Windowed, value: Any) -> None:
         """Sets the value of a session `ads.Windowed(key, start, end)`; None deletes it."""
-        self._reads.put_window(session.key, session.start, session.end, session.end, value)
+        kept, ts = self.values.kept(value, session.end)
+        self._reads.put_window(session.key, session.start, session.end, ts, kept)
 
     def remove(self, session: Windowed) -> None:
         self._reads.remove_session(session.key, session.start, session.end)
+
+
+class ReadOnlySessionStoreWithHeaders(ReadOnlySessionStore):
+    """As `ReadOnlySessionStore`; values are `AggregationWithHeaders`."""
+
+    values = _WithHeaders()
+
+
+class SessionStoreWithHeaders(SessionStore):
+    """As `SessionStore`; values are `AggregationWithHeaders`. In Kafka Streams: `SessionStoreWithHeaders`."""
+
+    values = _WithHeaders()
 
 
 # --- Which is which ---------------------------------------------------------------------------------------------------
@@ -741,9 +910,15 @@ class SessionStore(ReadOnlySessionStore):
 _CLASSES: dict[str, tuple[type[_Store], type[_Store]]] = {
     "key_value": (KeyValueStore, ReadOnlyKeyValueStore),
     "timestamped_key_value": (TimestampedKeyValueStore, ReadOnlyTimestampedKeyValueStore),
+    "timestamped_key_value_with_headers": (
+        TimestampedKeyValueStoreWithHeaders,
+        ReadOnlyTimestampedKeyValueStoreWithHeaders,
+    ),
     "window": (WindowStore, ReadOnlyWindowStore),
     "timestamped_window": (TimestampedWindowStore, ReadOnlyTimestampedWindowStore),
+    "timestamped_window_with_headers": (TimestampedWindowStoreWithHeaders, ReadOnlyTimestampedWindowStoreWithHeaders),
     "session": (SessionStore, ReadOnlySessionStore),
+    "session_with_headers": (SessionStoreWithHeaders, ReadOnlySessionStoreWithHeaders),
     "versioned_key_value": (VersionedKeyValueStore, ReadOnlyVersionedKeyValueStore),
     "lru_map": (KeyValueStore, ReadOnlyKeyValueStore),
 }

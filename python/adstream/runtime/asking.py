@@ -28,7 +28,8 @@ from adstream.runtime.queries import Asked, Merged
 
 LIMIT, LIMIT_MAX = 100, 1000
 _KEYS: dict[str, Callable[[str], Any]] = {"text": str, "int": int, "float": float, "json": json.loads}
-_TIMED = ("window", "timestamped_window", "session", "versioned_key_value")
+_HEADED = ("timestamped_key_value_with_headers", "timestamped_window_with_headers", "session_with_headers")
+_TIMED = ("window", "timestamped_window", "session", "versioned_key_value", *_HEADED[1:])
 
 
 class Asks(Protocol):
@@ -100,7 +101,7 @@ def _read(spec: dict[str, Any], reads: Merged, asked: _Asked) -> dict[str, Any]:
         return {**told, "entries": found}
     if key is not None and flavour not in _TIMED:
         value = reads.get(key)
-        return {**told, "entries": [] if value is None else [_pair(key, *value)]}
+        return {**told, "entries": [] if value is None else [_told(key, *value, flavour)]}
     prefix = asked.text("prefix")
     limit = max(1, min(asked.number("limit") or LIMIT, LIMIT_MAX))
     span: Span = (
@@ -122,9 +123,17 @@ def _pair(key: Any, value: Any, timestamp: int) -> dict[str, Any]:
     return {"key": key, "value": value, "timestamp": timestamp}
 
 
+def _told(key: Any, kept: Any, timestamp: int, flavour: str) -> dict[str, Any]:
+    if flavour not in _HEADED:
+        return _pair(key, kept, timestamp)
+    value, headers = kept
+    shown = [[name, None if content is None else content.decode(errors="replace")] for name, content in headers]
+    return {**_pair(key, value, timestamp), "headers": shown}
+
+
 def _entry(entry: Entry, flavour: str) -> dict[str, Any]:
     key, start, end, value, timestamp = entry
-    told = _pair(key, value, timestamp)
+    told = _told(key, value, timestamp, flavour)
     return {**told, "start": start, "end": end} if flavour in _TIMED else told
 
 

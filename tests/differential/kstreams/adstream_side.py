@@ -12,6 +12,7 @@ from adstream.testing import TopologyTestDriver
 from tests.differential.kstreams.functions import fn, fn2, holds, plain
 from tests.differential.kstreams.generate import Case
 from tests.differential.kstreams.processors_side import Processors
+from tests.differential.kstreams.scripts import headed
 
 Json = Any
 Result = dict[str, Any]
@@ -492,5 +493,5 @@ class _Run:
         for key, value in entries:
             stamped = isinstance(value, ads.ValueAndTimestamp)
             place = [plain(key.key), key.start, key.end] if isinstance(key, ads.Windowed) else plain(key)
-            told.append([place, *([plain(value.value), value.timestamp] if stamped else [plain(value)])])
+            told.append([place, *([plain(value.value), value.timestamp] if stamped else [plain(headed(value))])])
         return told

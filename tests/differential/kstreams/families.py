@@ -222,6 +222,10 @@ def punctuators(g: Gen) -> None:
     g.nodes.append({"id": "sink1", "op": "add_sink", "in": ["right"], "types": [key, value], "topic": out})
 
 
+def headed_stores(g: Gen) -> None:
+    g.finish(g.headed(g.stream()), 1)
+
+
 def added_stores(g: Gen) -> None:
     """Global stores and read-only stores, read by a processor."""
     kind = g.pick(["add_global_store", "add_read_only_store"])
@@ -447,6 +451,7 @@ FAMILIES: dict[str, Callable[[Gen], None]] = {
     "fixed_processors": fixed_processors,
     "punctuators": punctuators,
     "added_stores": added_stores,
+    "headed_stores": headed_stores,
     "timestamps": timestamps,
     "transformed": transformed,
     "errors_in_two": errors_in_two,

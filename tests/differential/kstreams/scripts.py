@@ -143,6 +143,22 @@ class Script(ads.Processor):
                 s.value = None if found is None else [found.value, found.timestamp]
             case "put_stamped", _:
                 store.put(s.key, None if s.value is None else ads.ValueAndTimestamp(s.value, s.time))
+            case "get_headed", _:
+                s.value = headed(store.get(s.key))
+            case "put_headed", _:
+                store.put(s.key, ads.ValueTimestampHeaders(s.value, s.time, s.headers))
+            case "put_headed_if_absent", _:
+                given = None if s.value is None else ads.ValueTimestampHeaders(s.value, s.time, s.headers)
+                s.value = headed(store.put_if_absent(s.key, given))
+            case "delete_headed", _:
+                s.value = headed(store.delete(s.key))
+            case "put_headed_window", _:
+                store.put(s.key, ads.ValueTimestampHeaders(s.value, s.time + 1, s.headers), s.time)
+            case "put_headed_session", [length]:
+                store.put(session(length), ads.AggregationWithHeaders(s.value, s.headers))
+            case "with_headers", _:
+                found = store.get(s.key)
+                s.value, s.headers = (None, s.headers) if found is None else (found.value, found.headers)
             case "put_version", _:
                 s.value = store.put(s.key, s.value, s.time)
             case "get_version", _:
@@ -184,13 +200,27 @@ def version(found: Any) -> Json:
     return None if found is None else [found.value, found.timestamp]
 
 
+def headed(value: Any) -> Json:
+    """A value with headers as a list; others as they are."""
+    match value:
+        case ads.ValueTimestampHeaders(inner, timestamp, headers):
+            return [inner, timestamp, _headers(headers)]
+        case ads.AggregationWithHeaders(inner, headers):
+            return [inner, _headers(headers)]
+    return value
+
+
+def _headers(headers: Any) -> Json:
+    return [[name, None if value is None else value.decode()] for name, value in headers]
+
+
 def pairs(entries: Iterable[tuple[Any, Any]]) -> str:
     """Text, since keys may have windows."""
     said = []
     for key, value in entries:
         if isinstance(value, ads.ValueAndTimestamp):
             value = [value.value, value.timestamp]
-        said.append(f"{text(key)}={text(value)};")
+        said.append(f"{text(key)}={text(headed(value))};")
     return "".join(said)
 
 
@@ -206,6 +236,12 @@ def store(spec: Json) -> Any:
             return ads.store.lru_map(name, spec["lru"], **options)
         case "timestamped":
             return ads.store.timestamped_key_value(name, **options)
+        case "headed":
+            return ads.store.timestamped_key_value_with_headers(name, **options)
+        case "headed_window":
+            return ads.store.timestamped_window_with_headers(name, ms["retention"], ms["size"], **options)
+        case "headed_session":
+            return ads.store.session_with_headers(name, ms["retention"], **options)
         case "versioned":
             return ads.store.versioned_key_value(name, ms["history"], **options)
         case "window":

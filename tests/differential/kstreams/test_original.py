@@ -14,7 +14,7 @@ from tests.differential.kstreams.original import Original, read_goldens, record,
 from tests.differential.kstreams.topologies import Gen
 
 GOLDENS = read_goldens()
-AGAIN = 80  # goldens that are recorded anew, of every family
+AGAIN = 70  # goldens that are recorded anew, of every family
 
 
 @pytest.mark.timeout(600)

@@ -393,6 +393,37 @@ class Gen:
         """Stores take no null key."""
         return [["stop_if", ["key_is_null"]]]
 
+    def headed(self, ref: Ref) -> Ref:
+        """A processor with stores that keep headers."""
+        do: list[Json] = list(self.not_null(ref))
+        do += self.pick([[], [["header", "p", self.pick(["x", None])]], [["no_header", "h"]]])
+        shown: list[Json] = [["set", ["text"]], ["forward"]]
+        match self.pick(["kv", "kv", "window", "session"]):
+            case "kv":
+                name = self.state("headed", ref.key, ref.value)
+                do += [["put_headed_if_absent", name], *shown] if self.chance(0.3) else [["put_headed", name]]
+                do += [["no_header", "h"], ["get_headed", name], *shown]
+                if self.chance(0.3):
+                    do += [["stop_if", self.predicate("string")], ["delete_headed", name], *shown]
+                do += [["all", name], ["forward"], ["with_headers", name], *shown]
+            case "window":
+                size = self.ms(5, 10)
+                name = self.state("headed_window", ref.key, ref.value, size=size, retention=size + self.ms(0, 10))
+                reads: list[Json] = [["fetch", name, -self.ms(5, 10), self.ms(0, 5)], ["all_windows", name]]
+                do += [["put_headed_window", name], *(part for read in reads for part in (read, ["forward"]))]
+            case _:
+                name = self.state("headed_session", ref.key, ref.value, retention=self.ms(10, 20, 40))
+                do += [["put_headed_session", name, self.ms(0, 3, 5)]]
+                if self.chance(0.3):
+                    do += [["remove_session", name, self.ms(0, 3)]]
+                do += [
+                    ["sessions", name, -self.ms(5, 10), self.ms(0, 5)],
+                    ["forward"],
+                    ["all_sessions", name],
+                    ["forward"],
+                ]
+        return self.add("process", [ref], "stream", ref.key, "string", script={"do": do}, stores=[name])
+
     def counting(self, ref: Ref) -> tuple[list[Json], str]:
         name = self.state("kv", ref.key, "int64")
         return [*self.not_null(ref), ["count", name], ["forward"]], "int64"

@@ -173,6 +173,25 @@ def test_a_running_workers_stores() -> None:
     assert "does not answer" in told.output
 
 
+class KeepsHeaders(ads.Processor):
+    def process(self, record: ads.ProcessorRecord, ctx: ads.Context) -> None:
+        headers = [("from", b"caf\xc3\xa9"), ("none", None)]
+        ctx.get_state_store("kept").put(record.key, ads.ValueTimestampHeaders(record.value, 7, headers))
+
+
+@ads.topology(name="shop")
+def keeping_headers(app: ads.App) -> None:
+    kept = ads.store.timestamped_key_value_with_headers("kept", key=S)
+    app.stream("in", key=S, value=I).process(KeepsHeaders, kept)
+
+
+def test_headers_are_told_as_text() -> None:
+    with running(RECORDS, keeping_headers) as (_, at):
+        told = {"key": "k3", "value": 48, "timestamp": 7, "headers": [["from", "café"], ["none", None]]}
+        assert get(at, "/stores/kept?key=k3")[1]["entries"] == [told]
+        assert told in get(at, "/stores/kept")[1]["entries"]
+
+
 def test_wall_clock_and_commit_requests_in_a_worker() -> None:
     def told(worker: Worker) -> int:
         found = worker.store("largest").get("beat")

@@ -326,3 +326,54 @@ def test_names_are_taken_once() -> None:
     with pytest.raises(ads.TopologyError) as refused:
         topology.build()
     assert refused.value.code == "duplicate_name"
+
+
+HEADED = {
+    "key_value": ads.store.timestamped_key_value_with_headers("store"),
+    "disk": ads.store.timestamped_key_value_with_headers("store", store_type="disk"),
+}
+
+
+@pytest.mark.parametrize("builder", HEADED.values(), ids=HEADED)
+def test_headers_are_kept_beside_values(builder: Any) -> None:
+    headers = [("h", b"1"), ("empty", None), ("h", b"2")]
+    with doing(builder) as do:
+        assert do(lambda s: s.put_if_absent("a", ads.ValueTimestampHeaders({"n": 1}, 5, headers))) is None
+        do(lambda s: s.put("b", ads.ValueTimestampHeaders(2, 6)))
+        kept = ads.ValueTimestampHeaders({"n": 1}, 5, tuple(headers))
+        do.driver.restart()  # type: ignore[attr-defined]
+        assert do(lambda s: s.get("a")) == kept
+        assert do(lambda s: list(s.all())) == [("a", kept), ("b", ads.ValueTimestampHeaders(2, 6, ()))]
+        do(lambda s: s.put("b", ads.ValueTimestampHeaders(None, 7, headers)))
+        assert do(lambda s: s.delete("a")) == kept
+        assert do(lambda s: list(s.all())) == []
+
+
+def test_headers_of_windows_and_sessions() -> None:
+    with doing(ads.store.timestamped_window_with_headers("store", "1h", "10ms")) as do:
+        do(lambda s: s.put("a", ads.ValueTimestampHeaders(1, 5, [("h", b"1")]), 0))
+        kept = ads.ValueTimestampHeaders(1, 5, (("h", b"1"),))
+        assert do(lambda s: s.fetch("a", 0)) == kept
+        assert do(lambda s: list(s.fetch("a", 0, 10))) == [(0, kept)]
+        assert list(do.driver.store("store").all()) == [(ads.Windowed("a", 0, 10), kept)]  # type: ignore[attr-defined]
+    with doing(ads.store.session_with_headers("store", "1h")) as do:
+        do(lambda s: s.put(ads.Windowed("a", 0, 5), ads.AggregationWithHeaders(1, [("h", None)])))
+        assert do(lambda s: s.fetch_session("a", 0, 5)) == ads.AggregationWithHeaders(1, (("h", None),))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (1, "takes `ads.ValueTimestampHeaders"),
+        (ads.ValueAndTimestamp(1, 2), "takes `ads.ValueTimestampHeaders"),
+        (ads.ValueTimestampHeaders(1, 2, [("h", "text")]), "a header is a name and bytes or None"),  # type: ignore[list-item]
+    ],
+)
+def test_what_is_no_value_with_headers_is_refused(given: Any, said: str) -> None:
+    def put(store: Any) -> str:
+        with pytest.raises(TypeError) as error:
+            store.put("a", given)
+        return str(error.value)
+
+    with doing(HEADED["key_value"]) as do:
+        assert said in do(put)

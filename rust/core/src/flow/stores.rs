@@ -92,6 +92,9 @@ pub struct StoreSpec {
     /// Entries of a `series` with one key and time are kept side by side instead of replacing one another.
     #[serde(default)]
     pub duplicates: bool,
+    /// Each value is a pair: itself, and a record's headers.
+    #[serde(default)]
+    pub headers: bool,
     #[serde(default = "yes")]
     pub logging: bool,
     /// Users may read it by its name.
@@ -106,7 +109,8 @@ impl StoreSpec {
     /// What its bytes mean; retention may change, the length of windows not.
     pub fn meaning(&self) -> String {
         let size = self.window_size_ms.map_or(String::new(), |ms| format!(" {ms} ms"));
-        format!("{:?} {}{size}", self.kind, self.duplicates)
+        let headers = if self.headers { " headers" } else { "" };
+        format!("{:?} {}{size}{headers}", self.kind, self.duplicates)
     }
 
     /// Whether its rows may be on disk alone. What an operator keeps for itself comes and goes, the oldest first: on disk each

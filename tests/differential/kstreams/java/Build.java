@@ -677,6 +677,14 @@ final class Build {
                     memory ? Stores.inMemoryKeyValueStore(name) : Stores.persistentTimestampedKeyValueStore(name),
                     key,
                     value);
+            case "headed" -> Stores.timestampedKeyValueStoreWithHeadersBuilder(
+                    memory ? Stores.inMemoryKeyValueStore(name) : Stores.persistentTimestampedKeyValueStoreWithHeaders(name),
+                    key,
+                    value);
+            case "headed_window" -> Stores.timestampedWindowStoreWithHeadersBuilder(
+                    Stores.inMemoryWindowStore(name, ms(store, "retention"), ms(store, "size"), duplicates), key, value);
+            case "headed_session" -> Stores.sessionStoreWithHeadersBuilder(
+                    Stores.inMemorySessionStore(name, ms(store, "retention")), key, value);
             case "versioned" -> {
                 VersionedBytesStoreSupplier supplier = Stores.persistentVersionedKeyValueStore(name, ms(store, "history"));
                 yield Stores.versionedKeyValueStoreBuilder(supplier, key, value);

@@ -348,7 +348,7 @@ public final class Recorder {
                     if (entry.value instanceof ValueAndTimestamp<?> stamped) {
                         one.add(Values.json(stamped.value())).add(stamped.timestamp());
                     } else {
-                        one.add(Values.json(entry.value));
+                        one.add(Values.json(Scripts.headed(entry.value)));
                     }
                 }
             }

@@ -7,6 +7,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.function.BiConsumer;
+import org.apache.kafka.common.header.Header;
 import org.apache.kafka.common.header.Headers;
 import org.apache.kafka.common.header.internals.RecordHeaders;
 import org.apache.kafka.common.serialization.Serdes;
@@ -24,10 +25,12 @@ import org.apache.kafka.streams.processor.api.ProcessorContext;
 import org.apache.kafka.streams.processor.api.ProcessingContext;
 import org.apache.kafka.streams.processor.api.Record;
 import org.apache.kafka.streams.processor.api.RecordMetadata;
+import org.apache.kafka.streams.state.AggregationWithHeaders;
 import org.apache.kafka.streams.state.KeyValueIterator;
 import org.apache.kafka.streams.state.KeyValueStore;
 import org.apache.kafka.streams.state.SessionStore;
 import org.apache.kafka.streams.state.ValueAndTimestamp;
+import org.apache.kafka.streams.state.ValueTimestampHeaders;
 import org.apache.kafka.streams.state.VersionedKeyValueStore;
 import org.apache.kafka.streams.state.VersionedRecord;
 import org.apache.kafka.streams.state.WindowStore;
@@ -177,6 +180,27 @@ final class Scripts {
                         this.<KeyValueStore<Object, ValueAndTimestamp<Object>>>store(action).get(s.key));
                 case "put_stamped" -> this.<KeyValueStore<Object, ValueAndTimestamp<Object>>>store(action)
                         .put(s.key, ValueAndTimestamp.make(s.value, s.time));
+                // --- stores with headers
+                case "get_headed" -> s.value =
+                        headed(this.<KeyValueStore<Object, Object>>store(action).get(s.key));
+                case "put_headed" -> this.<KeyValueStore<Object, ValueTimestampHeaders<Object>>>store(action)
+                        .put(s.key, ValueTimestampHeaders.make(s.value, s.time, s.headers));
+                case "put_headed_if_absent" -> s.value =
+                        headed(this.<KeyValueStore<Object, ValueTimestampHeaders<Object>>>store(action)
+                                .putIfAbsent(s.key, ValueTimestampHeaders.make(s.value, s.time, s.headers)));
+                case "delete_headed" -> s.value =
+                        headed(this.<KeyValueStore<Object, Object>>store(action).delete(s.key));
+                case "put_headed_window" -> this.<WindowStore<Object, ValueTimestampHeaders<Object>>>store(action)
+                        .put(s.key, ValueTimestampHeaders.make(s.value, s.time + 1, s.headers), s.time);
+                case "put_headed_session" -> this.<SessionStore<Object, AggregationWithHeaders<Object>>>store(action)
+                        .put(session(s, action.get(2).asLong()), AggregationWithHeaders.make(s.value, s.headers));
+                case "with_headers" -> {
+                    ValueTimestampHeaders<Object> found = this.<KeyValueStore<Object, ValueTimestampHeaders<Object>>>store(
+                                    action)
+                            .get(s.key);
+                    s.value = found == null ? null : found.value();
+                    s.headers = found == null ? s.headers : found.headers();
+                }
                 // --- versioned stores
                 case "put_version" -> s.value =
                         this.<VersionedKeyValueStore<Object, Object>>store(action).put(s.key, s.value, s.time);
@@ -236,6 +260,26 @@ final class Scripts {
                 : Functions.list(version.value(), version.timestamp());
     }
 
+    /** A value with headers as a list; others as they are. */
+    static Object headed(Object value) {
+        if (value instanceof ValueTimestampHeaders<?> found) {
+            return Functions.list(found.value(), found.timestamp(), headers(found.headers()));
+        }
+        if (value instanceof AggregationWithHeaders<?> found) {
+            return Functions.list(found.aggregation(), headers(found.headers()));
+        }
+        return value;
+    }
+
+    private static Object headers(Headers headers) {
+        List<Object> all = new ArrayList<>();
+        for (Header header : headers) {
+            byte[] value = header.value();
+            all.add(Functions.list(header.key(), value == null ? null : new String(value, StandardCharsets.UTF_8)));
+        }
+        return all;
+    }
+
     /** Text, since keys may have windows: [[key, value], …]. */
     private static String pairs(KeyValueIterator<?, Object> iterator) {
         StringBuilder all = new StringBuilder();
@@ -244,7 +288,7 @@ final class Scripts {
                 KeyValue<?, Object> entry = iterator.next();
                 Object value = entry.value instanceof ValueAndTimestamp<?> stamped
                         ? Functions.list(stamped.value(), stamped.timestamp())
-                        : entry.value;
+                        : headed(entry.value);
                 all.append(Values.text(entry.key)).append('=').append(Values.text(value)).append(';');
             }
         }
@@ -256,7 +300,7 @@ final class Scripts {
         try (iterator) {
             while (iterator.hasNext()) {
                 KeyValue<Long, Object> entry = iterator.next();
-                all.append(entry.key).append('=').append(Values.text(entry.value)).append(';');
+                all.append(entry.key).append('=').append(Values.text(headed(entry.value))).append(';');
             }
         }
         return all.toString();
