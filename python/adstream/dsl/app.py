@@ -33,7 +33,7 @@ class TimestampExtractor(enum.Enum):
     USE_PARTITION_TIME_ON_INVALID_TIMESTAMP = "use_partition_time_on_invalid_timestamp"
     """The record's own, or, if it is negative, the largest one of its partition so far; the first record of a partition
     fails the task then."""
-    WALLCLOCK = "wallclock_timestamp_extractor"
+    WALLCLOCK = flow.WALLCLOCK
     """What the worker's clock showed at the last commit: it is logged with each one and stands still between two of them,
     so that what is processed again after a crash has the same time. Of a global table or store: the record's own time."""
 
@@ -159,8 +159,6 @@ class App:
             timestamp=timestamps(graph, timestamp, operation),
             about=f"topic {', '.join(topics)}",
         )
-        if timestamp is TimestampExtractor.WALLCLOCK:
-            node.parameters["timed"] = True
         return Flowing(self.name, graph, (node.id, 0), key, value)
 
     def table(
@@ -261,6 +259,14 @@ class App:
         """
         said = {"deserialization": deserialization, "processing": processing, "production": production}
         self._graph.on_error |= {stage: flow.on_error(what) for stage, what in said.items() if what is not None}
+
+    def default_timestamp_extractor(self, timestamp: Timestamps) -> None:
+        """How sources of keys and values find event times, where they do not say so themselves (`timestamp=`); of global
+        tables the default stays the record's own time.
+
+        In Kafka Streams: the setting `default.timestamp.extractor`.
+        """
+        self._graph.timestamp = timestamps(self._graph, timestamp, "default_timestamp_extractor")
 
     # --- What a worker goes through ---------------------------------------------------------------------------------
 

@@ -219,6 +219,7 @@ def call(graph: Graph, fn: object, what: str, operation: str, arguments: int) ->
 # --- Failures ---------------------------------------------------------------------------------------------------------
 
 OnError = Literal["dead_letter", "continue", "fail"]
+WALLCLOCK = "wallclock_timestamp_extractor"
 _STAGES = {"source": "deserialization", "to": "production"}
 
 
@@ -232,6 +233,16 @@ def on_error(value: object, operation: str = "on_error") -> OnError:
             hint='write "dead_letter", "continue" or "fail"',
         )
     return cast(OnError, value)
+
+
+def settle_timestamps(graph: Graph) -> None:
+    """Tells every source of keys and values how it finds event times, where it does not say so itself."""
+    for node in graph.nodes:
+        if node.op == "flow" and node.parameters["kind"] == "source" and not node.parameters.get("internal"):
+            if node.parameters["timestamp"] is None:
+                node.parameters["timestamp"] = graph.timestamp
+            if node.parameters["timestamp"] == WALLCLOCK:
+                node.parameters["timed"] = True
 
 
 def settle_errors(graph: Graph) -> None:

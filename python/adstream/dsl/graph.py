@@ -61,6 +61,8 @@ class Graph:
     """Topic -> where it is read from without a committed position: `earliest`, `latest`, `none`, or how far back, ms."""
     on_error: dict[str, Any] = field(default_factory=dict)
     """What becomes of records that fail, by stage."""
+    timestamp: Any = None
+    """How sources of keys and values find event times that do not say so themselves, as the plan has it."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What the topology is built with."""
     listeners: Listeners = field(default_factory=Listeners)

@@ -196,6 +196,7 @@ class Topology:
         app = App(self.name, values)
         self.fn(app, **values)
         flow.settle_errors(app._graph)
+        flow.settle_timestamps(app._graph)
         nodes = tuple(app._graph.nodes)
         plan: dict[str, Any] = {"app": self.name, "nodes": [node.to_plan() for node in nodes]}
         if app._graph.stores:

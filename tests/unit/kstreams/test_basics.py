@@ -201,6 +201,39 @@ def test_the_clock_may_be_the_event_time() -> None:
         assert [r.timestamp for r in driver.output("out").read()] == [5_250, 5_250]
 
 
+def test_sources_that_do_not_say_it_find_times_as_the_application_says() -> None:
+    def minus(by: int) -> Callable[..., int]:
+        return lambda key, value, ts, partition: ts - by
+
+    @ads.topology(name="app")
+    def build(app: ads.App) -> None:
+        for topic, own in (("in", None), ("own", minus(1)), ("clock", ads.TimestampExtractor.WALLCLOCK)):
+            app.stream(topic, key=S, value=S, timestamp=own).to("out", value=S)
+        app.table("table", key=S, value=S).to_stream().to("out", value=S)
+        app.default_timestamp_extractor(minus(5))
+
+    with TopologyTestDriver(build, partitions=1, wall_clock=7) as driver:
+        for topic in ("in", "own", "clock", "table"):
+            driver.input(topic).pipe(topic, key="k", at=100)
+        assert {r.value: r.timestamp for r in driver.output("out").read()} == {
+            "in": 95,
+            "own": 99,
+            "clock": 7,
+            "table": 95,
+        }
+
+
+def test_the_clock_may_be_the_event_time_of_all() -> None:
+    @ads.topology(name="app")
+    def build(app: ads.App) -> None:
+        app.default_timestamp_extractor(ads.TimestampExtractor.WALLCLOCK)
+        app.stream("in", value=S).to("out", value=S)
+
+    with TopologyTestDriver(build, partitions=1, wall_clock=5_000) as driver:
+        driver.input("in").pipe("x", key="a", at=7)
+        assert [r.timestamp for r in driver.output("out").read()] == [5_000]
+
+
 def _timed(extractor: Any) -> ads.Topology:
     @ads.topology(name="app")
     def build(app: ads.App) -> None:
