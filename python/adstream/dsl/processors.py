@@ -41,7 +41,7 @@ from adstream.dsl.expr import callable_name
 from adstream.dsl.faults import fault
 from adstream.dsl.graph import Graph, Node, Port
 from adstream.dsl.serdes import Serde
-from adstream.dsl.store import Entry, Span, StoreBuilder
+from adstream.dsl.store import Entry, Span, StoreBuilder, Time
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -166,7 +166,9 @@ class Context:
         """Asks for a commit, soon: in a test driver and in a worker right behind the record at hand."""
         self._handle.commit()
 
-    def schedule(self, interval: Duration, type: Clock, callback: Callable[[int], object]) -> Cancellable:
+    def schedule(
+        self, interval: Duration, type: Clock, callback: Callable[[int], object], *, start_time: Time | None = None
+    ) -> Cancellable:
         """Has `callback(time in ms)` called when time goes on.
 
         Args:
@@ -174,6 +176,8 @@ class Context:
             type: `stream_time`: first as soon as there is any, then whenever the stream time passes a multiple of
                 the interval; looked at after each record. `wall_clock_time`: one interval from now and so on, by the
                 task's logged clock; looked at when the task commits. Several missed periods are one call.
+            start_time: when it is called first, ms or an aware datetime: then at this time and every interval behind it
+                (at each full hour: `"1h"` and `start_time=0`). What has passed already is not called.
 
         What `init` schedules goes on where it was after a restart; what is scheduled later is gone then.
         """
@@ -182,7 +186,10 @@ class Context:
             raise ValueError(f'`type` is "stream_time" or "wall_clock_time", not {type!r}')
         if not callable(callback):
             raise TypeError(f"`callback` must be a function of the time (ms), not {callback!r}")
-        return Cancellable(self._handle, self._handle.schedule(ms, type == "wall_clock_time", callback))
+        start = None if start_time is None else store.moment(start_time)
+        if start is not None and start < 0:
+            raise ValueError(f"`start_time` is {start} ms; it cannot lie before the epoch")
+        return Cancellable(self._handle, self._handle.schedule(ms, type == "wall_clock_time", callback, start))
 
     def get_state_store(self, name: str) -> Any:
         """A store that the processor is connected to: an object of `adstream.dsl.store`, by the store's kind. Global tables and

@@ -486,7 +486,7 @@ class StoreIterator(Generic[T]):
         self.close()
 
 
-def _time(value: Time) -> int:
+def moment(value: Time) -> int:
     return timestamp_ms(value) if isinstance(value, datetime) else value
 
 
@@ -690,7 +690,7 @@ class ReadOnlyVersionedKeyValueStore(_Store):
 
     def get(self, key: Any, as_of: Time | None = None) -> VersionedRecord | None:
         """The present version of a key, or the one that was valid at a time; None: there is none."""
-        found = self._reads.get_version(key, None if as_of is None else _time(as_of))
+        found = self._reads.get_version(key, None if as_of is None else moment(as_of))
         return None if found is None else VersionedRecord(*found)
 
 
@@ -707,7 +707,7 @@ class VersionedKeyValueStore(ReadOnlyVersionedKeyValueStore):
     def put(self, key: Any, value: Any, timestamp: Time) -> int:
         """The value from a time on; None: there is none from then on. Returns where the next version begins (ms),
         `VALID_TO_UNDEFINED` or `NOT_PUT`."""
-        return self._reads.put_version(key, value, _time(timestamp))
+        return self._reads.put_version(key, value, moment(timestamp))
 
     def delete(self, key: Any, timestamp: Time) -> VersionedRecord | None:
         """Puts None. Returns the version that was valid at that time; None: there was none, or the time is too old."""
@@ -757,22 +757,22 @@ class ReadOnlyWindowStore(_Store):
     def _fetch(self, asked: tuple[Any, ...], *, reverse: bool) -> Any:
         match asked:
             case (key, time):
-                start = _time(time)
+                start = moment(time)
                 return self._found(self._reads.get_window(key, start, start))
             case (key, first, last):
                 if key is None:
                     raise ValueError("a store has no entry without a key: the key is None")
-                return self._scan(self._timed_pair, (key, key), (_time(first), _time(last)), reverse=reverse)
+                return self._scan(self._timed_pair, (key, key), (moment(first), moment(last)), reverse=reverse)
             case (low, high, first, last):
-                return self._scan(self._pair, (low, high), (_time(first), _time(last)), reverse=reverse)
+                return self._scan(self._pair, (low, high), (moment(first), moment(last)), reverse=reverse)
         raise TypeError(f"`fetch` takes 2 to 4 arguments, not {len(asked)}")
 
     def fetch_all(self, from_time: Time, to_time: Time) -> StoreIterator[tuple[Windowed, Any]]:
         """(windowed key, value) of all keys, by start, then key."""
-        return self._scan(self._pair, (None, None), (_time(from_time), _time(to_time)))
+        return self._scan(self._pair, (None, None), (moment(from_time), moment(to_time)))
 
     def backward_fetch_all(self, from_time: Time, to_time: Time) -> StoreIterator[tuple[Windowed, Any]]:
-        return self._scan(self._pair, (None, None), (_time(from_time), _time(to_time)), reverse=True)
+        return self._scan(self._pair, (None, None), (moment(from_time), moment(to_time)), reverse=True)
 
     def all(self) -> StoreIterator[tuple[Windowed, Any]]:
         return self._scan(self._pair)
@@ -788,7 +788,7 @@ class WindowStore(ReadOnlyWindowStore):
 
     def put(self, key: Any, value: Any, window_start: Time) -> None:
         """Sets the value of a window; None deletes it (of a store with duplicates: does nothing)."""
-        start = _time(window_start)
+        start = moment(window_start)
         kept, ts = self.values.kept(value, start)
         self._reads.put_window(key, start, start, ts, kept)
 
@@ -828,7 +828,7 @@ class ReadOnlySessionStore(_Store):
 
     def fetch_session(self, key: Any, start: Time, end: Time) -> Any:
         """The value of one session; None: there is none."""
-        return self._found(self._reads.get_window(key, _time(start), _time(end)))
+        return self._found(self._reads.get_window(key, moment(start), moment(end)))
 
     def fetch(self, from_key: Any, to_key: Any = ...) -> StoreIterator[tuple[Windowed, Any]]:
         """`fetch(key)`: a key's sessions. `fetch(from_key, to_key)`: those of several; None is no bound."""
@@ -861,13 +861,13 @@ class ReadOnlySessionStore(_Store):
     def _find(self, asked: tuple[Any, ...], *, reverse: bool) -> StoreIterator[tuple[Windowed, Any]]:
         match asked:
             case (earliest, latest):
-                until = _time(latest)
-                times = (_time(earliest), None)
+                until = moment(latest)
+                times = (moment(earliest), None)
                 return self._scan(self._pair, times=times, reverse=reverse, keep=lambda entry: entry[2] <= until)
             case (key, earliest, latest):
-                return self._scan(self._pair, _keys(key, ...), (_time(earliest), _time(latest)), reverse=reverse)
+                return self._scan(self._pair, _keys(key, ...), (moment(earliest), moment(latest)), reverse=reverse)
             case (low, high, earliest, latest):
-                return self._scan(self._pair, (low, high), (_time(earliest), _time(latest)), reverse=reverse)
+                return self._scan(self._pair, (low, high), (moment(earliest), moment(latest)), reverse=reverse)
         raise TypeError(f"`find_sessions` takes 2 to 4 arguments, not {len(asked)}")
 
 

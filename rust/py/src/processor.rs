@@ -401,8 +401,10 @@ impl Handle {
         })
     }
 
-    fn schedule(&self, interval_ms: i64, wall: bool, callback: Py<PyAny>) -> PyResult<u64> {
-        let id = self.with(|cx| Ok(cx.schedule(if wall { Clock::Wall } else { Clock::Stream }, interval_ms.max(1))))?;
+    #[pyo3(signature = (interval_ms, wall, callback, start_ms=None))]
+    fn schedule(&self, interval_ms: i64, wall: bool, callback: Py<PyAny>, start_ms: Option<i64>) -> PyResult<u64> {
+        let clock = if wall { Clock::Wall } else { Clock::Stream };
+        let id = self.with(|cx| Ok(cx.schedule(clock, interval_ms.max(1), start_ms)))?;
         held(&self.callbacks).insert(id, callback);
         Ok(id)
     }

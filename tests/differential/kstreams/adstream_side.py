@@ -51,7 +51,11 @@ def run(case: Case, disturb: str | None = None, partitions: int = 1) -> Result:
     seen: list[Json] = []
     try:
         driver = TopologyTestDriver(
-            _Builder(case, seen).build(), partitions=partitions, commit_every=1, store_type=store_type
+            _Builder(case, seen).build(),
+            partitions=partitions,
+            commit_every=1,
+            store_type=store_type,
+            wall_clock=case.get("options", {}).get("wall_clock", 0),
         )
     except ads.AdstreamError as error:
         return result | {"error": _error("build", error)}

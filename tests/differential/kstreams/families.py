@@ -171,6 +171,26 @@ def processors(g: Gen) -> None:
     g.finish(g.process(g.prepare(g.stream(), 1)), 1)
 
 
+def anchored(g: Gen) -> None:
+    """Punctuators that begin at a time of their own, scheduled at once and later."""
+    ref = g.stream(value=g.pick(["int64", "string"]))
+    g.wall = True
+    g.options["wall_clock"] = g.pick([0, g.ms(7, 23, 100)])
+
+    def every() -> Json:
+        made = {"ms": g.ms(3, 5, 10), "type": g.pick(["stream", "wall"]), "do": [["seen"], ["forward"]]}
+        if g.chance(0.8):
+            made["start"] = g.pick([0, g.ms(1, 3, 12), g.ms(30, 60, 150)])
+        if g.chance(0.2):
+            made["times"] = g.pick([1, 2])
+        return made
+
+    do: list[Json] = [["forward"], ["stop_if", g.predicate(ref.value)], ["schedule", every()]]
+    script = {"do": do, "every": [every() for _ in range(g.rng.randint(1, 3))]}
+    ref = g.add("process", [ref], "stream", ref.key, "json", script=script)
+    g.finish(ref, 0)
+
+
 def fixed_processors(g: Gen) -> None:
     g.finish(g.process_values(g.prepare(g.stream(), 1)), 2)
 
@@ -450,6 +470,7 @@ FAMILIES: dict[str, Callable[[Gen], None]] = {
     "processors": processors,
     "fixed_processors": fixed_processors,
     "punctuators": punctuators,
+    "anchored": anchored,
     "added_stores": added_stores,
     "headed_stores": headed_stores,
     "timestamps": timestamps,

@@ -56,7 +56,9 @@ def inputs(g: Gen) -> list[Json]:
     for _ in range(rng.randint(5, 14) + 5 * len(sources)):
         if g.wall and rng.random() < 0.25:
             told.append({"advance_wall_clock": rng.choice(distances) + rng.choice([-1, 0, 0, 1, 10])})
-            told[-1]["advance_wall_clock"] = max(told[-1]["advance_wall_clock"], 0)
+            # A step of nothing shows the original's driver what begins now; here the clock has to move.
+            least = 1 if g.family == "anchored" else 0
+            told[-1]["advance_wall_clock"] = max(told[-1]["advance_wall_clock"], least)
             continue
         way = rng.random()
         distance = rng.choice(distances)

@@ -36,9 +36,13 @@ class Script(ads.Processor):
 
     def init(self, ctx: ads.Context) -> None:
         self.ctx = ctx
-        for number, every in enumerate(self.script.get("every", ())):
-            kind: Any = "stream_time" if every["type"] == "stream" else "wall_clock_time"
-            self.schedules.append(ctx.schedule(f"{every['ms']}ms", kind, self.punctuator(number, every)))
+        for every in self.script.get("every", ()):
+            self.schedule(every)
+
+    def schedule(self, every: Json) -> None:
+        kind: Any = "stream_time" if every["type"] == "stream" else "wall_clock_time"
+        call = self.punctuator(len(self.schedules), every)
+        self.schedules.append(self.ctx.schedule(f"{every['ms']}ms", kind, call, start_time=every.get("start")))
 
     def punctuator(self, number: int, every: Json) -> Callable[[int], None]:
         left = every.get("times", 1 << 31)
@@ -103,6 +107,8 @@ class Script(ads.Processor):
                 s.value = self.ctx.task_id
             case "commit":
                 self.ctx.commit()
+            case "schedule":
+                self.schedule(a)
             case "cancel":
                 self.schedules[a].cancel()
             case _:

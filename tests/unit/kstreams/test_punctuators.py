@@ -1,6 +1,7 @@
 """Punctuations: first calls, missed periods, cancelling, restarts."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -219,3 +220,42 @@ def test_what_a_clock_writes_behind_a_shuffle_is_read_in_its_turn() -> None:
             ("wall_clock_time", 1, 11),
             ("wall_clock_time", 2, 22),
         ]
+
+
+def test_a_start_time_makes_the_grid() -> None:
+    class Hourly(ads.Processor):
+        def init(self, ctx: ads.Context) -> None:
+            start = datetime(1970, 1, 1, 1, tzinfo=UTC)
+            ctx.schedule("1h", "wall_clock_time", lambda time: ctx.forward(said("t", time)), start_time=start)
+
+    def said(key: str, time: int) -> ads.ProcessorRecord:
+        return ads.ProcessorRecord(key, time, time)
+
+    @ads.topology(name="app")
+    def topology(app: ads.App) -> None:
+        app.stream("in").process(Hourly).to("out")
+
+    with TopologyTestDriver(topology, partitions=1, wall_clock="1970-01-01T03:20:00Z") as driver:
+        driver.advance_wall_clock("39m")
+        assert driver.output("out").read() == []
+        driver.advance_wall_clock("1m")
+        driver.restart()
+        driver.advance_wall_clock("2h")
+        hour = 3_600_000
+        assert [r.value for r in driver.output("out").read()] == [4 * hour, 6 * hour]
+
+
+@pytest.mark.parametrize("start", [-1, datetime(1960, 1, 1, tzinfo=UTC)])
+def test_no_start_lies_before_the_epoch(start: Any) -> None:
+    class Early(ads.Processor):
+        def process(self, record: ads.ProcessorRecord, ctx: ads.Context) -> None:
+            ctx.schedule("1s", "stream_time", print, start_time=start)
+
+    @ads.topology(name="app")
+    def topology(app: ads.App) -> None:
+        app.stream("in").process(Early)
+
+    with TopologyTestDriver(topology, partitions=1) as driver:
+        driver.input("in").pipe(1, key="a")
+        (dead,) = driver.dead_letters("in")
+    assert "cannot lie before the epoch" in (dead.message or "")

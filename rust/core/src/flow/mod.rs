@@ -366,9 +366,9 @@ impl<'a> Cx<'a> {
     }
 
     /// Has `fire` called after `interval` ms; see `schedule.rs`. Returns a number to cancel it by.
-    pub fn schedule(&self, clock: Clock, interval: i64) -> u64 {
+    pub fn schedule(&self, clock: Clock, interval: i64, start: Option<i64>) -> u64 {
         let id = self.graph.nodes[self.node].id;
-        self.graph.schedules.borrow_mut().add(self.node, id, clock, interval, self.time(clock))
+        self.graph.schedules.borrow_mut().add(self.node, id, clock, interval, start, self.time(clock))
     }
 
     /// Calls everything that is due.
@@ -500,6 +500,8 @@ pub struct Flow {
     topics: Arc<Vec<String>>,
     paths: bool,
     stream_time: i64,
+    /// What the logged clock showed when schedules of it were looked at last: they are again when it has moved.
+    looked: i64,
     /// Nodes have been told that the task begins.
     begun: bool,
     commit: bool,
@@ -520,6 +522,7 @@ impl Flow {
             topics,
             paths,
             stream_time: NO_TIME,
+            looked: NO_TIME,
             begun,
             commit,
             fired,
@@ -722,6 +725,7 @@ impl Operator for Flow {
     }
 
     fn begin(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
+        self.looked = ctx.tick;
         fatal(self.with_env(ctx, 0, None, |_| Ok(())))
     }
 
@@ -738,8 +742,11 @@ impl Operator for Flow {
     }
 
     fn flush(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
+        let moved = std::mem::replace(&mut self.looked, ctx.tick) != ctx.tick;
         let done = self.with_env(ctx, ctx.seq_end, None, |cx| {
-            cx.fire(Clock::Wall)?;
+            if moved {
+                cx.fire(Clock::Wall)?;
+            }
             for node in 0..cx.graph.nodes.len() {
                 let cx = Cx { node, ..cx };
                 let mut slot = cx.graph.nodes[node].node.borrow_mut();

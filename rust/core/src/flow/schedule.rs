@@ -3,6 +3,8 @@
 //! ```text
 //!   stream time   due at 0, 1·interval, 2·interval …     looked at after each record      called with the stream time
 //!   wall clock    due at now + 1·interval, …             looked at when a generation ends  called with the logged clock
+//!                                                        and the clock has moved
+//!   with a start  due at start + n·interval, not before now, of either clock (KIP-1146)
 //! ```
 //!
 //! What is due earliest is called first. However many periods have passed, a schedule is called once, and is due again at
@@ -29,6 +31,7 @@ struct Schedule {
     place: Option<usize>,
     clock: Clock,
     interval: i64,
+    start: Option<i64>,
     /// `NO_TIME`: of a wall clock that nobody knew yet.
     due: i64,
     /// Its place in the heap before a restart; behind all others if there was none.
@@ -45,6 +48,29 @@ struct Saved {
     interval: i64,
     due: i64,
     cancelled: bool,
+}
+
+impl Saved {
+    /// Whether a schedule like this may have left it.
+    fn on_grid(&self, clock: Clock, interval: i64, start: Option<i64>) -> bool {
+        let begins = start.is_none_or(|start| self.due == NO_TIME || (self.due - start) % interval == 0);
+        (self.clock, self.interval) == (clock, interval) && begins
+    }
+}
+
+/// The next point of the grid behind `due`, and behind `now` if that is later.
+fn next(due: i64, interval: i64, now: i64) -> i64 {
+    let passed = if now >= due.saturating_add(interval) { (now - due) / interval } else { 0 };
+    due.saturating_add((passed + 1).saturating_mul(interval))
+}
+
+/// The first point of a grid that begins at `start`, none that has passed already.
+fn first_from(start: i64, interval: i64, now: i64) -> i64 {
+    if now != NO_TIME && start < now {
+        next(start, interval, now)
+    } else {
+        start
+    }
 }
 
 /// Java's `PriorityQueue`, by the time at which they are due.
@@ -102,7 +128,7 @@ impl Schedules {
     }
 
     /// `node_id` names the node in stored formats, `now` is the clock's time. Returns a number to cancel it by.
-    pub fn add(&mut self, node: usize, node_id: u64, clock: Clock, interval: i64, now: i64) -> u64 {
+    pub fn add(&mut self, node: usize, node_id: u64, clock: Clock, interval: i64, start: Option<i64>, now: i64) -> u64 {
         let place = match &mut self.begins {
             Some((of, made)) if *of == node => {
                 *made += 1;
@@ -113,17 +139,18 @@ impl Schedules {
         let rank = self
             .saved
             .iter()
-            .position(|s| s.node == node_id && Some(s.place) == place && (s.clock, s.interval) == (clock, interval));
-        let fresh = match clock {
-            Clock::Stream => 0,
-            Clock::Wall if now == NO_TIME => NO_TIME,
-            Clock::Wall => now.saturating_add(interval),
+            .position(|s| s.node == node_id && Some(s.place) == place && s.on_grid(clock, interval, start));
+        let fresh = match (clock, start) {
+            (Clock::Wall, _) if now == NO_TIME => NO_TIME,
+            (_, Some(start)) => first_from(start, interval, now),
+            (Clock::Stream, None) => 0,
+            (Clock::Wall, None) => now.saturating_add(interval),
         };
         let (due, cancelled) = rank.map_or((fresh, false), |at| (self.saved[at].due, self.saved[at].cancelled));
         let id = self.next_id;
         self.next_id += 1;
         let rank = rank.unwrap_or(usize::MAX);
-        self.made.push(Schedule { id, node, place, clock, interval, due, rank, cancelled });
+        self.made.push(Schedule { id, node, place, clock, interval, start, due, rank, cancelled });
         id
     }
 
@@ -151,7 +178,10 @@ impl Schedules {
         made.sort_by_key(|s| s.rank); // stable: a heap's own order makes the same heap
         for mut schedule in made {
             if schedule.due == NO_TIME && schedule.clock == clock {
-                schedule.due = now.saturating_add(schedule.interval);
+                schedule.due = match schedule.start {
+                    Some(start) => first_from(start, schedule.interval, now),
+                    None => now.saturating_add(schedule.interval),
+                };
             }
             match schedule.due == NO_TIME {
                 true => self.made.push(schedule),
@@ -163,12 +193,7 @@ impl Schedules {
                 self.ended.extend(schedule.place.is_some().then_some(schedule));
                 return;
             }
-            let mut next = schedule.due.saturating_add(schedule.interval);
-            if at >= next {
-                let passed = (at - schedule.due) / schedule.interval + 1;
-                next = schedule.due.saturating_add(passed.saturating_mul(schedule.interval));
-            }
-            schedule.due = next;
+            schedule.due = next(schedule.due, schedule.interval, at);
             self.heap(schedule.clock).push(schedule);
         }
     }
@@ -246,7 +271,7 @@ mod tests {
     #[test]
     fn missed_periods_are_one_call_and_the_grid_stays() {
         let mut s = Schedules::default();
-        let id = s.add(0, 7, Clock::Stream, 10, NO_TIME);
+        let id = s.add(0, 7, Clock::Stream, 10, None, NO_TIME);
         assert!(calls(&mut s, Clock::Stream, NO_TIME).is_empty());
         assert_eq!(calls(&mut s, Clock::Stream, 3), [id]); // as soon as there is any
         assert!(calls(&mut s, Clock::Stream, 9).is_empty());
@@ -259,8 +284,8 @@ mod tests {
     #[test]
     fn a_wall_clock_begins_after_one_interval() {
         let mut s = Schedules::default();
-        let id = s.add(0, 7, Clock::Wall, 10, 100);
-        let unknown = s.add(0, 7, Clock::Wall, 10, NO_TIME);
+        let id = s.add(0, 7, Clock::Wall, 10, None, 100);
+        let unknown = s.add(0, 7, Clock::Wall, 10, None, NO_TIME);
         assert!(calls(&mut s, Clock::Wall, 109).is_empty());
         assert_eq!(calls(&mut s, Clock::Wall, 110), [id]);
         assert_eq!(calls(&mut s, Clock::Wall, 119), [unknown]);
@@ -270,9 +295,48 @@ mod tests {
     }
 
     #[test]
+    fn a_start_makes_the_grid_and_what_has_passed_is_not_called() {
+        let mut s = Schedules::default();
+        let ahead = s.add(0, 7, Clock::Wall, 10, Some(125), 100);
+        let behind = s.add(0, 7, Clock::Wall, 10, Some(33), 100);
+        let now = s.add(0, 7, Clock::Wall, 10, Some(100), 100);
+        let unknown = s.add(0, 7, Clock::Wall, 10, Some(91), NO_TIME);
+        let stream = s.add(0, 7, Clock::Stream, 10, Some(5), NO_TIME);
+        assert_eq!(calls(&mut s, Clock::Wall, 100), [now]);
+        assert_eq!(calls(&mut s, Clock::Wall, 102), [unknown; 0]);
+        assert_eq!(calls(&mut s, Clock::Wall, 103), [behind]);
+        assert_eq!(calls(&mut s, Clock::Wall, 109), [unknown; 0]);
+        assert_eq!(calls(&mut s, Clock::Wall, 124), [now, unknown, behind]);
+        assert_eq!(calls(&mut s, Clock::Wall, 125), [ahead]);
+        assert!(calls(&mut s, Clock::Stream, 4).is_empty());
+        assert_eq!(calls(&mut s, Clock::Stream, 6), [stream]);
+        assert!(calls(&mut s, Clock::Stream, 14).is_empty());
+        assert_eq!(calls(&mut s, Clock::Stream, 15), [stream]);
+    }
+
+    #[test]
+    fn another_grid_is_another_schedule() {
+        let mut s = Schedules::default();
+        s.begin(3);
+        s.add(3, 7, Clock::Wall, 10, Some(5), 0);
+        s.begun();
+        calls(&mut s, Clock::Wall, 20);
+        let mut saved = Writer::default();
+        s.save(true, |_| 7, &mut saved);
+        for (start, due) in [(5, 25), (6, 106)] {
+            let mut after = Schedules::default();
+            after.load(&mut Reader::new(&saved.bytes)).unwrap();
+            after.begin(3);
+            after.add(3, 7, Clock::Wall, 10, Some(start), 100);
+            assert_eq!(after.made[0].due, due);
+        }
+    }
+
+    #[test]
     fn the_earliest_is_called_first() {
         let mut s = Schedules::default();
-        let (slow, fast) = (s.add(0, 7, Clock::Stream, 20, NO_TIME), s.add(1, 8, Clock::Stream, 5, NO_TIME));
+        let (slow, fast) =
+            (s.add(0, 7, Clock::Stream, 20, None, NO_TIME), s.add(1, 8, Clock::Stream, 5, None, NO_TIME));
         assert_eq!(calls(&mut s, Clock::Stream, 1), [slow, fast]);
         assert_eq!(calls(&mut s, Clock::Stream, 20), [fast, slow]);
     }
@@ -281,7 +345,7 @@ mod tests {
     fn among_equals_the_order_is_that_of_javas_heap() {
         // Seven that are due at once: as `java.util.PriorityQueue` gives them out and takes them back.
         let mut s = Schedules::default();
-        let ids: Vec<u64> = (0..7).map(|n| s.add(n, 7, Clock::Stream, 10, NO_TIME)).collect();
+        let ids: Vec<u64> = (0..7).map(|n| s.add(n, 7, Clock::Stream, 10, None, NO_TIME)).collect();
         assert_eq!(calls(&mut s, Clock::Stream, 0), [0, 6, 1, 3, 4, 2, 5].map(|n| ids[n]));
         assert_eq!(calls(&mut s, Clock::Stream, 10), [2, 5, 1, 0, 6, 4, 3].map(|n| ids[n]));
         // As if each were its node's `init`'s: a restart keeps the heap.
@@ -293,7 +357,7 @@ mod tests {
         after.load(&mut Reader::new(&saved.bytes)).unwrap();
         for n in 0..7 {
             after.begin(n);
-            after.add(n, n as u64, Clock::Stream, 10, NO_TIME);
+            after.add(n, n as u64, Clock::Stream, 10, None, NO_TIME);
         }
         assert_eq!(calls(&mut s, Clock::Stream, 20), [4, 3, 1, 2, 5, 6, 0].map(|n| ids[n]));
         assert_eq!(calls(&mut after, Clock::Stream, 20), [4, 3, 1, 2, 5, 6, 0].map(|n| n as u64));
@@ -303,9 +367,10 @@ mod tests {
     fn what_init_made_goes_on_after_a_restart() {
         let mut s = Schedules::default();
         s.begin(3);
-        let (id, cancelled) = (s.add(3, 7, Clock::Stream, 10, NO_TIME), s.add(3, 7, Clock::Stream, 10, NO_TIME));
+        let (id, cancelled) =
+            (s.add(3, 7, Clock::Stream, 10, None, NO_TIME), s.add(3, 7, Clock::Stream, 10, None, NO_TIME));
         s.begun();
-        s.add(3, 7, Clock::Stream, 10, NO_TIME); // a closure: it ends with this life
+        s.add(3, 7, Clock::Stream, 10, None, NO_TIME); // a closure: it ends with this life
         assert_eq!(calls(&mut s, Clock::Stream, 12).len(), 3);
         s.cancel(cancelled);
         let mut saved = Writer::default();
@@ -316,8 +381,8 @@ mod tests {
         after.save(false, |_| 7, &mut again);
         assert_eq!(saved.bytes, again.bytes);
         after.begin(3);
-        after.add(3, 7, Clock::Stream, 10, NO_TIME);
-        after.add(3, 7, Clock::Stream, 10, NO_TIME);
+        after.add(3, 7, Clock::Stream, 10, None, NO_TIME);
+        after.add(3, 7, Clock::Stream, 10, None, NO_TIME);
         after.begun();
         assert!(calls(&mut after, Clock::Stream, 19).is_empty());
         assert_eq!(calls(&mut after, Clock::Stream, 20), [id]);

@@ -16,6 +16,7 @@ import org.apache.kafka.streams.kstream.Windowed;
 import org.apache.kafka.streams.kstream.internals.SessionWindow;
 import org.apache.kafka.streams.processor.Cancellable;
 import org.apache.kafka.streams.processor.PunctuationType;
+import org.apache.kafka.streams.processor.Punctuator;
 import org.apache.kafka.streams.processor.StateStore;
 import org.apache.kafka.streams.processor.api.FixedKeyProcessor;
 import org.apache.kafka.streams.processor.api.FixedKeyProcessorContext;
@@ -75,24 +76,32 @@ final class Scripts {
 
         void init(ProcessingContext context) {
             this.context = context;
-            int number = 0;
-            for (JsonNode every : script.path("every")) {
-                int mine = number++;
-                PunctuationType type = every.get("type").asText().equals("stream")
-                        ? PunctuationType.STREAM_TIME
-                        : PunctuationType.WALL_CLOCK_TIME;
-                int[] left = {every.path("times").asInt(Integer.MAX_VALUE)};
-                schedules.put(mine, context.schedule(Duration.ofMillis(every.get("ms").asLong()), type, time -> {
-                    State state = new State();
-                    state.value = time;
-                    state.time = time;
-                    state.headers = new RecordHeaders();
-                    run(every.get("do"), state);
-                    if (--left[0] == 0) {
-                        schedules.get(mine).cancel();
-                    }
-                }));
-            }
+            script.path("every").forEach(this::schedule);
+        }
+
+        private void schedule(JsonNode every) {
+            int mine = schedules.size();
+            PunctuationType type = every.get("type").asText().equals("stream")
+                    ? PunctuationType.STREAM_TIME
+                    : PunctuationType.WALL_CLOCK_TIME;
+            int[] left = {every.path("times").asInt(Integer.MAX_VALUE)};
+            Punctuator punctuator = time -> {
+                State state = new State();
+                state.value = time;
+                state.time = time;
+                state.headers = new RecordHeaders();
+                run(every.get("do"), state);
+                if (--left[0] == 0) {
+                    schedules.get(mine).cancel();
+                }
+            };
+            Duration interval = Duration.ofMillis(every.get("ms").asLong());
+            schedules.put(
+                    mine,
+                    every.has("start")
+                            ? context.schedule(
+                                    Instant.ofEpochMilli(every.get("start").asLong()), interval, type, punctuator)
+                            : context.schedule(interval, type, punctuator));
         }
 
         void run(JsonNode actions, State state) {
@@ -136,6 +145,7 @@ final class Scripts {
                 case "system_time" -> s.value = systemTime();
                 case "task" -> s.value = context.taskId().toString();
                 case "commit" -> context.commit();
+                case "schedule" -> schedule(a);
                 case "cancel" -> schedules.get(a.asInt()).cancel();
                 // --- key-value stores
                 case "get" -> s.value = this.<KeyValueStore<Object, Object>>store(action).get(s.key);
