@@ -591,6 +591,7 @@ mod tests {
             max_entries: None,
             window_size_ms: Some(10),
             duplicates,
+            headers: false,
             logging: true,
             queryable: false,
             flavour: None,
