@@ -303,7 +303,7 @@ mod tests {
         let unknown = s.add(0, 7, Clock::Wall, 10, Some(91), NO_TIME);
         let stream = s.add(0, 7, Clock::Stream, 10, Some(5), NO_TIME);
         assert_eq!(calls(&mut s, Clock::Wall, 100), [now]);
-        assert_eq!(calls(&mut s, Clock::Wall, 102), [unknown; 0]);
+        assert_eq!(calls(&mut s, Clock::Wall, 102), [unknown]);
         assert_eq!(calls(&mut s, Clock::Wall, 103), [behind]);
         assert_eq!(calls(&mut s, Clock::Wall, 109), [unknown; 0]);
         assert_eq!(calls(&mut s, Clock::Wall, 124), [now, unknown, behind]);
