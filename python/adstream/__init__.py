@@ -9,7 +9,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from adstream._core import ProcessorRecord, Windowed
     from adstream.dsl import keyed, serdes, sinks, store
-    from adstream.dsl.aggregates import Aggregate, count, first, last, max, mean, min, sum, udaf
+    from adstream.dsl.aggregates import (
+        Aggregate,
+        approx_count_distinct,
+        arg_max,
+        arg_min,
+        collect_list,
+        collect_set,
+        count,
+        count_distinct,
+        first,
+        last,
+        max,
+        mean,
+        min,
+        quantile,
+        std,
+        sum,
+        top_k,
+        udaf,
+        var,
+    )
     from adstream.dsl.app import App, TimestampExtractor
     from adstream.dsl.expr import (
         Expr,
@@ -117,12 +137,18 @@ __all__ = [
     "VersionedRecord",
     "Windowed",
     "WindowedStream",
+    "approx_count_distinct",
+    "arg_max",
+    "arg_min",
     "between",
     "coalesce",
     "col",
+    "collect_list",
+    "collect_set",
     "concat_str",
     "content_id",
     "count",
+    "count_distinct",
     "decimal",
     "duration",
     "element",
@@ -147,21 +173,25 @@ __all__ = [
     "output",
     "pair",
     "partition",
+    "quantile",
     "rfc3339",
     "serdes",
     "session",
     "sinks",
     "sliding",
+    "std",
     "store",
     "struct",
     "sum",
     "timestamp",
+    "top_k",
     "topology",
     "tumbling",
     "udaf",
     "udf",
     "unlimited",
     "value",
+    "var",
     "when",
     "window_end",
     "window_start",
@@ -175,7 +205,10 @@ _MODULES = {
 }
 _HOMES = {
     "adstream._core": "ProcessorRecord Windowed",
-    "adstream.dsl.aggregates": "Aggregate count first last max mean min sum udaf",
+    "adstream.dsl.aggregates": (
+        "Aggregate approx_count_distinct arg_max arg_min collect_list collect_set count count_distinct first last max mean"
+        " min quantile std sum top_k udaf var"
+    ),
     "adstream.dsl.app": "App TimestampExtractor",
     "adstream.dsl.expr": (
         "Expr coalesce col concat_str duration lit max_horizontal min_horizontal offset partition timestamp udf when"

@@ -148,7 +148,7 @@ counts.suppress(ads.Suppressed.until_window_closes(ads.Suppressed.unbounded()))"
     "not_on_table": """windows = events().group_by("user").windowed_by(ads.tumbling("1m", grace="0s"))
 windows.count().filter(col("n") > 0)""",
     "not_retractable": """windows = events().group_by("user").windowed_by(ads.tumbling("1m", grace="0s"))
-windows.count().group_by("user").aggregate(x=ads.max("count"))""",
+windows.count().group_by("user").aggregate(x=ads.first("count"))""",
     "not_the_key": 'rows = events()\nrows.join(rows.to_table("user"), on="n", into="other")',
     "not_windowed": "events().with_columns(start=ads.window_start())",
     "null_comparison": 'events().filter(col("user") == None)',

@@ -93,6 +93,13 @@ _FUNCTIONS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Descending:
+    """An expression as something is ordered by it, the largest first. Made by `Expr.desc`."""
+
+    expr: Expr
+
+
 class CallRow:
     """A callable that takes a row as a dict, made to take the values of its columns.
 
@@ -252,6 +259,10 @@ class Expr:
         )
 
     # --- methods ----------------------------------------------------------------------------------
+
+    def desc(self) -> Descending:
+        """Downwards, where something is ordered by it: `ads.first("name", order_by=col("price").desc())`."""
+        return Descending(self)
 
     def is_null(self) -> Expr:
         """True where there is no value; never null itself."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from adstream.dsl import aggregates as aggregates_
-from adstream.dsl.aggregates import RETRACTABLE, Aggregate
+from adstream.dsl.aggregates import EXACT, Aggregate
 from adstream.dsl.durations import Duration, duration_ms, format_ms
 from adstream.dsl.expr import Expr, col
 from adstream.dsl.faults import fault, user_line
@@ -99,7 +99,7 @@ class GroupedTable:
         self._keys = keys
 
     def aggregate(self, *, combine: bool = True, **aggregates: Expr) -> Table:
-        """One row per group, kept current; `count`, `sum` and `mean` only, since they can take values back.
+        """One row per group, kept current; aggregates that can take values back (see `adstream.dsl.aggregates`).
 
         In Kafka Streams: `KGroupedTable.aggregate` with a subtractor.
 
@@ -168,7 +168,7 @@ def _aggregate(
         about += ", kept for ever"
     about += ": " + ", ".join(f"{name}={e!r}" for name, e in kept)
     calls = any(a.fold is not None for _, a in kept)
-    inner = [e for _, a in kept for e in (*a.args, *([a.where] if a.where is not None else []))]
+    inner = [e for _, a in kept for e in a.parts()]
     rung = "callable" if calls else rung_of(inner)
     node_ = source._graph.add("aggregate", (source._port,), line, parameters, about=about, rung=rung)
 
@@ -212,12 +212,15 @@ def _check_aggregate(source: Stream | Table, keys: tuple[str, ...], name: str, e
             )
     if isinstance(source, Table):
         for part in found:
-            if part.fn not in RETRACTABLE:
+            if not part.takes_back():
                 label = "udaf" if part.fn == "python" else part.fn
+                ordered = part.fn in ("first", "last")
                 wrong(
                     "not_retractable",
                     f"`{name}`: `{label}` over a table cannot take back the old value of a row that changes",
-                    "use count, sum or mean, or over its changes: `.to_stream().group_by(…)…`",
+                    f'say what comes first: `ads.{label}("…", order_by="…")`'
+                    if ordered
+                    else "use another aggregate, or over its changes: `.to_stream().group_by(…)…`",
                 )
 
 
@@ -233,7 +236,9 @@ def _aggregate_type(source: Stream | Table, aggregate: Aggregate, line: str | No
     argument = source._compile(operation, aggregate.args[0], line)[1] if aggregate.args else None
     if aggregate.where is not None:
         source._compile(operation, aggregate.where, line, boolean="`where`")
-    if isinstance(source, Table) and aggregate.fn in ("sum", "mean") and argument == "float":
+    for by, _ in aggregate.order:
+        source._compile(operation, by, line)
+    if isinstance(source, Table) and aggregate.fn in EXACT and argument == "float":
         raise fault(
             "not_retractable",
             f"`{aggregate!r}` over a table cannot take floats back exactly",

@@ -116,7 +116,7 @@ def fold(aggregates: Mapping[str, Expr], step: str, operation: str) -> Native:
     """
     said = []
     for name, e in aggregates.items():
-        if not isinstance(e, Aggregate) or e.fn not in FOLDED:
+        if not isinstance(e, Aggregate) or e.fn not in FOLDED or e.order:
             raise fault(
                 "not_an_aggregate",
                 f"`{name}` is {e!r}; records are folded by {', '.join(FOLDED)}",

@@ -36,7 +36,7 @@ from redis.retry import Retry
 
 from adstream.errors import ConfigError
 from adstream.targets.delivery import TransientError, UnreachableError
-from adstream.targets.values import CoreType, decimal_text, milliseconds, timestamp_text
+from adstream.targets.values import CoreType, decimal_text, json_text, milliseconds, timestamp_text
 
 VALUES_PER_SCRIPT = 10_000
 """A script of this size stops the server for a few milliseconds."""
@@ -284,5 +284,7 @@ def _text(core: CoreType) -> Text:
             return timestamp_text
         case "duration":
             return lambda value: str(milliseconds(value))
+        case "json":
+            return json_text
         case _:
             return str

@@ -51,7 +51,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from adstream.errors import AdstreamError, ConfigError
 from adstream.targets import sql_refused
 from adstream.targets.delivery import TransientError, UnreachableError
-from adstream.targets.values import CoreType, decimal_text, milliseconds, present, timestamp_text
+from adstream.targets.values import CoreType, decimal_text, json_text, milliseconds, present, timestamp_text
 
 if TYPE_CHECKING:
     import psycopg
@@ -445,6 +445,8 @@ class SqlTarget:
                 return present(timestamp_text)
             case "str" if self._postgres:
                 return _without_nul
+            case "json":
+                return present(json_text)
             case _:
                 return lambda column: column
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 _DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
-_KINDS = ("bool", "int", "float", "str", "timestamp", "duration")
+_KINDS = ("bool", "int", "float", "str", "timestamp", "duration", "json")
 _MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -45,6 +46,11 @@ def timestamp_text(value: datetime | str) -> str:
     if isinstance(value, str):
         return value
     return value.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def json_text(value: Any) -> str:
+    """Compact; what comes as text in JSON (a decimal, a time) is text already."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def milliseconds(value: timedelta | int) -> int:

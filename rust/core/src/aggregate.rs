@@ -6,15 +6,22 @@
 //!   shuffle and fold in processing order.
 //!
 //! The accumulators of one group lie one behind the other in a row of fixed size ([`Layout`]); text and host-language
-//! values lie in a side arena ([`Vars`]) and the row holds a handle. Values in the arena are immutable: a change takes a
-//! new handle, so that undoing a row is copying its bytes back.
+//! values lie in a side arena ([`Vars`]) and the row holds a handle. What an earlier generation put there is immutable: a
+//! change takes a new handle, so that undoing a row is copying its bytes back.
+//!
+//! Aggregates that have to know single values (of the largest, the different ones, a quantile) keep a sorted multiset
+//! ([`bag`]): it takes values back, and merges to equal bytes in any order.
 
 use std::sync::Arc;
 
+use crate::bag::{self, Entry};
 use crate::batch::Batch;
+use crate::codec::json_encode::write_value;
 use crate::column::{Column, ColumnBuilder, Data, Value, ERR_OVERFLOW, VALID};
 use crate::error::PlanError;
 use crate::expr::Foreign;
+use crate::hll;
+use crate::key;
 use crate::types::{DataType, DECIMAL_PRECISION_MAX};
 use crate::wire::{Reader, Writer};
 
@@ -42,8 +49,73 @@ pub enum Kind {
     Max,
     First,
     Last,
+    /// Exact, of ints and decimals: count, sum, sum of squares.
+    Variance {
+        root: bool,
+        ddof: i64,
+    },
+    /// Of floats, in processing order (Welford): count, mean, sum of squared distances.
+    VarianceFloat {
+        root: bool,
+        ddof: i64,
+    },
+    Bag(Bag),
+    /// How many different values, about.
+    Sketch,
     /// Folded by the host language; state is its bytes.
     Python(usize),
+}
+
+/// What is kept in a bag, and asked of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bag {
+    pub what: What,
+    /// What comes first: by which place in time among equals; `None`: equals are told apart by their values alone, as over
+    /// tables, whose old values come back at another place.
+    place: Option<Towards>,
+    /// Without columns to order by, the value itself does.
+    by_value: Option<Towards>,
+    /// So many entries are kept.
+    most: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Towards {
+    Smallest,
+    Largest,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum What {
+    /// How many different values there are.
+    Distinct,
+    /// Which ones, ascending.
+    Set,
+    /// All of them.
+    List,
+    /// The first few.
+    Top(usize),
+    /// The first.
+    Pick,
+    /// The smallest value that so many (a share) do not exceed.
+    Quantile(f64),
+    /// The same within a relative error: values are put into buckets `(γ^(i-1), γ^i]` (DDSketch, Masson and others 2019).
+    QuantileSketch { q: f64, gamma: f64 },
+}
+
+impl Bag {
+    fn of_values(what: What) -> Bag {
+        Bag { what, place: None, by_value: Some(Towards::Smallest), most: usize::MAX }
+    }
+    /// The aggregates that take the first entry or the first few, in the order of columns or of the value.
+    fn ordered(what: What, place: Towards, by_value: Option<Towards>, table: bool) -> Bag {
+        let most = match what {
+            What::Pick if !table => 1,
+            What::Top(k) if !table => k,
+            _ => usize::MAX,
+        };
+        Bag { what, place: (!table).then_some(place), by_value, most }
+    }
 }
 
 /// How a value is held in a row.
@@ -63,7 +135,7 @@ impl Slot {
             DataType::Int | DataType::Timestamp | DataType::Duration => Slot::I64,
             DataType::Float => Slot::F64,
             DataType::Decimal { .. } => Slot::I128,
-            DataType::Str | DataType::Enum(_) => Slot::Var,
+            DataType::Str | DataType::Json | DataType::Enum(_) => Slot::Var,
         }
     }
     fn bytes(self) -> usize {
@@ -85,14 +157,19 @@ pub struct Accumulator {
     pub output: DataType,
     offset: usize,
     slot: Slot,
+    /// Of a bag: for each column that it is ordered by, whether downwards.
+    descending: Vec<bool>,
 }
 
 /// The side arena.
 #[derive(Default, Debug)]
 pub struct Vars {
     values: Vec<Option<Box<[u8]>>>,
+    /// In which generation each was made.
+    born: Vec<u32>,
     free: Vec<u32>,
     pub bytes: usize,
+    generation: u32,
 }
 
 impl Vars {
@@ -108,13 +185,27 @@ impl Vars {
         match self.free.pop() {
             Some(handle) => {
                 self.values[handle as usize - 1] = boxed;
+                self.born[handle as usize - 1] = self.generation;
                 handle
             }
             None => {
                 self.values.push(boxed);
+                self.born.push(self.generation);
                 self.values.len() as u32
             }
         }
+    }
+    /// Whether nobody but the current generation knows it.
+    fn is_new(&self, handle: u32) -> bool {
+        handle != 0 && self.born[handle as usize - 1] == self.generation
+    }
+    fn overwrite(&mut self, handle: u32, value: &[u8]) {
+        let old = self.values[handle as usize - 1].replace(Box::from(value));
+        self.bytes = self.bytes + value.len() - old.map_or(0, |old| old.len());
+    }
+    /// A generation has ended, or all that are open were undone: what there is now must not change any more.
+    pub fn next_generation(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
     }
     pub fn release(&mut self, handle: u32) {
         if handle != 0 {
@@ -135,6 +226,10 @@ pub struct VarScope<'a> {
 
 impl VarScope<'_> {
     fn replace(&mut self, old: u32, value: &[u8]) -> u32 {
+        if self.vars.is_new(old) {
+            self.vars.overwrite(old, value);
+            return old;
+        }
         let new = self.vars.put(value);
         self.taken.push(new);
         if old != 0 {
@@ -162,12 +257,21 @@ pub struct Layout {
 }
 
 /// One line of an `aggregate` node, types known.
+#[derive(Default)]
 pub struct Spec {
     pub function: String,
     pub input: Option<DataType>,
     /// For `python`.
     pub callable: Option<usize>,
     pub output: Option<DataType>,
+    /// For each column that it is ordered by, whether downwards.
+    pub descending: Vec<bool>,
+    /// `k` of `top_k`, `q` of `quantile`, `ddof` of `var` and `std`.
+    pub parameter: Option<f64>,
+    /// Of `quantile`: the relative error that is borne.
+    pub error: Option<f64>,
+    /// Over a table: values are taken back.
+    pub table: bool,
 }
 
 macro_rules! cell {
@@ -203,6 +307,63 @@ fn divide_half_even(sum: i128, count: i128, shift: u8) -> Option<i128> {
     Some(if up { q + scaled.signum() } else { q })
 }
 
+/// `(count · squares − sum²) / (count · (count − ddof))` in units of `10^-scale`: the numerator in 256 bits, so that nothing is
+/// lost to cancellation. None: there are too few values.
+fn variance(count: i64, sum: i128, squares: i128, ddof: i64, scale: u8) -> Option<f64> {
+    if count <= ddof || count <= 0 {
+        return None;
+    }
+    let (high, low) = wide_mul(count as u128, squares.unsigned_abs());
+    let (less_high, less_low) = wide_mul(sum.unsigned_abs(), sum.unsigned_abs());
+    let (low, borrow) = low.overflowing_sub(less_low);
+    let high = high.wrapping_sub(less_high).wrapping_sub(borrow as u128);
+    let numerator = high as f64 * 2f64.powi(128) + low as f64;
+    Some(numerator / (count as f64 * (count - ddof) as f64) / 10f64.powi(2 * scale as i32))
+}
+
+/// (high, low) 128 bits of a product.
+fn wide_mul(a: u128, b: u128) -> (u128, u128) {
+    const HALF: u128 = u64::MAX as u128;
+    let (a1, a0, b1, b0) = (a >> 64, a & HALF, b >> 64, b & HALF);
+    let (low, cross, other, high) = (a0 * b0, a1 * b0, a0 * b1, a1 * b1);
+    let middle = (low >> 64) + (cross & HALF) + (other & HALF);
+    (high + (cross >> 64) + (other >> 64) + (middle >> 64), (middle << 64) | (low & HALF))
+}
+
+/// The bucket of a number, as a key: buckets of larger numbers come later.
+fn bucket(x: f64, gamma: f64) -> [u8; 9] {
+    let index = (x.abs().ln() / gamma.ln()).ceil() as i64;
+    let key = match x {
+        x if x > 0.0 => (1 << 32) + index,
+        x if x < 0.0 => -(1 << 32) - index,
+        _ => 0,
+    };
+    let mut out = [1; 9];
+    out[1..].copy_from_slice(&((key as u64) ^ (1 << 63)).to_be_bytes());
+    out
+}
+
+/// The number that stands for a bucket.
+fn bucket_value(key: &[u8], gamma: f64) -> Option<f64> {
+    let key = (u64::from_be_bytes(key.get(1..9)?.try_into().ok()?) ^ (1 << 63)) as i64;
+    let size = |index: i64| 2.0 * gamma.powf(index as f64) / (gamma + 1.0);
+    Some(match key {
+        0 => 0.0,
+        k if k > 0 => size(k - (1 << 32)),
+        k => -size(-k - (1 << 32)),
+    })
+}
+
+/// A number as the sketch sees it.
+fn number(column: &Column, row: usize) -> f64 {
+    match (&column.data, &column.dtype) {
+        (Data::I64(v), _) => v[row] as f64,
+        (Data::F64(v), _) => v[row],
+        (Data::I128(v), DataType::Decimal { scale, .. }) => v[row] as f64 / 10f64.powi(*scale as i32),
+        _ => 0.0,
+    }
+}
+
 impl Layout {
     pub fn new(specs: &[Spec]) -> Result<Layout, PlanError> {
         let mut layout = Layout::default();
@@ -219,7 +380,54 @@ impl Layout {
                 }
                 other => other.clone(),
             };
+            let bad = |text: &str| PlanError::new("bad_plan", format!("`{}`: {text}", spec.function));
+            let bag = |bag: Bag, output: DataType| (Kind::Bag(bag), output, Slot::Var, 4);
+            let parameter = || spec.parameter.ok_or_else(|| bad("it has no parameter"));
+            let (table, by) = (spec.table, !spec.descending.is_empty());
+            let mut descending = spec.descending.clone();
+            let (smallest, largest) = (Towards::Smallest, Towards::Largest);
+            if matches!(spec.function.as_str(), "last" | "arg_max" | "top_k") {
+                descending.iter_mut().for_each(|d| *d = !*d);
+            }
+            let numeric = exact || input == DataType::Float;
             let (kind, output, slot, size) = match spec.function.as_str() {
+                "var" | "std" => {
+                    let (root, ddof) = (spec.function == "std", parameter()? as i64);
+                    match input {
+                        DataType::Int | DataType::Decimal { .. } => {
+                            (Kind::Variance { root, ddof }, DataType::Float, Slot::I128, 40)
+                        }
+                        DataType::Float => (Kind::VarianceFloat { root, ddof }, DataType::Float, Slot::F64, 24),
+                        _ => return Err(mismatch()),
+                    }
+                }
+                "count_distinct" => bag(Bag::of_values(What::Distinct), DataType::Int),
+                "approx_count_distinct" => (Kind::Sketch, DataType::Int, Slot::Var, 4),
+                "collect_set" => bag(Bag::of_values(What::Set), DataType::Json),
+                "collect_list" => {
+                    let by_value = (table && !by).then_some(smallest);
+                    bag(Bag::ordered(What::List, smallest, by_value, table), DataType::Json)
+                }
+                "top_k" => {
+                    let top = What::Top(parameter()? as usize);
+                    bag(Bag::ordered(top, smallest, (!by).then_some(largest), table), DataType::Json)
+                }
+                "quantile" => match spec.error {
+                    Some(_) if !numeric => return Err(mismatch()),
+                    Some(error) => {
+                        let (q, gamma) = (parameter()?, (1.0 + error) / (1.0 - error));
+                        bag(Bag::of_values(What::QuantileSketch { q, gamma }), DataType::Float)
+                    }
+                    None => bag(Bag::of_values(What::Quantile(parameter()?)), input.widened()),
+                },
+                "arg_min" | "arg_max" | "first" if by => {
+                    bag(Bag::ordered(What::Pick, smallest, None, table), input.widened())
+                }
+                "last" if by => bag(Bag::ordered(What::Pick, largest, None, table), input.widened()),
+                "min" | "max" if table => {
+                    let towards = if spec.function == "min" { smallest } else { largest };
+                    bag(Bag::ordered(What::Pick, smallest, Some(towards), table), input.widened())
+                }
                 "count" => (Kind::Count, DataType::Int, Slot::I64, 8),
                 "sum" if exact => (Kind::SumExact, sum_type(), Slot::I128, 16),
                 "sum" if input == DataType::Float => (Kind::SumFloat, DataType::Float, Slot::F64, 8),
@@ -248,11 +456,11 @@ impl Layout {
                 }
                 other => {
                     return Err(PlanError::new("unknown_aggregate", format!("there is no aggregate `{other}`"))
-                        .hint("count, sum, min, max, mean, first, last, or a user-defined one"))
+                        .hint("count, sum, min, max, mean, first, last and their neighbours, or a user-defined one"))
                 }
             };
             layout.has_vars |= slot == Slot::Var;
-            layout.accumulators.push(Accumulator { kind, input, output, offset: layout.size, slot });
+            layout.accumulators.push(Accumulator { kind, input, output, offset: layout.size, slot, descending });
             layout.size += size;
         }
         Ok(layout)
@@ -283,12 +491,20 @@ impl Layout {
 
     /// Whether partial results may be formed upstream of a shuffle: exact in any order.
     pub fn combines(&self) -> bool {
-        self.accumulators.iter().all(|a| !matches!(a.kind, Kind::SumFloat | Kind::MeanFloat | Kind::Python(_)))
+        let in_order = |kind: &Kind| {
+            matches!(kind, Kind::SumFloat | Kind::MeanFloat | Kind::VarianceFloat { .. } | Kind::Python(_))
+        };
+        self.accumulators.iter().all(|a| !in_order(&a.kind))
     }
 
     /// The first accumulator that cannot take values back.
     pub fn not_retractable(&self) -> Option<usize> {
-        self.accumulators.iter().position(|a| !matches!(a.kind, Kind::Count | Kind::SumExact | Kind::MeanExact))
+        let takes_back = |kind: &Kind| match kind {
+            Kind::Count | Kind::SumExact | Kind::MeanExact | Kind::Variance { .. } => true,
+            Kind::Bag(bag) => bag.place.is_none(),
+            _ => false,
+        };
+        self.accumulators.iter().position(|a| !takes_back(&a.kind))
     }
 
     /// Adds row `input.row`'s value (`arg`; None for a bare count) to accumulator `index` of `row`; `sign` is −1 to take
@@ -298,7 +514,7 @@ impl Layout {
         &self,
         index: usize,
         row: &mut [u8],
-        arg: Option<&Column>,
+        (arg, by): (Option<&Column>, &[Arc<Column>]),
         sign: i64,
         input: &Input<'_>,
         vars: &mut VarScope<'_>,
@@ -365,6 +581,45 @@ impl Layout {
                     row[at] = 1;
                     write_place(row, at + 1, input.place);
                     self.set_value(acc, &mut row[at + 1 + PLACE_BYTES..], column, i, vars);
+                }
+            }
+            Kind::Variance { .. } => {
+                let value = match &column.data {
+                    Data::I64(v) => v[i] as i128,
+                    Data::I128(v) => v[i],
+                    _ => 0,
+                };
+                let square = value.checked_mul(value).unwrap_or(i128::MAX).saturating_mul(sign as i128);
+                set_i64(row, at, get_i64(row, at) + sign);
+                set_i128(row, at + 8, get_i128(row, at + 8).saturating_add(value.saturating_mul(sign as i128)));
+                set_i128(row, at + 24, get_i128(row, at + 24).saturating_add(square));
+            }
+            Kind::VarianceFloat { .. } => {
+                let Data::F64(v) = &column.data else { return Ok(()) };
+                let (count, mean) = (get_i64(row, at) + 1, get_f64(row, at + 8));
+                let away = v[i] - mean;
+                let mean = mean + away / count as f64;
+                set_i64(row, at, count);
+                set_f64(row, at + 8, mean);
+                set_f64(row, at + 16, get_f64(row, at + 16) + away * (v[i] - mean));
+            }
+            Kind::Bag(bag) => {
+                let (mut place, mut value) = (vec![], vec![]);
+                if !acc.entry(bag, column, by, i, input.place, &mut place, &mut value) {
+                    return Ok(());
+                }
+                let handle = get_u32(row, at);
+                let entry = Entry { key: &place, value: &value, count: sign };
+                if let Some(next) = bag::add(vars.vars.get(handle), entry, bag.most) {
+                    set_u32(row, at, vars.replace(handle, &next));
+                }
+            }
+            Kind::Sketch => {
+                let mut value = vec![];
+                key::encode(column, i, &mut value);
+                let handle = get_u32(row, at);
+                if let Some(next) = hll::add(vars.vars.get(handle), xxhash_rust::xxh3::xxh3_64(&value)) {
+                    set_u32(row, at, vars.replace(handle, &next));
                 }
             }
             Kind::Python(_) => {}
@@ -459,6 +714,37 @@ impl Layout {
                         }
                     }
                 }
+                Kind::Variance { .. } => {
+                    set_i64(row, at, get_i64(row, at) + get_i64(other, at));
+                    for cell in [at + 8, at + 24] {
+                        set_i128(row, cell, get_i128(row, cell).saturating_add(get_i128(other, cell)));
+                    }
+                }
+                Kind::VarianceFloat { .. } => {
+                    let (n, more) = (get_i64(row, at), get_i64(other, at));
+                    if more == 0 {
+                        continue;
+                    }
+                    let (mean, apart) = (get_f64(row, at + 8), get_f64(other, at + 8) - get_f64(row, at + 8));
+                    let (n, more, all) = (n as f64, more as f64, (n + more) as f64);
+                    set_i64(row, at, get_i64(row, at) + get_i64(other, at));
+                    set_f64(row, at + 8, mean + apart * more / all);
+                    let squares = get_f64(row, at + 16) + get_f64(other, at + 16);
+                    set_f64(row, at + 16, squares + apart * apart * n * more / all);
+                }
+                Kind::Bag(_) | Kind::Sketch => {
+                    let theirs = other_vars.get(get_u32(other, at));
+                    if theirs.is_empty() {
+                        continue;
+                    }
+                    let handle = get_u32(row, at);
+                    let mine = vars.vars.get(handle);
+                    let next = match acc.kind {
+                        Kind::Bag(bag) => bag::merge(mine, theirs, bag.most),
+                        _ => hll::merge(mine, theirs),
+                    };
+                    set_u32(row, at, vars.replace(handle, &next));
+                }
                 Kind::Python(_) => {}
             }
         }
@@ -522,6 +808,27 @@ impl Layout {
                     Slot::Var => out.push_str(vars.get(get_u32(row, value))),
                 }
             }
+            Kind::Variance { root, ddof } => {
+                let (sum, squares) = (get_i128(row, at + 8), get_i128(row, at + 24));
+                if [sum, squares].iter().any(|&cell| cell == i128::MAX || cell == i128::MIN) {
+                    return out.push_state(ERR_OVERFLOW);
+                }
+                let scale = if let DataType::Decimal { scale, .. } = acc.input { scale } else { 0 };
+                match variance(get_i64(row, at), sum, squares, ddof, scale) {
+                    None => out.push_null(),
+                    Some(found) => push_float(if root { found.sqrt() } else { found }, out),
+                }
+            }
+            Kind::VarianceFloat { root, ddof } => {
+                let count = get_i64(row, at);
+                if count <= ddof || count == 0 {
+                    return out.push_null();
+                }
+                let found = get_f64(row, at + 16) / (count - ddof) as f64;
+                push_float(if root { found.sqrt() } else { found }, out);
+            }
+            Kind::Bag(bag) => acc.told(bag, vars.get(get_u32(row, at)), out),
+            Kind::Sketch => out.push_i64(hll::estimate(vars.get(get_u32(row, at)))),
             Kind::Python(function) => {
                 let handle = get_u32(row, at);
                 let state = (handle != 0).then(|| vars.get(handle));
@@ -566,9 +873,12 @@ impl Layout {
             let value = acc.offset + acc.bytes() - 4;
             row[acc.offset..value].copy_from_slice(r.raw(value - acc.offset)?);
             let (_, has) = acc.var_position(row);
-            if has || matches!(acc.kind, Kind::Python(_)) {
-                let handle = put(r.blob()?);
-                set_u32(row, value, handle);
+            if has || acc.is_blob() {
+                let blob = r.blob()?;
+                if matches!(acc.kind, Kind::Python(_)) || !blob.is_empty() {
+                    let handle = put(blob);
+                    set_u32(row, value, handle);
+                }
             }
         }
         if let Some(at) = self.span {
@@ -598,7 +908,109 @@ impl Accumulator {
             Kind::MeanExact => 24,
             Kind::Min | Kind::Max => 1 + self.slot.bytes(),
             Kind::First | Kind::Last => 1 + PLACE_BYTES + self.slot.bytes(),
-            Kind::Python(_) => 4,
+            Kind::Variance { .. } => 40,
+            Kind::VarianceFloat { .. } => 24,
+            Kind::Bag(_) | Kind::Sketch | Kind::Python(_) => 4,
+        }
+    }
+    /// Whether it is a handle and nothing else.
+    fn is_blob(&self) -> bool {
+        matches!(self.kind, Kind::Bag(_) | Kind::Sketch | Kind::Python(_))
+    }
+
+    /// A row's entry in a bag; false: it has none, a column that it would be ordered by is null.
+    #[allow(clippy::too_many_arguments)]
+    fn entry(
+        &self,
+        bag: Bag,
+        column: &Column,
+        by: &[Arc<Column>],
+        row: usize,
+        place: Place,
+        entry: &mut Vec<u8>,
+        value: &mut Vec<u8>,
+    ) -> bool {
+        if let What::QuantileSketch { gamma, .. } = bag.what {
+            entry.extend_from_slice(&bucket(number(column, row), gamma));
+            return true;
+        }
+        for (column, &descending) in by.iter().zip(&self.descending) {
+            if column.state_at(row) != VALID {
+                return false;
+            }
+            ordered(column, row, descending, entry);
+        }
+        match bag.by_value {
+            // The value is the key: what is decoded is there.
+            Some(Towards::Smallest) if bag.place.is_none() => {
+                ordered(column, row, false, entry);
+                return true;
+            }
+            Some(towards) => ordered(column, row, towards == Towards::Largest, entry),
+            None => {}
+        }
+        if let Some(towards) = bag.place {
+            let from = entry.len();
+            entry.extend_from_slice(&((place.ts as u64) ^ (1 << 63)).to_be_bytes());
+            entry.extend_from_slice(&place.lane.to_be_bytes());
+            entry.extend_from_slice(&place.position.to_be_bytes());
+            if towards == Towards::Largest {
+                entry[from..].iter_mut().for_each(|b| *b = !*b);
+            }
+        }
+        key::encode(column, row, value);
+        true
+    }
+
+    /// What is asked of a bag.
+    fn told(&self, bag: Bag, bytes: &[u8], out: &mut ColumnBuilder) {
+        let live = || bag::entries(bytes).filter(|entry| entry.count > 0);
+        let dtype = self.input.widened();
+        let value = |entry: &Entry<'_>| {
+            let from = if entry.value.is_empty() { entry.key } else { entry.value };
+            key::decode_value(&dtype, from).map_or(Value::Null, |(value, _)| value)
+        };
+        match bag.what {
+            What::Distinct => out.push_i64(live().count() as i64),
+            What::Pick => match live().next() {
+                None => out.push_null(),
+                Some(entry) => out.push_value(&value(&entry)),
+            },
+            What::Set | What::List | What::Top(_) => {
+                let most = if let What::Top(k) = bag.what { k } else { usize::MAX };
+                let times = |entry: Entry<'_>| {
+                    let times = if bag.what == What::Set { 1 } else { entry.count as usize };
+                    std::iter::repeat_n(value(&entry), times)
+                };
+                let mut values = ColumnBuilder::new(dtype.clone());
+                live().flat_map(times).take(most).for_each(|value| values.push_value(&value));
+                let values = values.finish();
+                let mut text = vec![b'['];
+                for row in 0..values.len() {
+                    if row > 0 {
+                        text.push(b',');
+                    }
+                    write_value(&values, row, &mut text);
+                }
+                text.push(b']');
+                out.push_str(&text);
+            }
+            What::Quantile(q) | What::QuantileSketch { q, .. } => {
+                let all: i64 = live().map(|entry| entry.count).sum();
+                let mut left = ((q * all as f64).ceil() as i64).max(1);
+                let found = live().find(|entry| {
+                    left -= entry.count;
+                    left <= 0
+                });
+                match (found, bag.what) {
+                    (None, _) => out.push_null(),
+                    (Some(entry), What::QuantileSketch { gamma, .. }) => match bucket_value(entry.key, gamma) {
+                        Some(x) => push_float(x, out),
+                        None => out.push_null(),
+                    },
+                    (Some(entry), _) => out.push_value(&value(&entry)),
+                }
+            }
         }
     }
     /// Where the handle lies (None: no handle), and whether it is in use.
@@ -607,11 +1019,17 @@ impl Accumulator {
             return (None, false);
         }
         let value = self.offset + self.bytes() - 4;
-        let used = match self.kind {
-            Kind::Python(_) => true,
-            _ => row[self.offset] != 0,
-        };
+        let used = self.is_blob() || row[self.offset] != 0;
         (Some(value), used)
+    }
+}
+
+/// A value so that bytes come in its order, or in the reverse one (the encoding is free of prefixes, so its complement is).
+fn ordered(column: &Column, row: usize, descending: bool, out: &mut Vec<u8>) {
+    let from = out.len();
+    key::encode(column, row, out);
+    if descending {
+        out[from..].iter_mut().for_each(|b| *b = !*b);
     }
 }
 
@@ -637,6 +1055,8 @@ fn write_place(row: &mut [u8], at: usize, place: Place) {
 pub struct Arguments {
     pub arg: Option<Arc<Column>>,
     pub condition: Option<Arc<Column>>,
+    /// What it is ordered by.
+    pub by: Vec<Arc<Column>>,
 }
 
 /// The first error that reading row `row` of these would meet, in order: a condition always, an argument only where its
@@ -653,7 +1073,7 @@ pub fn error_of(arguments: &[Arguments], row: usize) -> Option<(u8, Option<Strin
                 continue;
             }
         }
-        if let Some(c) = &a.arg {
+        for c in a.arg.iter().chain(&a.by) {
             let state = c.state_at(row);
             if state > crate::column::NULL {
                 return Some((state, c.message_at(row).map(str::to_string)));
@@ -678,9 +1098,23 @@ mod tests {
     use proptest::prelude::*;
 
     fn layout(functions: &[(&str, DataType)]) -> Layout {
+        layout_over(functions, false)
+    }
+
+    /// The last `first` and what follows it are ordered by a number, downwards.
+    fn layout_over(functions: &[(&str, DataType)], table: bool) -> Layout {
+        let ordered = functions.iter().rposition(|f| f.0 == "first").filter(|&at| at > 5).unwrap_or(functions.len());
         let specs: Vec<Spec> = functions
             .iter()
-            .map(|(f, t)| Spec { function: f.to_string(), input: Some(t.clone()), callable: None, output: None })
+            .enumerate()
+            .map(|(i, (f, t))| Spec {
+                function: f.to_string(),
+                input: Some(t.clone()),
+                descending: if i >= ordered { vec![true] } else { vec![] },
+                parameter: Some(if *f == "quantile" { 0.3 } else { 1.0 }),
+                table,
+                ..Spec::default()
+            })
             .collect();
         Layout::new(&specs).unwrap()
     }
@@ -695,6 +1129,16 @@ mod tests {
             ("first", DataType::Str),
             ("last", DataType::Int),
             ("min", DataType::Str),
+            ("var", DataType::Int),
+            ("std", DataType::decimal(2)),
+            ("count_distinct", DataType::Str),
+            ("approx_count_distinct", DataType::Int),
+            ("collect_set", DataType::Int),
+            ("collect_list", DataType::Str),
+            ("top_k", DataType::Int),
+            ("quantile", DataType::decimal(2)),
+            ("first", DataType::Str),
+            ("arg_max", DataType::Str),
         ])
     }
 
@@ -748,13 +1192,14 @@ mod tests {
             let place = Place { ts: item.2, lane: 0, position: item.3 };
             let input = Input { batch: &batch, row, place, foreign: &NoForeign };
             for (index, acc) in layout.accumulators.iter().enumerate() {
+                let by = acc.descending.iter().map(|_| ints.clone()).collect::<Vec<_>>();
                 let column = match acc.input {
                     DataType::Str => &texts,
                     DataType::Decimal { .. } => &decimals,
                     _ => &ints,
                 };
                 let mut scope = VarScope { vars: &mut group.vars, taken: &mut taken, given_up: &mut given };
-                layout.add(index, &mut group.row, Some(column), sign, &input, &mut scope).unwrap();
+                layout.add(index, &mut group.row, (Some(column), &by), sign, &input, &mut scope).unwrap();
             }
         }
     }
@@ -811,7 +1256,26 @@ mod tests {
 
         #[test]
         fn retracting_what_was_added_is_the_identity(kept in items(), gone in items()) {
-            let layout = layout(&[("count", DataType::Int), ("sum", DataType::Int), ("mean", DataType::decimal(2))]);
+            let layout = layout_over(
+                &[
+                    ("count", DataType::Int),
+                    ("sum", DataType::Int),
+                    ("mean", DataType::decimal(2)),
+                    ("var", DataType::Int),
+                    ("min", DataType::Str),
+                    ("max", DataType::Int),
+                    ("count_distinct", DataType::Str),
+                    ("collect_list", DataType::Int),
+                    ("collect_set", DataType::Str),
+                    ("top_k", DataType::decimal(2)),
+                    ("quantile", DataType::Int),
+                    ("first", DataType::Str),
+                    ("last", DataType::Str),
+                    ("arg_max", DataType::Int),
+                ],
+                true,
+            );
+            prop_assert_eq!(layout.not_retractable(), None);
             let (mut a, mut b) = (group(&layout), group(&layout));
             fold(&layout, &kept, 1, &mut a);
             fold(&layout, &gone, 1, &mut b);
@@ -845,6 +1309,49 @@ mod tests {
         assert_eq!(result_value(&layout, 0, &g.row, &g.vars), Value::Decimal(0, 2));
         assert_eq!(result_value(&layout, 1, &g.row, &g.vars), Value::Null);
         assert_eq!(result_value(&layout, 2, &g.row, &g.vars), Value::Null);
+    }
+
+    /// In one generation a value is replaced in place, in the next one the old one stays as it was.
+    #[test]
+    fn values_of_an_earlier_generation_are_left_alone() {
+        let mut vars = Vars::default();
+        let (mut taken, mut given_up) = (vec![], vec![]);
+        let mut scope = VarScope { vars: &mut vars, taken: &mut taken, given_up: &mut given_up };
+        let first = scope.replace(0, b"a");
+        assert_eq!(scope.replace(first, b"bc"), first);
+        assert_eq!((&*scope.taken, scope.given_up.len()), (&vec![first], 0));
+        scope.vars.next_generation();
+        let second = scope.replace(first, b"d");
+        assert_ne!(second, first);
+        assert_eq!((vars.get(first), vars.get(second), vars.bytes), (&b"bc"[..], &b"d"[..], 3));
+        assert_eq!(given_up, [first]);
+    }
+
+    #[test]
+    fn variance_loses_nothing_to_cancellation() {
+        let n = 1_000_000_007i128;
+        let values = [n * n, n * n + 1, n * n + 2];
+        let (sum, squares) = (values.iter().sum(), values.iter().map(|v| v * v / 4).sum::<i128>());
+        assert!(squares > 0);
+        assert_eq!(variance(3, values.iter().sum::<i128>() - 3 * n * n, 5, 1, 0), Some(1.0));
+        assert_eq!(wide_mul(u128::MAX, u128::MAX), (u128::MAX - 1, 1));
+        assert_eq!(variance(2, 3_000_000_000_000_001, 4_500_000_000_000_003_000_000_000_000_001, 1, 0), Some(0.5));
+        assert_eq!(variance(1, 5, 25, 1, 0), None);
+        assert_eq!(variance(2, sum, i128::MAX, 1, 0).map(f64::is_finite), Some(true));
+    }
+
+    proptest! {
+        #[test]
+        fn a_bucket_stands_for_its_numbers_within_the_error(x in -1e12f64..1e12, y in -1e12f64..1e12, small: bool) {
+            let error = 0.01;
+            let gamma = (1.0 + error) / (1.0 - error);
+            let x = if small { x / 1e12 } else { x };
+            let found = bucket_value(&bucket(x, gamma), gamma).unwrap();
+            prop_assert!((found - x).abs() <= x.abs() * error * (1.0 + 1e-9), "{x} {found}");
+            if x < y {
+                prop_assert!(bucket(x, gamma) <= bucket(y, gamma));
+            }
+        }
     }
 
     #[test]

@@ -79,7 +79,7 @@ pub enum Data {
     F64(Vec<f64>),
     /// `Decimal`: unscaled.
     I128(Vec<i128>),
-    /// `Str`: always valid UTF-8.
+    /// `Str`, `Json`: always valid UTF-8.
     Str(Bytes),
     /// `Enum`: index into the type's values.
     Code(Vec<u32>),
@@ -92,7 +92,7 @@ impl Data {
             DataType::Int | DataType::Timestamp | DataType::Duration => Data::I64(vec![]),
             DataType::Float => Data::F64(vec![]),
             DataType::Decimal { .. } => Data::I128(vec![]),
-            DataType::Str => Data::Str(Bytes::default()),
+            DataType::Str | DataType::Json => Data::Str(Bytes::default()),
             DataType::Enum(_) => Data::Code(vec![]),
         }
     }
@@ -328,7 +328,7 @@ impl ColumnBuilder {
             (DataType::Float, Value::Float(x)) => self.push_f64(*x),
             (DataType::Float, Value::Int(x)) => self.push_f64(*x as f64),
             (DataType::Decimal { scale, .. }, Value::Decimal(u, s)) if s == scale => self.push_i128(*u),
-            (DataType::Str, Value::Str(s)) => self.push_str(s.as_bytes()),
+            (DataType::Str | DataType::Json, Value::Str(s)) => self.push_str(s.as_bytes()),
             (DataType::Enum(values), Value::Str(s)) => match values.iter().position(|v| v == s) {
                 Some(code) => self.push_code(code as u32),
                 None => self.push_state(ERR_CAST),

@@ -281,7 +281,7 @@ fn parse_rows(schema: &Arc<Schema>, header: &Header, body: &[u8]) -> Option<Batc
                 }
                 Data::Code(v)
             }
-            DataType::Str => {
+            DataType::Str | DataType::Json => {
                 let mut v = Bytes::with_capacity(n, 0);
                 for _ in 0..n {
                     v.push(r.blob()?);

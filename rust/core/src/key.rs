@@ -88,7 +88,7 @@ pub fn decode_value<'a>(dtype: &DataType, bytes: &'a [u8]) -> Option<(Value, &'a
             let (head, tail) = rest.split_first_chunk::<16>()?;
             (Value::Decimal((u128::from_be_bytes(*head) ^ (1 << 127)) as i128, *scale), tail)
         }
-        DataType::Str | DataType::Enum(_) => {
+        DataType::Str | DataType::Json | DataType::Enum(_) => {
             let mut text = Vec::new();
             let mut at = 0;
             loop {
@@ -125,7 +125,7 @@ fn skip<'a>(dtype: &DataType, bytes: &'a [u8]) -> Option<&'a [u8]> {
         DataType::Bool => rest.get(1..),
         DataType::Int | DataType::Timestamp | DataType::Duration | DataType::Float => rest.get(8..),
         DataType::Decimal { .. } => rest.get(16..),
-        DataType::Str | DataType::Enum(_) => loop {
+        DataType::Str | DataType::Json | DataType::Enum(_) => loop {
             let zero = memchr::memchr(0, rest)?;
             std::str::from_utf8(&rest[..zero]).ok()?;
             let ends = *rest.get(zero + 1)? == 0;

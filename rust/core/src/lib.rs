@@ -4,6 +4,7 @@
 //! (`rust/py`, `rust/kafka`, `python/adstream`), so a whole cluster can run in one process from a seed.
 
 pub mod aggregate;
+pub mod bag;
 pub mod batch;
 pub mod cep;
 pub mod codec;
@@ -13,6 +14,7 @@ pub mod error;
 pub mod expr;
 pub mod flow;
 pub mod frame;
+pub mod hll;
 pub mod key;
 pub mod lines;
 pub mod op;

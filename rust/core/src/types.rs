@@ -22,6 +22,8 @@ pub enum DataType {
     Str,
     Timestamp,
     Duration,
+    /// A JSON value, kept as its compact text: what aggregates give that have many values. Only they make it.
+    Json,
     /// A closed set of strings; stored as codes, behaves as `Str` everywhere else.
     Enum(Arc<Vec<String>>),
 }
@@ -58,6 +60,7 @@ impl fmt::Display for DataType {
             DataType::Str => f.write_str("str"),
             DataType::Timestamp => f.write_str("timestamp"),
             DataType::Duration => f.write_str("duration"),
+            DataType::Json => f.write_str("json"),
             DataType::Enum(values) => {
                 write!(f, "enum{}", serde_json::to_string(values.as_ref()).map_err(|_| fmt::Error)?)
             }
@@ -69,7 +72,9 @@ impl FromStr for DataType {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let unknown = || {
-            format!("unknown type `{text}` (bool, int, float, decimal(p,s), str, timestamp, duration, enum[\"A\",…])")
+            format!(
+                "unknown type `{text}` (bool, int, float, decimal(p,s), str, timestamp, duration, json, enum[\"A\",…])"
+            )
         };
         Ok(match text {
             "bool" => DataType::Bool,
@@ -78,6 +83,7 @@ impl FromStr for DataType {
             "str" => DataType::Str,
             "timestamp" => DataType::Timestamp,
             "duration" => DataType::Duration,
+            "json" => DataType::Json,
             _ => {
                 if let Some(list) = text.strip_prefix("enum") {
                     return Ok(DataType::Enum(Arc::new(serde_json::from_str(list).map_err(|_| unknown())?)));

@@ -42,6 +42,9 @@ pub fn classes(py: Python<'_>) -> PyResult<&Classes> {
 
 /// One value of a column; null and errors are None.
 pub fn to_python<'py>(py: Python<'py>, column: &Column, row: usize) -> PyResult<Bound<'py, PyAny>> {
+    if column.dtype == DataType::Json && column.is_valid(row) {
+        return py.import("json")?.call_method1("loads", (column.text_at(row),));
+    }
     value_to_python(py, column.value_at(row))
 }
 
@@ -69,6 +72,7 @@ impl<'py> ToPython<'py> {
             _ if !column.is_valid(row) => None,
             (Data::I128(v), _) => Some(v[row] as u128),
             (Data::I64(v), DataType::Timestamp | DataType::Duration) => Some(v[row] as u128),
+            (_, DataType::Json) => None,
             (Data::Str(_) | Data::Code(_), _) => Some(identity(column.text_at(row))),
             _ => None,
         };

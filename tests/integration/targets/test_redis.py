@@ -314,3 +314,9 @@ def test_a_whole_flush_leaves_the_last_row_per_key_of_its_prefix(
     assert send(0, applied, len(log))
     applied = len(log)
     check()
+
+
+def test_lists_are_json(client: Any, opened: Opened) -> None:
+    target = opened("l:{key}", {"key": "str", "names": "json"}, ("key",))
+    assert target.write(0, 0, 1, {"key": ["a"], "names": [["전", "12.50", 3, None]]})
+    assert client.hget("l:a", "names") == '["전","12.50",3,null]'

@@ -660,3 +660,16 @@ def test_the_table_is_the_last_row_per_key_of_the_applied_prefix(
     assert len(found) == len(dict(log[:applied]))
     for writer in writers:
         writer.close()
+
+
+@pytest.mark.parametrize("rows", [1, 3_000])
+def test_lists_are_json(url: str, opened: Opened, rows: int) -> None:
+    target = opened(url, {"key": "str", "names": "json"}, ("key",))
+    names = {f"k{n}": ["전'", "a\0\t\\", "12.50", None, n, 0.5] for n in range(rows)}
+    assert target.write(0, 0, rows, {"key": [*names, "none"], "names": [*names.values(), None]})
+    found = dict(read(url, "SELECT key, names FROM rows"))
+    assert found.pop("none") is None
+    assert {key: json.loads(text) for key, text in found.items()} == names
+    again = opened(url, {"key": "str", "names": "json"}, ("key",))  # the table fits
+    assert again.write(0, rows, rows + 1, {"key": ["none"], "names": [[]]})
+    assert read(url, "SELECT names FROM rows WHERE key = 'none'") == [("[]",)]

@@ -281,10 +281,68 @@ def test_a_table_of_a_table():
     assert plain().group_by("user").count().schema == {"user": "str", "count": "int"}
 
 
-@pytest.mark.parametrize("aggregate", [ads.min("n"), ads.max("n"), ads.first("n"), ads.last("n")])
-def test_what_cannot_take_values_back_over_a_table(aggregate):
-    with refused("not_retractable", "cannot take back the old value", ".to_stream().group_by(…)", "aggregate"):
+@pytest.mark.parametrize(
+    ("aggregate", "remedy"),
+    [
+        (ads.first("n"), 'ads.first("…", order_by="…")'),
+        (ads.last("n"), 'ads.last("…", order_by="…")'),
+        (ads.approx_count_distinct("n"), ".to_stream().group_by(…)"),
+    ],
+)
+def test_what_cannot_take_values_back_over_a_table(aggregate, remedy):
+    with refused("not_retractable", "cannot take back the old value", remedy, "aggregate"):
         plain().group_by("user").aggregate(x=aggregate)
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "dtype"),
+    [
+        (ads.min("total"), "decimal(38,2)"),
+        (ads.arg_max("n", "total"), "int"),
+        (ads.last("n", order_by=[col("total").desc()]), "int"),
+        (ads.top_k("n", 3), "json"),
+        (ads.collect_list("n", order_by="total"), "json"),
+        (ads.count_distinct("n"), "int"),
+        (ads.quantile("total", 0.5), "decimal(38,2)"),
+        (ads.quantile("total", 0.5, error=0.01), "float"),
+        (ads.std("total"), "float"),
+    ],
+)
+def test_what_takes_values_back_over_a_table(aggregate, dtype):
+    table = windowed(n=ads.count(), total=ads.sum("price")).group_by("user").aggregate(x=aggregate)
+    assert table.schema == {"user": "str", "x": dtype}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ads.top_k("n", 0), "`k` is 0"),
+        (lambda: ads.quantile("n", 95), "`q` is 95"),
+        (lambda: ads.quantile("n", 0.5, error=1), "`error` is 1"),
+        (lambda: ads.var("n", ddof=-1), "`ddof` is -1"),
+        (lambda: ads.first("n", order_by=[3]), "`order_by` is 3"),
+        (lambda: ads.arg_max("n", []), "by what?"),
+    ],
+)
+def test_arguments_of_aggregates_that_make_no_sense(make, message):
+    with refused("bad_argument", message, ""):
+        make()
+
+
+def test_an_order_holds_no_aggregate():
+    with refused("nested_aggregate", "cannot contain another one", "aggregate twice", "first"):
+        ads.first("n", order_by=ads.count())
+
+
+@pytest.mark.parametrize("aggregate", [ads.var("user"), ads.std("kind"), ads.quantile("user", 0.5, error=0.1)])
+def test_what_has_no_spread(aggregate):
+    with refused("type_mismatch", "there is no", "", "aggregate"):
+        events().group_by("user").aggregate(x=aggregate)
+
+
+def test_an_order_names_columns_that_there_are():
+    with refused("unknown_column", "nowhere", "", "aggregate"):
+        events().group_by("user").aggregate(x=ads.first("count", order_by="nowhere"))
 
 
 def test_floats_cannot_be_taken_back_exactly():
@@ -372,3 +430,24 @@ def test_a_windowed_table_needs_its_window_in_the_sinks_key():
         rows.sink(ads.sinks.Sql("t", key=["user"]))
     rows.sink(ads.sinks.Sql("t", key=["user", "metric_time"]))
     rows.final().sink(ads.sinks.RedisHash("m:{user}:{metric_time}"))
+
+
+def test_lists_are_lists_for_records_and_functions():
+    from adstream.testing import TopologyTestDriver
+
+    @ads.topology(name="lists")
+    def lists(app: ads.App) -> None:
+        class Hit(ads.Record):
+            user: str
+            n: int
+
+        table = app.stream("in", Hit, key="user").group_by("user").aggregate(seen=ads.collect_list("n"))
+        changes = table.to_stream()
+        changes.records("user").map_values(lambda value: [type(value["seen"]).__name__, value["seen"]]).to("records")
+        changes.filter(lambda row: len(row["seen"]) > 1).filter(col("seen").is_not_null()).to("rows", key="user")
+
+    with TopologyTestDriver(lists, partitions=1, commit_every=1) as driver:
+        for n in (3, 5):
+            driver.input("in").pipe({"user": "u", "n": n})
+        assert driver.output("records").read()[-1].value == ["list", [3, 5]]
+        assert [r.value for r in driver.output("rows").read()] == [{"user": "u", "seen": [3, 5]}]

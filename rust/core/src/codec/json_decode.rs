@@ -319,6 +319,12 @@ fn reader(f: &JsonField) -> Result<Reader, PlanError> {
         &DataType::Decimal { precision, scale } => Reader::Decimal { precision, scale },
         DataType::Str => Reader::Str { content_id: f.content_id },
         DataType::Enum(values) => Reader::Enum(Labels::new(values)),
+        DataType::Json => {
+            return Err(PlanError::new(
+                "bad_plan",
+                format!("the field `{}` cannot be of type json: aggregates make it", f.name),
+            ))
+        }
         DataType::Timestamp => match f.unit {
             TimeUnit::Rfc3339 => Reader::TimeText(match &f.zone {
                 None => None,

@@ -11,6 +11,7 @@
 //! | `str`, `enum` | UTF-8 as it is; only quote, backslash and control characters are escaped |
 //! | `timestamp` | `"2024-01-15T10:04:59.999Z"` |
 //! | `duration` | integer milliseconds |
+//! | `json` | as it is |
 //!
 //! NULL and errors are `null`. Special case: a float that is no number would be `null` too; its state has said so before.
 
@@ -52,7 +53,8 @@ impl JsonEncoder {
     }
 }
 
-fn write_value(column: &Column, row: usize, out: &mut Vec<u8>) {
+/// One value; null and errors are `null`.
+pub fn write_value(column: &Column, row: usize, out: &mut Vec<u8>) {
     if !column.is_valid(row) {
         out.extend_from_slice(b"null");
         return;
@@ -72,6 +74,7 @@ fn write_value(column: &Column, row: usize, out: &mut Vec<u8>) {
             text::format_decimal(v[row], scale, out);
             out.push(b'"');
         }
+        (Data::Str(_), DataType::Json) => out.extend_from_slice(column.text_at(row)),
         (Data::Str(_) | Data::Code(_), _) => write_str(column.text_at(row), out),
     }
 }

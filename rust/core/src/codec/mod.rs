@@ -1,7 +1,7 @@
 //! Bytes to columns for the fields asked for, and back. A bad row is data: it comes back with its reason.
 
 mod json_decode;
-mod json_encode;
+pub mod json_encode;
 mod scan;
 pub mod text;
 

@@ -529,7 +529,7 @@ macro_rules! by_physical {
             DataType::Float => $generic!(f64),
             DataType::Decimal { .. } => $generic!(i128),
             DataType::Enum(_) => $generic!(u32),
-            DataType::Str => $text,
+            DataType::Str | DataType::Json => $text,
         }
     };
 }

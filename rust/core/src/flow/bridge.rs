@@ -19,6 +19,19 @@ use crate::column::{reason, Column, ColumnBuilder, Data, Value, VALID};
 use crate::datum::Datum;
 use crate::types::{DataType, Schema};
 
+/// What the engine's own JSON columns hold: no number of theirs is too large for 64 bits.
+fn from_json(value: serde_json::Value) -> Datum {
+    use serde_json::Value as Json;
+    match value {
+        Json::Null => Datum::Null,
+        Json::Bool(b) => Datum::Bool(b),
+        Json::Number(n) => n.as_i64().map_or_else(|| Datum::Float(n.as_f64().unwrap_or_default()), Datum::Int),
+        Json::String(s) => Datum::str(&s),
+        Json::Array(items) => Datum::List(items.into_iter().map(from_json).collect()),
+        Json::Object(fields) => Datum::Map(fields.into_iter().map(|(k, v)| (Arc::from(k), from_json(v))).collect()),
+    }
+}
+
 /// A valid or null value of a column; an error's state.
 fn datum_at(column: &Column, row: usize) -> Result<Datum, u8> {
     match column.state_at(row) {
@@ -30,6 +43,9 @@ fn datum_at(column: &Column, row: usize) -> Result<Datum, u8> {
             (Data::F64(v), _) => Datum::Float(v[row]),
             (Data::I128(v), DataType::Decimal { scale, .. }) => Datum::Decimal(v[row], *scale),
             (Data::I128(v), _) => Datum::Decimal(v[row], 0),
+            (Data::Str(_), DataType::Json) => {
+                serde_json::from_slice(column.text_at(row)).map(from_json).unwrap_or(Datum::Null)
+            }
             // Columns of text hold UTF-8.
             (Data::Str(_) | Data::Code(_), _) => Datum::str(&String::from_utf8_lossy(column.text_at(row))),
         }),

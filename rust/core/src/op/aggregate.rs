@@ -26,9 +26,10 @@ use crate::aggregate::{error_of, Accumulator, Arguments, Input, Layout, Place, V
 use crate::batch::Batch;
 use crate::column::{reason, Bytes, Column, ColumnBuilder, Data};
 use crate::error::Fatal;
-use crate::expr::{Compiled, Foreign};
+use crate::expr::Foreign;
 use crate::frame::{Header, Kind, BODY_BYTES_MAX};
 use crate::key;
+use crate::plan::logical::CompiledArguments;
 use crate::state::{hash, lives, Store};
 use crate::types::{DataType, Schema};
 use crate::window::{Starts, Windows, NO_TIME, UNWINDOWED};
@@ -39,7 +40,7 @@ pub struct Fold {
     pub keys: Vec<usize>,
     pub window: Option<Windows>,
     /// Argument and condition of each accumulator.
-    pub arguments: Vec<(Option<Compiled>, Option<Compiled>)>,
+    pub arguments: Vec<CompiledArguments>,
     /// Of windows that overlap, before a shuffle: rows are folded by slices of this length, whose results are merged into
     /// their windows behind it. A row is folded once, and what is sent is as much less.
     pub slices: Option<i64>,
@@ -164,9 +165,10 @@ impl Fold {
         let arguments: Vec<Arguments> = self
             .arguments
             .iter()
-            .map(|(arg, condition)| Arguments {
-                arg: arg.as_ref().map(|e| e.eval(batch, foreign)),
-                condition: condition.as_ref().map(|e| e.eval(batch, foreign)),
+            .map(|a| Arguments {
+                arg: a.arg.as_ref().map(|e| e.eval(batch, foreign)),
+                condition: a.condition.as_ref().map(|e| e.eval(batch, foreign)),
+                by: a.by.iter().map(|e| e.eval(batch, foreign)).collect(),
             })
             .collect();
         let errs = |c: &Column| c.state.as_ref().is_some_and(|s| s.iter().any(|&s| s > crate::column::NULL));
@@ -175,9 +177,7 @@ impl Fold {
         key::encode_rows(&columns, batch.live_rows(), &mut keys);
         let hashes = (0..keys.len()).map(|i| hash(keys.get(i))).collect();
         let may_err = columns.iter().any(|c| errs(c))
-            || arguments
-                .iter()
-                .any(|a| a.arg.as_ref().is_some_and(|c| errs(c)) || a.condition.as_ref().is_some_and(|c| errs(c)));
+            || arguments.iter().any(|a| a.arg.iter().chain(&a.condition).chain(&a.by).any(|c| errs(c)));
         Prepared { batch, columns, arguments, may_err, keys, hashes }
     }
 
@@ -236,7 +236,7 @@ impl Fold {
             store.update(pane, key, prepared.hashes[i], ts, |layout, cells, vars| {
                 for (index, a) in prepared.arguments.iter().enumerate() {
                     if a.condition.as_ref().is_none_or(|c| c.is_true(row)) {
-                        if let Err(text) = layout.add(index, cells, a.arg.as_deref(), sign, &input, vars) {
+                        if let Err(text) = layout.add(index, cells, (a.arg.as_deref(), &a.by), sign, &input, vars) {
                             failed.get_or_insert(text);
                         }
                     }

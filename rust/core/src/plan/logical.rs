@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::aggregate::{Layout, Spec};
 use crate::codec::{JsonField, TimeUnit};
@@ -117,6 +117,38 @@ pub struct AggregateSpec {
     pub dtype: Option<DataType>,
     #[serde(default, rename = "function")]
     pub callable: Option<usize>,
+    /// What it is ordered by, first things first.
+    #[serde(default)]
+    pub by: Vec<OrderBy>,
+    /// `k` of `top_k`, `q` of `quantile`, `ddof` of `var` and `std`.
+    #[serde(default)]
+    pub parameter: Option<f64>,
+    /// Of `quantile`: the relative error.
+    #[serde(default)]
+    pub error: Option<f64>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct OrderBy {
+    pub expr: Expr,
+    #[serde(default)]
+    pub descending: bool,
+}
+
+impl AggregateSpec {
+    fn exprs(&self) -> impl Iterator<Item = &Expr> {
+        self.arg.iter().chain(self.condition.iter()).chain(self.by.iter().map(|by| &by.expr))
+    }
+    /// What it does beside its function, argument and condition, for whoever compares meanings; nothing for most.
+    pub fn more(&self) -> String {
+        let parameter = self.parameter.map_or(String::new(), |p| format!(" {p}"));
+        let error = self.error.map_or(String::new(), |e| format!(" within {e}"));
+        let by = match self.by.is_empty() {
+            true => String::new(),
+            false => format!(" by {}", serde_json::to_string(&self.by).unwrap_or_default()),
+        };
+        parameter + &error + &by
+    }
 }
 
 fn yes() -> bool {
@@ -279,6 +311,8 @@ pub struct Facts {
     pub partitioned_by: Option<Vec<String>>,
     /// The rows are changes of a table.
     pub table: bool,
+    /// An aggregate of a table.
+    pub of_table: bool,
     /// An aggregate that needs a shuffle before it.
     pub shuffled: bool,
     /// Whether partials are formed before that shuffle.
@@ -579,7 +613,8 @@ impl Plan {
             }
             Op::Aggregate { keys, window, aggregates, combine, ttl_ms } => {
                 let input = self.input_schema(node)?;
-                let (layout, _) = aggregate_parts(aggregates, &input)?;
+                let (layout, _) = aggregate_parts(aggregates, &input, facts.table)?;
+                facts.of_table = facts.table;
                 if keys.is_empty() {
                     return Err(PlanError::new("no_key", "an aggregate needs a key").hint("call .group_by(…) first"));
                 }
@@ -607,7 +642,7 @@ impl Plan {
                             ),
                         )
                         .hint(
-                            "over a table use count, sum or mean (of exact numbers), or aggregate the stream itself",
+                            "say by what it is ordered (`order_by=`), cast floats to decimals, or aggregate the stream itself",
                         ));
                     }
                     if window.is_some() {
@@ -635,7 +670,7 @@ impl Plan {
                 facts.combined = facts.shuffled && *combine && layout.combines() && facts.idle_ms.is_none();
                 if facts.shuffled && !facts.combined {
                     let mut read = BTreeSet::new();
-                    let exprs = aggregates.iter().flat_map(|a| a.arg.iter().chain(a.condition.iter()));
+                    let exprs = aggregates.iter().flat_map(AggregateSpec::exprs);
                     exprs.for_each(|e| names(e, &mut read));
                     if let Some(name) = read.iter().find(|n| matches!(n.as_str(), "$offset" | "$partition")) {
                         let name = name.trim_start_matches('$');
@@ -826,7 +861,7 @@ impl Plan {
                 }
                 Op::Aggregate { keys, aggregates, .. } => {
                     for a in aggregates {
-                        a.arg.iter().chain(a.condition.iter()).for_each(&mut reads);
+                        a.exprs().for_each(&mut reads);
                     }
                     read.extend(keys.iter().cloned());
                     let whole_row = aggregates.iter().any(|a| a.function == "python" && a.arg.is_none());
@@ -1090,11 +1125,19 @@ pub fn boolean(expr: &Expr, schema: &Schema) -> Result<Compiled, PlanError> {
     Ok(compiled)
 }
 
-/// An aggregate's argument and its condition.
-pub type ArgumentPair = (Option<Compiled>, Option<Compiled>);
+/// What an aggregate reads.
+pub struct CompiledArguments {
+    pub arg: Option<Compiled>,
+    pub condition: Option<Compiled>,
+    pub by: Vec<Compiled>,
+}
 
-/// The accumulators of an aggregate and their compiled arguments.
-pub fn aggregate_parts(specs: &[AggregateSpec], schema: &Schema) -> Result<(Layout, Vec<ArgumentPair>), PlanError> {
+/// The accumulators of an aggregate and their compiled arguments. `table`: over a table, whose old values are taken back.
+pub fn aggregate_parts(
+    specs: &[AggregateSpec],
+    schema: &Schema,
+    table: bool,
+) -> Result<(Layout, Vec<CompiledArguments>), PlanError> {
     let mut parts = vec![];
     let mut arguments = vec![];
     for spec in specs {
@@ -1108,8 +1151,13 @@ pub fn aggregate_parts(specs: &[AggregateSpec], schema: &Schema) -> Result<(Layo
             input: arg.as_ref().map(|a| a.dtype.clone()),
             callable: spec.callable,
             output: spec.dtype.clone(),
+            descending: spec.by.iter().map(|by| by.descending).collect(),
+            parameter: spec.parameter,
+            error: spec.error,
+            table,
         });
-        arguments.push((arg, condition));
+        let by = spec.by.iter().map(|by| compile(&by.expr, schema)).collect::<Result<_, _>>()?;
+        arguments.push(CompiledArguments { arg, condition, by });
     }
     Ok((Layout::new(&parts)?, arguments))
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::logical::{aggregate_parts, boolean, column, Op, Plan, WindowSpec};
+use super::logical::{aggregate_parts, boolean, column, AggregateSpec, Op, Plan, WindowSpec};
 use crate::codec::{JsonDecoder, JsonEncoder};
 use crate::error::PlanError;
 use crate::expr::{compile, Expr};
@@ -60,11 +60,12 @@ fn meaning(plan: &Plan, id: usize) -> String {
             let text = |e: &Option<Expr>| serde_json::to_string(e).unwrap_or_default();
             let folds: Vec<_> =
                 aggregates.iter().map(|a| (&a.name, &a.function, &a.dtype, text(&a.arg), text(&a.condition))).collect();
+            let beside: String = aggregates.iter().map(AggregateSpec::more).collect();
             // Grace and retention may change: they say how long state matters, not what it is.
             let size = window.as_ref().map(|w| (&w.kind, w.size_ms));
             let more = window.as_ref().map_or(String::new(), WindowSpec::more);
             let lives = ttl_ms.map_or(String::new(), |ms| format!(" ttl {ms}"));
-            format!("{keys:?} {size:?}{more}{lives} {folds:?}")
+            format!("{keys:?} {size:?}{more}{lives} {folds:?}{beside}")
         }
         Op::Deduplicate { columns, .. } => format!("{columns:?}"),
         _ => String::new(),
@@ -100,7 +101,7 @@ pub fn spelled_meaning(plan: &Plan, id: usize) -> Vec<(String, String)> {
                 let output = a.dtype.as_ref().map_or(String::new(), |t| format!(" as {t}"));
                 let of = a.arg.as_ref().map_or(String::new(), |e| format!(" of {}", text(e)));
                 let condition = a.condition.as_ref().map_or(String::new(), |e| format!(" where {}", text(e)));
-                parts.push((a.name.clone(), format!("{}({input}){output}{of}{condition}", a.function)));
+                parts.push((a.name.clone(), format!("{}({input}){output}{of}{}{condition}", a.function, a.more())));
             }
             parts
         }
@@ -330,7 +331,7 @@ fn aggregate_fold(plan: &Plan, id: usize) -> Result<(Fold, Store, Vec<DataType>)
     };
     let (from, port) = node.inputs[0];
     let schema = plan.working_schema(from, port);
-    let (layout, arguments) = aggregate_parts(aggregates, &schema)?;
+    let (layout, arguments) = aggregate_parts(aggregates, &schema, plan.facts[id].of_table)?;
     let keys: Vec<usize> = keys.iter().map(|k| column(&schema, k)).collect::<Result<_, _>>()?;
     let types = keys.iter().map(|&k| schema.fields[k].dtype.widened()).collect();
     let window = window.as_ref().map(WindowSpec::windows).transpose()?;

@@ -168,7 +168,7 @@ mod tests {
     const TTL: i64 = 10;
 
     fn store() -> Store {
-        let spec = Spec { function: "count".into(), input: None, callable: None, output: None };
+        let spec = Spec { function: "count".into(), input: None, ..Spec::default() };
         Store::new(Layout::new(&[spec]).unwrap().with_span())
     }
 

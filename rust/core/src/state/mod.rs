@@ -536,6 +536,7 @@ impl Store {
     /// Ends the current generation; the next one begins.
     pub fn close_generation(&mut self) {
         self.generations.push_back(Generation::default());
+        self.vars.next_generation();
         self.epoch = self.epoch.wrapping_add(1).max(1);
         self.updates = 0;
     }
@@ -591,6 +592,7 @@ impl Store {
             }
         }
         self.generations.push_back(Generation::default());
+        self.vars.next_generation();
         self.epoch = self.epoch.wrapping_add(1).max(1);
         self.updates = 0;
         self.rewrite_cursor = (i64::MIN, 0);
@@ -654,7 +656,7 @@ mod tests {
     use std::collections::BTreeMap as Model;
 
     fn store() -> Store {
-        let spec = |f: &str, t| Spec { function: f.into(), input: Some(t), callable: None, output: None };
+        let spec = |f: &str, t| Spec { function: f.into(), input: Some(t), ..Spec::default() };
         Store::new(Layout::new(&[spec("count", DataType::Int), spec("max", DataType::Str)]).unwrap())
     }
 
@@ -684,8 +686,8 @@ mod tests {
         let place = crate::aggregate::Place { ts: 0, lane: 0, position: 0 };
         let input = crate::aggregate::Input { batch: &batch, row: 0, place, foreign: &crate::expr::NoForeign };
         store.update(window, key, hash(key), window, |layout, row, scope| {
-            layout.add(0, row, None, 1, &input, scope).unwrap();
-            layout.add(1, row, Some(&column), 1, &input, scope).unwrap();
+            layout.add(0, row, (None, &[]), 1, &input, scope).unwrap();
+            layout.add(1, row, (Some(&column), &[]), 1, &input, scope).unwrap();
         });
     }
 
@@ -838,7 +840,7 @@ mod tests {
 
     #[test]
     fn a_group_costs_less_than_two_hundred_bytes() {
-        let spec = |f: &str, t| Spec { function: f.into(), input: Some(t), callable: None, output: None };
+        let spec = |f: &str, t| Spec { function: f.into(), input: Some(t), ..Spec::default() };
         let d = || DataType::decimal(2);
         let layout = Layout::new(&[
             spec("count", DataType::Int),
