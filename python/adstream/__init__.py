@@ -73,6 +73,7 @@ if TYPE_CHECKING:
         output,
     )
     from adstream.dsl.row_joins import RowTable, between, latest_by
+    from adstream.dsl.scan import State, state
     from adstream.dsl.schema import Record, content_id, field
     from adstream.dsl.store import AggregationWithHeaders, ValueAndTimestamp, ValueTimestampHeaders, VersionedRecord
     from adstream.dsl.stream import Stream, Table, Terminal
@@ -121,6 +122,7 @@ __all__ = [
     "RowTable",
     "SessionWindowedCogroupedKStream",
     "SessionWindowedKStream",
+    "State",
     "Stream",
     "Suppressed",
     "Table",
@@ -179,6 +181,7 @@ __all__ = [
     "session",
     "sinks",
     "sliding",
+    "state",
     "std",
     "store",
     "struct",
@@ -226,6 +229,7 @@ _HOMES = {
     "adstream.dsl.processors": "Cancellable Context FixedKeyProcessor Processor RecordMetadata ValueTransformerWithKey output",
     "adstream.dsl.row_joins": "RowTable between latest_by",
     "adstream.dsl.schema": "Record content_id field",
+    "adstream.dsl.scan": "State state",
     "adstream.dsl.store": "AggregationWithHeaders ValueAndTimestamp ValueTimestampHeaders VersionedRecord",
     "adstream.dsl.grouped": "GroupedStream GroupedTable WindowedStream",
     "adstream.dsl.stream": "Stream Table Terminal",

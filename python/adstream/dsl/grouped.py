@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from adstream.dsl import aggregates as aggregates_
+from adstream.dsl import scan as scan_
 from adstream.dsl.aggregates import EXACT, Aggregate
 from adstream.dsl.durations import Duration, duration_ms, format_ms
 from adstream.dsl.expr import Expr, col
 from adstream.dsl.faults import fault, user_line
+from adstream.dsl.scan import State
 from adstream.dsl.stream import WINDOW_COLUMNS, Columns, KeyPart, Stream, Table, rung_of
 from adstream.dsl.typing_ import widened
 from adstream.dsl.windows import Hopping, Session, Sliding, Tumbling, Unlimited
@@ -62,6 +64,61 @@ class GroupedStream:
         In Kafka Streams: `aggregate`, which has no ttl.
         """
         return _aggregate(self._stream, self._keys, None, aggregates, combine, ttl)
+
+    def scan(
+        self,
+        state: type[State],
+        *,
+        emit: Mapping[str, Expr | str],
+        update: Mapping[str, Expr | str],
+        ttl: Duration | None = None,
+        name: str | None = None,
+    ) -> Stream:
+        """Every row, with what its group has come to before it.
+
+        Args:
+            state: a class of fields with types and initial values (`ads.State`).
+            emit: columns that are added (or replaced): expressions over the row and the state before it (`ads.state`).
+            update: fields of the state, after the row; all are computed from the state before it. Others stay.
+            ttl: after how much event time without a row of the group its state is forgotten (`"90d"`). None: it is kept
+                for ever, for groups whose number has a bound.
+            name: of the operation, for its state and its topic.
+
+        Rows of a group are taken in the order in which they come. A row that is null in one of the key's columns meets the
+        initial state, and leaves none (counted: `null_key`). A row whose expressions fail is a dead letter and changes nothing.
+
+        Raises:
+            TopologyError: `bad_argument`, `unknown_column`, `type_mismatch` (an update is not of its field's type),
+                `not_native`, `bad_duration`, `reserved_name`.
+
+        Kafka Streams has no such operation; it would be a processor with a store.
+        """
+        return scan_.scan(self._stream, self._keys, state, emit, update, ttl, name)
+
+    def edges(
+        self,
+        *,
+        enter: Expr,
+        leave: Expr,
+        ttl: Duration | None = None,
+        into: str = "edge",
+        name: str | None = None,
+    ) -> Stream:
+        """The rows with which a group enters a condition, those while it is inside, and the one with which it leaves: for
+        alerts that are raised once and lifted once.
+
+        Args:
+            enter, leave: conditions over a row; null is not true. Apart from one another they make a hysteresis
+                (`enter=col("n") >= 5, leave=col("n") < 3`).
+            ttl, name: as of `scan`; a group whose state is forgotten is outside.
+            into: the column with `ENTER`, `UPDATE` or `LEAVE`.
+
+        Rows outside are left out (counted: `filtered:outside`).
+
+        Raises:
+            TopologyError: `bad_argument`, `not_a_condition`, and those of `scan`.
+        """
+        return scan_.edges(self._stream, self._keys, enter, leave, ttl, into, name)
 
     def count(self, *, ttl: Duration | None = None) -> Table:
         """How many rows each group has, as `count`; `ttl` as in `aggregate`. In Kafka Streams: `count`."""

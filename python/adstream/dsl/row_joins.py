@@ -637,12 +637,21 @@ def _projected(stream: Stream, named: Mapping[str, Expr], line: str | None, *, k
 
 
 def _records(
-    stream: Stream, port: Port, keys: list[str], types: list[str], columns: list[str], together: bool
+    stream: Stream,
+    port: Port,
+    keys: list[str],
+    types: list[str],
+    columns: list[str],
+    together: bool,
+    *,
+    typed: bool = False,
 ) -> KStream:
+    """`typed`: values keep their types where they are moved by key, for whoever computes with them there."""
     node = flow.add(stream._graph, "from_rows", [port], keys=keys, columns=columns, about=f"key {', '.join(keys)}")
     # JSON is what rows' keys are as text, but for text itself, which stands there without quotes.
     serde = serdes.string if types == ["str"] else serdes.json_
-    return KStream(Flowing(stream._app, stream._graph, (node.id, 0), serde, serdes.json_, rekeyed=not together))
+    value = serdes.internal if typed else serdes.json_
+    return KStream(Flowing(stream._app, stream._graph, (node.id, 0), serde, value, rekeyed=not together))
 
 
 def _together(stream: Stream, keys: Sequence[Expr], types: Sequence[str]) -> bool:

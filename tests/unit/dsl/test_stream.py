@@ -1,4 +1,5 @@
 import inspect
+from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -451,3 +452,68 @@ def test_lists_are_lists_for_records_and_functions():
             driver.input("in").pipe({"user": "u", "n": n})
         assert driver.output("records").read()[-1].value == ["list", [3, 5]]
         assert [r.value for r in driver.output("rows").read()] == [{"user": "u", "seen": [3, 5]}]
+
+
+class Visits(ads.State):
+    last: datetime | None = None
+    n: int = 0
+
+
+def scan(**options):
+    s = ads.state(Visits)
+    given = {"emit": {"nth": s.n + 1}, "update": {"n": s.n + 1}} | options
+    return events().group_by("user").scan(Visits, **given)
+
+
+def test_a_scan_adds_columns():
+    s = ads.state(Visits)
+    found = scan(emit={"gap": col("at") - s.last, "nth": s.n + 1, "count": s.n})
+    assert found.schema == events().schema | {"gap": "duration", "nth": "int", "count": "int"}
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "make"),
+    [
+        ("bad_argument", "`emit` is {}", lambda: scan(emit={})),
+        ("bad_argument", "`update` is 3", lambda: scan(update=3)),
+        ("unknown_column", "`Visits` has no field `m`", lambda: scan(update={"m": col("count")})),
+        ("unknown_column", "no column `nowhere`", lambda: scan(emit={"x": col("nowhere")})),
+        ("type_mismatch", "`n` of `Visits` is int", lambda: scan(update={"n": col("weight")})),
+        ("reserved_name", "`$x`", lambda: scan(emit={"$x": col("count")})),
+        ("not_native", "calls Python", lambda: scan(emit={"x": ads.udf(lambda n: n, type=int, columns=["count"])})),
+        ("unknown_column", "`offset()` cannot be asked inside", lambda: scan(emit={"x": ads.offset()})),
+        ("bad_duration", "", lambda: scan(ttl="soon")),
+    ],
+)
+def test_scans_that_make_no_sense(code, message, make):
+    with pytest.raises(ads.TopologyError) as raised:
+        make()
+    assert (raised.value.code, message in str(raised.value)) == (code, True)
+    assert raised.value.hint
+    assert raised.value.line
+
+
+def test_states_that_make_no_sense():
+    class Unset(ads.State):
+        n: int
+
+    class Wrong(ads.State):
+        n: int = "none"  # type: ignore[assignment]
+
+    with refused("bad_argument", "`Unset.n` begins with what?", "", "state"):
+        ads.state(Unset)
+    with refused("bad_argument", "not a state", "class Visits(ads.State)", "state"):
+        ads.state(int)
+    with refused("unknown_column", "`Visits` has no field `m`", "`last`, `n`", "state"):
+        _ = ads.state(Visits).m
+    with refused("type_mismatch", "`Wrong.n` is int and begins with 'none'", ""):
+        events().group_by("user").scan(Wrong, emit={"x": ads.state(Wrong).n}, update={"n": col("count")})
+
+
+def test_edges_need_conditions():
+    grouped = events().group_by("user")
+    with refused("not_a_condition", "`enter` is int", ""):
+        grouped.edges(enter=col("count"), leave=col("count") > 1)
+    with refused("bad_argument", "`leave` is True", "", "edges"):
+        grouped.edges(enter=col("count") > 1, leave=True)
+    assert grouped.edges(enter=col("count") > 1, leave=col("count") < 1).schema["edge"] == "str"
