@@ -18,6 +18,7 @@ from adstream.errors import ConfigError
 from adstream.interfaces import Log
 from adstream.runtime import dead_letters
 from adstream.runtime.dead_letters import DeadLetter, dead_letter_topic, list_dead
+from adstream.runtime.manifest import topology_topic
 from adstream.testing import TopologyTestDriver
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ def replay(job: str, options: JobOptions, limit: int | None, *, yes: bool, dry_r
     chosen, built = prepare(job, options)
     log = existing_log(chosen)
     try:
-        for topic in _topics(log, built):
+        topics = _topics(log, built)
+        _has_run(log, built.app)
+        for topic in topics:
             waiting = _waiting(log, topic, built.app)
             if not waiting:
                 typer.echo(f"{topic}: nothing to replay")
@@ -135,6 +138,21 @@ def _topics(log: Log, built: Built) -> list[str]:
             hint="check the job's settings (`--set`) and the log",
         )
     return there
+
+
+def _has_run(log: Log, app: str) -> None:
+    """What was replayed is known by the application's name: under another one all of it would go back once more.
+
+    Raises:
+        ConfigError: no application of that name has run there.
+    """
+    own = topology_topic(app).name
+    if not log.partitions([own]):
+        raise ConfigError(
+            f"there is no topic `{own}`: `{app}` has never run here",
+            option="JOB",
+            hint="check the job's name and settings (`--app`, `--set`) and the log",
+        )
 
 
 def _waiting(log: Log, topic: str, app: str) -> list[DeadLetter]:

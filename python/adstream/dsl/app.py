@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 from adstream.dsl import flow, lowlevel, row_formats, serdes
 from adstream.dsl import processors as made
 from adstream.dsl.durations import Duration, duration_ms, format_ms
-from adstream.dsl.faults import fault, topic_name, unknown_column, user_line
+from adstream.dsl.faults import DEAD_LETTERS, TOPIC_MAX, fault, topic_name, unknown_column, user_line
 from adstream.dsl.flow import Materialized
 from adstream.dsl.graph import Graph
 from adstream.dsl.joins import GlobalKTable
@@ -456,6 +456,14 @@ class App:
         """Each topic is read once."""
         line = user_line()
         topic_name(topic, operation, line)
+        if len(topic) + len(DEAD_LETTERS) > TOPIC_MAX:
+            raise fault(
+                "bad_topic",
+                f"the dead letters of `{topic[:40]}…` would have a topic of {len(topic) + len(DEAD_LETTERS)} characters",
+                operation=operation,
+                line=line,
+                hint=f"a name has {TOPIC_MAX} at most: read a topic with a shorter one",
+            )
         if topic in self._sources:
             raise fault(
                 "duplicate_source",

@@ -116,6 +116,7 @@ def timestamp_ms(value: datetime, what: str = "datetime") -> int:
         raise fault(
             "naive_datetime",
             f"`{what}` has no time zone: {value!r}",
+            operation=what,
             hint="name the zone: `datetime(…, tzinfo=UTC)`",
         )
     return (value - _EPOCH) // _MS

@@ -241,6 +241,7 @@ class Expr:
         raise fault(
             "expression_as_bool",
             f"an expression has no truth value before it meets rows: `{self!r}`",
+            operation="bool",
             hint=_rewrite() or "write `&`, `|`, `~`, `.is_in([…])`, `.between(lo, hi)` or `when(…)`",
         )
 
@@ -248,6 +249,7 @@ class Expr:
         raise fault(
             "expression_as_bool",
             f"`in` cannot look into an expression: `{self!r}`",
+            operation="in",
             hint="write `.str.contains(…)` for a part of a text, `.is_in([…])` for one of several values",
         )
 
@@ -255,6 +257,7 @@ class Expr:
         raise fault(
             "expression_as_bool",
             f"an expression cannot be iterated: `{self!r}`",
+            operation="iter",
             hint="write one expression per value",
         )
 
@@ -275,18 +278,25 @@ class Expr:
     def is_in(self, values: Iterable[Scalar]) -> Expr:
         """True where the value is one of `values`; null stays null."""
         if isinstance(values, str | Expr):
-            raise fault("bad_argument", f"`is_in` needs a list of values: {values!r}", hint="write `.is_in([…])`")
+            raise fault(
+                "bad_argument",
+                f"`is_in` needs a list of values: {values!r}",
+                operation="is_in",
+                hint="write `.is_in([…])`",
+            )
         items = list(values)
         if any(v is None for v in items):
             raise fault(
                 "null_comparison",
                 "nothing equals null, so null in `is_in` never matches",
+                operation="is_in",
                 hint="add `| ….is_null()`",
             )
         if any(isinstance(v, Expr) for v in items):
             raise fault(
                 "bad_argument",
                 "`is_in` takes values, not expressions",
+                operation="is_in",
                 hint="write `(a == b) | (a == c)` instead",
             )
         return Expr("is_in", (self, *(lit(v) for v in items)))
@@ -458,6 +468,7 @@ def _null_comparison(e: Expr, sign: str, method: str) -> TopologyError:
     return fault(
         "null_comparison",
         f"`{_wrap(e, _ATOM)} {sign} None` is never true: nothing equals null",
+        operation=sign,
         hint=f"write `{_wrap(e, _ATOM)}.{method}()`",
     )
 
@@ -854,7 +865,7 @@ def _literal_json(value: object) -> bool | int | float | str:
         case datetime():
             return timestamp_ms(value)
         case timedelta():
-            return duration_ms(value, "literal", negative=True)
+            return duration_ms(value, "literal", operation="lit", negative=True)
         case bool() | int() | float() | str():
             return value
     raise AssertionError(value)

@@ -14,7 +14,11 @@ from adstream.errors import TopologyError
 
 _NAMES_SHOWN_MAX = 12
 _SHOWN_MAX = 60
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}", re.ASCII)
+TOPIC_MAX = 249
+"""Characters of a topic's name, at most."""
+DEAD_LETTERS = "-dlq"
+"""Follows a source's name in that of its dead letters."""
+_TOPIC = re.compile(rf"[A-Za-z0-9._-]{{1,{TOPIC_MAX}}}", re.ASCII)
 """What Kafka takes; besides, `.` and `..` are none."""
 
 

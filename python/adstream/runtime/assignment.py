@@ -35,6 +35,8 @@ from adstream.runtime.topic_settings import INTERNAL, MESSAGE_BYTES, TopicConfig
 KEYED = ("aggregate", "deduplicate")
 """Operations whose inputs must be cut into partitions in the same way."""
 
+TOPIC_NAME_MAX = 249
+
 _KEEP = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 _FOREVER = {"retention.ms": "-1"}
 """Brokers forget by the records' own time: replayed history would be gone before anybody read it."""
@@ -248,6 +250,13 @@ def enumerate_tasks(
     ]
     specs.append(manifest.topology_topic(app))
     specs.append(TopicSpec(f"{app}-tasks", len(tasks), {"cleanup.policy": "delete"}))
+    long = [spec.name for spec in specs if len(spec.name) > TOPIC_NAME_MAX]
+    if long:
+        raise ConfigError(
+            f"a topic of this application would be called `{long[0]}`, which has {len(long[0])} characters",
+            option="app",
+            hint=f"a topic's name has {TOPIC_NAME_MAX} at most: shorten the application's name, or an operation's or store's",
+        )
     _check_unchanged(app, specs, found)
     return Assignment(
         app=app,

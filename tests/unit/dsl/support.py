@@ -39,7 +39,9 @@ def nodes(flow: Any) -> list[dict[str, Any]]:
 
 @contextmanager
 def refused(code: str, message: str = "", hint: str = "", operation: str | None = None) -> Iterator[None]:
-    """The body raises a TopologyError of this code, with these pieces of text, at a line of the test itself."""
+    """The body raises a TopologyError of this code, with these pieces of text, at a line of the test itself.
+
+    It names an operation, but where a test calls something inside (`DIRECT`)."""
     frame = sys._getframe(2)
     with pytest.raises(ads.TopologyError) as raised:
         yield
@@ -48,6 +50,7 @@ def refused(code: str, message: str = "", hint: str = "", operation: str | None 
     assert message in text.split("\nhint: ")[0], text
     assert error.hint, text
     assert hint in error.hint, text
+    assert error.operation or frame.f_globals.get("DIRECT"), text
     assert operation in (None, error.operation), text
     assert error.line is not None, text
     where = re.fullmatch(r"(.+):(\d+)", error.line)

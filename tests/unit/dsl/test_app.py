@@ -32,3 +32,10 @@ def test_what_is_wrong_with_a_source():
         app.stream("more", Event, max_ahead=30)  # type: ignore[arg-type]
     with refused("not_a_schema", "does not describe a record"):
         app.stream("more", {"id": str})
+
+
+def test_a_source_leaves_room_for_the_name_of_its_dead_letters():
+    app = ads.App("test")
+    app.stream("t" * 245)
+    with refused("bad_topic", "would have a topic of 250 characters", "249 at most", "stream"):
+        app.stream("t" * 246)

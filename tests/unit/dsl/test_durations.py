@@ -5,6 +5,8 @@ import pytest
 from adstream.dsl.durations import duration_ms, format_ms, timestamp_ms
 from tests.unit.dsl.support import refused
 
+DIRECT = True  # whoever calls these says in which operation
+
 
 @pytest.mark.parametrize(
     ("value", "ms"),

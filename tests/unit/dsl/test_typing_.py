@@ -8,6 +8,8 @@ import adstream as ads
 from adstream.dsl.typing_ import infer, resolve
 from tests.unit.dsl.support import refused
 
+DIRECT = True  # whoever calls these says in which operation
+
 
 @pytest.mark.parametrize(
     ("annotation", "text", "nullable"),

@@ -74,3 +74,9 @@ def test_a_topic_is_read_once() -> None:
     description["subtopologies"][1]["sources"].append({"topic": "in", "kind": "user"})
     with pytest.raises(ConfigError, match="`in` is read by two sub-topologies"):
         enumerate_tasks(description, {"in": 1, "out": 1})
+
+
+def test_a_topic_whose_name_would_be_too_long_is_told_at_the_start() -> None:
+    description = DESCRIPTION | {"app": "a" * 245}
+    with pytest.raises(ConfigError, match=r"-topology`, which has 254 characters\nhint: .* 249 at most"):
+        enumerate_tasks(description, {"in": 1}, create_topics=True)
