@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from adstream.dsl import flow, natives
+from adstream.dsl import flow, natives, pattern_json, pattern_text
 from adstream.dsl.durations import Duration, duration_ms
 from adstream.dsl.expr import Expr, to_plan
 from adstream.dsl.faults import fault
@@ -364,6 +364,44 @@ class Pattern:
             }
             for stage in self._stages
         ]
+
+    # As text.
+
+    def __str__(self) -> str:
+        """The pattern in the language of `parse`, so that `Pattern.parse(str(p))` is the same pattern. A function in it shows as
+        `python('its name')`, which `parse` refuses."""
+        return pattern_text.write(self)
+
+    @staticmethod
+    def parse(text: str, *, type_field: str = "type") -> Pattern:
+        """The pattern that a text says, for example `small (amount < 1) -> large (amount > 500) within 10m`. The language is
+        that of Flink's draft, made whole: docs/patterns.md has all of it.
+
+        Args:
+            text: keywords in any case; names of stages and fields as they are.
+            type_field: the field that `name=Type` compares with `Type`.
+
+        Raises:
+            TopologyError: `malformed_pattern`, with line and column.
+        """
+        return pattern_text.read(text, type_field)
+
+    def to_json(self) -> str:
+        """To be kept: JSON with a version, conditions as data.
+
+        Raises:
+            TopologyError: `malformed_pattern`, for a condition that is a function.
+        """
+        return pattern_json.write(self)
+
+    @staticmethod
+    def from_json(text: str | bytes) -> Pattern:
+        """What `to_json` wrote.
+
+        Raises:
+            TopologyError: `malformed_pattern`: no such JSON, another version, or a pattern that cannot be made.
+        """
+        return pattern_json.read(text)
 
     def __repr__(self) -> str:
         return f"<Pattern {' '.join(stage.name or '(…)' for stage in self._stages)}>"

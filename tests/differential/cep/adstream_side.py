@@ -71,11 +71,18 @@ def skip_of(said: list[str]) -> AfterMatchSkipStrategy:
     raise ValueError(said)
 
 
-def play(case: dict[str, Any], *, native: bool = True, restart: bool = False, **options: Any) -> dict[str, Any]:
-    """As `original.play` says it; `left` by key: live runs and withheld matches. `restart`: anew after every event."""
+def play(
+    case: dict[str, Any], *, native: bool = True, form: str = "api", restart: bool = False, **options: Any
+) -> dict[str, Any]:
+    """As `original.play` says it; `left` by key: live runs and withheld matches. `restart`: anew after every event; `form`:
+    what a pattern of expressions goes through before it is used, `text` or `json`."""
 
     def build(app: ads.App) -> None:
         wanted = pattern(case["calls"], expression if native else function, skip_of(case["skip"]))
+        if form == "text":
+            wanted = Pattern.parse(str(wanted))
+        elif form == "json":
+            wanted = Pattern.from_json(wanted.to_json())
         grouped = app.stream("in", key=TEXT).group_by_key()
         found = grouped.match(wanted, max_delay=f"{case['bound']}ms", materialized="runs")
         found.matches.to("found", key=TEXT)

@@ -21,6 +21,7 @@ ON_PURPOSE = ("can match nothing at all", "nothing need have come before", "has 
 @dataclass
 class Result:
     counts: Counter[str] = field(default_factory=Counter)
+    through_text: int = 0
     differences: list[str] = field(default_factory=list)
 
 
@@ -29,7 +30,8 @@ def compare(seeds: range) -> Result:
     events, and what is left: live runs, withheld matches, buffered events."""
     result = Result()
     cases = {seed: generate.case(seed) for seed in seeds}
-    mine = {seed: adstream_side.play(case, native=seed % 2 == 0) for seed, case in cases.items()}
+    mine = {seed: adstream_side.play(case, **_form(seed)) for seed, case in cases.items()}
+    result.through_text = sum(_form(seed).get("form") == "text" for seed in seeds)
     refused = {s for s in seeds if any(text in mine[s].get("rejected", "") for text in ON_PURPOSE)}
     result.counts["refused on purpose"] = len(refused)
     asked = [seed for seed in seeds if seed not in refused]  # Flink would not come back
@@ -39,6 +41,11 @@ def compare(seeds: range) -> Result:
         if not same:
             result.differences.append(f"seed {seed}: {json.dumps(cases[seed])}\n  {theirs}\n  {mine[seed]}")
     return result
+
+
+def _form(seed: int) -> dict[str, Any]:
+    """Conditions as functions, as expressions, and patterns of these read again from their text and their JSON."""
+    return ({"native": False}, {}, {"form": "text"}, {"native": False}, {"form": "text"}, {"form": "json"})[seed % 6]
 
 
 def _judged(mine: dict[str, Any], theirs: dict[str, Any]) -> tuple[str, bool]:
@@ -56,7 +63,9 @@ def main() -> int:
     result = compare(range(arguments.seed * 1_000_000, arguments.seed * 1_000_000 + arguments.count))
     for text in result.differences:
         print(text)
-    print(f"{result.counts.total()} cases ({dict(result.counts)}), {len(result.differences)} differ")
+    print(
+        f"{result.counts.total()} cases ({dict(result.counts)}), {result.through_text} through text, {len(result.differences)} differ"
+    )
     return 1 if result.differences else 0
 
 

@@ -20,6 +20,7 @@ def test_it_is_what_flink_does() -> None:
     result = compare(range(first, first + COUNT))
     assert result.counts.total() == COUNT
     assert result.counts["with matches"] > COUNT / 5, result.counts
+    assert result.through_text >= COUNT / 3
     assert not result.differences, "\n".join(result.differences)
 
 
