@@ -64,7 +64,8 @@ def main() -> int:
     for text in result.differences:
         print(text)
     print(
-        f"{result.counts.total()} cases ({dict(result.counts)}), {result.through_text} through text, {len(result.differences)} differ"
+        f"{result.counts.total()} cases ({dict(result.counts)}), {result.through_text} through text, "
+        f"{len(result.differences)} differ"
     )
     return 1 if result.differences else 0
 
