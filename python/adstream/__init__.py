@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         last,
         max,
         mean,
+        median,
         min,
         quantile,
         std,
@@ -168,6 +169,7 @@ __all__ = [
     "max",
     "max_horizontal",
     "mean",
+    "median",
     "min",
     "min_horizontal",
     "offset",
@@ -210,7 +212,7 @@ _HOMES = {
     "adstream._core": "ProcessorRecord Windowed",
     "adstream.dsl.aggregates": (
         "Aggregate approx_count_distinct arg_max arg_min collect_list collect_set count count_distinct first last max mean"
-        " min quantile std sum top_k udaf var"
+        " median min quantile std sum top_k udaf var"
     ),
     "adstream.dsl.app": "App TimestampExtractor",
     "adstream.dsl.expr": (

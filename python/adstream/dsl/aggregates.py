@@ -12,14 +12,14 @@ parts is split where it meets a group (`split`): the parts become hidden aggrega
 | `var std` | null | left out | yes, unless of floats |
 | `min max arg_min arg_max` | null | left out | yes |
 | `first last` | null | left out | with `order_by=` |
-| `quantile` | null | left out | yes |
+| `median quantile` | null | left out | yes |
 | `count_distinct` | 0 | left out | yes |
 | `approx_count_distinct` | 0 | left out | no |
 | `collect_list collect_set top_k` | `[]` | left out | yes |
 | `udaf` | what `init` gives | handed over | no |
 
-What has to know single values (`count_distinct`, `collect_*`, `quantile`, and over tables `min`, `max`, `first`, `last`,
-`arg_*`, `top_k`) keeps each different one with its count, sorted, as one value of the group's state: right for hundreds and
+What has to know single values (`count_distinct`, `collect_*`, `median`, `quantile`, and over tables `min`, `max`, `first`,
+`last`, `arg_*`, `top_k`) keeps each different one with its count, sorted, as one value of the group's state: right for hundreds and
 thousands of values in a group, not for millions. `approx_count_distinct` takes 4 KB at most, `top_k` over a stream k values,
 `quantile(…, error=0.01)` one number for each 2 % of a value's size.
 """
@@ -36,7 +36,7 @@ from adstream.dsl.typing_ import PRECISION_MAX, resolve, scale_of, widened
 
 Register = Callable[[Callable[..., Any]], int]
 
-_COLLECTING = {"count_distinct", "collect_list", "collect_set", "top_k", "quantile"}
+_COLLECTING = {"count_distinct", "collect_list", "collect_set", "top_k", "median", "quantile"}
 RETRACTABLE = frozenset({"count", "sum", "mean", "var", "std", "min", "max", "arg_min", "arg_max", *_COLLECTING})
 """And `first` and `last` of an order."""
 EXACT = frozenset({"sum", "mean", "var", "std"})
@@ -137,7 +137,7 @@ class Aggregate(Expr):
                 if scale is not None:
                     return f"decimal({PRECISION_MAX},{scale})"
                 return argument if argument in ("int", "float", "duration") else None
-            case "mean":
+            case "mean" | "median":
                 if scale is not None:
                     return f"decimal({PRECISION_MAX},{scale if scale > _MEAN_SCALE_MIN else _MEAN_SCALE_MIN})"
                 return "duration" if argument == "duration" else "float" if argument in ("int", "float") else None
@@ -268,7 +268,8 @@ def arg_max(value: str | Expr, by: OrderBy | Sequence[OrderBy], where: Where = N
 def var(value: str | Expr, where: Where = None, *, ddof: int = 1) -> Aggregate:
     """The variance; nulls are left out; null of `ddof` values or fewer.
 
-    Of ints and decimals it is computed from exact sums, rounded once; of floats in the order of processing (Welford).
+    Of ints and decimals it is computed from exact sums of any size and rounded once; of floats in the order of processing
+    (Welford).
 
     Args:
         ddof: `n - ddof` is divided by, as in Polars.
@@ -324,6 +325,14 @@ def top_k(
     if not isinstance(k, int) or isinstance(k, bool) or k < 1:
         raise fault("bad_argument", f"`k` is {k!r}", operation="top_k", hint="write a whole number from 1 on")
     return replace(_make("top_k", value, where), order=_order("top_k", by), parameter=k)
+
+
+def median(value: str | Expr, where: Where = None) -> Aggregate:
+    """The value in the middle, or the mean of the two (rounded as `mean` rounds); nulls are left out; of nothing: null.
+
+    As in Polars. `quantile("x", 0.5)` gives one of the values instead; with an `error=` it keeps less.
+    """
+    return _make("median", value, where)
 
 
 def quantile(value: str | Expr, q: float, where: Where = None, *, error: float | None = None) -> Aggregate:

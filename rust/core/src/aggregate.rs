@@ -23,6 +23,7 @@ use crate::expr::Foreign;
 use crate::hll;
 use crate::key;
 use crate::types::{DataType, DECIMAL_PRECISION_MAX};
+use crate::wide::{self, Wide};
 use crate::wire::{Reader, Writer};
 
 /// Where a row stands among all rows: the order behind first and last. Ties of time are broken by lane and position, so
@@ -36,6 +37,9 @@ pub struct Place {
 
 const PLACE_BYTES: usize = 20;
 const SPAN_BYTES: usize = 16;
+/// Where in a variance its sum ends, and its squares do; before them, the count.
+const VARIANCE_SUM: usize = 8 + 24;
+const VARIANCE_BYTES: usize = VARIANCE_SUM + 40;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
@@ -49,7 +53,7 @@ pub enum Kind {
     Max,
     First,
     Last,
-    /// Exact, of ints and decimals: count, sum, sum of squares.
+    /// Exact, of ints and decimals: count, sum, sum of squares (`wide.rs`).
     Variance {
         root: bool,
         ddof: i64,
@@ -97,6 +101,8 @@ pub enum What {
     Top(usize),
     /// The first.
     Pick,
+    /// The one in the middle, or the mean of the two.
+    Median,
     /// The smallest value that so many (a share) do not exceed.
     Quantile(f64),
     /// The same within a relative error: values are put into buckets `(γ^(i-1), γ^i]` (DDSketch, Masson and others 2019).
@@ -307,27 +313,15 @@ fn divide_half_even(sum: i128, count: i128, shift: u8) -> Option<i128> {
     Some(if up { q + scaled.signum() } else { q })
 }
 
-/// `(count · squares − sum²) / (count · (count − ddof))` in units of `10^-scale`: the numerator in 256 bits, so that nothing is
-/// lost to cancellation. None: there are too few values.
-fn variance(count: i64, sum: i128, squares: i128, ddof: i64, scale: u8) -> Option<f64> {
+/// `(count · squares − sum²) / (count · (count − ddof))` in units of `10^-scale`, rounded once. None: there are too few values.
+fn variance(count: i64, sum: &[u8], squares: &[u8], ddof: i64, scale: u8) -> Option<f64> {
     if count <= ddof || count <= 0 {
         return None;
     }
-    let (high, low) = wide_mul(count as u128, squares.unsigned_abs());
-    let (less_high, less_low) = wide_mul(sum.unsigned_abs(), sum.unsigned_abs());
-    let (low, borrow) = low.overflowing_sub(less_low);
-    let high = high.wrapping_sub(less_high).wrapping_sub(borrow as u128);
-    let numerator = high as f64 * 2f64.powi(128) + low as f64;
-    Some(numerator / (count as f64 * (count - ddof) as f64) / 10f64.powi(2 * scale as i32))
-}
-
-/// (high, low) 128 bits of a product.
-fn wide_mul(a: u128, b: u128) -> (u128, u128) {
-    const HALF: u128 = u64::MAX as u128;
-    let (a1, a0, b1, b0) = (a >> 64, a & HALF, b >> 64, b & HALF);
-    let (low, cross, other, high) = (a0 * b0, a1 * b0, a0 * b1, a1 * b1);
-    let middle = (low >> 64) + (cross & HALF) + (other & HALF);
-    (high + (cross >> 64) + (other >> 64) + (middle >> 64), (middle << 64) | (low & HALF))
+    let (n, sum) = (Wide::of(count as u128), Wide::of_cell(sum));
+    let apart = n.times(Wide::of_cell(squares)).minus(sum.times(sum));
+    let unit = Wide::of(10u128.pow(scale as u32));
+    Some(apart.quotient(Wide::of(count as u128 * (count - ddof) as u128).times(unit).times(unit)))
 }
 
 /// The bucket of a number, as a key: buckets of larger numbers come later.
@@ -374,6 +368,12 @@ impl Layout {
                 PlanError::new("type_mismatch", format!("`{}` cannot take a column of type `{input}`", spec.function))
                     .hint("use a number, or cast first")
             };
+            let mean_type = || match input {
+                DataType::Int | DataType::Float => Ok(DataType::Float),
+                DataType::Duration => Ok(DataType::Duration),
+                DataType::Decimal { scale, .. } => Ok(DataType::decimal(scale.max(6))),
+                _ => Err(mismatch()),
+            };
             let sum_type = || match &input {
                 DataType::Decimal { scale, .. } => {
                     DataType::Decimal { precision: DECIMAL_PRECISION_MAX, scale: *scale }
@@ -395,7 +395,7 @@ impl Layout {
                     let (root, ddof) = (spec.function == "std", parameter()? as i64);
                     match input {
                         DataType::Int | DataType::Decimal { .. } => {
-                            (Kind::Variance { root, ddof }, DataType::Float, Slot::I128, 40)
+                            (Kind::Variance { root, ddof }, DataType::Float, Slot::I128, VARIANCE_BYTES)
                         }
                         DataType::Float => (Kind::VarianceFloat { root, ddof }, DataType::Float, Slot::F64, 24),
                         _ => return Err(mismatch()),
@@ -412,6 +412,7 @@ impl Layout {
                     let top = What::Top(parameter()? as usize);
                     bag(Bag::ordered(top, smallest, (!by).then_some(largest), table), DataType::Json)
                 }
+                "median" => bag(Bag::of_values(What::Median), mean_type()?),
                 "quantile" => match spec.error {
                     Some(_) if !numeric => return Err(mismatch()),
                     Some(error) => {
@@ -431,12 +432,7 @@ impl Layout {
                 "count" => (Kind::Count, DataType::Int, Slot::I64, 8),
                 "sum" if exact => (Kind::SumExact, sum_type(), Slot::I128, 16),
                 "sum" if input == DataType::Float => (Kind::SumFloat, DataType::Float, Slot::F64, 8),
-                "mean" if matches!(input, DataType::Int) => (Kind::MeanExact, DataType::Float, Slot::I128, 24),
-                "mean" if input == DataType::Duration => (Kind::MeanExact, DataType::Duration, Slot::I128, 24),
-                "mean" if exact => {
-                    let DataType::Decimal { scale, .. } = input else { return Err(mismatch()) };
-                    (Kind::MeanExact, DataType::decimal(scale.max(6)), Slot::I128, 24)
-                }
+                "mean" if exact => (Kind::MeanExact, mean_type()?, Slot::I128, 24),
                 "mean" if input == DataType::Float => (Kind::MeanFloat, DataType::Float, Slot::F64, 16),
                 "sum" | "mean" => return Err(mismatch()),
                 "min" | "max" => {
@@ -589,10 +585,9 @@ impl Layout {
                     Data::I128(v) => v[i],
                     _ => 0,
                 };
-                let square = value.checked_mul(value).unwrap_or(i128::MAX).saturating_mul(sign as i128);
                 set_i64(row, at, get_i64(row, at) + sign);
-                set_i128(row, at + 8, get_i128(row, at + 8).saturating_add(value.saturating_mul(sign as i128)));
-                set_i128(row, at + 24, get_i128(row, at + 24).saturating_add(square));
+                wide::add(&mut row[at + 8..at + VARIANCE_SUM], value, sign < 0);
+                wide::add_square(&mut row[at + VARIANCE_SUM..at + VARIANCE_BYTES], value, sign < 0);
             }
             Kind::VarianceFloat { .. } => {
                 let Data::F64(v) = &column.data else { return Ok(()) };
@@ -616,7 +611,7 @@ impl Layout {
             }
             Kind::Sketch => {
                 let mut value = vec![];
-                key::encode(column, i, &mut value);
+                encode_equal(column, i, &mut value);
                 let handle = get_u32(row, at);
                 if let Some(next) = hll::add(vars.vars.get(handle), xxhash_rust::xxh3::xxh3_64(&value)) {
                     set_u32(row, at, vars.replace(handle, &next));
@@ -716,8 +711,8 @@ impl Layout {
                 }
                 Kind::Variance { .. } => {
                     set_i64(row, at, get_i64(row, at) + get_i64(other, at));
-                    for cell in [at + 8, at + 24] {
-                        set_i128(row, cell, get_i128(row, cell).saturating_add(get_i128(other, cell)));
+                    for cell in [at + 8..at + VARIANCE_SUM, at + VARIANCE_SUM..at + VARIANCE_BYTES] {
+                        wide::add_cell(&mut row[cell.clone()], &other[cell]);
                     }
                 }
                 Kind::VarianceFloat { .. } => {
@@ -809,10 +804,7 @@ impl Layout {
                 }
             }
             Kind::Variance { root, ddof } => {
-                let (sum, squares) = (get_i128(row, at + 8), get_i128(row, at + 24));
-                if [sum, squares].iter().any(|&cell| cell == i128::MAX || cell == i128::MIN) {
-                    return out.push_state(ERR_OVERFLOW);
-                }
+                let (sum, squares) = row[at + 8..at + VARIANCE_BYTES].split_at(VARIANCE_SUM - 8);
                 let scale = if let DataType::Decimal { scale, .. } = acc.input { scale } else { 0 };
                 match variance(get_i64(row, at), sum, squares, ddof, scale) {
                     None => out.push_null(),
@@ -908,7 +900,7 @@ impl Accumulator {
             Kind::MeanExact => 24,
             Kind::Min | Kind::Max => 1 + self.slot.bytes(),
             Kind::First | Kind::Last => 1 + PLACE_BYTES + self.slot.bytes(),
-            Kind::Variance { .. } => 40,
+            Kind::Variance { .. } => VARIANCE_BYTES,
             Kind::VarianceFloat { .. } => 24,
             Kind::Bag(_) | Kind::Sketch | Kind::Python(_) => 4,
         }
@@ -995,6 +987,34 @@ impl Accumulator {
                 text.push(b']');
                 out.push_str(&text);
             }
+            What::Median => {
+                let all: i64 = live().map(|entry| entry.count).sum();
+                let at = |place: i64| {
+                    let mut left = place;
+                    live().find(|entry| {
+                        left -= entry.count;
+                        left <= 0
+                    })
+                };
+                match (at((all + 1) / 2).map(|e| value(&e)), at(all / 2 + 1).map(|e| value(&e))) {
+                    (Some(Value::Int(a)), Some(Value::Int(b))) => push_float((a as i128 + b as i128) as f64 / 2.0, out),
+                    (Some(Value::Float(a)), Some(Value::Float(b))) => push_float(f64::midpoint(a, b), out),
+                    (Some(Value::Duration(a)), Some(Value::Duration(b))) => {
+                        match divide_half_even(a as i128 + b as i128, 2, 0).map(i64::try_from) {
+                            Some(Ok(ms)) => out.push_i64(ms),
+                            _ => out.push_state(ERR_OVERFLOW),
+                        }
+                    }
+                    (Some(Value::Decimal(a, scale)), Some(Value::Decimal(b, _))) => {
+                        let DataType::Decimal { scale: to, .. } = self.output else { return out.push_null() };
+                        match a.checked_add(b).and_then(|sum| divide_half_even(sum, 2, to - scale)) {
+                            Some(v) => out.push_i128(v),
+                            None => out.push_state(ERR_OVERFLOW),
+                        }
+                    }
+                    _ => out.push_null(),
+                }
+            }
             What::Quantile(q) | What::QuantileSketch { q, .. } => {
                 let all: i64 = live().map(|entry| entry.count).sum();
                 let mut left = ((q * all as f64).ceil() as i64).max(1);
@@ -1024,10 +1044,20 @@ impl Accumulator {
     }
 }
 
+/// A value so that equal ones have equal bytes: -0.0 is 0.0.
+fn encode_equal(column: &Column, row: usize, out: &mut Vec<u8>) {
+    match &column.data {
+        Data::F64(v) if v[row] == 0.0 && v[row].is_sign_negative() => {
+            key::encode(&Column::new(DataType::Float, Data::F64(vec![0.0]), None), 0, out);
+        }
+        _ => key::encode(column, row, out),
+    }
+}
+
 /// A value so that bytes come in its order, or in the reverse one (the encoding is free of prefixes, so its complement is).
 fn ordered(column: &Column, row: usize, descending: bool, out: &mut Vec<u8>) {
     let from = out.len();
-    key::encode(column, row, out);
+    encode_equal(column, row, out);
     if descending {
         out[from..].iter_mut().for_each(|b| *b = !*b);
     }
@@ -1137,6 +1167,7 @@ mod tests {
             ("collect_list", DataType::Str),
             ("top_k", DataType::Int),
             ("quantile", DataType::decimal(2)),
+            ("median", DataType::Int),
             ("first", DataType::Str),
             ("arg_max", DataType::Str),
         ])
@@ -1269,6 +1300,7 @@ mod tests {
                     ("collect_set", DataType::Str),
                     ("top_k", DataType::decimal(2)),
                     ("quantile", DataType::Int),
+                    ("median", DataType::decimal(2)),
                     ("first", DataType::Str),
                     ("last", DataType::Str),
                     ("arg_max", DataType::Int),
@@ -1327,17 +1359,60 @@ mod tests {
         assert_eq!(given_up, [first]);
     }
 
+    fn variance_of(values: &[i128], ddof: i64, scale: u8) -> Option<f64> {
+        let (mut sum, mut squares) = ([0; VARIANCE_SUM - 8], [0; VARIANCE_BYTES - VARIANCE_SUM]);
+        values.iter().for_each(|&v| wide::add(&mut sum, v, false));
+        values.iter().for_each(|&v| wide::add_square(&mut squares, v, false));
+        variance(values.len() as i64, &sum, &squares, ddof, scale)
+    }
+
     #[test]
     fn variance_loses_nothing_to_cancellation() {
-        let n = 1_000_000_007i128;
-        let values = [n * n, n * n + 1, n * n + 2];
-        let (sum, squares) = (values.iter().sum(), values.iter().map(|v| v * v / 4).sum::<i128>());
-        assert!(squares > 0);
-        assert_eq!(variance(3, values.iter().sum::<i128>() - 3 * n * n, 5, 1, 0), Some(1.0));
-        assert_eq!(wide_mul(u128::MAX, u128::MAX), (u128::MAX - 1, 1));
-        assert_eq!(variance(2, 3_000_000_000_000_001, 4_500_000_000_000_003_000_000_000_000_001, 1, 0), Some(0.5));
-        assert_eq!(variance(1, 5, 25, 1, 0), None);
-        assert_eq!(variance(2, sum, i128::MAX, 1, 0).map(f64::is_finite), Some(true));
+        let n = 10i128.pow(38) - 3;
+        assert_eq!(variance_of(&[n, n + 1, n + 2], 1, 0), Some(1.0));
+        assert_eq!(variance_of(&[-(1 << 120), 1 << 120], 0, 0), Some(2f64.powi(240)));
+        assert_eq!(variance_of(&[-10i128.pow(38), 10i128.pow(38)], 0, 38), Some(1.0));
+        assert_eq!(variance_of(&[0, 1, 2], 0, 1), Some(2.0 / 300.0));
+        assert_eq!(variance_of(&[5], 1, 0), None);
+        assert_eq!(variance_of(&[5], 0, 0), Some(0.0));
+        assert_eq!(variance_of(&[], 0, 0), None);
+    }
+
+    #[test]
+    fn zero_has_one_place_whatever_its_sign() {
+        let layout = layout(&[("count_distinct", DataType::Float), ("approx_count_distinct", DataType::Float)]);
+        let mut floats = ColumnBuilder::new(DataType::Float);
+        [0.0, -0.0, 1.0].iter().for_each(|&x| floats.push_f64(x));
+        let (floats, mut g) = (floats.finish(), group(&layout));
+        let (batch, ..) = batch_of(&[]);
+        for row in 0..3 {
+            let place = Place { ts: 0, lane: 0, position: row as u64 };
+            let input = Input { batch: &batch, row, place, foreign: &NoForeign };
+            let (mut taken, mut given) = (vec![], vec![]);
+            for index in 0..2 {
+                let mut scope = VarScope { vars: &mut g.vars, taken: &mut taken, given_up: &mut given };
+                layout.add(index, &mut g.row, (Some(&floats), &[]), 1, &input, &mut scope).unwrap();
+            }
+        }
+        assert_eq!(result_value(&layout, 0, &g.row, &g.vars), Value::Int(2));
+        assert_eq!(result_value(&layout, 1, &g.row, &g.vars), Value::Int(2));
+    }
+
+    #[test]
+    fn a_median_is_the_mean_of_the_middle() {
+        let of = |values: &[i64]| {
+            let layout = layout(&[("median", DataType::Int), ("median", DataType::decimal(2))]);
+            let mut g = group(&layout);
+            let items: Vec<Item> =
+                values.iter().enumerate().map(|(p, &v)| (Some(v), String::new(), 0, p as u64)).collect();
+            fold(&layout, &items, 1, &mut g);
+            [0, 1].map(|index| result_value(&layout, index, &g.row, &g.vars))
+        };
+        assert_eq!(of(&[]), [Value::Null, Value::Null]);
+        assert_eq!(of(&[7]), [Value::Float(7.0), Value::Decimal(70_000, 6)]);
+        assert_eq!(of(&[9, 4, 4, 4]), [Value::Float(4.0), Value::Decimal(40_000, 6)]);
+        assert_eq!(of(&[9, 4, 4, 7]), [Value::Float(5.5), Value::Decimal(55_000, 6)]);
+        assert_eq!(of(&[i64::MAX, i64::MAX])[0], Value::Float(i64::MAX as f64));
     }
 
     proptest! {

@@ -25,5 +25,6 @@ pub mod raw_serial;
 pub mod state;
 pub mod task;
 pub mod types;
+pub mod wide;
 pub mod window;
 pub mod wire;

@@ -307,6 +307,8 @@ def test_what_cannot_take_values_back_over_a_table(aggregate, remedy):
         (ads.quantile("total", 0.5), "decimal(38,2)"),
         (ads.quantile("total", 0.5, error=0.01), "float"),
         (ads.std("total"), "float"),
+        (ads.median("total"), "decimal(38,6)"),
+        (ads.median("n"), "float"),
     ],
 )
 def test_what_takes_values_back_over_a_table(aggregate, dtype):
@@ -335,7 +337,9 @@ def test_an_order_holds_no_aggregate():
         ads.first("n", order_by=ads.count())
 
 
-@pytest.mark.parametrize("aggregate", [ads.var("user"), ads.std("kind"), ads.quantile("user", 0.5, error=0.1)])
+@pytest.mark.parametrize(
+    "aggregate", [ads.median("user"), ads.var("user"), ads.std("kind"), ads.quantile("user", 0.5, error=0.1)]
+)
 def test_what_has_no_spread(aggregate):
     with refused("type_mismatch", "there is no", "", "aggregate"):
         events().group_by("user").aggregate(x=aggregate)
