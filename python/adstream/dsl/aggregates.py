@@ -19,8 +19,8 @@ parts is split where it meets a group (`split`): the parts become hidden aggrega
 | `udaf` | what `init` gives | handed over | no |
 
 What has to know single values (`count_distinct`, `collect_*`, `median`, `quantile`, and over tables `min`, `max`, `first`,
-`last`, `arg_*`, `top_k`) keeps each different one with its count, sorted, as one value of the group's state: right for hundreds and
-thousands of values in a group, not for millions. `approx_count_distinct` takes 4 KB at most, `top_k` over a stream k values,
+`last`, `arg_*`, `top_k`) keeps each different one with its count, sorted, as one value of the group's state: right for hundreds
+and thousands of values in a group, not for millions. `approx_count_distinct` takes 4 KB at most, `top_k` over a stream k values,
 `quantile(…, error=0.01)` one number for each 2 % of a value's size.
 """
 

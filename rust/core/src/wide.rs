@@ -115,10 +115,10 @@ impl Wide {
     fn shifted_up(self, by: u32) -> Wide {
         let (whole, rest) = ((by / 64) as usize, by % 64);
         let mut made = [0; LIMBS];
-        for i in whole..LIMBS {
-            made[i] = self.0[i - whole] << rest;
+        for (i, limb) in made.iter_mut().enumerate().skip(whole) {
+            *limb = self.0[i - whole] << rest;
             if rest > 0 && i > whole {
-                made[i] |= self.0[i - whole - 1] >> (64 - rest);
+                *limb |= self.0[i - whole - 1] >> (64 - rest);
             }
         }
         Wide(made)
