@@ -60,19 +60,36 @@ fn packed(ranks: &[u8; REGISTERS]) -> Vec<u8> {
 /// With a value's hash added; none: it is as it was.
 pub fn add(sketch: &[u8], hash: u64) -> Option<Vec<u8>> {
     let (register, rank) = place(hash);
-    let known = match is_dense(sketch) {
-        true => sketch[register],
-        false => {
-            let found = sketch.chunks_exact(3).find(|e| u16::from_le_bytes([e[0], e[1]]) as usize == register);
-            found.map_or(0, |e| e[2])
-        }
-    };
-    if known >= rank {
-        return None;
+    if is_dense(sketch) {
+        return (sketch[register] < rank).then(|| {
+            let mut out = sketch.to_vec();
+            out[register] = rank;
+            out
+        });
     }
-    let mut ranks = spread(sketch);
-    ranks[register] = rank;
-    Some(packed(&ranks))
+    let of = |entry: &[u8]| u16::from_le_bytes([entry[0], entry[1]]) as usize;
+    let entries = sketch.as_chunks::<3>().0;
+    match entries.binary_search_by_key(&register, |entry| of(entry)) {
+        Ok(at) if entries[at][2] >= rank => None,
+        Ok(at) => {
+            let mut out = sketch.to_vec();
+            out[3 * at + 2] = rank;
+            Some(out)
+        }
+        Err(_) if entries.len() + 1 >= DENSE_FROM => {
+            let mut ranks = spread(sketch);
+            ranks[register] = rank;
+            Some(packed(&ranks))
+        }
+        Err(at) => {
+            let mut out = Vec::with_capacity(sketch.len() + 3);
+            out.extend_from_slice(&sketch[..3 * at]);
+            out.extend_from_slice(&(register as u16).to_le_bytes());
+            out.push(rank);
+            out.extend_from_slice(&sketch[3 * at..]);
+            Some(out)
+        }
+    }
 }
 
 pub fn merge(a: &[u8], b: &[u8]) -> Vec<u8> {
@@ -83,7 +100,14 @@ pub fn merge(a: &[u8], b: &[u8]) -> Vec<u8> {
 
 pub fn estimate(sketch: &[u8]) -> i64 {
     let mut counts = [0.0f64; RANK_MAX + 1];
-    spread(sketch).iter().for_each(|&rank| counts[(rank as usize).min(RANK_MAX)] += 1.0);
+    let mut count = |rank: u8| counts[(rank as usize).min(RANK_MAX)] += 1.0;
+    if is_dense(sketch) {
+        sketch.iter().for_each(|&rank| count(rank));
+    } else {
+        let entries = sketch.as_chunks::<3>().0;
+        entries.iter().for_each(|entry| count(entry[2]));
+        counts[0] = (REGISTERS - entries.len().min(REGISTERS)) as f64;
+    }
     let m = REGISTERS as f64;
     let mut z = m * tau(1.0 - counts[RANK_MAX] / m);
     for k in (1..RANK_MAX).rev() {
