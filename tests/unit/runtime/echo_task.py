@@ -56,7 +56,15 @@ class EchoPlan:
             }
         )
 
-    def task(self, subtopology: int, partition: int, partitions: Mapping[str, int], options: str = "{}") -> "EchoTask":
+    def task(
+        self,
+        subtopology: int,
+        partition: int,
+        partitions: Mapping[str, int],
+        options: str = "{}",
+        globals: object = None,
+        find_topic: object = None,
+    ) -> "EchoTask":
         source, *targets = [("in", EDGE), (EDGE, "out", *([SINK] if self.sink else []))][subtopology]
         changelog = (CHANGELOG_0, CHANGELOG_1)[subtopology]
         return EchoTask(self, (source, partition), targets, (changelog, partition), partitions)
