@@ -65,8 +65,9 @@ class Progress:
         self._line_s = time.monotonic()
 
     @property
-    def read(self) -> int:
-        """Of the inputs worked off by this run, as far as seen, in `unit`s."""
+    def passed(self) -> int:
+        """Of the inputs worked off since this run began, as far as seen, in `unit`s; of offsets more than there are
+        records, where there are transactions."""
         return sum(self._at[tp] - self._from[tp] for tp in self._partitions)
 
     def watch(self, worker: Worker) -> None:
@@ -97,7 +98,7 @@ class Progress:
             states = [task.restored for task in status.tasks if task.state == "restoring"]
             done = len(status.tasks) - len(states)
             self._bars.update(restoring, total=len(status.tasks), completed=done, visible=bool(states))
-            speed = f"{self.read / max(1e-9, time.monotonic() - began):,.0f}/s"
+            speed = f"{self.passed / max(1e-9, time.monotonic() - began):,.0f}/s"
             for topic, bar in bars.items():
                 self._bars.update(bar, completed=self._done_of(topic), note=speed)
             if not self._live and time.monotonic() - self._line_s >= LINE_EVERY_S:
@@ -108,7 +109,7 @@ class Progress:
     def _line(self, status: Status, restoring: list[float], speed: str) -> None:
         self._line_s = time.monotonic()
         total = sum(self._total(topic) for topic in {topic for topic, _ in self._partitions})
-        log.info("%s: %d of %d %s, %s", status.state, self.read, total, self.unit, speed)
+        log.info("%s: %d of %d %s, %s", status.state, self.passed, total, self.unit, speed)
         if restoring:
             log.info("restoring %d tasks, %.0f %% done", len(restoring), 100 * sum(restoring) / len(restoring))
 

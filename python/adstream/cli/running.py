@@ -82,7 +82,8 @@ def work(built: Built, settings: Settings, chosen: Chosen, *, bars: bool) -> Non
     if progress is not None:
         took = time.monotonic() - began
         commits = worker.status.commits.get("committed", 0)
-        typer.echo(f"{progress.read:,} {progress.unit} read in {took:.1f} s, {commits} commits", err=True)
+        read = worker.status.read or 0
+        typer.echo(f"{read:,} record{'s' * (read != 1)} read in {took:.1f} s, {commits} commits", err=True)
         for topic, count in progress.gone.items():
             if count:
                 typer.echo(f"{count:,} offsets of `{topic}` were deleted before this job first read them", err=True)

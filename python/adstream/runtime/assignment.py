@@ -62,6 +62,8 @@ class TaskSpec:
     changelog: TopicPartition | None = None
     starts: Mapping[str, str | int] = field(default_factory=dict, hash=False)
     """Input topic -> where it begins without a committed position, if it is not its earliest record (`positions.py`)."""
+    sources: tuple[str, ...] = ()
+    """The operations that read topics of users, as `Task.stats` calls them."""
 
     @property
     def name(self) -> str:
@@ -234,11 +236,12 @@ def enumerate_tasks(
         count = max(counts.values())
         if changelog is not None:
             partitions[changelog] = count
+        nodes = tuple(s["node"] for s in sub["sources"] if s["kind"] == "user" and "node" in s)
         for p in range(count):
             inputs = tuple((topic, p) for topic in topics if p < counts[topic])
             store = None if changelog is None else (changelog, p)
             starts = {topic: given for topic, given in description.get("starts", {}).items() if topic in counts}
-            tasks.append(TaskSpec(len(tasks), "stream", sub["id"], "", p, inputs, store, starts))
+            tasks.append(TaskSpec(len(tasks), "stream", sub["id"], "", p, inputs, store, starts, nodes))
     for sink in description["sinks"]:
         for p in range(partitions[sink["topic"]]):
             tasks.append(TaskSpec(len(tasks), "sink", -1, sink["name"], p, ((sink["topic"], p),)))

@@ -89,7 +89,11 @@ class WorkerCollector(Collector):
         )
         yield self._family(GaugeMetricFamily, "adstream_paused", "1 while it is paused", [], [([], int(status.paused))])
         yield self._family(
-            CounterMetricFamily, "adstream_rows", "Input records processed and committed", [], [([], status.rows)]
+            CounterMetricFamily,
+            "adstream_rows",
+            "Records and rows processed and committed, those behind shuffles included",
+            [],
+            [([], status.rows)],
         )
         restored = [([where], n) for where, n in status.restored.items()]
         yield self._family(

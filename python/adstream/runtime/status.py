@@ -70,7 +70,9 @@ class Status:
     """Commits whose time lies within each of `COMMIT_BOUNDS_S`, and beyond; not cumulative."""
     commit_seconds_sum: float = 0.0
     rows: int = 0
-    """Input records processed and committed."""
+    """Processed and committed: records of inputs, rows behind shuffles, rows of closed windows that were told in turns."""
+    read: int | None = None
+    """Records of topics of users, processed and committed; None: not a run to the end."""
     restored: Mapping[str, int] = field(default_factory=dict)
     """Records of changelogs that restores applied, by where they came from: `snapshot`, `changelog`."""
     set_aside: int = 0
@@ -97,6 +99,7 @@ class Counters:
     buckets: list[int] = field(default_factory=lambda: [0] * (len(COMMIT_BOUNDS_S) + 1))
     seconds: float = 0.0
     rows: int = 0
+    read: int = 0
     restored: dict[str, int] = field(default_factory=lambda: {"snapshot": 0, "changelog": 0})
     set_aside: int = 0
     """Directories of stores on disk that could not be used."""

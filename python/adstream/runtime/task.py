@@ -111,6 +111,8 @@ class StreamTask:
         self.quiet = False
         """The generation closed last was empty: nothing is pending inside, not even output of time that has
         passed."""
+        self._read = 0
+        """What `records_read` was when the last generation closed."""
         self._chosen: dict[TopicPartition, int] = {}
         """Where inputs without a committed position begin: what was read before a first commit that failed comes again."""
         self._limits: Mapping[TopicPartition, int] = {}
@@ -174,6 +176,7 @@ class StreamTask:
             self.core.feed(topic, partition, RawBatch([], position))  # where it stands; no records
         self.core.begin(now_ms)
         self._read_from(reader, positions)
+        self._read = self._records_read()
         self.breaker = None if dead_letters_max is None else Breaker(dead_letters_max)
         if self.breaker is not None:
             self.breaker.begin(self.core.stats())
@@ -214,6 +217,19 @@ class StreamTask:
         rows = self.core.process(max_rows)
         self.rows += rows
         return rows
+
+    def _records_read(self) -> int:
+        """Of topics of users, since the application began. Positions do not tell: the markers of transactions and what
+        compaction took lie between records. A look costs something with each commit, so only where there is an end."""
+        if self.core is None or not self._limits:
+            return 0
+        counters = self.core.stats().get("counters", {})
+        return sum(counters.get(node, {}).get("read", 0) for node in self.spec.sources)
+
+    def read_since(self) -> int:
+        """Records of topics of users in the generation that was just closed; 0 where the run has no end."""
+        before, self._read = self._read, self._records_read()
+        return self._read - before
 
     @property
     def buffered(self) -> int:
@@ -261,6 +277,7 @@ class StreamTask:
         positions = self.core.rollback()
         if self.breaker is not None:
             self.breaker.begin(self.core.stats())
+        self._read = self._records_read()
         self.failure = None
         self.rows = 0
         self.quiet = False

@@ -96,6 +96,8 @@ class Closed:
     core: Core
     positions: Mapping[TopicPartition, int]
     rows: int
+    read: int
+    """Records of topics of users, in a run to the end."""
     draining: bool
 
 
@@ -490,6 +492,7 @@ class Worker:
         self._hooks.step("settled")
         mine = [c for c in underway.closed if c.task.core is c.core]  # else dropped since, perhaps granted anew
         rows = sum(c.rows for c in mine) if result.outcome is Outcome.COMMITTED else 0
+        self._counters.read += sum(c.read for c in underway.closed) if result.outcome is Outcome.COMMITTED else 0
         self._counters.commit(result.outcome.value, rows, now - underway.since_ms)
         if result.outcome is Outcome.COMMITTED:
             self._aborts = 0 if len(underway.closed) > 1 else max(0, self._aborts - 1)
@@ -821,7 +824,7 @@ class Worker:
                 else:
                     task.failure = error
                 continue
-            closed.append(Closed(task, core, positions, rows, draining))
+            closed.append(Closed(task, core, positions, rows, task.read_since(), draining))
             if self._one_by_one:
                 break
         self._closed_ms = now
@@ -1026,6 +1029,7 @@ class Worker:
             commit_seconds=tuple(counters.buckets),
             commit_seconds_sum=counters.seconds,
             rows=counters.rows,
+            read=counters.read if self._stop_at_end else None,
             restored=dict(counters.restored),
             set_aside=counters.set_aside,
             globals=self._tables.stats() if self._tables is not None else {},

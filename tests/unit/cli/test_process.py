@@ -95,11 +95,11 @@ def test_a_run_to_the_end_says_what_was_deleted_before_it_came(tmp_path: Path):
     code, _, err = call(*run, cwd=tmp_path)
     assert code == 0, err
     assert stored(tmp_path / "o.db") == 20
-    assert "20 offsets read" in err
+    assert "\n20 records read in " in f"\n{err}"
     assert "30 offsets of `orders` were deleted before this job first read them" in err
     code, _, err = call(*run, cwd=tmp_path)
     assert (code, "were deleted" in err) == (0, False), "told once"
-    assert "0 offsets read" in err
+    assert "\n0 records read in " in f"\n{err}"
 
 
 def test_a_run_to_the_end_fails_where_unread_input_was_deleted(tmp_path: Path):
@@ -193,7 +193,7 @@ def test_everything_by_environment_and_json_lines(tmp_path: Path):
     assert code == 0, err
     assert stored(tmp_path / "o.db") == 5
     *lines, last = err.splitlines()
-    assert last.startswith(f"{(tmp_path / 'orders.jsonl').stat().st_size:,} bytes read")
+    assert last.startswith("50 records read")
     assert {json.loads(line)["level"] for line in lines} == {"info"}
 
 

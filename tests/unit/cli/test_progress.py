@@ -35,7 +35,7 @@ def held(times: int) -> tuple[Held, ads.Built]:
 
 def test_a_killed_workers_transaction_is_waited_out() -> None:
     log, built = held(ASKED_MAX - 1)
-    assert Progress(log, built, bars=False).read == 0
+    assert Progress(log, built, bars=False).passed == 0
     assert log.times == -1
 
 
