@@ -35,7 +35,7 @@ def show(job: str, options: JobOptions, metrics: Sequence[str], seconds: float, 
         description = json.loads(Plan(built.json, built.callables).describe())
         log = cast(Administered, existing_log(chosen))
         try:
-            found += examine(log, description, built.plan, lambda: time.sleep(seconds))
+            found += examine(log, description, built.plan, lambda: time.sleep(seconds), log_option=chosen.log_option)
         finally:
             log.close()
     found.sort(key=lambda finding: finding.level != "wrong")

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from adstream.errors import ConfigError
-from adstream.runtime.settings import PREFIX, Settings, load, value_of
+from adstream.runtime.settings import PREFIX, Settings, load, option_name, value_of
 
 BESIDE = ("log", "input", "set", "stop_at_end", "verbose", "log_format")
 """Keys of a TOML file that are the command line's own."""
@@ -173,13 +173,18 @@ class Chosen:
     """What all the options say."""
 
     settings: Settings
-    log_named: bool
-    """Whether anybody said which log."""
+    log_option: str
+    """What said which log (`--bootstrap`, `ADSTREAM_LOG`); empty: nobody did."""
     inputs: Mapping[str, list[str]] = field(default_factory=dict)
     job: Mapping[str, str] = field(default_factory=dict)
     stop_at_end: bool = False
     verbose: int = 0
     log_format: str = "text"
+
+    @property
+    def log_named(self) -> bool:
+        """Whether anybody said which log."""
+        return bool(self.log_option)
 
 
 Options = TypeVar("Options", bound=LogOptions)
@@ -270,8 +275,9 @@ def choose(options: LogOptions, environ: Mapping[str, str] = os.environ) -> Chos
     flags["kafka"] = {name: value for client, name, value in said if client == "kafka"}
     flags["registry"] = {name: value for client, name, value in said if client == "registry"}
     place = _place(options, environ, file, config)
+    log_option = ""
     if place is not None:
-        flags["bootstrap"], flags["data"] = place
+        flags["bootstrap"], flags["data"], log_option = place
     settings = load(flags, environ, config, beside=BESIDE)
     job = {key: str(value) for key, value in _table(file, "set").items()}
     job |= {
@@ -282,7 +288,7 @@ def choose(options: LogOptions, environ: Mapping[str, str] = os.environ) -> Chos
     job |= dict(_pair(text, "--set", "KEY=VALUE") for text in getattr(options, "set", None) or ())
     return Chosen(
         settings,
-        place is not None,
+        log_option,
         _inputs(options, environ, file),
         job,
         bool(_own("stop_at_end", "bool", options, environ, file) or False),
@@ -317,21 +323,27 @@ def log_place(url: str, option: str = "--log") -> tuple[str, str]:
 
 def _place(
     options: LogOptions, environ: Mapping[str, str], file: Mapping[str, Any], config: Path | None
-) -> tuple[str, str] | None:
-    """The first of flags, environment and file that says anything about the log says all."""
+) -> tuple[str, str, str] | None:
+    """(bootstrap, directory, what said it): the first of flags, environment and file that says anything about the log
+    says all."""
     if options.log and options.bootstrap:
         raise ConfigError("give one of --log and --bootstrap", option="--bootstrap")
     env = {
         key: environ[PREFIX + key.upper()] for key in ("log", "bootstrap", "data") if environ.get(PREFIX + key.upper())
     }
     flags = {key: value for key in ("log", "bootstrap") if (value := getattr(options, key))}
-    for said, option in ((flags, "--log"), (env, PREFIX + "LOG"), (file, f"`log` in {config}")):
+    names: tuple[tuple[Mapping[str, Any], Callable[[str], str]], ...] = (
+        (flags, option_name),
+        (env, lambda key: PREFIX + key.upper()),
+        (file, lambda key: f"`{key}` in {config}"),
+    )
+    for said, name in names:
         if log := said.get("log"):
-            return log_place(str(log), option)
+            return *log_place(str(log), name("log")), name("log")
         if said.get("bootstrap"):
-            return str(said["bootstrap"]), ""
+            return str(said["bootstrap"]), "", name("bootstrap")
         if said.get("data"):
-            return "", str(said["data"])
+            return "", str(said["data"]), name("data")
     return None
 
 

@@ -61,7 +61,7 @@ def work(built: Built, settings: Settings, chosen: Chosen, *, bars: bool) -> Non
 
     plan = Plan(built.json, built.callables)
     connect(built.callables, settings.registry)
-    place = open_log(settings, chosen.inputs)
+    place = open_log(settings, chosen.inputs, option=chosen.log_option or "--input")
     progress = Progress(place, built, bars=bars) if chosen.stop_at_end else None
     began = time.monotonic()
 
@@ -72,7 +72,13 @@ def work(built: Built, settings: Settings, chosen: Chosen, *, bars: bool) -> Non
 
     try:
         worker = launch.run(
-            plan, settings, place, stop_at_end=chosen.stop_at_end, on_start=watch, listeners=built.listeners
+            plan,
+            settings,
+            place,
+            stop_at_end=chosen.stop_at_end,
+            on_start=watch,
+            listeners=built.listeners,
+            log_option=chosen.log_option or "--input",
         )
     finally:
         with _ignoring_signals():

@@ -13,12 +13,11 @@ from adstream import Built
 from adstream._core import Plan
 from adstream.cli.jobs import prepare
 from adstream.cli.logs import existing_log, named_log
-from adstream.cli.options import JobOptions
+from adstream.cli.options import Chosen, JobOptions
 from adstream.errors import ConfigError, ExitCode
 from adstream.interfaces import TopicSpec
 from adstream.runtime import manifest, partitioning
 from adstream.runtime.assignment import Assignment, enumerate_tasks, topic_kinds
-from adstream.runtime.settings import Settings
 from adstream.runtime.topic_settings import remarks
 from adstream.runtime.upgrade import Finding, compare
 
@@ -44,7 +43,7 @@ def check(job: str, options: JobOptions) -> None:
         before = manifest.stored(log, built.app) if manifest.topology_topic(built.app).name in found else None
         if before is not None:
             manifest.check(built.app, before, manifest.signature(description, found))
-        assignment = _assignment(description, chosen.settings, found)
+        assignment = _assignment(description, chosen, found)
         said = remarks(kinds, built.plan, log.topic_settings(list(found)))
         rule = chosen.settings.partition_check
         samples = [] if rule == "off" else partitioning.sample(log, partitioning.keyed(description))
@@ -74,7 +73,7 @@ def create(job: str, options: JobOptions, input_partitions: int) -> None:
         if input_partitions:
             missing = [topic for topic in built.inputs if topic not in before]
             log.create_topics([TopicSpec(topic, input_partitions) for topic in missing])
-        assignment = _assignment(description, chosen.settings, log.partitions(list(topic_kinds(description))))
+        assignment = _assignment(description, chosen, log.partitions(list(topic_kinds(description))))
         log.create_topics(assignment.topics)
         _show(assignment, before, missing="created")
     finally:
@@ -98,7 +97,7 @@ def upgrade(job: str, options: JobOptions, *, as_json: bool) -> None:
             read = {topic for (topic, _), at in log.committed(app, where).items() if at is not None}
             findings = compare(before, now, read)
         if not any(finding.verdict == "refused" for finding in findings):
-            findings += _others(description, chosen.settings, found)
+            findings += _others(description, chosen, found)
     finally:
         log.close()
     refused = any(finding.verdict == "refused" for finding in findings)
@@ -120,10 +119,10 @@ def upgrade(job: str, options: JobOptions, *, as_json: bool) -> None:
         raise typer.Exit(ExitCode.WRONG)
 
 
-def _others(description: Mapping[str, Any], settings: Settings, found: Mapping[str, int]) -> list[Finding]:
+def _others(description: Mapping[str, Any], chosen: Chosen, found: Mapping[str, int]) -> list[Finding]:
     """What does not stand in signatures, and is refused all the same: topics that are missing, or do not fit."""
     try:
-        _assignment(description, settings, found)
+        _assignment(description, chosen, found)
     except ConfigError as error:
         text = str(error).partition("\nhint: ")[0].removeprefix(f"{error.option}: ")
         return [Finding("topics", error.option, "refused", text, error.hint or "")]
@@ -135,8 +134,14 @@ def _description(built: Built) -> Mapping[str, Any]:
     return description
 
 
-def _assignment(description: Mapping[str, Any], settings: Settings, found: Mapping[str, int]) -> Assignment:
-    return enumerate_tasks(description, found, edge_partitions=settings.edge_partitions or None, create_topics=True)
+def _assignment(description: Mapping[str, Any], chosen: Chosen, found: Mapping[str, int]) -> Assignment:
+    return enumerate_tasks(
+        description,
+        found,
+        edge_partitions=chosen.settings.edge_partitions or None,
+        create_topics=True,
+        log_option=chosen.log_option,
+    )
 
 
 def _show(assignment: Assignment, found: Mapping[str, int], missing: str = "missing") -> None:

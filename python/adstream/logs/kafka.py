@@ -116,13 +116,14 @@ class KafkaLog(Log):
         release_timeout_s: float | None = None,
         watchdog_s: float | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        option: str = "--bootstrap",
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """`settings`: client settings of librdkafka, with or without `kafka.` in front. `headers`: whether
         readers deliver them. `reader`: `fetch`, `native` or `portable` (see `kafka_reader`); None: the setting
         `adstream.reader`, or else the cheapest that can honour the settings. `writer`: `native` or `portable` (see
-        `kafka_producer`); None: the setting `adstream.writer`, or else `native`."""
+        `kafka_producer`); None: the setting `adstream.writer`, or else `native`. `option`: what said `bootstrap`."""
         self._settings = {"bootstrap.servers": bootstrap, **CLIENT, **plain(settings or {})}
         wanted = self._settings.pop(KIND, None)
         self._writer = kafka_producer.choose(writer or self._settings.pop(kafka_producer.KIND, None))
@@ -151,7 +152,7 @@ class KafkaLog(Log):
             why = next((p for p in problems if "brokers are down" not in p), str(error_of(problem).str()))
             raise ConfigError(
                 f"no Kafka broker answered at {bootstrap} within {connect_timeout_s:.0f} s ({why})",
-                option="--bootstrap",
+                option=option,
                 hint="check that the broker runs and that the address is the one it advertises; one that wants TLS or SASL"
                 " may just hang up: `-X kafka.security.protocol=SASL_SSL`",
             ) from problem

@@ -108,6 +108,7 @@ def prepare(
     *,
     edge_partitions: int | None = None,
     create_topics: bool = False,
+    log_option: str = "--log",
     sleep: Callable[[float], None] = time.sleep,
 ) -> Assignment:
     """Enumerates the tasks and makes the topics they need.
@@ -115,6 +116,7 @@ def prepare(
     Args:
         edge_partitions: of new edges and sink topics; None: the most that a user source has.
         create_topics: whether missing output topics are created (inputs never are).
+        log_option: what said which log, for errors.
 
     Raises:
         ConfigError: a topic is missing or has another partition count than the application was started with, or the
@@ -130,7 +132,9 @@ def prepare(
     before = manifest.stored(log, app) if signature in found else None
     if before is not None:
         manifest.check(app, before, now)
-    assignment = enumerate_tasks(description, found, edge_partitions=edge_partitions, create_topics=create_topics)
+    assignment = enumerate_tasks(
+        description, found, edge_partitions=edge_partitions, create_topics=create_topics, log_option=log_option
+    )
     log.create_topics(assignment.topics)
     found_settings = log.topic_settings([spec.name for spec in assignment.topics])
     _check_settings(description, found_settings)
@@ -168,6 +172,7 @@ def enumerate_tasks(
     *,
     edge_partitions: int | None = None,
     create_topics: bool = False,
+    log_option: str = "--log",
 ) -> Assignment:
     """The pure part of `prepare`: `description` is `Plan.describe()`'s, `found` the partition counts of what
     exists."""
@@ -191,7 +196,7 @@ def enumerate_tasks(
         raise ConfigError(
             f"there is no topic {_names(missing)}",
             option="topics",
-            hint="check the name and which log it is (--bootstrap, --log); input topics are never created",
+            hint=f"check the name and which log it is ({log_option}); input topics are never created",
         )
 
     dead_from: dict[str, str] = {

@@ -53,13 +53,19 @@ class Measured:
 
 
 def examine(
-    log: Administered, description: Mapping[str, Any], plan: Mapping[str, Any], wait: Callable[[], None]
+    log: Administered,
+    description: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    wait: Callable[[], None],
+    *,
+    log_option: str = "--log",
 ) -> list[Finding]:
     """What the log tells. Touches nothing.
 
     Args:
         description: `Plan.describe()`; `plan`: the plan document.
         wait: lets some seconds pass between the two looks.
+        log_option: what said which log, for remedies.
 
     Raises:
         LogUnavailableError: the log does not answer.
@@ -69,13 +75,13 @@ def examine(
     counts = log.partitions(list(kinds))
     inputs = [topic for topic, kind in kinds.items() if kind == "input"]
     found = [
-        Finding("wrong", f"input topic `{topic}` does not exist", "check its name and --bootstrap")
+        Finding("wrong", f"input topic `{topic}` does not exist", f"check its name and {log_option}")
         for topic in inputs
         if topic not in counts
     ]
     ran = manifest.topology_topic(app).name in counts
     if not ran:
-        found.append(Finding("wrong", f"`{app}` has never run here", "check --app and --bootstrap, or start it"))
+        found.append(Finding("wrong", f"`{app}` has never run here", f"check --app and {log_option}, or start it"))
     else:
         found += _said(log, app, description, counts)
     members = log.members(app)

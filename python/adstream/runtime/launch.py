@@ -53,11 +53,13 @@ def run(
     stop_at_end: bool = False,
     on_start: Callable[[Worker], None] = lambda worker: None,
     listeners: Listeners = Listeners(),  # noqa: B008 (frozen)
+    log_option: str = "--log",
 ) -> Worker:
     """Runs one worker until it stops, and returns it. SIGTERM and SIGINT drain it (in the main thread).
 
     Args:
         targets: makes the sinks' targets; None: by `settings.connections`.
+        log_option: what said which log, for errors.
         listeners: who is told what the worker goes through, and asked what follows an error.
         on_start: is handed the worker before it begins, for a view or a test that wants to watch or stop it.
 
@@ -74,6 +76,7 @@ def run(
             plan,
             edge_partitions=settings.edge_partitions or None,
             create_topics=settings.create_topics,
+            log_option=log_option,
         )
         check_partitioning(plan, settings, log_)
         sinks = open_sinks(plan, assignment, settings, log_, made, parts)

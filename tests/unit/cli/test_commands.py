@@ -310,3 +310,31 @@ def test_where_a_job_has_never_run_there_are_not_no_dead_letters(command: str, t
         log.create_topics([TopicSpec("shop-orders-topology", 1)])
     result = invoke("dlq", command, "shop:orders", "--log", "dir:log")
     assert (result.exit_code, result.stdout) == (0, "orders: nothing to replay\n")
+
+
+@pytest.mark.parametrize(
+    "command", [("run", "--stop-at-end", "--sql", "sqlite:///o.db"), ("doctor",)], ids=lambda c: c[0]
+)
+@pytest.mark.parametrize("option", ["--log", "ADSTREAM_LOG", "`data` in adstream.toml"])
+def test_a_missing_topic_is_told_with_the_option_that_named_the_log(
+    command: tuple[str, ...], option: str, monkeypatch: pytest.MonkeyPatch
+):
+    Path("log").mkdir()
+    how: tuple[str, ...] = ()
+    if option == "--log":
+        how = ("--log", "dir:log")
+    elif option == "ADSTREAM_LOG":
+        monkeypatch.setenv(option, "dir:log")
+    else:
+        Path("adstream.toml").write_text('data = "log"\n')
+        how = ("--config", "adstream.toml")
+    result = invoke(command[0], "shop:orders", *command[1:], *how)
+    assert result.exit_code != 0
+    text = result.output + result.stderr
+    assert option in text, text
+    assert not [other for other in ("--bootstrap", "--log", "ADSTREAM_LOG") if other in text and other != option], text
+
+
+def test_a_missing_topic_beside_files_is_told_with_their_option():
+    result = invoke("run", "shop:orders", "--input", "others=orders.jsonl", "--stop-at-end", "--sql", "sqlite:///o.db")
+    assert (result.exit_code, "which log it is (--input)" in result.stderr) == (2, True), result.stderr
