@@ -12,6 +12,13 @@ class CoreError(Exception):
     `args` is `(kind, code, message, hint, node)`: kind `plan` or `fatal`, hint and node may be None.
     """
 
+def pattern_automaton(pattern: str) -> str:
+    """The automaton of a pattern as the plan has it (both JSON): states with their edges, the start, the window.
+
+    Raises:
+        CoreError: kind `plan`, `malformed_pattern`.
+    """
+
 def infer(schema: str, expr: str) -> str:
     """The type of an expression over a schema (both JSON, see docs/plan.md), as text: `decimal(10,2)`.
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from adstream.dsl.joins import GlobalKTable, JoinWindows
     from adstream.dsl.ktable import KTable
     from adstream.dsl.kwindows import CogroupedKStream, SessionWindowedKStream, TimeWindowedKStream
-    from adstream.dsl.pattern import AfterMatchSkipStrategy, Matches, Pattern
+    from adstream.dsl.pattern import AfterMatchSkipStrategy, Matches, OnMaxRuns, Pattern
     from adstream.dsl.store import StoreBuilder
     from adstream.dsl.stream import Stream
     from adstream.dsl.windows import Hopping, Session, Sliding, Tumbling, Unlimited
@@ -739,6 +739,8 @@ class KGroupedStream:
         skip: AfterMatchSkipStrategy | None = None,
         order_by: Fn | None = None,
         materialized: Materialized | str | None = None,
+        max_runs: int | None = None,
+        on_max_runs: OnMaxRuns = "drop_oldest",
     ) -> Matches:
         """The pattern's matches among the events of each key, in event time, as Flink CEP finds them (docs/patterns.md).
 
@@ -747,13 +749,17 @@ class KGroupedStream:
                 when the largest time lies more than that behind it.
             skip: which runs go when a match is found, instead of what the pattern says.
             order_by: of events with one time, what comes first (ascending); without it, what came first.
+            max_runs: how many partial matches a key may have; without it there is no bound. The counter `many_runs` warns at half
+                of it, or at 1000.
+            on_max_runs: of the event that would leave more: `drop_oldest` reads it, and the runs that began first go (counter
+                `runs_dropped`); `dead_letter` sets it aside (`too_many_runs`), the runs are as before; `fail` stops the task.
 
         Raises:
             TopologyError: `malformed_pattern`, when the topology is built.
         """
         from adstream.dsl import pattern as patterns
 
-        return patterns.match(self, pattern, max_delay, skip, order_by, materialized)
+        return patterns.match(self, pattern, max_delay, skip, order_by, materialized, max_runs, on_max_runs)
 
     def cogroup(self, aggregator: Fn) -> CogroupedKStream:
         """Its records, by `aggregator(key, value, aggregate)`, into one aggregate with those of other groupings.

@@ -14,19 +14,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
-from adstream.dsl import flow, natives, pattern_json, pattern_text
+from adstream.dsl import flow, natives, pattern_drawing, pattern_json, pattern_text
 from adstream.dsl.durations import Duration, duration_ms
 from adstream.dsl.expr import Expr, to_plan
 from adstream.dsl.faults import fault
 from adstream.dsl.flow import Materialized
 from adstream.dsl.graph import Graph, Node
 from adstream.dsl.kstream import Flowing, KGroupedStream, KStream
+from adstream.dsl.pattern_drawing import Explanation
 from adstream.dsl.serdes import Serde
 
 Test = Callable[..., Any] | Expr
 """A condition of the user."""
+OnMaxRuns = Literal["drop_oldest", "dead_letter", "fail"]
+"""What becomes of an event that would leave its key more runs than it may have."""
 _TAKEN = "$element."
 _LOOK = "$other.{"
 
@@ -346,7 +349,7 @@ class Pattern:
 
     # For the plan.
 
-    def _plan(self, lowering: _Lowering) -> list[dict[str, Any]]:
+    def _plan(self, lowering: _Lowering | pattern_drawing.Numbered) -> list[dict[str, Any]]:
         return [
             {
                 "name": stage.name,
@@ -385,6 +388,14 @@ class Pattern:
             TopologyError: `malformed_pattern`, with line and column.
         """
         return pattern_text.read(text, type_field)
+
+    def explain(self) -> Explanation:
+        """The automaton that the pattern becomes: `print(pattern.explain())`, or a picture by `.svg()`.
+
+        Raises:
+            TopologyError: `malformed_pattern`, for what shows only in the whole.
+        """
+        return pattern_drawing.explain(self)
 
     def to_json(self) -> str:
         """To be kept: JSON with a version, conditions as data.
@@ -464,8 +475,8 @@ class _Lowering:
 class Matches:
     """What was found of a pattern, and beside it what timed out and what came too late."""
 
-    def __init__(self, flowing: Flowing, node: Node) -> None:
-        self._flowing, self._node = flowing, node
+    def __init__(self, flowing: Flowing, node: Node, texts: list[str]) -> None:
+        self._flowing, self._node, self._texts = flowing, node, texts
 
     def _port(self, port: int, value: Serde | None = None) -> KStream:
         return KStream(self._flowing.at(self._node, port, value=value))
@@ -483,6 +494,16 @@ class Matches:
         return self._port(1)
 
     @property
+    def trace(self) -> KStream:
+        """Of each event that a key's runs were shown: `event`, `at`, and `runs`. For finding out why something is no match.
+
+        Of each run: its `state`, the time of its first event (`since`; null: the run that waits for one), what it `did` (`took`,
+        `skipped`, `took and skipped`, `stopped`, `dropped`, `waits`) and the `edges` it asked, as `explain()` names them, each
+        with its condition (`if`) and whether that held. Every such record costs a call of Python."""
+        self._node.parameters["trace"] = True
+        return self._port(3).map_values(_Traced(tuple(self._texts)))
+
+    @property
     def late(self) -> KStream:
         """Events behind the watermark, as they came."""
         return self._port(2, self._flowing.value)
@@ -496,6 +517,23 @@ class Matches:
         return self.matches.flat_map_values(fn)
 
 
+@dataclass(frozen=True, slots=True)
+class _Traced:
+    """Names the conditions in what the core says of an event."""
+
+    texts: tuple[str, ...]
+
+    def __call__(self, said: dict[str, Any]) -> dict[str, Any]:
+        numbered = pattern_drawing.Numbered()
+        numbered.texts += self.texts
+        runs = [{**run, "edges": [self._edge(edge, numbered) for edge in run["edges"]]} for run in said["runs"]]
+        return {**said, "runs": runs}
+
+    def _edge(self, edge: dict[str, Any], numbered: pattern_drawing.Numbered) -> dict[str, Any]:
+        named = {name: edge[name] for name in ("from", "action", "to")}
+        return {**named, "if": numbered.text(json.loads(edge["guard"])), "holds": edge["holds"]}
+
+
 def match(
     grouped: KGroupedStream,
     pattern: Pattern,
@@ -503,8 +541,19 @@ def match(
     skip: AfterMatchSkipStrategy | None,
     order_by: Test | None,
     materialized: Materialized | str | None,
+    max_runs: int | None,
+    on_max_runs: OnMaxRuns,
 ) -> Matches:
     """See `KGroupedStream.match`."""
+    if max_runs is not None and (type(max_runs) is not int or max_runs < 1):
+        raise fault("bad_argument", f"not a number of runs: {max_runs!r}", operation="match", hint="write 1 or more")
+    if on_max_runs not in get_args(OnMaxRuns):
+        raise fault(
+            "bad_argument",
+            f"not what can be done with too many runs: {on_max_runs!r}",
+            operation="match",
+            hint='write "drop_oldest", "dead_letter" or "fail"',
+        )
     if not isinstance(pattern, Pattern):
         raise fault(
             "bad_argument",
@@ -528,10 +577,15 @@ def match(
         "max_delay_ms": delay_ms,
         "timed_out": False,
         "order_by": None if order_by is None else flow.function(graph, order_by, "order_by", "match"),
+        "max_runs": max_runs,
+        "on_max_runs": on_max_runs,
+        "trace": False,
         "add": add,
         "divide": divide,
     }
     node = flow.add(graph, "match", [flowing.port], **parameters)
     store = flow.store(graph, "patterns", how, f"{node.name}-store", "match")
     node.parameters |= {"store": store, "stores": [store]}
-    return Matches(flowing, node)
+    numbered = pattern_drawing.Numbered()
+    pattern._plan(numbered)
+    return Matches(flowing, node, numbered.texts)

@@ -153,9 +153,9 @@ def _stage_text(stage: _Stage) -> str:
             made += f"{{{low}{braced}}}" if low == high else f"{{{low},{high}{braced}}}"
         made += "?" if stage.greedy else ""
     if stage.condition is not None:
-        made += " " + _condition_text(stage.condition)
+        made += " " + _conditions_text(stage.condition)
     if stage.until is not None:
-        made += f" [{_test_text(stage.until)}]"
+        made += f" [{condition_text(stage.until)}]"
     if optional:
         made += " optional" if made.endswith("}") else "?"
     made += {"strict": " consecutive", "skip_till_any": " combinations"}.get(stage.inner, "")
@@ -166,14 +166,15 @@ def _stage_text(stage: _Stage) -> str:
     return made
 
 
-def _condition_text(condition: Any) -> str:
+def _conditions_text(condition: Any) -> str:
     if not isinstance(condition, tuple):
-        return f"({_test_text(condition)})"
+        return f"({condition_text(condition)})"
     how, one, other = condition
-    return f"{_condition_text(one)}{' or ' if how == 'or' else ' '}{_condition_text(other)}"
+    return f"{_conditions_text(one)}{' or ' if how == 'or' else ' '}{_conditions_text(other)}"
 
 
-def _test_text(test: object) -> str:
+def condition_text(test: object) -> str:
+    """One condition: an expression, or a function by its name."""
     return expression_text(test) if isinstance(test, Expr) else f"{_PYTHON}({_text(callable_name(test))})"
 
 

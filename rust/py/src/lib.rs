@@ -40,6 +40,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("CoreError", m.py().get_type::<error::CoreError>())?;
     m.add_function(wrap_pyfunction!(murmur2, m)?)?;
     m.add_function(wrap_pyfunction!(task::infer, m)?)?;
+    m.add_function(wrap_pyfunction!(task::pattern_automaton, m)?)?;
     m.add_function(wrap_pyfunction!(task::bench_decode, m)?)?;
     m.add_function(wrap_pyfunction!(task::serde_read, m)?)?;
     m.add_function(wrap_pyfunction!(task::serde_write, m)?)?;

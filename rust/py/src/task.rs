@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use adstream_core::cep::saved::Counts;
+use adstream_core::cep::{Automaton, Pattern};
 use adstream_core::datum::Datum;
 use adstream_core::expr::{compile, Expr};
 use adstream_core::flow::store::View;
@@ -28,6 +29,13 @@ pub fn infer(schema: &str, expr: &str) -> PyResult<String> {
     let schema: Schema = serde_json::from_str(schema).map_err(bad)?;
     let expr: Expr = serde_json::from_str(expr).map_err(bad)?;
     Ok(compile(&expr, &schema).map_err(plan_error)?.dtype.to_string())
+}
+
+/// The automaton of a pattern (JSON, both).
+#[pyfunction]
+pub fn pattern_automaton(pattern: &str) -> PyResult<String> {
+    let pattern: Pattern = serde_json::from_str(pattern).map_err(|e| PyValueError::new_err(e.to_string()))?;
+    Ok(Automaton::compile(&pattern).map_err(plan_error)?.describe().to_string())
 }
 
 #[pyclass(frozen, name = "Plan", module = "adstream._core")]

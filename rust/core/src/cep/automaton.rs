@@ -7,6 +7,9 @@
 
 use std::collections::{HashMap, HashSet};
 
+use serde::Deserialize;
+use serde_json::{json, Value};
+
 use super::pattern::{Contiguity, Guard, Pattern, Skip, Stage, Times};
 use crate::error::PlanError;
 
@@ -54,6 +57,26 @@ pub struct Automaton {
     pub window_ms: i64,
     pub stages: Vec<String>,
     pub skip: Skip,
+    /// Not Flink's: how many runs a key may have.
+    pub cap: Option<Cap>,
+}
+
+/// A bound on a key's runs, and what happens to the event that would leave more of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cap {
+    pub runs: usize,
+    pub policy: CapPolicy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CapPolicy {
+    /// It is read; the runs that began first go.
+    DropOldest,
+    /// It is a dead letter, and the runs are as before.
+    DeadLetter,
+    /// It stops the task.
+    Fail,
 }
 
 const END: &str = "$endState$";
@@ -95,7 +118,8 @@ impl Automaton {
             let text = format!("`{}` ends the pattern: nothing says how long it must not come", last.name);
             return Err(malformed(text, "write `.within(…)` behind it"));
         }
-        let mut made = Automaton { states: c.states, start, window_ms, stages: vec![], skip: pattern.skip.clone() };
+        let mut made =
+            Automaton { states: c.states, start, window_ms, stages: vec![], skip: pattern.skip.clone(), cap: None };
         if c.broken {
             let text = "an optional greedy stage with `until` behind a negated one has nowhere to go".to_string();
             return Err(malformed(text, "leave `greedy` or `optional` out"));
@@ -118,6 +142,27 @@ impl Automaton {
 
     pub fn stage_of(&self, state: usize) -> &str {
         &self.stages[self.states[state].stage as usize]
+    }
+
+    /// From how many runs of a key on a warning is due: well before a cap is reached, and without one, too.
+    pub fn many_runs(&self) -> usize {
+        const MANY: usize = 1000;
+        self.cap.map_or(MANY, |cap| (cap.runs / 2).clamp(1, MANY))
+    }
+
+    /// For who draws it: states with their edges, in the order in which they are asked; conditions by their numbers.
+    pub fn describe(&self) -> Value {
+        let edge = |e: &Edge| json!({"action": format!("{:?}", e.action).to_lowercase(), "target": e.target, "guard": e.guard.describe()});
+        let states = self.states.iter().map(|s| {
+            json!({
+                "name": s.name,
+                "stage": self.stages[s.stage as usize],
+                "kind": format!("{:?}", s.kind).to_lowercase(),
+                "window": s.window_ms,
+                "edges": s.edges.iter().map(edge).collect::<Vec<_>>(),
+            })
+        });
+        json!({"start": self.start, "window": self.window_ms, "states": states.collect::<Vec<_>>()})
     }
 
     /// What makes Flink hang, or fail at the first event, is refused.

@@ -33,6 +33,10 @@ pub enum Said<E> {
     Match(Match<E>, i64),
     /// With the time at which it was given up.
     TimedOut(Match<E>, i64),
+    /// So many runs went, because there were more than the cap allows.
+    Dropped(usize),
+    /// The key has come to so many runs that somebody should know.
+    Many(usize),
     /// An event on which a condition failed; the runs did not see it.
     Failed(E, i64, Fault),
 }
@@ -56,11 +60,13 @@ impl<E: Clone> Keyed<E> {
     ) {
         let mut runs = self.runs.take().unwrap_or_else(|| Runs::new(automaton));
         let mut began = false;
+        let many = automaton.many_runs();
         while let Some(entry) = self.waiting.first_entry().filter(|e| *e.key() <= watermark) {
             let (ts, mut events) = entry.remove_entry();
             advance(&mut runs, automaton, ts, timed_out, said);
             sort(&mut events);
             for event in events {
+                let runs_before = runs.partial.len() - 1;
                 match runs.process(automaton, &event, ts, &mut *conditions(&event, ts)) {
                     Ok(told) => {
                         // Once a run has begun, each later event that is due now counts as if it had begun one.
@@ -69,6 +75,9 @@ impl<E: Clone> Keyed<E> {
                             self.due.insert(ts.saturating_add(automaton.window_ms));
                         }
                         said.extend(told.matches.into_iter().map(|m| Said::Match(m, ts)));
+                        said.extend((told.dropped > 0).then_some(Said::Dropped(told.dropped)));
+                        let runs_now = runs.partial.len() - 1;
+                        said.extend((runs_before < many && runs_now >= many).then_some(Said::Many(runs_now)));
                     }
                     Err(fault) => said.push(Said::Failed(event, ts, fault)),
                 }

@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 
-use super::automaton::{Action, Automaton, Kind};
+use super::automaton::{Action, Automaton, CapPolicy, Kind};
 use super::buffer::{Buffer, EventId, NodeId, Path, Version};
 use super::heap::{Heap, Ranked};
 use super::pattern::{Guard, Skip};
@@ -63,6 +63,14 @@ impl<E: Clone> History<'_, E> {
 /// The user's conditions on the event that is being read.
 pub trait Conditions<E> {
     fn holds(&mut self, condition: u16, history: &History<'_, E>) -> Result<bool, Fault>;
+
+    /// A run asked an edge of a state (by their places); for traces. Called run by run, edge by edge.
+    fn asked(&mut self, _run: &Run, _state: usize, _edge: usize, _holds: bool) {}
+
+    /// Whether `asked` is worth a call.
+    fn traces(&self) -> bool {
+        false
+    }
 }
 
 fn guarded<E>(guard: &Guard, conditions: &mut dyn Conditions<E>, history: &History<'_, E>) -> Result<bool, Fault> {
@@ -91,6 +99,8 @@ pub struct Told<E> {
     pub timed_out: Vec<(Match<E>, i64)>,
     /// Whether a run began.
     pub began: bool,
+    /// Runs that went because there were more than the cap allows.
+    pub dropped: usize,
 }
 
 impl<E: Clone> Runs<E> {
@@ -139,7 +149,7 @@ impl<E: Clone> Runs<E> {
         let matches = self.emit(automaton, potential, &mut kept).inspect_err(|_| self.restore(before))?;
         self.partial = kept;
         self.buffer.advance(now);
-        Ok(Told { matches, timed_out, began: false })
+        Ok(Told { matches, timed_out, began: false, dropped: 0 })
     }
 
     /// Reads an event. On an error nothing has changed.
@@ -152,7 +162,15 @@ impl<E: Clone> Runs<E> {
     ) -> Result<Told<E>, Fault> {
         let plans = self.partial.iter().map(|run| self.decide(automaton, run, conditions));
         let plans = plans.collect::<Result<Vec<_>, Fault>>()?;
-        let before = self.before_throwing(&automaton.skip);
+        let refusing = automaton.cap.filter(|cap| {
+            // Each edge makes at most one run that stays.
+            let most: usize = plans.iter().map(|plan| plan.edges.len()).sum();
+            cap.policy != CapPolicy::DropOldest && most > cap.runs
+        });
+        let before = match refusing {
+            Some(_) => Some(Box::new(self.clone())),
+            None => self.before_throwing(&automaton.skip),
+        };
         let (mut kept, mut potential, mut began) = (Heap::default(), Heap::default(), false);
         let mut id = None;
         for (run, plan) in std::mem::take(&mut self.partial).into_array().into_iter().zip(plans) {
@@ -175,12 +193,31 @@ impl<E: Clone> Runs<E> {
                 }
             }
         }
-        let matches = self.emit(automaton, potential, &mut kept).inspect_err(|_| self.restore(before))?;
+        let matches = match self.emit(automaton, potential, &mut kept) {
+            Ok(_) if refusing.is_some_and(|cap| kept.len() - 1 > cap.runs) => {
+                let runs = kept.len() - 1;
+                self.restore(before);
+                return Err(("too_many_runs", format!("the event would leave its key {runs} runs")));
+            }
+            told => told.inspect_err(|_| self.restore(before))?,
+        };
+        let dropped = self.drop_oldest(automaton, &mut kept);
         self.partial = kept;
         if let Some(id) = id {
             self.buffer.release_event(id);
         }
-        Ok(Told { matches, timed_out: vec![], began })
+        Ok(Told { matches, timed_out: vec![], began, dropped })
+    }
+
+    fn drop_oldest(&mut self, automaton: &Automaton, kept: &mut Heap<Run>) -> usize {
+        let Some(cap) = automaton.cap.filter(|cap| cap.policy == CapPolicy::DropOldest) else { return 0 };
+        let spare = (kept.len() - 1).saturating_sub(cap.runs);
+        for _ in 0..spare {
+            // The start run is the latest of all.
+            let oldest = kept.poll().expect("more than the start run");
+            self.let_go(&oldest);
+        }
+        spare
     }
 
     /// Strategies that throw do so when much has been done.
@@ -204,11 +241,16 @@ impl<E: Clone> Runs<E> {
     /// PROCEED edges depth first, the latest one first; what is true of TAKE and IGNORE on the way.
     fn decide(&self, automaton: &Automaton, run: &Run, conditions: &mut dyn Conditions<E>) -> Result<Plan, Fault> {
         let history = History { buffer: &self.buffer, run, path: OnceCell::new() };
+        let traces = conditions.traces();
         let mut plan = Plan { edges: vec![], takes: 0, ignores: 0 };
         let mut todo = vec![run.state as usize];
         while let Some(at) = todo.pop() {
             for (i, edge) in automaton.states[at].edges.iter().enumerate() {
-                if !guarded(&edge.guard, conditions, &history)? {
+                let holds = guarded(&edge.guard, conditions, &history)?;
+                if traces {
+                    conditions.asked(run, at, i, holds);
+                }
+                if !holds {
                     continue;
                 }
                 match edge.action {

@@ -16,6 +16,6 @@ pub mod saved;
 #[cfg(test)]
 mod tests;
 
-pub use automaton::Automaton;
+pub use automaton::{Automaton, Cap, CapPolicy};
 pub use matcher::{Conditions, History, Match, Run, Runs, Told};
 pub use pattern::{Contiguity, Guard, Pattern, Skip, Stage, Times};

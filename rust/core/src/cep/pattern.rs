@@ -4,6 +4,7 @@
 //! (quantifiers twice, conditions on groups); [`super::Automaton::compile`] refuses what shows only in the whole.
 
 use serde::Deserialize;
+use serde_json::{json, Value};
 
 /// How a stage relates to the event before it. In Flink: `ConsumingStrategy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -42,6 +43,17 @@ impl Guard {
             (Guard::Always, other) => other,
             (this, Guard::Always) => this,
             (this, other) => Guard::And(Box::new([this, other])),
+        }
+    }
+
+    /// `true`, a number, `["not", g]`, `["and", g, h]`, `["or", g, h]`.
+    pub fn describe(&self) -> Value {
+        match self {
+            Guard::Always => json!(true),
+            Guard::Is(condition) => json!(condition),
+            Guard::Not(guard) => json!(["not", guard.describe()]),
+            Guard::And(both) => json!(["and", both[0].describe(), both[1].describe()]),
+            Guard::Or(both) => json!(["or", both[0].describe(), both[1].describe()]),
         }
     }
 

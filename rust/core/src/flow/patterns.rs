@@ -8,9 +8,11 @@
 //!
 //! The watermark is the largest time seen, less the bound, less 1; a record is asked before it moves it. In the store each key has its
 //! state whole; between commits it lives decoded in memory. A match is an object: its stages, in order of their first event, with
-//! their events, oldest first.
+//! their events, oldest first. Who asks has port 3: for each event which edges each run asked, and what it did.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -18,9 +20,10 @@ use serde::Deserialize;
 use super::func::Func;
 use super::stores::key_bytes;
 use super::{Cx, Done, Failure, Headers, Node, Record};
+use crate::cep::automaton::{Action, Kind};
 use crate::cep::keyed::{Keyed, Said};
 use crate::cep::saved::{self, Unread};
-use crate::cep::{Automaton, Conditions, History, Match, Pattern};
+use crate::cep::{Automaton, Cap, CapPolicy, Conditions, History, Match, Pattern, Run};
 use crate::datum::Datum;
 use crate::error::{Fatal, PlanError};
 use crate::expr::{order, Fault};
@@ -75,9 +78,21 @@ pub struct Parameters {
     /// By which events of one time are put in order: the value of each, ascending.
     #[serde(default)]
     order_by: Option<Func>,
+    /// The most runs of a key; none: no bound.
+    #[serde(default)]
+    max_runs: Option<usize>,
+    #[serde(default = "drop_oldest")]
+    on_max_runs: CapPolicy,
+    /// Whether somebody reads what each run did with each event.
+    #[serde(default)]
+    trace: bool,
     /// `a + b` and `a / b` on (a, b).
     add: Func,
     divide: Func,
+}
+
+fn drop_oldest() -> CapPolicy {
+    CapPolicy::DropOldest
 }
 
 pub struct MatchPattern {
@@ -87,6 +102,7 @@ pub struct MatchPattern {
     max_delay_ms: i64,
     timed_out: bool,
     order_by: Option<Func>,
+    trace: bool,
     store: usize,
     seen: i64,
     /// Decoded, by key, and whether it was changed since it was stored.
@@ -115,7 +131,8 @@ pub fn check(parameters: &serde_json::Map<String, serde_json::Value>) -> Result<
 
 impl MatchPattern {
     pub fn new(p: Parameters, store: usize) -> Result<Self, PlanError> {
-        let automaton = Automaton::compile(&p.pattern)?;
+        let mut automaton = Automaton::compile(&p.pattern)?;
+        automaton.cap = p.max_runs.map(|runs| Cap { runs, policy: p.on_max_runs });
         let asked = Asked { conditions: p.conditions, stages: automaton.stages.clone(), add: p.add, divide: p.divide };
         Ok(MatchPattern {
             asked: Arc::new(asked),
@@ -124,6 +141,7 @@ impl MatchPattern {
             max_delay_ms: p.max_delay_ms,
             timed_out: p.timed_out,
             order_by: p.order_by,
+            trace: p.trace,
             store,
             seen: NO_TIME,
             live: BTreeMap::new(),
@@ -160,6 +178,7 @@ impl MatchPattern {
         let before = keyed.due.clone();
         keyed.due.retain(|ts| *ts > watermark);
         let asked = &self.asked;
+        let traces = self.trace.then(|| Rc::new(RefCell::new(vec![])));
         let order_by = self.order_by;
         keyed.fire(
             &self.automaton,
@@ -170,8 +189,12 @@ impl MatchPattern {
                     sort(events, by, &datum, cx);
                 }
             },
-            &mut |event, _| {
+            &mut |event, ts| {
+                if let Some(traces) = &traces {
+                    traces.borrow_mut().push(Trace { event: event.clone(), ts, edges: vec![] });
+                }
                 Box::new(Asking {
+                    traces: traces.clone(),
                     asked: asked.clone(),
                     cx,
                     key: datum.clone(),
@@ -197,12 +220,85 @@ impl MatchPattern {
             match one {
                 Said::Match(m, ts) => cx.forward_to(0, record(m, ts))?,
                 Said::TimedOut(m, ts) => cx.forward_to(1, record(m, ts))?,
+                Said::Dropped(n) => cx.count_many("runs_dropped", n as u64),
+                Said::Many(_) => cx.count("many_runs"),
+                Said::Failed(_, _, ("too_many_runs", text))
+                    if self.automaton.cap.is_some_and(|cap| cap.policy == CapPolicy::Fail) =>
+                {
+                    let text = format!("`{}`: {text}; on_max_runs=\"fail\"", cx.name());
+                    return Err(Failure::Fatal(Fatal::new("too_many_runs", text)));
+                }
                 Said::Failed(event, ts, (reason, text)) => {
                     cx.settle(Err(Failure::Bad(reason, format!("{text}; at {ts} ms: {event:?}"))))?
                 }
             }
         }
+        for trace in traces.map_or(vec![], |traces| traces.take()) {
+            let value = trace.told(&self.automaton);
+            cx.forward_to(3, Record::new(datum.clone(), value, trace.ts, headers.clone()))?;
+        }
         Ok(())
+    }
+}
+
+/// What the runs of a key asked about one event.
+struct Trace {
+    event: Datum,
+    ts: i64,
+    /// The run, a state, one of its edges, and whether its condition held; a run's edges in a row.
+    edges: Vec<(Run, usize, usize, bool)>,
+}
+
+impl Trace {
+    fn told(&self, automaton: &Automaton) -> Datum {
+        let text = |s: &str| Datum::Str(Arc::from(s));
+        let runs = self.edges.chunk_by(|a, b| a.0 == b.0).map(|edges| {
+            let run = &edges[0].0;
+            let all = edges.iter().map(|(_, state, edge, holds)| {
+                let (from, edge) = (&automaton.states[*state], &automaton.states[*state].edges[*edge]);
+                map([
+                    ("from", text(&from.name)),
+                    ("action", text(&format!("{:?}", edge.action).to_lowercase())),
+                    ("to", text(&automaton.states[edge.target].name)),
+                    ("guard", text(&edge.guard.describe().to_string())),
+                    ("holds", Datum::Bool(*holds)),
+                ])
+            });
+            let all: Vec<Datum> = all.collect();
+            let begun = run.start.is_some();
+            let ms = |known: bool, ms: i64| if known { Datum::Int(ms) } else { Datum::Null };
+            map([
+                ("state", text(&automaton.states[run.state as usize].name)),
+                ("version", text(&run.version.digits().iter().map(u32::to_string).collect::<Vec<_>>().join("."))),
+                ("since", ms(begun, run.start_ms)),
+                ("did", text(did(automaton, edges))),
+                ("edges", Datum::List(all.into())),
+            ])
+        });
+        let runs: Vec<Datum> = runs.collect();
+        map([("event", self.event.clone()), ("at", Datum::Int(self.ts)), ("runs", Datum::List(runs.into()))])
+    }
+}
+
+fn map<const N: usize>(fields: [(&str, Datum); N]) -> Datum {
+    Datum::Map(fields.into_iter().map(|(name, value)| (Arc::from(name), value)).collect())
+}
+
+/// In one word. A start run that does not take goes on waiting.
+fn did(automaton: &Automaton, edges: &[(Run, usize, usize, bool)]) -> &'static str {
+    let true_ones = || {
+        let held = edges.iter().filter(|(_, _, _, holds)| *holds);
+        held.map(|(_, state, edge, _)| &automaton.states[*state].edges[*edge])
+    };
+    let any = |action: Action| true_ones().any(|e| e.action == action && automaton.states[e.target].kind != Kind::Stop);
+    let ends = true_ones().any(|e| automaton.states[e.target].kind == Kind::Stop);
+    match (ends, any(Action::Take), any(Action::Ignore), edges[0].0.start.is_none()) {
+        (true, ..) => "stopped",
+        (_, true, true, false) => "took and skipped",
+        (_, true, ..) => "took",
+        (_, _, _, true) => "waits",
+        (_, _, true, _) => "skipped",
+        _ => "dropped",
     }
 }
 
@@ -233,6 +329,7 @@ struct Asking<'a> {
     cx: Cx<'a>,
     key: Datum,
     event: Datum,
+    traces: Option<Rc<RefCell<Vec<Trace>>>>,
     /// Of those that look at the event alone.
     known: BTreeMap<u16, Result<bool, Fault>>,
 }
@@ -298,6 +395,17 @@ impl Asking<'_> {
 }
 
 impl Conditions<Datum> for Asking<'_> {
+    fn asked(&mut self, run: &Run, state: usize, edge: usize, holds: bool) {
+        let last = self.traces.iter().flat_map(|t| t.borrow().len().checked_sub(1)).next();
+        if let (Some(traces), Some(last)) = (&self.traces, last) {
+            traces.borrow_mut()[last].edges.push((run.clone(), state, edge, holds));
+        }
+    }
+
+    fn traces(&self) -> bool {
+        self.traces.is_some()
+    }
+
     fn holds(&mut self, condition: u16, history: &History<'_, Datum>) -> Result<bool, Fault> {
         let asked = self.asked.clone();
         let said = &asked.conditions[condition as usize];
