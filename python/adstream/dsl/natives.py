@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from adstream.dsl.aggregates import Aggregate
@@ -130,11 +131,13 @@ def fold(aggregates: Mapping[str, Expr], step: str, operation: str) -> Native:
                 operation=operation,
                 hint="use count or sum, or functions of your own",
             )
-        parts = e.lower((), _no_function)
+        parts = e.lower((), partial(_no_function, operation=operation))
         said.append({"name": name, **{part: parts[part] for part in ("fn", "arg", "where")}})
     about = ", ".join(f"{name}={e!r}" for name, e in aggregates.items())
     return Native({"fold": step, "aggregates": said}, f"{step} {about}")
 
 
-def _no_function(fn: Callable[..., Any]) -> int:
-    raise fault("not_native", f"`{fn!r}` is Python", hint="write the whole as a function of (key, value)")
+def _no_function(fn: Callable[..., Any], operation: str = "Pattern") -> int:
+    raise fault(
+        "not_native", f"`{fn!r}` is Python", operation=operation, hint="write the whole as a function of (key, value)"
+    )

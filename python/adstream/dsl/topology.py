@@ -211,6 +211,7 @@ class Topology:
             raise fault(
                 "no_source",
                 f"`{self.name}` reads no topic",
+                operation="topology",
                 line=function_line(self.fn),
                 hint='read one: `app.stream("orders", Order)`; a global table alone gives no work',
             )

@@ -6,7 +6,9 @@ option: `tests/unit/cli/test_commands.py`, `tests/unit/runtime/test_settings.py`
 
 from __future__ import annotations
 
+import ast
 from datetime import datetime
+from pathlib import Path
 
 import adstream as ads
 from adstream import col
@@ -66,3 +68,16 @@ def test_what_only_the_whole_shows():
 
     with refused("idle_without_lanes", "`idle` on `events` has no effect", "leave it out", "stream"):
         whole.build()
+
+
+def test_every_error_of_the_language_names_its_operation():
+    """`**` may bring it."""
+    found, bare = 0, []
+    for path in sorted(Path(ads.__file__).parent.joinpath("dsl").glob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "fault":
+                found += 1
+                if not any(keyword.arg in ("operation", None) for keyword in call.keywords):
+                    bare.append(f"{path.name}:{call.lineno}")
+    assert found > 150
+    assert not bare

@@ -126,7 +126,7 @@ def test_a_topology_that_reads_nothing_is_refused_at_its_function():
 
     with pytest.raises(ads.TopologyError) as caught:
         job.build()
-    assert caught.value.code == "no_source"
+    assert (caught.value.code, caught.value.operation) == ("no_source", "topology")
     assert caught.value.line == f"test_topology.py:{job.fn.__code__.co_firstlineno}"
 
 

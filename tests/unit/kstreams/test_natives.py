@@ -160,6 +160,7 @@ def test_a_value_of_another_kind_is_a_dead_letter() -> None:
     [
         ("aggregate_without_group", lambda s: s.filter(ads.sum("x") > 1)),
         ("not_native", lambda s: s.map_values(ads.udf(lambda v: 1, type=int))),
+        ("not_native", lambda s: s.group_by_key().aggregate(n=ads.sum(ads.udf(lambda v: 1, type=int)))),
         ("not_an_aggregate", lambda s: s.group_by_key().aggregate(n=ads.mean("x"))),
         ("not_retractable", lambda s: s.to_table().group_by(lambda k, v: (k, v)).aggregate(n=ads.min("x"))),
         ("bad_argument", lambda s: s.group_by_key().aggregate(lambda: 0, lambda k, v, a: a, n=ads.count())),
@@ -175,3 +176,4 @@ def test_what_is_refused(code: str, build: Callable[[ads.KStream], Any]) -> None
     with pytest.raises(ads.TopologyError) as raised:
         ads.topology(name="app")(lambda app: build(app.stream("in", key=S))).build()
     assert raised.value.code == code
+    assert raised.value.operation

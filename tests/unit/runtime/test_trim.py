@@ -61,7 +61,14 @@ def once(first: int) -> RawBatch:
 def test_the_changelog_forgets_and_what_is_left_restores(tmp_path: Path) -> None:
     built = trimmed.build()
     plan = Plan(json.dumps(built.plan), list(built.callables))
-    settings = Settings(app=built.app, commit_interval_ms=1, purge_every_ms=1, create_topics=True, batch_rows_max=50)
+    settings = Settings(
+        app=built.app,
+        commit_interval_ms=1,
+        purge_every_ms=1,
+        create_topics=True,
+        batch_rows_max=50,
+        generation_rows_max=100,
+    )
     changelog = ("trimmed-0-changelog", 0)
     rounds, per_round = 6, 8000
     starts = []
