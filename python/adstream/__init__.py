@@ -63,7 +63,7 @@ if TYPE_CHECKING:
         TimeWindowedKStream,
     )
     from adstream.dsl.natives import joined, key, other, pair, struct, value
-    from adstream.dsl.pattern import AfterMatchSkipStrategy, Matches, Pattern, element, matched
+    from adstream.dsl.pattern import AfterMatchSkipStrategy, Matches, Pattern, all_of, element, matched
     from adstream.dsl.processors import (
         Cancellable,
         Context,
@@ -140,6 +140,7 @@ __all__ = [
     "VersionedRecord",
     "Windowed",
     "WindowedStream",
+    "all_of",
     "approx_count_distinct",
     "arg_max",
     "arg_min",
@@ -235,7 +236,7 @@ _HOMES = {
     "adstream.dsl.store": "AggregationWithHeaders ValueAndTimestamp ValueTimestampHeaders VersionedRecord",
     "adstream.dsl.grouped": "GroupedStream GroupedTable WindowedStream",
     "adstream.dsl.stream": "Stream Table Terminal",
-    "adstream.dsl.pattern": "AfterMatchSkipStrategy Matches Pattern element matched",
+    "adstream.dsl.pattern": "AfterMatchSkipStrategy Matches Pattern all_of element matched",
     "adstream.dsl.suppressed": "BufferConfig Suppressed",
     "adstream.dsl.topology": "Built Topology topology",
     "adstream.dsl.typing_": "decimal epoch rfc3339",

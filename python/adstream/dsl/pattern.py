@@ -11,7 +11,9 @@ What Flink's `Pattern` refuses is refused here, call by call; what shows only in
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, get_args
@@ -416,6 +418,38 @@ class Pattern:
 
     def __repr__(self) -> str:
         return f"<Pattern {' '.join(stage.name or '(…)' for stage in self._stages)}>"
+
+
+def all_of(stage: str, *conditions: Expr) -> Pattern:
+    """One event for each condition, in any order: a pattern of its own, or a group in another one. Not in Flink.
+
+        all_of("both", col("type") == "order", col("type") == "payment").within("1h")
+
+    It is one stage with as many events as there are conditions: each event fulfils a condition that none taken before it does.
+    Other events may come between them, and further ones for a condition that is fulfilled. Events that fulfil several of the
+    conditions count for all of these at once: write conditions that exclude each other.
+
+    Raises:
+        TopologyError: `malformed_pattern`, for fewer than two conditions, and for what is no expression or looks back itself.
+    """
+    if len(conditions) < 2:
+        raise _malformed(
+            f"`all_of` with {len(conditions)} conditions", "write two or more, or `Pattern.begin(…).where(…)`"
+        )
+    for condition in conditions:
+        if not isinstance(condition, Expr):
+            raise _malformed(f"`{stage}`: not an expression: {condition!r}", 'write `col("type") == "order"`')
+        if any(node.op == "call" or (node.name or "").startswith(("$other", _TAKEN)) for node in condition.walk()):
+            raise _malformed(f"`{stage}`: `{condition!r}` asks more than the event", "look back behind `all_of`")
+    new = [condition & ~matched(stage).any(_of_taken(condition)) for condition in conditions]
+    return Pattern.begin(stage).where(functools.reduce(operator.or_, new)).times(len(new))
+
+
+def _of_taken(e: Expr) -> Expr:
+    """The same asked of a taken event."""
+    if e.op == "col" and e.name is not None and not e.name.startswith("$"):
+        return element(e.name)
+    return replace(e, args=tuple(map(_of_taken, e.args)))
 
 
 def _made(stage: str | Pattern, contiguity: str) -> _Stage:
