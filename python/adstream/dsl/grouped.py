@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from adstream.dsl import aggregates as aggregates_
+from adstream.dsl import rolling as rolling_
 from adstream.dsl import scan as scan_
 from adstream.dsl.aggregates import EXACT, Aggregate
 from adstream.dsl.durations import Duration, duration_ms, format_ms
@@ -94,6 +95,38 @@ class GroupedStream:
         Kafka Streams has no such operation; it would be a processor with a store.
         """
         return scan_.scan(self._stream, self._keys, state, emit, update, ttl, name)
+
+    def rolling(
+        self,
+        within: Duration | None = None,
+        *,
+        rows: int | None = None,
+        grace: Duration = "0s",
+        name: str | None = None,
+        **aggregates: Expr,
+    ) -> Stream:
+        """Every row, with aggregates of its group's rows up to it.
+
+        Args:
+            within: how much event time up to the row's own: `"5m"` is `(ts - 5m, ts]`. The row itself is in it.
+            rows: instead of a time: of the last so many rows in the order in which they come, the row itself being one.
+                What is kept of a group is kept for ever, for groups whose number has a bound.
+            grace: how late a row may be and still see all rows of its time that came before it. Rows are kept for `within`
+                and `grace` behind the newest one of the partition; one that is older sees itself (counted: `expired`).
+            name: of the operation, for its state and its topic.
+            aggregates: as of `aggregate`, with `where=`, or composed, also with the row's own columns:
+                `share=col("price") / ads.sum("price")`.
+
+        No row is told again because of one that comes late. A row that is null in one of the key's columns is alone in its
+        window (counted: `null_key`). Each row costs as many steps as its window has rows.
+
+        Raises:
+            TopologyError: `bad_argument`, `bad_duration`, `duplicate_column`, `not_an_aggregate`, `not_native`,
+                `reserved_name`, `type_mismatch`, `unknown_column`.
+
+        In Polars: `rolling`. Kafka Streams has no such operation; its sliding windows tell windows, not rows.
+        """
+        return rolling_.rolling(self._stream, self._keys, within, rows, grace, name, aggregates)
 
     def edges(
         self,
@@ -288,8 +321,9 @@ def _outside(e: Expr) -> list[Expr]:
     return [e, *(node for arg in e.args for node in _outside(arg))]
 
 
-def _aggregate_type(source: Stream | Table, aggregate: Aggregate, line: str | None) -> str:
-    operation = "aggregate"
+def _aggregate_type(
+    source: Stream | Table, aggregate: Aggregate, line: str | None, operation: str = "aggregate"
+) -> str:
     argument = source._compile(operation, aggregate.args[0], line)[1] if aggregate.args else None
     if aggregate.where is not None:
         source._compile(operation, aggregate.where, line, boolean="`where`")

@@ -521,3 +521,44 @@ def test_edges_need_conditions():
     with refused("bad_argument", "`leave` is True", "", "edges"):
         grouped.edges(enter=col("count") > 1, leave=True)
     assert grouped.edges(enter=col("count") > 1, leave=col("count") < 1).schema["edge"] == "str"
+
+
+def rolled(*args, **options):
+    return events().group_by("user").rolling(*args, **options)
+
+
+def test_rolling_adds_columns():
+    found = rolled("5m", n=ads.count(), total=ads.sum("price"), most=ads.top_k("count", 2, by="weight"))
+    assert found.schema == events().schema | {"n": "int", "total": "decimal(38,2)", "most": "json"}
+    shared = rolled(rows=5, share=col("weight") / ads.sum("weight"), n=ads.count())
+    assert shared.schema == events().schema | {"share": "float", "n": "int"}
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "make"),
+    [
+        ("bad_argument", "over how much?", lambda: rolled(n=ads.count())),
+        ("bad_argument", "over how much?", lambda: rolled("5m", rows=3, n=ads.count())),
+        ("bad_argument", "`rows` is 0", lambda: rolled(rows=0, n=ads.count())),
+        ("bad_argument", "`grace` goes with a time", lambda: rolled(rows=3, grace="1s", n=ads.count())),
+        ("bad_argument", "names no aggregate", lambda: rolled("5m")),
+        ("bad_duration", "", lambda: rolled("soon", n=ads.count())),
+        ("bad_duration", "", lambda: rolled("0s", n=ads.count())),
+        ("duplicate_column", "`count` is a column already", lambda: rolled("5m", count=ads.count())),
+        ("not_an_aggregate", "`n` is", lambda: rolled("5m", n=col("count") + 1)),
+        ("not_an_aggregate", "`n` is 3", lambda: rolled("5m", n=3)),
+        ("not_native", "calls Python", lambda: rolled("5m", n=ads.udaf(int, lambda a, r: a, type=int))),
+        ("not_native", "calls Python", lambda: rolled("5m", n=ads.count(where=lambda row: True))),
+        ("reserved_name", "`$n`", lambda: rolled("5m", **{"$n": ads.count()})),
+        ("type_mismatch", "there is no sum of str", lambda: rolled("5m", n=ads.sum("user"))),
+        ("unknown_column", "nowhere", lambda: rolled("5m", n=ads.sum("nowhere"))),
+        ("unknown_column", "`offset()` cannot be asked inside", lambda: rolled("5m", n=ads.max(ads.offset()))),
+    ],
+)
+def test_rolling_that_makes_no_sense(code, message, make):
+    with pytest.raises(ads.TopologyError) as raised:
+        make()
+    assert (raised.value.code, message in str(raised.value)) == (code, True)
+    assert raised.value.operation == "rolling"
+    assert raised.value.hint
+    assert raised.value.line

@@ -33,7 +33,7 @@ fn from_json(value: serde_json::Value) -> Datum {
 }
 
 /// A valid or null value of a column; an error's state.
-fn datum_at(column: &Column, row: usize) -> Result<Datum, u8> {
+pub(super) fn datum_at(column: &Column, row: usize) -> Result<Datum, u8> {
     match column.state_at(row) {
         VALID => Ok(match (&column.data, &column.dtype) {
             (Data::Bool(v), _) => Datum::Bool(v[row] != 0),
@@ -142,7 +142,7 @@ impl ToRows {
 }
 
 /// A datum as a value of a type: exactly, or not at all.
-fn as_type(datum: &Datum, dtype: &DataType) -> Option<Value> {
+pub(super) fn as_type(datum: &Datum, dtype: &DataType) -> Option<Value> {
     Some(match (dtype, datum) {
         (_, Datum::Null) => Value::Null,
         (DataType::Bool, Datum::Bool(b)) => Value::Bool(*b),
@@ -151,6 +151,8 @@ fn as_type(datum: &Datum, dtype: &DataType) -> Option<Value> {
         (DataType::Float, Datum::Int(i)) => Value::Float(*i as f64),
         (DataType::Str, Datum::Str(s)) => Value::Str(s.to_string()),
         (DataType::Enum(values), Datum::Str(s)) if values.iter().any(|v| **v == **s) => Value::Str(s.to_string()),
+        // Text is text here, too: what the engine's own JSON columns hold are arrays.
+        (DataType::Json, json) => Value::Str(String::from_utf8(super::json::write(json).ok()?).ok()?),
         (DataType::Timestamp, Datum::Timestamp(t)) => Value::Timestamp(*t),
         (DataType::Timestamp, Datum::Str(s)) => Value::Timestamp(parse_rfc3339(s.as_bytes())?),
         (DataType::Duration, Datum::Duration(t)) => Value::Duration(*t),

@@ -15,6 +15,7 @@ use super::func::{Func, Getter, Lookup};
 use super::patterns::MatchPattern;
 use super::pick_join::PickJoin;
 use super::process::{self, Access, Process};
+use super::rolling::Rolling;
 use super::scan::Scan;
 use super::session::SessionAggregate;
 use super::sliding::SlidingAggregate;
@@ -173,6 +174,7 @@ fn node(kind: &str, b: &Builder<'_>) -> Result<Box<dyn Node>, PlanError> {
             let windows = [b.store_of("left")?, b.store_of("right")?];
             Box::new(StreamJoin::new(b.read()?, windows, b.optional_store("waiting")?))
         }
+        "rolling" => Box::new(Rolling::new(b.read()?, b.store_of("store")?)?),
         "scan" => Box::new(Scan::new(b.read()?, b.store_of("store")?)),
         "pick_join" => Box::new(PickJoin::new(b.read()?, b.store_of("right")?, b.store_of("waiting")?)),
         "stream_table_join" => {

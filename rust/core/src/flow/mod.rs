@@ -36,6 +36,7 @@ pub mod patterns;
 pub mod pick_join;
 pub mod process;
 pub mod reads;
+pub mod rolling;
 pub mod scan;
 pub mod schedule;
 pub mod serde;
