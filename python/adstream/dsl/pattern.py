@@ -11,20 +11,20 @@ What Flink's `Pattern` refuses is refused here, call by call; what shows only in
 
 from __future__ import annotations
 
-import functools
 import json
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial, reduce
 from typing import Any, Literal, Self, get_args
 
-from adstream.dsl import flow, natives, pattern_drawing, pattern_json, pattern_text
+from adstream.dsl import flow, natives, pattern_drawing, pattern_json, pattern_text, store
 from adstream.dsl.durations import Duration, duration_ms
 from adstream.dsl.expr import Expr, to_plan
 from adstream.dsl.faults import fault
 from adstream.dsl.flow import Materialized
 from adstream.dsl.graph import Graph, Node
-from adstream.dsl.kstream import Flowing, KGroupedStream, KStream
+from adstream.dsl.kstream import Flowing, KGroupedStream, KStream, ProcessedStream
 from adstream.dsl.pattern_drawing import Explanation
 from adstream.dsl.serdes import Serde
 
@@ -442,7 +442,7 @@ def all_of(stage: str, *conditions: Expr) -> Pattern:
         if any(node.op == "call" or (node.name or "").startswith(("$other", _TAKEN)) for node in condition.walk()):
             raise _malformed(f"`{stage}`: `{condition!r}` asks more than the event", "look back behind `all_of`")
     new = [condition & ~matched(stage).any(_of_taken(condition)) for condition in conditions]
-    return Pattern.begin(stage).where(functools.reduce(operator.or_, new)).times(len(new))
+    return Pattern.begin(stage).where(reduce(operator.or_, new)).times(len(new))
 
 
 def _of_taken(e: Expr) -> Expr:
@@ -541,6 +541,27 @@ class Matches:
     def late(self) -> KStream:
         """Events behind the watermark, as they came."""
         return self._port(2, self._flowing.value)
+
+    def at_most(self, matches: int, *, per: Duration) -> ProcessedStream:
+        """The matches, but of each key at most so many in any stretch of `per` of event time: an alert that does not ring all
+        day. The others are its output `held_back`. Not in Flink.
+
+        What was told is remembered in a store, with changelog and exactly-once. A match counts for `per` from its time on, that
+        end not included; those that are held back do not count. Each match calls Python.
+
+        Raises:
+            TopologyError: `bad_argument`, `bad_duration`.
+        """
+        if type(matches) is not int or matches < 1:
+            raise fault(
+                "bad_argument", f"at most {matches!r} matches", operation="at_most", hint="write a number of 1 or more"
+            )
+        ms = duration_ms(per, "per", operation="at_most", zero=False)
+        from adstream.dsl.pattern_backoff import AtMost  # the language loads without the core
+
+        name = f"{self._node.name}-at-most"
+        kept = store.window(name, f"{2 * ms}ms", f"{ms}ms", duplicates=True)
+        return self.matches.process_values(partial(AtMost, name, matches, ms), kept)
 
     def select(self, fn: Callable[..., Any]) -> KStream:
         """One value for each match: `fn(match)` or `fn(key, match)`. In Flink: `select`."""
