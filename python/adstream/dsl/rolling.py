@@ -24,7 +24,7 @@ from adstream.dsl.faults import fault, user_line
 from adstream.dsl.flow import Materialized
 from adstream.dsl.kstream import KStream
 from adstream.dsl.row_joins import _records, _together
-from adstream.dsl.scan import _of_row
+from adstream.dsl.scan import of_row
 from adstream.dsl.stream import Columns, KeyPart, Stream
 from adstream.dsl.typing_ import widened
 
@@ -70,7 +70,7 @@ def rolling(
 
     def reads(e: Expr, where: Expr | None) -> str:
         tree, dtype = stream._compile(operation, e if where is None else when(where).then(e).otherwise(None), line)
-        read.append(_of_row(tree, operation, line))
+        read.append(of_row(tree, operation, line))
         return widened(dtype)
 
     for n, aggregate in kept:

@@ -145,7 +145,7 @@ def scan(
                     hint="write it as an expression, or compute a column before",
                 )
         tree, dtype = inside._compile(operation, e, line)
-        return _of_row(tree, operation, line), dtype
+        return of_row(tree, operation, line), dtype
 
     columns: Columns = {n: stream._columns[n] for n in written}
     fields = {n: {"op": "col", "name": n} for n in written}
@@ -215,10 +215,10 @@ def scan(
     return Stream(stream._graph, (rows.id, 0), columns, tuple(KeyPart(n, frozenset({n})) for n in held))
 
 
-def _of_row(tree: Any, operation: str, line: str | None) -> Any:
+def of_row(tree: Any, operation: str, line: str | None) -> Any:
     """An expression over a row and a state as one over two values."""
     if isinstance(tree, list):
-        return [_of_row(part, operation, line) for part in tree]
+        return [of_row(part, operation, line) for part in tree]
     if not isinstance(tree, dict):
         return tree
     name = tree.get("name")
@@ -232,7 +232,7 @@ def _of_row(tree: Any, operation: str, line: str | None) -> Any:
             line=line,
             hint="keep it as a column before: `.with_columns(…)`",
         )
-    return {part: _of_row(of, operation, line) for part, of in tree.items()}
+    return {part: of_row(of, operation, line) for part, of in tree.items()}
 
 
 def _initial(of: type[State], name: str, dtype: str, operation: str, line: str | None) -> Any:

@@ -39,6 +39,7 @@ from adstream.dsl.windows import Hopping, Tumbling
 
 if TYPE_CHECKING:
     from adstream.dsl.grouped import GroupedStream, GroupedTable
+    from adstream.dsl.ordered import OrderedStream
 
 _SERDES = {"str": serdes.string, "int": serdes.int64, "float": serdes.float64, "bool": serdes.boolean}
 
@@ -460,6 +461,35 @@ class Stream(_Flow):
         names = self._names("deduplicate", columns, line)
         about = f"by {', '.join(names)} while clock <= ts + {format_ms(within_ms)}"
         return self._next("deduplicate", line, {"columns": names, "within_ms": within_ms}, about=about)
+
+    def in_order(
+        self,
+        *by: str | Expr,
+        grace: Duration | None = None,
+        late: Literal["pass", "route"] = "pass",
+        name: str | None = None,
+    ) -> OrderedStream:
+        """Gives rows on by event time: each is held back until the largest time so far, in its partition, is more than `grace`
+        ahead of it.
+
+        Args:
+            by: columns or expressions that order rows of one time; what is equal stays as it came.
+            grace: how long rows are waited for that come out of order.
+            late: what becomes of a row that is more than `grace` behind when it comes: `"pass"`, it goes on at once, or
+                `"route"`, it goes to `.late` instead. Both are counted (`late`).
+            name: of the operation, for its state.
+
+        Held rows leave when a later row comes: the last ones of a partition that falls silent stay. Behind it time moves as
+        rows leave.
+
+        Raises:
+            TopologyError: `grace_missing`, `bad_duration`, `bad_argument`, `unknown_column`, `not_native`.
+
+        Kafka Streams has no such operation.
+        """
+        from adstream.dsl import ordered
+
+        return ordered.in_order(self, by, grace, late, name)
 
     # --- forks and joints -------------------------------------------------------------------------
 

@@ -562,3 +562,19 @@ def test_rolling_that_makes_no_sense(code, message, make):
     assert raised.value.operation == "rolling"
     assert raised.value.hint
     assert raised.value.line
+
+
+def test_rows_in_order_need_a_grace_and_an_order():
+    rows = events()
+    with refused("grace_missing", "", 'write `grace="30s"`', "in_order"):
+        rows.in_order("count")
+    with refused("bad_argument", "`late` is 'drop'", '"route"', "in_order"):
+        rows.in_order("count", grace="1s", late="drop")
+    with refused("bad_argument", "ordered by 3", "", "in_order"):
+        rows.in_order(3, grace="1s")
+    with refused("unknown_column", "nowhere", "", "in_order"):
+        rows.in_order("nowhere", grace="1s")
+    with refused("not_native", "calls Python", "", "in_order"):
+        rows.in_order(ads.udf(lambda n: n, type=int, columns=["count"]), grace="1s")
+    with refused("bad_argument", "go on with the others", 'late="route"', "late"):
+        _ = rows.in_order(grace="1s").late

@@ -12,6 +12,7 @@ use super::aggregate::{Aggregate, Fold, TableAggregate};
 use super::bridge::{FromRows, ToRows};
 use super::foreign::{Answer, Propagate, Resolve, Subscribe};
 use super::func::{Func, Getter, Lookup};
+use super::in_order::InOrder;
 use super::patterns::MatchPattern;
 use super::pick_join::PickJoin;
 use super::process::{self, Access, Process};
@@ -175,6 +176,7 @@ fn node(kind: &str, b: &Builder<'_>) -> Result<Box<dyn Node>, PlanError> {
             Box::new(StreamJoin::new(b.read()?, windows, b.optional_store("waiting")?))
         }
         "rolling" => Box::new(Rolling::new(b.read()?, b.store_of("store")?)?),
+        "in_order" => Box::new(InOrder::new(b.read()?, b.store_of("store")?)),
         "scan" => Box::new(Scan::new(b.read()?, b.store_of("store")?)),
         "pick_join" => Box::new(PickJoin::new(b.read()?, b.store_of("right")?, b.store_of("waiting")?)),
         "stream_table_join" => {

@@ -28,6 +28,7 @@ pub mod build;
 pub mod foreign;
 pub mod func;
 pub mod globals;
+pub mod in_order;
 pub mod join_window;
 pub mod json;
 pub mod lru;

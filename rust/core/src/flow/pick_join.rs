@@ -53,7 +53,7 @@ pub struct PickJoin {
     stream_time: i64,
 }
 
-fn compare(a: &Datum, b: &Datum) -> Result<Ordering, Failure> {
+pub(super) fn compare(a: &Datum, b: &Datum) -> Result<Ordering, Failure> {
     match (a, b) {
         (Datum::Null, Datum::Null) => Ok(Ordering::Equal),
         (Datum::Null, _) => Ok(Ordering::Less),
