@@ -42,6 +42,8 @@ RETRACTABLE = frozenset({"count", "sum", "mean", "var", "std", "min", "max", "ar
 EXACT = frozenset({"sum", "mean", "var", "std"})
 """Which of them take floats back only as near as floats are."""
 _MEAN_SCALE_MIN = 6
+_ERROR_MIN = 1e-6
+"""Smaller, and the buckets of small numbers would have no room between those of large ones and of negative ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,8 +348,13 @@ def quantile(value: str | Expr, q: float, where: Where = None, *, error: float |
     """
     if isinstance(q, bool) or not isinstance(q, int | float) or not 0 <= q <= 1:
         raise fault("bad_argument", f"`q` is {q!r}", operation="quantile", hint="write a share from 0 to 1, as 0.95")
-    if error is not None and (isinstance(error, bool) or not isinstance(error, float) or not 0 < error < 1):
-        raise fault("bad_argument", f"`error` is {error!r}", operation="quantile", hint="write a share, as 0.01")
+    if error is not None and (not isinstance(error, float) or not _ERROR_MIN <= error < 1):
+        raise fault(
+            "bad_argument",
+            f"`error` is {error!r}",
+            operation="quantile",
+            hint=f"write a share from {_ERROR_MIN} on, as 0.01; without it the result is one of the values",
+        )
     return replace(_make("quantile", value, where), parameter=q, error=error)
 
 

@@ -20,8 +20,9 @@ group's and whose value holds the columns; it is moved by key where that is need
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Any, get_type_hints
 
 from adstream.dsl import flow, joins, natives
@@ -33,9 +34,10 @@ from adstream.dsl.graph import Graph
 from adstream.dsl.kstream import KStream
 from adstream.dsl.row_joins import _records, _together
 from adstream.dsl.stream import Columns, KeyPart, Stream
-from adstream.dsl.typing_ import resolve, widened
+from adstream.dsl.typing_ import PRECISION_MAX, resolve, widened
 
 _STATE = "$state."
+_DECIMAL = re.compile(r"decimal\((\d+),(\d+)\)")
 
 
 class State:
@@ -239,21 +241,27 @@ def _initial(of: type[State], name: str, dtype: str, operation: str, line: str |
     value = getattr(of, name)
     if value is None:
         return {"op": "lit", "value": None, "dtype": "null"}
+    wrong = fault(
+        "type_mismatch",
+        f"`{of.__name__}.{name}` is {dtype} and begins with {value!r}",
+        operation=operation,
+        line=line,
+        hint="write a value of its type",
+    )
     if dtype == "float" and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if dtype.startswith("decimal") and isinstance(value, int | Decimal) and not isinstance(value, bool):
-        digits = int(dtype.rstrip(")").rpartition(",")[2])
-        value = Decimal(value).quantize(Decimal(1).scaleb(-digits))
+    digits = _DECIMAL.fullmatch(dtype)
+    if digits is not None and isinstance(value, int | Decimal) and not isinstance(value, bool):
+        precision, scale = int(digits[1]), int(digits[2])
+        with localcontext(prec=2 * PRECISION_MAX):
+            exact = Decimal(value) if Decimal(value).is_finite() else None
+            if exact is None or abs(exact) >= 10 ** (precision - scale) or exact != round(exact, scale):
+                raise wrong
+            value = round(exact, scale)
     bare = Stream(Graph(), (0, 0), {}, ())
     tree, found = bare._compile(operation, lit(value), line)
     if widened(found).split("(")[0] != dtype.split("(")[0]:
-        raise fault(
-            "type_mismatch",
-            f"`{of.__name__}.{name}` is {dtype} and begins with {value!r}",
-            operation=operation,
-            line=line,
-            hint="write a value of its type",
-        )
+        raise wrong
     return tree
 
 

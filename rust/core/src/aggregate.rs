@@ -771,6 +771,9 @@ impl Layout {
                 if count == 0 {
                     return out.push_null();
                 }
+                if sum == i128::MAX || sum == i128::MIN {
+                    return out.push_state(ERR_OVERFLOW);
+                }
                 match (&acc.input, &acc.output) {
                     (DataType::Decimal { scale, .. }, DataType::Decimal { scale: to, .. }) => {
                         match divide_half_even(sum, count as i128, to - scale) {
@@ -1341,6 +1344,30 @@ mod tests {
         assert_eq!(result_value(&layout, 0, &g.row, &g.vars), Value::Decimal(0, 2));
         assert_eq!(result_value(&layout, 1, &g.row, &g.vars), Value::Null);
         assert_eq!(result_value(&layout, 2, &g.row, &g.vars), Value::Null);
+    }
+
+    /// A sum that has left its 128 bits is no sum any more, nor is its mean.
+    #[test]
+    fn the_mean_of_what_has_no_sum_is_an_error() {
+        let dtype = DataType::decimal(6);
+        let layout = layout(&[("mean", dtype.clone()), ("sum", dtype.clone())]);
+        let mut values = ColumnBuilder::new(dtype);
+        (0..2).for_each(|_| values.push_i128(99_999_999_999_999_999_999_999_999_999_999_999_999));
+        let column = values.finish();
+        let (batch, ..) = batch_of(&[(None, String::new(), 0, 0), (None, String::new(), 0, 1)]);
+        let mut one = group(&layout);
+        for row in 0..2 {
+            let place = Place { ts: 0, lane: 0, position: row as u64 };
+            let input = Input { batch: &batch, row, place, foreign: &NoForeign };
+            for index in 0..2 {
+                let (mut taken, mut given) = (vec![], vec![]);
+                let mut scope = VarScope { vars: &mut one.vars, taken: &mut taken, given_up: &mut given };
+                layout.add(index, &mut one.row, (Some(&column), &[]), 1, &input, &mut scope).unwrap();
+            }
+        }
+        for index in 0..2 {
+            assert_eq!(result_value(&layout, index, &one.row, &one.vars), Value::Error(ERR_OVERFLOW));
+        }
     }
 
     /// In one generation a value is replaced in place, in the next one the old one stays as it was.

@@ -322,6 +322,7 @@ def test_what_takes_values_back_over_a_table(aggregate, dtype):
         (lambda: ads.top_k("n", 0), "`k` is 0"),
         (lambda: ads.quantile("n", 95), "`q` is 95"),
         (lambda: ads.quantile("n", 0.5, error=1), "`error` is 1"),
+        (lambda: ads.quantile("n", 0.5, error=1e-7), "`error` is 1e-07"),
         (lambda: ads.var("n", ddof=-1), "`ddof` is -1"),
         (lambda: ads.first("n", order_by=[3]), "`order_by` is 3"),
         (lambda: ads.arg_max("n", []), "by what?"),
@@ -578,3 +579,18 @@ def test_rows_in_order_need_a_grace_and_an_order():
         rows.in_order(ads.udf(lambda n: n, type=int, columns=["count"]), grace="1s")
     with refused("bad_argument", "go on with the others", 'late="route"', "late"):
         _ = rows.in_order(grace="1s").late
+
+
+@pytest.mark.parametrize("value", [Decimal("0.005"), Decimal("1e8"), Decimal("NaN"), 10**9, "0.00", True])
+def test_a_decimal_of_a_state_begins_with_one_that_it_can_hold(value):
+    state = type("Money", (ads.State,), {"__annotations__": {"x": Annotated[Decimal, ads.decimal(10, 2)]}, "x": value})
+    with pytest.raises(ads.TopologyError, match="begins with") as raised:
+        events().group_by("user").scan(state, emit={"x": ads.state(state).x}, update={"x": ads.state(state).x})
+    assert raised.value.code == "type_mismatch"
+
+
+def test_large_decimals_are_kept_whole():
+    large = Decimal("9" * 36 + ".99")
+    state = type("Money", (ads.State,), {"__annotations__": {"x": Annotated[Decimal, ads.decimal(38, 2)]}, "x": large})
+    found = events().group_by("user").scan(state, emit={"x": ads.state(state).x}, update={"x": ads.state(state).x})
+    assert found.schema["x"] == "decimal(38,2)"
