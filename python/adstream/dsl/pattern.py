@@ -182,6 +182,10 @@ def _malformed(message: str, hint: str) -> Exception:
     return fault("malformed_pattern", message, operation="Pattern", hint=hint)
 
 
+_TIMES_MAX = 10_000
+"""Each time is a state of the automaton."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pattern:
     """A chain of stages; what follows a stage's name is about that stage. In Flink: `Pattern`."""
@@ -277,7 +281,10 @@ class Pattern:
                 raise _malformed(f"{low} times", "write a number of 1 or more")
             return self._repeated(low, low, window)
         if low < 0 or high < low or high == 0:
-            raise _malformed(f"between {low} and {high} times", "write the smaller number first")
+            wanted = (
+                "write the smaller number first" if high > 0 else "write a number of 1 or more; `optional()` for none"
+            )
+            raise _malformed(f"between {low} and {high} times", wanted)
         pattern = self._repeated(max(low, 1), high, window)
         return pattern._with(optional=True) if low == 0 else pattern
 
@@ -293,6 +300,8 @@ class Pattern:
 
     def _repeated(self, low: int, high: int, window: Duration | None, *, looping: bool = False) -> Pattern:
         self._not_negated("a quantifier")
+        if max(low, high) > _TIMES_MAX:
+            raise _malformed(f"{max(low, high)} times", f"write at most {_TIMES_MAX}")
         if self._last.times is not None:
             raise _malformed("a second quantifier", "leave one out")
         ms = None if window is None else duration_ms(window, "window", operation="Pattern")

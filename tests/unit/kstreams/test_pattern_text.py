@@ -139,3 +139,19 @@ def test_json_has_what_was_said_and_its_version() -> None:
     assert said["adstream_pattern"] == 1
     (stage,) = said["stages"]
     assert set(stage) == {"name", "contiguity", "where", "times", "looping"}
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("a{99999999999999999999}", "write at most 10000"),
+        ("a{1,4294967296}", "write at most 10000"),
+        ("a{10001,+}", "write at most 10000"),
+        ("a{0}", "write a number of 1 or more"),
+        ("a{3,1}", "write the smaller number first"),
+    ],
+)
+def test_repetitions_that_make_no_sense(text: str, hint: str) -> None:
+    with pytest.raises(TopologyError, match=hint) as raised:
+        Pattern.parse(text)
+    assert raised.value.code == "malformed_pattern"
