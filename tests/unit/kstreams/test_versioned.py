@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import adstream as ads
@@ -153,6 +153,9 @@ def test_it_equals_a_list_of_everything_ever_put(
             if now is not None and ts < now - ms:
                 continue
             observed[where[key]] = max(ts, ts if now is None else now)
+            # A deletion at the very time of a value leaves nothing that an older value put later would meet, here as in
+            # Kafka Streams (`deleted-at-its-own-time` in tests/differential/kstreams/kept.jsonl).
+            assume(not (value is None and (key, ts) in kept))
             kept[key, ts] = value
         for key in "ab":
             horizon = observed.get(where[key], 0) - ms
