@@ -22,10 +22,9 @@ from adstream.dsl.durations import Duration, duration_ms, format_ms
 from adstream.dsl.expr import Expr, col, lit, when
 from adstream.dsl.faults import fault, user_line
 from adstream.dsl.flow import Materialized
-from adstream.dsl.kstream import KStream
 from adstream.dsl.row_joins import _records, _together
-from adstream.dsl.scan import of_row
-from adstream.dsl.stream import Columns, KeyPart, Stream
+from adstream.dsl.scan import as_rows, of_row
+from adstream.dsl.stream import Columns, Stream
 from adstream.dsl.typing_ import widened
 
 
@@ -106,20 +105,7 @@ def rolling(
     kind = "key_value" if within_ms is None else "series"
     store = flow.store(stream._graph, kind, Materialized(), f"{node.name}-rows", operation, **held)
     node.parameters |= {"store": store, "stores": [store]}
-    joins._wants_null_keys(stream._graph, node)
-    made = KStream(moved.at(node, value=None))
-    # A key that is null in part is a group of rows, but no key here: its rows may lie in several partitions.
-    key = list(keys) if len(keys) == 1 else []
-    port = flow.add(
-        stream._graph,
-        "to_rows",
-        [made._flowing.port],
-        schema=[{"name": n, "type": dtype} for n, dtype in columns.items()],
-        fill=[{"field": n} for n in columns],
-        keys=key,
-        about=f"{operation} by {', '.join(keys)}",
-    )
-    found = Stream(stream._graph, (port.id, 0), columns, tuple(KeyPart(n, frozenset({n})) for n in key))
+    found = as_rows(stream, keys, node, moved, columns, operation)
     if together is None:
         return found
     chosen = {n: col(n) for n in written} | dict(together)

@@ -30,8 +30,8 @@ from adstream.dsl.durations import Duration, duration_ms, format_ms
 from adstream.dsl.expr import Expr, col, lit, named_or_expr, when
 from adstream.dsl.faults import fault, name_list, user_line
 from adstream.dsl.flow import Materialized
-from adstream.dsl.graph import Graph
-from adstream.dsl.kstream import KStream
+from adstream.dsl.graph import Graph, Node
+from adstream.dsl.kstream import Flowing
 from adstream.dsl.row_joins import _records, _together
 from adstream.dsl.stream import Columns, KeyPart, Stream
 from adstream.dsl.typing_ import PRECISION_MAX, resolve, widened
@@ -201,14 +201,20 @@ def scan(
     kind = "key_value" if ttl_ms is None else "series"
     store = flow.store(stream._graph, kind, Materialized(), f"{node.name}-state", operation, **kept)
     node.parameters |= {"store": store, "stores": [store]}
+    return as_rows(stream, keys, node, moved, columns, operation)
+
+
+def as_rows(
+    stream: Stream, keys: tuple[str, ...], node: Node, moved: Flowing, columns: Columns, operation: str
+) -> Stream:
+    """What a node made of the rows of groups, as rows again: also of those that are null in a column of the key."""
     joins._wants_null_keys(stream._graph, node)
-    made = KStream(moved.at(node, value=None))
     # A key that is null in part is a group of rows, but no key here: its rows may lie in several partitions.
     held = list(keys) if len(keys) == 1 else []
     rows = flow.add(
         stream._graph,
         "to_rows",
-        [made._flowing.port],
+        [moved.at(node, value=None).port],
         schema=[{"name": n, "type": dtype} for n, dtype in columns.items()],
         fill=[{"field": n} for n in columns],
         keys=held,
