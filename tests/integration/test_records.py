@@ -160,33 +160,59 @@ def made_workers() -> Iterator[list[Workers]]:
             process.wait()
 
 
+class Input:
+    """The traffic, written in pieces, each later than the last, so that there is something to do when it matters."""
+
+    def __init__(self, log: KafkaLog, prefix: str, rows: dict[str, list[tuple[bytes, bytes, int]]]) -> None:
+        self._log, self._prefix, self._rows = log, prefix, rows
+        self.written = 0
+
+    def write_on(self, share: float) -> None:
+        """Writes so much of both topics, as those that stand there: a transaction for every hundred."""
+        writer = self._log.writer(unique("slot"))
+        end = min(self.written + round(RECORDS * share), RECORDS)
+        for low in range(self.written, end, 100):
+            piece = {
+                name: [row for row in some if low <= json.loads(row[1])["id"] < min(low + 100, end)]
+                for name, some in self._rows.items()
+            }
+            write(writer, self._prefix, piece)
+        self.written = end
+        writer.close()
+
+
 @pytest.mark.timeout(400)
 def test_killed_workers_change_nothing(
     kafka: Kafka, log: KafkaLog, tmp_path: Path, made_workers: list[Workers]
 ) -> None:
+    """Before each kill a piece of the input comes: how long a worker lives does not depend on how fast it is."""
     seed = int(time.time())
     prefix, rows, chance = unique("records"), traffic(seed), random.Random(seed)
     create(log, prefix)
-    writer = log.writer(unique("slot"))
-    write(writer, prefix, rows)
-    writer.close()
+    traffic_in = Input(log, prefix, rows)
     workers = Workers(kafka.bootstrap, prefix, tmp_path)
     made_workers.append(workers)
-    for slot in (0, 1):
-        workers.start(slot, "--stop-at-end")
-    killed = 0
     deadline = time.monotonic() + 300
-    while any(workers.running(slot) for slot in (0, 1)):
-        assert time.monotonic() < deadline, workers.said(0)
-        time.sleep(chance.uniform(0.3, 1.5))
-        slot = chance.choice((0, 1))
-        if killed < KILLS and workers.running(slot):
-            workers.kill(slot)
-            workers.start(slot, "--stop-at-end")
-            killed += 1
     for slot in (0, 1):
-        assert workers.processes[slot].returncode == 0, workers.said(slot)
-    assert killed > 0
+        workers.start(slot)
+    for slot in (0, 1):
+        workers.until_running(slot, deadline)
+    for _ in range(KILLS):
+        traffic_in.write_on(1 / KILLS)
+        time.sleep(chance.uniform(0, 0.5))
+        slot = chance.choice((0, 1))
+        assert workers.running(slot), workers.said(slot)
+        workers.kill(slot)
+        workers.start(slot)
+        # Half of them die again before they have begun, or while they restore.
+        if chance.random() < 0.5:
+            time.sleep(chance.uniform(0.5, 3))
+    assert traffic_in.written == RECORDS
+    for slot in (0, 1):
+        workers.kill(slot)
+        workers.start(slot, "--stop-at-end")
+    for slot in (0, 1):
+        assert workers.processes[slot].wait(max(1, deadline - time.monotonic())) == 0, workers.said(slot)
     compare(log, prefix, rows, seed)
 
 
@@ -203,39 +229,24 @@ def test_one_worker_becomes_three_and_one_again_and_the_broker_dies(
         create(log, prefix)
         workers = Workers(kafka.bootstrap, prefix, tmp_path)
         made_workers.append(workers)
-        written = 0
-
-        def write_on(share: float) -> None:
-            """Writes so much of both topics, as those that stand there, each piece later than the last."""
-            nonlocal written
-            writer = log.writer(unique("slot"))
-            end = written + round(RECORDS * share)
-            for low in range(written, end, 100):
-                piece = {
-                    name: [row for row in some if low <= json.loads(row[1])["id"] < min(low + 100, end)]
-                    for name, some in rows.items()
-                }
-                write(writer, prefix, piece)
-            written = end
-            writer.close()
-
+        traffic_in = Input(log, prefix, rows)
         workers.start(0)
         workers.until_running(0, deadline)
-        write_on(0.2)
+        traffic_in.write_on(0.2)
         for slot in (1, 2):
             workers.start(slot)
-        write_on(0.2)
+        traffic_in.write_on(0.2)
         for slot in (1, 2):
             workers.until_running(slot, deadline)
-        write_on(0.1)
+        traffic_in.write_on(0.1)
         kafka.kill()
         kafka.start()
-        write_on(0.2)
+        traffic_in.write_on(0.2)
         workers.drain(1)
-        write_on(0.1)
+        traffic_in.write_on(0.1)
         workers.kill(2)
-        write_on(0.2)
-        assert written == RECORDS
+        traffic_in.write_on(0.2)
+        assert traffic_in.written == RECORDS
         workers.drain(0)
         workers.start(0, "--stop-at-end")
         assert workers.processes[0].wait(120) == 0, workers.said(0)
@@ -255,27 +266,19 @@ def test_editions_replace_one_another_while_they_run_or_are_refused(
     create(log, prefix)
     workers = Workers(kafka.bootstrap, prefix, tmp_path)
     made_workers.append(workers)
-
-    def write_some(low: float, high: float) -> None:
-        writer = log.writer(unique("slot"))
-        for tenth in range(round(low * 10), round(high * 10)):
-            first, end = RECORDS * tenth // 10, RECORDS * (tenth + 1) // 10
-            piece = {n: [row for row in some if first <= json.loads(row[1])["id"] < end] for n, some in rows.items()}
-            write(writer, prefix, piece)
-        writer.close()
-
+    traffic_in = Input(log, prefix, rows)
     workers.start(0)
     workers.until_running(0, deadline)
-    write_some(0, 0.3)
+    traffic_in.write_on(0.3)
     workers.start(1, "--set", "edition=renamed")
     assert workers.processes[1].wait(60) == 2, workers.said(1)
     assert "`per-window`" in workers.said(1)
     assert workers.running(0), workers.said(0)
     workers.start(2, "--set", "edition=extended")
     workers.until_running(2, deadline)
-    write_some(0.3, 0.6)
+    traffic_in.write_on(0.3)
     workers.drain(0)
-    write_some(0.6, 1)
+    traffic_in.write_on(0.4)
     workers.drain(2)
     workers.start(2, "--set", "edition=extended", "--stop-at-end")
     assert workers.processes[2].wait(120) == 0, workers.said(2)
