@@ -104,3 +104,88 @@ def test_a_thousand_rows_close_over_many_commits(
     assert told == [(key, 1) for _ in range(5) for key in names]
     assert len(carried) >= 10
     assert max(carried) <= 110
+
+
+MINUTE = timedelta(minutes=1)
+
+
+def finals(rows: ads.Stream, name: str) -> ads.Stream:
+    return rows.group_by("key").windowed_by(ads.tumbling("1m", grace="5m")).count().named(name).final()
+
+
+def beside_a_merge(app: ads.App) -> None:
+    """What is merged here is not what is told."""
+    rows = app.stream("in", Row, key="key")
+    rows.filter(ads.col("key") > "k1").merge(rows.filter(ads.col("key") <= "k1")).to("all")
+    finals(rows, "counts").to("out")
+
+
+def beside_records(app: ads.App) -> None:
+    app.records("in").to("all")
+    finals(app.stream("rows", Row, key="key"), "counts").to("out")
+
+
+def behind_a_shuffle(app: ads.App) -> None:
+    """Where they lead, they meet the others; to it they come alone."""
+    rows = app.stream("in", Row, key="key")
+    told = finals(rows, "counts")
+    told.group_by("count").aggregate(n=ads.count()).named("of-counts").to_stream().to("counts")
+    told.to("out")
+
+
+def into_a_merge(app: ads.App) -> None:
+    rows = app.stream("in", Row, key="key")
+    finals(rows, "one").merge(finals(rows, "two")).to("out")
+
+
+def into_one_topic(app: ads.App) -> None:
+    rows = app.stream("in", Row, key="key")
+    finals(rows, "one").to("out")
+    finals(rows, "two").with_columns(count=ads.col("count") * 1).to("out")
+
+
+def into_records(app: ads.App) -> None:
+    finals(app.stream("in", Row, key="key"), "counts").records("key").to("out")
+
+
+def into_a_topic_that_records_may_name(app: ads.App) -> None:
+    app.records("others").to(lambda key, value, context: "elsewhere")
+    finals(app.stream("in", Row, key="key"), "counts").to("out")
+
+
+BOUNDED = [beside_a_merge, beside_records, behind_a_shuffle]
+AT_ONCE = [into_a_merge, into_one_topic, into_records, into_a_topic_that_records_may_name]
+
+
+@pytest.mark.parametrize("define", [*BOUNDED, *AT_ONCE], ids=lambda define: define.__name__)
+def test_it_is_told_at_once_where_its_place_among_others_would_show(
+    define: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And over many commits everywhere else, whatever else the topology holds."""
+    topology = ads.topology(name="closing-beside")(define)
+    source = "rows" if define is beside_records else "in"
+
+    def told(closing_rows: int | None) -> tuple[list[Any], int]:
+        most = 0
+        with TopologyTestDriver(topology, partitions=1, commit_every=100, closing_rows=closing_rows) as driver:
+            commit = driver._log.commit
+
+            def spied(outputs: Any) -> None:
+                nonlocal most
+                most = max(most, sum(len(batch) for topic, _, batch in outputs if topic == "out"))
+                commit(outputs)
+
+            monkeypatch.setattr(driver._log, "commit", spied)
+            for minute in range(5):
+                for n in range(200):
+                    driver.input(source).pipe({"key": f"k{n:03}"}, key=f"k{n:03}", at=START + minute * MINUTE)
+            for last in (timedelta(hours=1), timedelta(0)):
+                driver.input(source).pipe({"key": "z"}, key="z", at=START + last)
+            return [(record.key, record.value) for record in driver.output("out").read()], most
+
+    all_of_them, at_once = told(None)
+    in_turns, most = told(10)
+    assert len(all_of_them) >= 1000
+    assert in_turns == all_of_them
+    assert at_once >= 1000
+    assert (most <= 110) == (define in BOUNDED)

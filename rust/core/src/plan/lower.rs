@@ -1,6 +1,6 @@
 //! The register: from logical nodes to operators wired together. The only file that knows all operators.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::logical::{aggregate_parts, boolean, column, AggregateSpec, Op, Plan, WindowSpec};
@@ -364,15 +364,32 @@ fn sender(plan: &Plan, id: usize, partition: u32, partitions: &[u32]) -> Result<
     })
 }
 
-/// Whether what closed windows tell may come behind what later rows do: nobody can tell if it meets nothing else of its
-/// task, neither where streams meet nor in a topic.
-fn one_order(plan: &Plan) -> bool {
-    let topics = plan.nodes.iter().filter_map(|n| match &n.op {
-        Op::ToTopic { topic, .. } => Some(topic),
-        _ => None,
-    });
-    let (all, different) = (topics.clone().count(), topics.collect::<BTreeSet<_>>().len());
-    all == different && plan.nodes.iter().all(|n| n.inputs.len() < 2 && !matches!(n.op, Op::Flow { .. }))
+/// Whether what an aggregate's closed windows tell may come behind what later rows do: nobody can tell if, on its way to a
+/// topic of its own or to a shuffle, it meets nothing else, neither where streams meet nor in a record flow.
+fn one_order(plan: &Plan, id: usize) -> bool {
+    let alone = |topic: &String| {
+        let written = plan.nodes.iter().filter(|n| match &n.op {
+            Op::ToTopic { topic: other, .. } => other == topic,
+            // One that is computed, and not one of a list, may be this one.
+            op => op.is_flow("to") && (op.texts("topics").is_empty() || op.texts("topics").contains(topic)),
+        });
+        written.count() == 1
+    };
+    let mut ahead = vec![(id, 1)];
+    while let Some((from, port)) = ahead.pop() {
+        for &(reader, _) in &plan.facts[from].readers[port] {
+            let node = &plan.nodes[reader];
+            match &node.op {
+                Op::Flow { .. } => return false,
+                _ if node.inputs.len() > 1 => return false,
+                Op::ToTopic { topic, .. } if !alone(topic) => return false,
+                // The frames of a shuffle are those of its aggregate alone.
+                Op::Aggregate { .. } if plan.facts[reader].shuffled => {}
+                _ => ahead.extend((0..plan.facts[reader].readers.len()).map(|port| (reader, port))),
+            }
+        }
+    }
+    true
 }
 
 /// Whether something behind these changes subtracts old values.
@@ -452,7 +469,7 @@ fn operator(plan: &Plan, id: usize, partitions: &[u32], options: Options) -> Res
             let (schema, late) = (plan.working_schema(id, 0), plan.working_schema(id, 2));
             let mut aggregate = Aggregate::new(fold, store.layout, key_types, schema, late, wanted, lanes);
             aggregate.sliced = sliced;
-            Box::new(aggregate.at_once(one_order(plan).then_some(options.closing_rows)))
+            Box::new(aggregate.at_once(one_order(plan, id).then_some(options.closing_rows)))
         }
         Op::ToStream => Box::new(ToStream),
         Op::ToTopic { topic, key, columns, encode } => {
