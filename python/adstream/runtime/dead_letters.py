@@ -3,7 +3,7 @@
     topic    <source topic>-dlq, the source's partitions
     key, value, headers, timestamp    the original's
     adstream.topic, .partition, .offset, .timestamp    where it came from; absent for rows that only exist inside
-    adstream.operator, .reason, .message    who refused it, the stable reason, and more about it
+    adstream.application, .operator, .reason, .message    who refused it, the stable reason, and more about it
 
 A letter that is larger than its topic takes (the input's limit was higher, or headers made it so) keeps its coordinates
 and loses its body: `adstream.value_size`, `.key_size`, `.sha256` (of the value) stand for it. Whoever has kept the
@@ -13,7 +13,8 @@ and the limit can be raised.
 *Replay* sends them to their original topic and partition once more, in one transaction with its own position (group
 `<app>-replay`): a second replay does not send them again. One that fails again is a new dead letter, and can be
 replayed again. Rows without coordinates, and letters that were cut, cannot go back; they are counted and left where
-they are.
+they are. Several applications may read one topic: its letters lie together, and each application lists and replays its
+own. What goes back is in the input topic then, for whoever reads it.
 """
 
 from __future__ import annotations
@@ -49,11 +50,15 @@ class DeadLetter:
     headers: tuple[tuple[str, bytes | None], ...]
     """The original's."""
     envelope: dict[str, str] = field(default_factory=dict)
-    """`topic`, `partition`, `offset`, `timestamp`, `operator`, `reason`, `message`, as far as known."""
+    """`topic`, `partition`, `offset`, `timestamp`, `application`, `operator`, `reason`, `message`, as far as known."""
 
     @property
     def reason(self) -> str:
         return self.envelope.get("reason", "unknown")
+
+    def is_of(self, app: str) -> bool:
+        """Whether it is this application's, or nobody's that is known."""
+        return self.envelope.get("application", app) == app
 
     @property
     def origin(self) -> TopicPartition | None:
@@ -121,7 +126,7 @@ def dead_letter_topic(source: str) -> str:
 
 
 def list_dead(log: Log, source: str, limit: int = 100) -> list[DeadLetter]:
-    """The newest dead letters of a source topic, `limit` of each partition at most, oldest first."""
+    """The newest dead letters of a source topic, of all applications, `limit` of each partition at most, oldest first."""
     partitions = _partitions(log, source)
     starts = log.start_offsets(partitions)
     ends = log.end_offsets(partitions, committed=True)
@@ -135,7 +140,7 @@ def list_dead(log: Log, source: str, limit: int = 100) -> list[DeadLetter]:
 
 
 def replay(log: Log, source: str, *, app: str, limit: int | None = None) -> Replayed:
-    """Sends the dead letters of a source topic that were not replayed yet to where they came from.
+    """Sends the application's dead letters of a source topic that were not replayed yet to where they came from.
 
     Args:
         limit: after how many it stops; the rest stays for the next time.
@@ -154,7 +159,7 @@ def replay(log: Log, source: str, *, app: str, limit: int | None = None) -> Repl
         for tp in partitions:
             first = committed[tp]
             for batch in _read(log, tp, starts[tp] if first is None else max(first, starts[tp]), ends[tp]):
-                letters = _letters(tp[1], batch)
+                letters = [letter for letter in _letters(tp[1], batch) if letter.is_of(app)]
                 stop = batch.next_offset
                 if limit is not None and len(letters) > limit - sent:
                     letters = letters[: limit - sent]

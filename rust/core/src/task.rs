@@ -218,7 +218,8 @@ impl Task {
             .enumerate()
             .filter_map(|(i, t)| t.strip_suffix("-dlq").map(|source| (Arc::from(source), i)))
             .collect();
-        let dead_letters = DeadLetters { fallback: by_source.first().map(|d| d.1), by_source };
+        let fallback = by_source.first().map(|d| d.1);
+        let dead_letters = DeadLetters { application: plan.app.as_str().into(), by_source, fallback };
         let mut task = Task {
             subtopology,
             partition,

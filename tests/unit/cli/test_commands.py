@@ -144,6 +144,7 @@ def test_dead_letters_are_shown_and_sent_again():
     assert "missing_field:amount" in listed.stdout
     told = json.loads(invoke("dlq", "list", "shop:orders", "--log", "dir:log", "--json").stdout)
     assert (told["topic"], told["partition"], told["offset"]) == ("orders", "0", "50")
+    assert told["application"] == "shop-orders"
     asked = invoke("dlq", "replay", "shop:orders", "--log", "dir:log")
     assert "nothing was sent" in asked.stdout
     sent = invoke("dlq", "replay", "shop:orders", "--log", "dir:log", "--yes")

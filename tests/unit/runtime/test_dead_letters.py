@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from adstream._core import Record
 
 
-def letter(n: int, origin: int | None = 0) -> "Record":
+def letter(n: int, origin: int | None = 0, app: bytes | None = None) -> "Record":
     headers: list[tuple[str, bytes | None]] = [
         ("own", b"1"),
         ("adstream.reason", b"bad_price"),
@@ -23,6 +23,8 @@ def letter(n: int, origin: int | None = 0) -> "Record":
     ]
     if origin is not None:
         headers += [("adstream.topic", b"in"), ("adstream.partition", b"%d" % origin), ("adstream.offset", b"7")]
+    if app is not None:
+        headers.append(("adstream.application", app))
     return (n, 1_000 + n, b"k", b"v%d" % n, headers)
 
 
@@ -70,6 +72,15 @@ def test_a_limit_leaves_the_rest_for_later(log: EmbeddedLog) -> None:
     assert replay(log, "in", app="a", limit=2) == Replayed(sent=2, kept=0)
     assert ends(log) == [1, 1]
     assert replay(log, "in", app="a", limit=10) == Replayed(sent=3, kept=1)
+
+
+def test_each_application_replays_its_own(log: EmbeddedLog) -> None:
+    add(log, letter(6, app=b"a"), letter(7, app=b"b"), letter(8, app=b"b"))
+    assert replay(log, "in", app="a") == Replayed(sent=6, kept=1)
+    assert replay(log, "in", app="a") == Replayed(sent=0, kept=0)
+    add(log, letter(9, app=b"b"), letter(10, app=b"a"))
+    assert replay(log, "in", app="a", limit=1) == Replayed(sent=1, kept=0)
+    assert replay(log, "in", app="b") == Replayed(sent=8, kept=1), "its own, and those of nobody"
 
 
 def test_no_such_topic() -> None:

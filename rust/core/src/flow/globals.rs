@@ -140,7 +140,7 @@ impl Global {
         let topic: Arc<str> = self.spec.topic.as_str().into();
         let mut clock = self.lock().clocks.get(&partition).copied().unwrap_or(NO_TIME);
         let mut counters = Counters::new();
-        let nobody = DeadLetters { by_source: vec![], fallback: None };
+        let nobody = DeadLetters { application: "".into(), by_source: vec![], fallback: None };
         let mut done = Ok(());
         for row in 0..batch.len() {
             let mut ctx = Ctx {

@@ -126,6 +126,8 @@ pub struct Inputs {
 
 /// Where dead letters go: by source topic, and for rows that lost their origin in a shuffle.
 pub struct DeadLetters {
+    /// Whose they are: several applications may read one topic, and share its dead letters' topic.
+    pub application: Arc<str>,
     pub by_source: Vec<(Arc<str>, usize)>,
     pub fallback: Option<usize>,
 }
@@ -182,13 +184,9 @@ impl Ctx<'_> {
             ("adstream.partition", partition.to_string()),
             ("adstream.offset", raw.offsets[row].to_string()),
             ("adstream.timestamp", raw.timestamps[row].to_string()),
-            ("adstream.operator", self.node.to_string()),
-            ("adstream.reason", reason.to_string()),
         ];
         headers.extend(coordinates.into_iter().map(|(k, v)| (k.to_string(), Some(v.into_bytes()))));
-        if let Some(m) = message {
-            headers.push(("adstream.message".into(), Some(m.as_bytes().to_vec())));
-        }
+        headers.extend(self.refusal(reason, message));
         self.outgoing.push(Outgoing {
             topic: to,
             partition: partition % self.partitions[to].max(1),
@@ -200,16 +198,21 @@ impl Ctx<'_> {
         });
     }
 
+    /// The headers that say who refused it, and why.
+    fn refusal(&self, reason: &str, message: Option<&str>) -> Vec<crate::raw::Header> {
+        let said = [
+            ("adstream.application", Some(&*self.dead_letters.application)),
+            ("adstream.operator", Some(&**self.node)),
+            ("adstream.reason", Some(reason)),
+            ("adstream.message", message),
+        ];
+        said.into_iter().filter_map(|(name, text)| Some((name.to_string(), Some(text?.as_bytes().to_vec())))).collect()
+    }
+
     /// What exists only inside and has no record behind it.
     pub fn dead_bytes(&mut self, value: Option<Vec<u8>>, seq: u32, reason: &str, message: Option<&str>) {
         let Some(to) = self.dead_letters.fallback else { return };
-        let mut headers = vec![
-            ("adstream.operator".to_string(), Some(self.node.as_bytes().to_vec())),
-            ("adstream.reason".to_string(), Some(reason.as_bytes().to_vec())),
-        ];
-        if let Some(m) = message {
-            headers.push(("adstream.message".into(), Some(m.as_bytes().to_vec())));
-        }
+        let headers = self.refusal(reason, message);
         self.outgoing.push(Outgoing {
             topic: to,
             partition: self.task_partition % self.partitions[to].max(1),
@@ -227,13 +230,7 @@ impl Ctx<'_> {
         let names: Vec<String> = batch.schema.fields.iter().map(|f| f.name.clone()).collect();
         let mut value = Vec::new();
         crate::codec::JsonEncoder::new(&batch.schema, &names).encode_row(batch, row, &mut value);
-        let mut headers = vec![
-            ("adstream.operator".to_string(), Some(self.node.as_bytes().to_vec())),
-            ("adstream.reason".to_string(), Some(reason.as_bytes().to_vec())),
-        ];
-        if let Some(m) = message {
-            headers.push(("adstream.message".into(), Some(m.as_bytes().to_vec())));
-        }
+        let headers = self.refusal(reason, message);
         self.outgoing.push(Outgoing {
             topic: to,
             partition: self.task_partition % self.partitions[to].max(1),
