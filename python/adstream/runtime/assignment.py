@@ -1,7 +1,11 @@
 """What there is to do: the tasks of a plan, the topics they need, and the checks before anything starts.
 
-    task = sub-topology × partition, then sink × partition; numbered in that order.
+    task = sub-topology × partition, or sink × partition; numbered by partition, then sub-topology, then sink.
     The lease topic `<app>-tasks` has one partition per task: who owns partition k runs task k.
+
+Group members share leases evenly, but by runs of numbers, and know nothing of what a task costs: a worker that joins gets
+the upper half. Numbered by sub-topology first, it would get all sinks, and the old one all decoding. By partition, each
+has a share of everything, as Kafka Streams' own assignor sees to.
 
 So a task's number is what the whole application agrees on. It follows from the plan and the partition counts alone;
 when either changes, the lease topic no longer fits and the start is refused, with the way out.
@@ -250,6 +254,7 @@ def enumerate_tasks(
     for sink in description["sinks"]:
         for p in range(partitions[sink["topic"]]):
             tasks.append(TaskSpec(len(tasks), "sink", -1, sink["name"], p, ((sink["topic"], p),)))
+    tasks = [replace(task, index=i) for i, task in enumerate(sorted(tasks, key=lambda task: task.partition))]
 
     specs = [
         TopicSpec(topic, count, _CONFIGS.get(kinds[topic], {}))

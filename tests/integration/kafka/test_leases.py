@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -106,6 +107,23 @@ def test_leaving_is_quick_and_joining_too(one_log: KafkaLog) -> None:
     until(lambda: len(first.tasks) == 4, [first], "all again")
     assert time.monotonic() - began < 3
     first.leave()
+
+
+def test_who_joins_gets_a_share_of_every_kind_of_work(one_log: KafkaLog) -> None:
+    """Tasks are numbered by partition, as runs of numbers are what moves (`runtime/assignment.py`): five kinds of tasks
+    on six partitions each."""
+    kinds, count = 5, 30
+    topic, group = make_topic(one_log, count), unique("group")
+    members = [Member(one_log.leases(group, topic))]
+    until(lambda: len(members[0].tasks) == count, members, "all")
+    for size in (2, 3):
+        members.append(Member(one_log.leases(group, topic)))
+        until(lambda each=count // size: {len(m.tasks) for m in members} == {each}, members, "equal shares")
+        shares = [Counter(task % kinds for task in m.tasks) for m in members]
+        assert all(abs(n - count // size // kinds) <= 1 for share in shares for n in share.values()), shares
+        assert all(len(share) == kinds for share in shares), shares
+    for member in members:
+        member.leave()
 
 
 def test_a_revocation_waits_for_the_release(one_log: KafkaLog) -> None:

@@ -12,11 +12,11 @@ from tests.unit.runtime.echo_task import EchoPlan
 DESCRIPTION: dict[str, Any] = json.loads(EchoPlan(sink=True).describe())
 
 
-def test_tasks_are_numbered_streams_first() -> None:
+def test_tasks_are_numbered_by_partition() -> None:
     assignment = enumerate_tasks(DESCRIPTION, {"in": 2, "out": 5})
-    assert [task.name for task in assignment.tasks] == ["0_0", "0_1", "1_0", "1_1", "rows_0", "rows_1"]
-    assert assignment.tasks[3] == TaskSpec(3, "stream", 1, "", 1, (("echo-edge", 1),), ("echo-1-changelog", 1))
-    assert assignment.tasks[4].inputs == (("echo-rows-sink", 0),)
+    assert [task.name for task in assignment.tasks] == ["0_0", "1_0", "rows_0", "0_1", "1_1", "rows_1"]
+    assert assignment.tasks[4] == TaskSpec(4, "stream", 1, "", 1, (("echo-edge", 1),), ("echo-1-changelog", 1))
+    assert assignment.tasks[2].inputs == (("echo-rows-sink", 0),)
     assert assignment.partitions == {
         "in": 2,
         "out": 5,
