@@ -63,7 +63,9 @@ if TYPE_CHECKING:
         TimeWindowedKStream,
     )
     from adstream.dsl.natives import joined, key, other, pair, struct, value
-    from adstream.dsl.pattern import AfterMatchSkipStrategy, Matches, Pattern, all_of, element, matched
+    from adstream.dsl.pattern import AfterMatchSkipStrategy, Pattern, all_of, element, matched
+    from adstream.dsl.pattern_matches import Matches
+    from adstream.dsl.pattern_rows import RowMatches
     from adstream.dsl.processors import (
         Cancellable,
         Context,
@@ -120,6 +122,7 @@ __all__ = [
     "Record",
     "RecordContext",
     "RecordMetadata",
+    "RowMatches",
     "RowTable",
     "SessionWindowedCogroupedKStream",
     "SessionWindowedKStream",
@@ -236,7 +239,9 @@ _HOMES = {
     "adstream.dsl.store": "AggregationWithHeaders ValueAndTimestamp ValueTimestampHeaders VersionedRecord",
     "adstream.dsl.grouped": "GroupedStream GroupedTable WindowedStream",
     "adstream.dsl.stream": "Stream Table Terminal",
-    "adstream.dsl.pattern": "AfterMatchSkipStrategy Matches Pattern all_of element matched",
+    "adstream.dsl.pattern": "AfterMatchSkipStrategy Pattern all_of element matched",
+    "adstream.dsl.pattern_matches": "Matches",
+    "adstream.dsl.pattern_rows": "RowMatches",
     "adstream.dsl.suppressed": "BufferConfig Suppressed",
     "adstream.dsl.topology": "Built Topology topology",
     "adstream.dsl.typing_": "decimal epoch rfc3339",

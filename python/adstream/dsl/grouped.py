@@ -6,8 +6,8 @@ hand, and lowered to one node; what is composed of them is a view of its table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from adstream.dsl import aggregates as aggregates_
 from adstream.dsl import rolling as rolling_
@@ -20,6 +20,11 @@ from adstream.dsl.scan import State
 from adstream.dsl.stream import WINDOW_COLUMNS, Columns, KeyPart, Stream, Table, rung_of
 from adstream.dsl.typing_ import widened
 from adstream.dsl.windows import Hopping, Session, Sliding, Tumbling, Unlimited
+
+if TYPE_CHECKING:
+    from adstream.dsl.pattern import AfterMatchSkipStrategy, Pattern
+    from adstream.dsl.pattern_matches import OnMaxRuns, Time
+    from adstream.dsl.pattern_rows import RowMatches
 
 _OF_RECORDS: tuple[type, ...] = (Session, Sliding, Unlimited)
 """Windows that keys and values have, and rows do not."""
@@ -152,6 +157,69 @@ class GroupedStream:
             TopologyError: `bad_argument`, `not_a_condition`, and those of `scan`.
         """
         return scan_.edges(self._stream, self._keys, enter, leave, ttl, into, name)
+
+    @overload
+    def match(
+        self,
+        pattern: Pattern,
+        *,
+        max_delay: Duration | None = ...,
+        time: Time = ...,
+        idle: Duration | None = ...,
+        skip: AfterMatchSkipStrategy | None = ...,
+        order_by: str | Expr | Callable[..., Any] | None = ...,
+        max_runs: int | None = ...,
+        on_max_runs: OnMaxRuns = ...,
+        name: str | None = ...,
+    ) -> RowMatches: ...
+    @overload
+    def match(
+        self,
+        pattern: Mapping[str, Pattern],
+        *,
+        max_delay: Duration | None = ...,
+        time: Time = ...,
+        idle: Duration | None = ...,
+        skip: AfterMatchSkipStrategy | None = ...,
+        order_by: str | Expr | Callable[..., Any] | None = ...,
+        max_runs: int | None = ...,
+        on_max_runs: OnMaxRuns = ...,
+        name: str | None = ...,
+    ) -> dict[str, RowMatches]: ...
+    def match(
+        self,
+        pattern: Pattern | Mapping[str, Pattern],
+        *,
+        max_delay: Duration | None = None,
+        time: Time = "event",
+        idle: Duration | None = None,
+        skip: AfterMatchSkipStrategy | None = None,
+        order_by: str | Expr | Callable[..., Any] | None = None,
+        max_runs: int | None = None,
+        on_max_runs: OnMaxRuns = "drop_oldest",
+        name: str | None = None,
+    ) -> RowMatches | dict[str, RowMatches]:
+        """The pattern's matches among the rows of each group, as Flink CEP finds them (docs/patterns.md).
+
+        Args:
+            pattern, max_delay, time, idle, skip, order_by, max_runs, on_max_runs: as of `KGroupedStream.match`; `order_by` may
+                name a column.
+            name: of the operation, for its state and its topic.
+
+        Conditions are expressions over the row's columns, checked when the topology is built; functions get a dict of them. A row
+        that is null in one of the group's columns is left out (counted: `filtered:null_key` where rows are moved, else
+        `dropped:null_key`).
+
+        Raises:
+            TopologyError: `malformed_pattern`, `unknown_column`, `not_a_condition`, `type_mismatch`, `bad_duration`,
+                `bad_argument`.
+
+        In Flink: `CEP.pattern`.
+        """
+        from adstream.dsl import pattern_matches, pattern_rows
+
+        options = pattern_matches.Options(max_delay, time, idle, skip, max_runs, on_max_runs)
+        return pattern_rows.match(self._stream, self._keys, pattern, options, order_by, name)
 
     def count(self, *, ttl: Duration | None = None) -> Table:
         """How many rows each group has, as `count`; `ttl` as in `aggregate`. In Kafka Streams: `count`."""

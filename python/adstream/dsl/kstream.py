@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from adstream.dsl.joins import GlobalKTable, JoinWindows
     from adstream.dsl.ktable import KTable
     from adstream.dsl.kwindows import CogroupedKStream, SessionWindowedKStream, TimeWindowedKStream
-    from adstream.dsl.pattern import AfterMatchSkipStrategy, Matches, OnMaxRuns, Pattern
+    from adstream.dsl.pattern import AfterMatchSkipStrategy, Pattern
+    from adstream.dsl.pattern_matches import Matches, OnMaxRuns, Time
     from adstream.dsl.store import StoreBuilder
     from adstream.dsl.stream import Stream
     from adstream.dsl.windows import Hopping, Session, Sliding, Tumbling, Unlimited
@@ -545,6 +546,76 @@ class KStream:
 
     # --- Keyed ----------------------------------------------------------------------------------------------------
 
+    @overload
+    def match(
+        self,
+        pattern: Pattern,
+        *,
+        max_delay: Duration | None = ...,
+        time: Time = ...,
+        idle: Duration | None = ...,
+        skip: AfterMatchSkipStrategy | None = ...,
+        order_by: Fn | None = ...,
+        materialized: Materialized | str | None = ...,
+        max_runs: int | None = ...,
+        on_max_runs: OnMaxRuns = ...,
+    ) -> Matches: ...
+    @overload
+    def match(
+        self,
+        pattern: Mapping[str, Pattern],
+        *,
+        max_delay: Duration | None = ...,
+        time: Time = ...,
+        idle: Duration | None = ...,
+        skip: AfterMatchSkipStrategy | None = ...,
+        order_by: Fn | None = ...,
+        materialized: Materialized | str | None = ...,
+        max_runs: int | None = ...,
+        on_max_runs: OnMaxRuns = ...,
+    ) -> dict[str, Matches]: ...
+    def match(
+        self,
+        pattern: Pattern | Mapping[str, Pattern],
+        *,
+        max_delay: Duration | None = None,
+        time: Time = "event",
+        idle: Duration | None = None,
+        skip: AfterMatchSkipStrategy | None = None,
+        order_by: Fn | None = None,
+        materialized: Materialized | str | None = None,
+        max_runs: int | None = None,
+        on_max_runs: OnMaxRuns = "drop_oldest",
+    ) -> Matches | dict[str, Matches]:
+        """The pattern's matches among all events of a partition, whatever their keys; a match has no key (docs/patterns.md).
+
+        It is what Flink does without `keyBy`, where that has one lane: each partition is matched by itself. For matches over the
+        events of several partitions write `.repartition(partitions=1)` before; `.group_by_key()` for those of each key.
+
+        Args:
+            pattern: one, or several by names: then each name's matches are returned. Several share the events that wait, and a
+                condition that several of them have is asked once; each finds what it would find alone.
+            max_delay: how far behind the largest time seen an event may come; later ones are `.late`. An event is looked at
+                when the largest time lies more than that behind it.
+            time: `"processing"`: events are read as they come, and their time is what the logged clock shows then, which ends
+                windows, too. In Flink: `inProcessingTime`.
+            idle: after so much time of the logged clock without a record of the task, event time goes on as the clock does: what
+                is due is told without a further event. An event that comes later than that is late.
+            skip: which runs go when a match is found, instead of what the pattern says.
+            order_by: of events with one time, what comes first (ascending); without it, what came first.
+            max_runs: how many partial matches a key may have of a pattern; without it there is no bound. The counter `many_runs`
+                warns at half of it, or at 1000.
+            on_max_runs: of the event that would leave more: `drop_oldest` reads it, and the runs that began first go (counter
+                `runs_dropped`); `dead_letter` sets it aside (`too_many_runs`), the runs are as before; `fail` stops the task.
+
+        Raises:
+            TopologyError: `malformed_pattern`, when the topology is built; `bad_argument`, `bad_duration`.
+        """
+        from adstream.dsl import pattern_matches
+
+        options = pattern_matches.Options(max_delay, time, idle, skip, max_runs, on_max_runs)
+        return pattern_matches.match_unkeyed(self, pattern, options, order_by, materialized)
+
     def group_by_key(
         self, name: str | None = None, *, key: Serde | None = None, value: Serde | None = None
     ) -> KGroupedStream:
@@ -731,35 +802,72 @@ class KGroupedStream:
             return kwindows.SessionWindowedKStream(self, window)
         return kwindows.TimeWindowedKStream(self, window)
 
+    @overload
     def match(
         self,
         pattern: Pattern,
         *,
-        max_delay: Duration,
+        max_delay: Duration | None = ...,
+        time: Time = ...,
+        idle: Duration | None = ...,
+        skip: AfterMatchSkipStrategy | None = ...,
+        order_by: Fn | None = ...,
+        materialized: Materialized | str | None = ...,
+        max_runs: int | None = ...,
+        on_max_runs: OnMaxRuns = ...,
+    ) -> Matches: ...
+    @overload
+    def match(
+        self,
+        pattern: Mapping[str, Pattern],
+        *,
+        max_delay: Duration | None = ...,
+        time: Time = ...,
+        idle: Duration | None = ...,
+        skip: AfterMatchSkipStrategy | None = ...,
+        order_by: Fn | None = ...,
+        materialized: Materialized | str | None = ...,
+        max_runs: int | None = ...,
+        on_max_runs: OnMaxRuns = ...,
+    ) -> dict[str, Matches]: ...
+    def match(
+        self,
+        pattern: Pattern | Mapping[str, Pattern],
+        *,
+        max_delay: Duration | None = None,
+        time: Time = "event",
+        idle: Duration | None = None,
         skip: AfterMatchSkipStrategy | None = None,
         order_by: Fn | None = None,
         materialized: Materialized | str | None = None,
         max_runs: int | None = None,
         on_max_runs: OnMaxRuns = "drop_oldest",
-    ) -> Matches:
-        """The pattern's matches among the events of each key, in event time, as Flink CEP finds them (docs/patterns.md).
+    ) -> Matches | dict[str, Matches]:
+        """The pattern's matches among the events of each key, as Flink CEP finds them (docs/patterns.md).
 
         Args:
+            pattern: one, or several by names: then each name's matches are returned. Several share the events that wait, and a
+                condition that several of them have is asked once; each finds what it would find alone.
             max_delay: how far behind the largest time seen an event may come; later ones are `.late`. An event is looked at
                 when the largest time lies more than that behind it.
+            time: `"processing"`: events are read as they come, and their time is what the logged clock shows then, which ends
+                windows, too. In Flink: `inProcessingTime`.
+            idle: after so much time of the logged clock without a record of the task, event time goes on as the clock does: what
+                is due is told without a further event. An event that comes later than that is late.
             skip: which runs go when a match is found, instead of what the pattern says.
             order_by: of events with one time, what comes first (ascending); without it, what came first.
-            max_runs: how many partial matches a key may have; without it there is no bound. The counter `many_runs` warns at half
-                of it, or at 1000.
+            max_runs: how many partial matches a key may have of a pattern; without it there is no bound. The counter `many_runs`
+                warns at half of it, or at 1000.
             on_max_runs: of the event that would leave more: `drop_oldest` reads it, and the runs that began first go (counter
                 `runs_dropped`); `dead_letter` sets it aside (`too_many_runs`), the runs are as before; `fail` stops the task.
 
         Raises:
-            TopologyError: `malformed_pattern`, when the topology is built.
+            TopologyError: `malformed_pattern`, when the topology is built; `bad_argument`, `bad_duration`.
         """
-        from adstream.dsl import pattern as patterns
+        from adstream.dsl import pattern_matches
 
-        return patterns.match(self, pattern, max_delay, skip, order_by, materialized, max_runs, on_max_runs)
+        options = pattern_matches.Options(max_delay, time, idle, skip, max_runs, on_max_runs)
+        return pattern_matches.match(self, pattern, options, order_by, materialized)
 
     def cogroup(self, aggregator: Fn) -> CogroupedKStream:
         """Its records, by `aggregator(key, value, aggregate)`, into one aggregate with those of other groupings.

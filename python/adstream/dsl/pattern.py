@@ -13,27 +13,22 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial, reduce
-from typing import Any, Literal, Self, get_args
+from functools import reduce
+from typing import Any, Protocol, Self
 
-from adstream.dsl import flow, natives, pattern_drawing, pattern_json, pattern_text, store
+from adstream.dsl import natives, pattern_drawing, pattern_json, pattern_text
 from adstream.dsl.durations import Duration, duration_ms
 from adstream.dsl.expr import Expr, to_plan
 from adstream.dsl.faults import fault
-from adstream.dsl.flow import Materialized
-from adstream.dsl.graph import Graph, Node
-from adstream.dsl.kstream import Flowing, KGroupedStream, KStream, ProcessedStream
 from adstream.dsl.pattern_drawing import Explanation
-from adstream.dsl.serdes import Serde
 
 Test = Callable[..., Any] | Expr
 """A condition of the user."""
-OnMaxRuns = Literal["drop_oldest", "dead_letter", "fail"]
-"""What becomes of an event that would leave its key more runs than it may have."""
 _TAKEN = "$element."
-_LOOK = "$other.{"
+LOOK = "$other.{"
+"""How the names of columns begin that are what `matched` asks, as JSON."""
 
 
 # --- Looking back ---------------------------------------------------------------------------------------------------------
@@ -90,6 +85,10 @@ class matched:
     def all(self, of: Expr) -> Expr:
         """Whether it is true of each; true of nothing."""
         return self._look("all", of)
+
+    def values(self, of: str | Expr) -> Expr:
+        """Of each, the oldest first: a list."""
+        return self._look("values", of)
 
     def _look(self, look: str, of: str | Expr | None) -> Expr:
         tree = (
@@ -158,6 +157,12 @@ class AfterMatchSkipStrategy:
 
 
 # --- Patterns -------------------------------------------------------------------------------------------------------------
+
+
+class Lowering(Protocol):
+    """Gives conditions numbers."""
+
+    def guard(self, condition: Any) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,7 +365,7 @@ class Pattern:
 
     # For the plan.
 
-    def _plan(self, lowering: _Lowering | pattern_drawing.Numbered) -> list[dict[str, Any]]:
+    def _plan(self, lowering: Lowering) -> list[dict[str, Any]]:
         return [
             {
                 "name": stage.name,
@@ -473,183 +478,3 @@ def _test(condition: object, what: str) -> Test:
     if not isinstance(condition, Expr) and not callable(condition):
         raise _malformed(f"not a condition: {condition!r}", f'write `.{what}(col("x") > 1)` or a function of the event')
     return condition
-
-
-class _Lowering:
-    """Conditions by their numbers."""
-
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
-        self.conditions: list[dict[str, Any]] = []
-
-    def guard(self, condition: Any) -> dict[str, Any]:
-        if isinstance(condition, tuple):
-            how, one, other = condition
-            return {how: [self.guard(one), self.guard(other)]}
-        self.conditions.append(
-            self._expression(condition) if isinstance(condition, Expr) else self._function(condition)
-        )
-        return {"is": len(self.conditions) - 1}
-
-    def _expression(self, e: Expr) -> dict[str, Any]:
-        said = flow.function(self._graph, e, "condition", "where")
-        names = {node.name for node in e.walk() if node.op == "col" and node.name and node.name.startswith(_LOOK)}
-        uses = []
-        for name in sorted(n for n in names if n is not None):
-            asked: Mapping[str, Any] = json.loads(name.removeprefix("$other."))
-            of = None
-            if asked["of"] is not None:
-                native = natives.Native({"expr": asked["of"]}, f"{asked['look']} of `{asked['stage']}`")
-                of = {"call": self._graph.register(native), "with_key": True}
-            uses.append(
-                {"name": name.removeprefix("$other."), "stage": asked["stage"], "look": asked["look"], "of": of}
-            )
-        return {**said, "uses": uses}
-
-    def _function(self, fn: Callable[..., Any]) -> dict[str, Any]:
-        low, _ = flow._arity(fn) or (1, 1)
-        said = flow.call(self._graph, fn, "condition", "where", 2 if low == 2 else 1)
-        return {"call": self._graph.register(flow.Condition(fn)), "with_key": said["with_key"], "history": low == 2}
-
-
-# --- On a stream ----------------------------------------------------------------------------------------------------------
-
-
-class Matches:
-    """What was found of a pattern, and beside it what timed out and what came too late."""
-
-    def __init__(self, flowing: Flowing, node: Node, texts: list[str]) -> None:
-        self._flowing, self._node, self._texts = flowing, node, texts
-
-    def _port(self, port: int, value: Serde | None = None) -> KStream:
-        return KStream(self._flowing.at(self._node, port, value=value))
-
-    @property
-    def matches(self) -> KStream:
-        """Each match: the key, `{stage: [events]}` with the stages in order of their first event, the time of the last one (or,
-        of a pattern that ends with what must not come, when that was certain)."""
-        return self._port(0)
-
-    @property
-    def timed_out(self) -> KStream:
-        """What was there of each run whose window ended, and when it did."""
-        self._node.parameters["timed_out"] = True
-        return self._port(1)
-
-    @property
-    def trace(self) -> KStream:
-        """Of each event that a key's runs were shown: `event`, `at`, and `runs`. For finding out why something is no match.
-
-        Of each run: its `state`, the time of its first event (`since`; null: the run that waits for one), what it `did` (`took`,
-        `skipped`, `took and skipped`, `stopped`, `dropped`, `waits`) and the `edges` it asked, as `explain()` names them, each
-        with its condition (`if`) and whether that held. Every such record costs a call of Python."""
-        self._node.parameters["trace"] = True
-        return self._port(3).map_values(_Traced(tuple(self._texts)))
-
-    @property
-    def late(self) -> KStream:
-        """Events behind the watermark, as they came."""
-        return self._port(2, self._flowing.value)
-
-    def at_most(self, matches: int, *, per: Duration) -> ProcessedStream:
-        """The matches, but of each key at most so many in any stretch of `per` of event time: an alert that does not ring all
-        day. The others are its output `held_back`. Not in Flink.
-
-        What was told is remembered in a store, with changelog and exactly-once. A match counts for `per` from its time on, that
-        end not included; those that are held back do not count. Each match calls Python.
-
-        Raises:
-            TopologyError: `bad_argument`, `bad_duration`.
-        """
-        if type(matches) is not int or matches < 1:
-            raise fault(
-                "bad_argument", f"at most {matches!r} matches", operation="at_most", hint="write a number of 1 or more"
-            )
-        ms = duration_ms(per, "per", operation="at_most", zero=False)
-        from adstream.dsl.pattern_backoff import AtMost  # the language loads without the core
-
-        name = f"{self._node.name}-at-most"
-        kept = store.window(name, f"{2 * ms}ms", f"{ms}ms", duplicates=True)
-        return self.matches.process_values(partial(AtMost, name, matches, ms), kept)
-
-    def select(self, fn: Callable[..., Any]) -> KStream:
-        """One value for each match: `fn(match)` or `fn(key, match)`. In Flink: `select`."""
-        return self.matches.map_values(fn)
-
-    def flat_select(self, fn: Callable[..., Any]) -> KStream:
-        """Any number of values for each match. In Flink: `flatSelect`."""
-        return self.matches.flat_map_values(fn)
-
-
-@dataclass(frozen=True, slots=True)
-class _Traced:
-    """Names the conditions in what the core says of an event."""
-
-    texts: tuple[str, ...]
-
-    def __call__(self, said: dict[str, Any]) -> dict[str, Any]:
-        numbered = pattern_drawing.Numbered()
-        numbered.texts += self.texts
-        runs = [{**run, "edges": [self._edge(edge, numbered) for edge in run["edges"]]} for run in said["runs"]]
-        return {**said, "runs": runs}
-
-    def _edge(self, edge: dict[str, Any], numbered: pattern_drawing.Numbered) -> dict[str, Any]:
-        named = {name: edge[name] for name in ("from", "action", "to")}
-        return {**named, "if": numbered.text(json.loads(edge["guard"])), "holds": edge["holds"]}
-
-
-def match(
-    grouped: KGroupedStream,
-    pattern: Pattern,
-    max_delay: Duration,
-    skip: AfterMatchSkipStrategy | None,
-    order_by: Test | None,
-    materialized: Materialized | str | None,
-    max_runs: int | None,
-    on_max_runs: OnMaxRuns,
-) -> Matches:
-    """See `KGroupedStream.match`."""
-    if max_runs is not None and (type(max_runs) is not int or max_runs < 1):
-        raise fault("bad_argument", f"not a number of runs: {max_runs!r}", operation="match", hint="write 1 or more")
-    if on_max_runs not in get_args(OnMaxRuns):
-        raise fault(
-            "bad_argument",
-            f"not what can be done with too many runs: {on_max_runs!r}",
-            operation="match",
-            hint='write "drop_oldest", "dead_letter" or "fail"',
-        )
-    if not isinstance(pattern, Pattern):
-        raise fault(
-            "bad_argument",
-            f"not a pattern: {pattern!r}",
-            operation="match",
-            hint="write `Pattern.begin(name).where(…)`",
-        )
-    how = flow.materialized(materialized, "match")
-    graph = grouped._graph
-    lowering = _Lowering(graph)
-    stages = pattern._plan(lowering)
-    delay_ms = duration_ms(max_delay, "max_delay", operation="match")
-    add, divide = (
-        {"call": graph.register(natives.expression(e, "match")), "with_key": True}
-        for e in (natives.value() + natives.other(), natives.value() / natives.other())
-    )
-    flowing = grouped.keyed("match", how)
-    parameters: dict[str, Any] = {
-        "pattern": {"stages": stages, "skip": (skip or pattern._skip)._plan()},
-        "conditions": lowering.conditions,
-        "max_delay_ms": delay_ms,
-        "timed_out": False,
-        "order_by": None if order_by is None else flow.function(graph, order_by, "order_by", "match"),
-        "max_runs": max_runs,
-        "on_max_runs": on_max_runs,
-        "trace": False,
-        "add": add,
-        "divide": divide,
-    }
-    node = flow.add(graph, "match", [flowing.port], **parameters)
-    store = flow.store(graph, "patterns", how, f"{node.name}-store", "match")
-    node.parameters |= {"store": store, "stores": [store]}
-    numbered = pattern_drawing.Numbered()
-    pattern._plan(numbered)
-    return Matches(flowing, node, numbered.texts)

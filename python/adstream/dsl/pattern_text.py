@@ -65,7 +65,7 @@ _RESERVED = _OF_STAGES | {"and", "not", "in", "is", "null", "true", "false"}
 _THEN = {"->": "skip_till_next", "->>": "skip_till_any", "!->": "not_follow", "!": "not_next", "=>": "strict"}
 _SIGNS = {"skip_till_next": "-> ", "skip_till_any": "->> ", "not_follow": "!-> ", "not_next": "!", "strict": ""}
 
-_LOOKS = ("count", "first", "last", "sum", "mean", "min", "max", "any", "all")
+_LOOKS = ("count", "first", "last", "sum", "mean", "min", "max", "any", "all", "values")
 _META = {"timestamp": "$timestamp", "offset": "$offset", "partition": "$partition", "key": "$key", "value": "$value"}
 _META_OF = {column: name for name, column in _META.items()}
 _OF_ONE = [

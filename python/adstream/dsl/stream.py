@@ -40,6 +40,9 @@ from adstream.dsl.windows import Hopping, Tumbling
 if TYPE_CHECKING:
     from adstream.dsl.grouped import GroupedStream, GroupedTable
     from adstream.dsl.ordered import OrderedStream
+    from adstream.dsl.pattern import AfterMatchSkipStrategy, Pattern
+    from adstream.dsl.pattern_matches import OnMaxRuns, Time
+    from adstream.dsl.pattern_rows import RowMatches
 
 _SERDES = {"str": serdes.string, "int": serdes.int64, "float": serdes.float64, "bool": serdes.boolean}
 
@@ -642,6 +645,57 @@ class Stream(_Flow):
         from adstream.dsl.grouped import GroupedStream
 
         return GroupedStream(stream, tuple(names))
+
+    @overload
+    def match(
+        self,
+        pattern: Pattern,
+        *,
+        max_delay: Duration | None = ...,
+        time: Time = ...,
+        idle: Duration | None = ...,
+        skip: AfterMatchSkipStrategy | None = ...,
+        order_by: str | Expr | Callable[..., Any] | None = ...,
+        max_runs: int | None = ...,
+        on_max_runs: OnMaxRuns = ...,
+        name: str | None = ...,
+    ) -> RowMatches: ...
+    @overload
+    def match(
+        self,
+        pattern: Mapping[str, Pattern],
+        *,
+        max_delay: Duration | None = ...,
+        time: Time = ...,
+        idle: Duration | None = ...,
+        skip: AfterMatchSkipStrategy | None = ...,
+        order_by: str | Expr | Callable[..., Any] | None = ...,
+        max_runs: int | None = ...,
+        on_max_runs: OnMaxRuns = ...,
+        name: str | None = ...,
+    ) -> dict[str, RowMatches]: ...
+    def match(
+        self,
+        pattern: Pattern | Mapping[str, Pattern],
+        *,
+        max_delay: Duration | None = None,
+        time: Time = "event",
+        idle: Duration | None = None,
+        skip: AfterMatchSkipStrategy | None = None,
+        order_by: str | Expr | Callable[..., Any] | None = None,
+        max_runs: int | None = None,
+        on_max_runs: OnMaxRuns = "drop_oldest",
+        name: str | None = None,
+    ) -> RowMatches | dict[str, RowMatches]:
+        """The pattern's matches among all rows of a partition (docs/patterns.md), as `GroupedStream.match` finds them in a group.
+
+        It is what Flink does without `keyBy`, where that has one lane: each partition is matched by itself. For one lane read a
+        topic of one partition.
+        """
+        from adstream.dsl import pattern_matches, pattern_rows
+
+        options = pattern_matches.Options(max_delay, time, idle, skip, max_runs, on_max_runs)
+        return pattern_rows.match(self, (), pattern, options, order_by, name)
 
     def windowed_by(self, window: Tumbling | Hopping) -> NoReturn:
         """Not on a stream: windows belong to groups."""

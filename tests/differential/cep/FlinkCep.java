@@ -18,6 +18,7 @@ import org.apache.flink.api.common.serialization.SerializerConfigImpl;
 import org.apache.flink.api.common.state.MapState;
 import org.apache.flink.api.common.state.ValueState;
 import org.apache.flink.api.common.typeinfo.Types;
+import org.apache.flink.cep.EventComparator;
 import org.apache.flink.cep.functions.PatternProcessFunction;
 import org.apache.flink.cep.functions.TimedOutPartialMatchHandler;
 import org.apache.flink.cep.nfa.NFAState;
@@ -76,6 +77,13 @@ public class FlinkCep {
                 sum += taken.v;
             }
             return sum < said.get("below").get(1).asInt();
+        }
+    }
+
+    static class ByValue implements EventComparator<Event> {
+        @Override
+        public int compare(Event one, Event other) {
+            return Integer.compare(one.v, other.v);
         }
     }
 
@@ -221,12 +229,13 @@ public class FlinkCep {
             answer.put("rejected", e.getClass().getSimpleName() + ": " + e.getMessage());
             return answer;
         }
+        boolean processing = said.path("time").asText().equals("processing");
         CepOperator<Event, String, String> operator =
                 new CepOperator<>(
                         Types.POJO(Event.class).createSerializer(new SerializerConfigImpl()),
-                        false,
+                        processing,
                         factory,
-                        null,
+                        said.path("sorted").asBoolean() ? new ByValue() : null,
                         skip,
                         new Tell(),
                         LATE);
@@ -246,11 +255,20 @@ public class FlinkCep {
                 e.t = row.get(2).asText();
                 e.v = row.get(3).asInt();
                 keys.add(e.key);
-                harness.processElement(new StreamRecord<>(e, e.ts));
-                if (e.ts > largest) {
-                    largest = e.ts;
-                    harness.processWatermark(largest - bound - 1);
+                if (processing) {
+                    largest = Math.max(largest, e.ts);
+                    harness.setProcessingTime(largest);
+                    harness.processElement(new StreamRecord<>(e, e.ts));
+                } else {
+                    harness.processElement(new StreamRecord<>(e, e.ts));
+                    if (e.ts > largest) {
+                        largest = e.ts;
+                        harness.processWatermark(largest - bound - 1);
+                    }
                 }
+            }
+            if (processing) {
+                harness.setProcessingTime(largest + said.get("rest").asLong());
             }
             List<String> found = new ArrayList<>();
             for (Object one : harness.getOutput()) {

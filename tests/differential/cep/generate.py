@@ -114,4 +114,10 @@ def case(seed: int) -> Case:
         events.append([chance.choice(keys), ts, chance.choice("abcdabcdx"), chance.randint(1, 9)])
     if chance.random() < 0.5:  # what still waits comes out
         events += [[key, now + 40 + i, "x", 0] for i, key in enumerate(keys * 2)]
-    return {"calls": calls, "skip": skip, "bound": bound, "events": events}
+    made = {"calls": calls, "skip": skip, "bound": bound, "events": events}
+    # Events of one time in order of v; the clock of processing time is the largest time so far, and goes on by `rest`.
+    if chance.random() < 0.15:
+        made["sorted"] = True
+    if chance.random() < 0.25:
+        made |= {"time": "processing", "bound": 0, "rest": chance.choice((0, 1, 3, 30))}
+    return made

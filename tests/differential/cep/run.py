@@ -22,6 +22,8 @@ ON_PURPOSE = ("can match nothing at all", "nothing need have come before", "has 
 class Result:
     counts: Counter[str] = field(default_factory=Counter)
     through_text: int = 0
+    on_rows: int = 0
+    in_processing_time: int = 0
     differences: list[str] = field(default_factory=list)
 
 
@@ -32,6 +34,8 @@ def compare(seeds: range) -> Result:
     cases = {seed: generate.case(seed) for seed in seeds}
     mine = {seed: adstream_side.play(case, **_form(seed)) for seed, case in cases.items()}
     result.through_text = sum(_form(seed).get("form") == "text" for seed in seeds)
+    result.on_rows = sum(_form(seed).get("form") == "rows" for seed in seeds)
+    result.in_processing_time = sum(case.get("time") == "processing" for case in cases.values())
     refused = {s for s in seeds if any(text in mine[s].get("rejected", "") for text in ON_PURPOSE)}
     result.counts["refused on purpose"] = len(refused)
     asked = [seed for seed in seeds if seed not in refused]  # Flink would not come back
@@ -44,8 +48,11 @@ def compare(seeds: range) -> Result:
 
 
 def _form(seed: int) -> dict[str, Any]:
-    """Conditions as functions, as expressions, and patterns of these read again from their text and their JSON."""
-    return ({"native": False}, {}, {"form": "text"}, {"native": False}, {"form": "text"}, {"form": "json"})[seed % 6]
+    """Conditions as functions, as expressions, patterns of these read again from their text and their JSON, and on rows."""
+    rows = {"form": "rows"}
+    return ({"native": False}, {}, {"form": "text"}, rows, {"form": "text"}, {"form": "json"}, {"form": "text"}, rows)[
+        seed % 8
+    ]
 
 
 def _judged(mine: dict[str, Any], theirs: dict[str, Any]) -> tuple[str, bool]:
@@ -64,7 +71,8 @@ def main() -> int:
     for text in result.differences:
         print(text)
     print(
-        f"{result.counts.total()} cases ({dict(result.counts)}), {result.through_text} through text, "
+        f"{result.counts.total()} cases ({dict(result.counts)}), {result.through_text} through text, {result.on_rows} on rows, "
+        f"{result.in_processing_time} in processing time, "
         f"{len(result.differences)} differ"
     )
     return 1 if result.differences else 0

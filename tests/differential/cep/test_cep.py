@@ -21,6 +21,8 @@ def test_it_is_what_flink_does() -> None:
     assert result.counts.total() == COUNT
     assert result.counts["with matches"] > COUNT / 5, result.counts
     assert result.through_text >= COUNT / 3
+    assert result.on_rows >= COUNT / 4
+    assert result.in_processing_time >= COUNT / 10
     assert not result.differences, "\n".join(result.differences)
 
 
@@ -37,7 +39,10 @@ def test_restarts_batches_and_the_form_of_conditions_do_not_show(seed: int) -> N
     case = generate.case(seed)
     plain = adstream_side.play(case)
     assert adstream_side.play(case, native=False) == plain
+    on_rows = adstream_side.play(case, form="rows")
+    assert on_rows == plain or ("rejected" in on_rows and "rejected" in plain)
     if "rejected" not in plain:
+        assert adstream_side.play(case, form="rows", commit_every=3, pipelined=True) == plain
         assert adstream_side.play(case, restart=True) == plain
         assert adstream_side.play(case, commit_every=3, pipelined=True) == plain
         assert adstream_side.play(case, commit_every=5, restart=seed % 2 == 0) == plain

@@ -1,9 +1,17 @@
 //! One key's share of the operator, as Flink's `CepOperator` keeps it: events that wait for the watermark, in order of time and of
-//! arrival; times at which something is due; the runs.
+//! arrival; times at which something is due; the runs of each pattern.
 //!
-//! Nothing is told before the watermark passes an event's time. When something is due, time is moved to each waiting event's
-//! and then to the watermark; a key for which nothing is due is not looked at. A run's window is due (`start + window`), one
-//! between two events is not: without another event of its key it is noticed only when something else is.
+//! ```text
+//!   event time        arrive ──▶ waiting ──(due: its time)──▶ fire ──▶ runs of every pattern
+//!   processing time   read_now ─────────────────────────────────────▶ runs of every pattern
+//! ```
+//!
+//! In event time nothing is told before the watermark passes an event's time. When something is due, time is moved to each waiting
+//! event's and then to the watermark; a key for which nothing is due is not looked at. A run's window is due (`start + window`), one
+//! between two events is not: without another event of its key it is noticed only when something else is. In processing time
+//! everything is due one millisecond later ([`Watched::lag`]).
+//!
+//! Patterns share the events and nothing else: each does what it would do alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,18 +23,38 @@ use crate::expr::Fault;
 pub struct Keyed<E> {
     /// By time, as they came.
     pub waiting: BTreeMap<i64, Vec<E>>,
+    /// When waiting events are.
+    pub due: BTreeSet<i64>,
+    /// By pattern.
+    pub each: Vec<Watch<E>>,
+}
+
+/// What a key has of one pattern.
+#[derive(Clone, Debug)]
+pub struct Watch<E> {
+    /// When windows of runs are over.
     pub due: BTreeSet<i64>,
     /// None: as new.
     pub runs: Option<Runs<E>>,
 }
 
-impl<E> Default for Keyed<E> {
+impl<E> Default for Watch<E> {
     fn default() -> Self {
-        Keyed { waiting: BTreeMap::new(), due: BTreeSet::new(), runs: None }
+        Watch { due: BTreeSet::new(), runs: None }
     }
 }
 
-/// What became of it, in order.
+/// What is looked for.
+#[derive(Debug)]
+pub struct Watched {
+    pub automata: Vec<Automaton>,
+    /// By pattern: whether time-outs are told.
+    pub timed_out: Vec<bool>,
+    /// How long after its time something is due, ms.
+    pub lag: i64,
+}
+
+/// What became of it, in order, and of which pattern.
 #[derive(Debug)]
 pub enum Said<E> {
     /// A match and its time: of its last event, or when time released it.
@@ -41,62 +69,140 @@ pub enum Said<E> {
     Failed(E, i64, Fault),
 }
 
+/// The conditions of a pattern on an event.
+pub type Asking<'a, 'c, E> = &'a mut dyn FnMut(usize, &E, i64) -> Box<dyn Conditions<E> + 'c>;
+
 impl<E: Clone> Keyed<E> {
-    pub fn arrive(&mut self, event: E, ts: i64) {
-        self.due.insert(ts);
+    pub fn of(patterns: usize) -> Self {
+        Keyed {
+            waiting: BTreeMap::new(),
+            due: BTreeSet::new(),
+            each: std::iter::repeat_with(Watch::default).take(patterns).collect(),
+        }
+    }
+
+    pub fn arrive(&mut self, event: E, ts: i64, watched: &Watched) {
+        self.due.insert(ts.saturating_add(watched.lag));
         self.waiting.entry(ts).or_default().push(event);
     }
 
-    /// Something is due, and the watermark is there. `timed_out`: whether time-outs are told; `sort` puts events of one time in
-    /// order.
-    pub fn fire<'c>(
+    /// Everything that is due, in order.
+    pub fn all_due(&self) -> BTreeSet<i64> {
+        self.each.iter().fold(self.due.clone(), |all, watch| &all | &watch.due)
+    }
+
+    /// Something is due, and the watermark is there. `sort` puts events of one time in order.
+    pub fn fire(
         &mut self,
-        automaton: &Automaton,
+        watched: &Watched,
         watermark: i64,
-        timed_out: bool,
         sort: &mut dyn FnMut(&mut Vec<E>),
-        conditions: &mut dyn FnMut(&E, i64) -> Box<dyn Conditions<E> + 'c>,
-        said: &mut Vec<Said<E>>,
+        conditions: Asking<'_, '_, E>,
+        said: &mut Vec<(usize, Said<E>)>,
     ) {
-        let mut runs = self.runs.take().unwrap_or_else(|| Runs::new(automaton));
-        let mut began = false;
-        let many = automaton.many_runs();
+        let passed = |due: &mut BTreeSet<i64>| {
+            let any = due.first().is_some_and(|ts| *ts <= watermark);
+            due.retain(|ts| *ts > watermark);
+            any
+        };
+        let events = passed(&mut self.due);
+        let mut looked: Vec<Looked<E>> = vec![];
+        for (pattern, watch) in self.each.iter_mut().enumerate() {
+            if passed(&mut watch.due) || events {
+                looked.push(Looked::new(watched, pattern, watch));
+            }
+        }
         while let Some(entry) = self.waiting.first_entry().filter(|e| *e.key() <= watermark) {
             let (ts, mut events) = entry.remove_entry();
-            advance(&mut runs, automaton, ts, timed_out, said);
+            looked.iter_mut().for_each(|one| one.advance(watched, ts, said));
             sort(&mut events);
             for event in events {
-                let runs_before = runs.partial.len() - 1;
-                match runs.process(automaton, &event, ts, &mut *conditions(&event, ts)) {
-                    Ok(told) => {
-                        // Once a run has begun, each later event that is due now counts as if it had begun one.
-                        began |= told.began;
-                        if automaton.window_ms > 0 && began {
-                            self.due.insert(ts.saturating_add(automaton.window_ms));
-                        }
-                        said.extend(told.matches.into_iter().map(|m| Said::Match(m, ts)));
-                        said.extend((told.dropped > 0).then_some(Said::Dropped(told.dropped)));
-                        let runs_now = runs.partial.len() - 1;
-                        said.extend((runs_before < many && runs_now >= many).then_some(Said::Many(runs_now)));
-                    }
-                    Err(fault) => said.push(Said::Failed(event, ts, fault)),
+                for one in &mut looked {
+                    one.read(watched, &event, ts, conditions, said);
                 }
             }
         }
-        advance(&mut runs, automaton, watermark, timed_out, said);
-        self.runs = (!runs.idle()).then_some(runs);
+        for mut one in looked {
+            one.advance(watched, watermark, said);
+            one.leave(watched, &mut self.each);
+        }
+    }
+
+    /// Reads an event as it comes: it is `now`.
+    pub fn read_now(
+        &mut self,
+        watched: &Watched,
+        event: &E,
+        now: i64,
+        conditions: Asking<'_, '_, E>,
+        said: &mut Vec<(usize, Said<E>)>,
+    ) {
+        for pattern in 0..self.each.len() {
+            let mut one = Looked::new(watched, pattern, &mut self.each[pattern]);
+            one.advance(watched, now, said);
+            one.read(watched, event, now, conditions, said);
+            one.leave(watched, &mut self.each);
+        }
     }
 
     /// Whether nothing is left to remember.
     pub fn empty(&self) -> bool {
-        self.runs.is_none() && self.waiting.is_empty() && self.due.is_empty()
+        self.waiting.is_empty() && self.due.is_empty() && self.each.iter().all(|w| w.runs.is_none() && w.due.is_empty())
     }
 }
 
-fn advance<E: Clone>(runs: &mut Runs<E>, automaton: &Automaton, ts: i64, timed_out: bool, said: &mut Vec<Said<E>>) {
-    // It can fail only by a strategy that throws; time has no event to blame: what was to be told waits for the next one.
-    if let Ok(told) = runs.advance(automaton, ts, timed_out) {
-        said.extend(told.matches.into_iter().map(|m| Said::Match(m, ts)));
-        said.extend(told.timed_out.into_iter().map(|(m, at)| Said::TimedOut(m, at)));
+/// A pattern's runs while they are looked at.
+struct Looked<E> {
+    pattern: usize,
+    runs: Runs<E>,
+    /// Once a run has begun, each later event of the same look counts as if it had begun one.
+    began: bool,
+    due: BTreeSet<i64>,
+}
+
+impl<E: Clone> Looked<E> {
+    fn new(watched: &Watched, pattern: usize, watch: &mut Watch<E>) -> Self {
+        let runs = watch.runs.take().unwrap_or_else(|| Runs::new(&watched.automata[pattern]));
+        Looked { pattern, runs, began: false, due: BTreeSet::new() }
+    }
+
+    fn advance(&mut self, watched: &Watched, ts: i64, said: &mut Vec<(usize, Said<E>)>) {
+        let (p, automaton) = (self.pattern, &watched.automata[self.pattern]);
+        // It can fail only by a strategy that throws; time has no event to blame: what was to be told waits for the next one.
+        if let Ok(told) = self.runs.advance(automaton, ts, watched.timed_out[p]) {
+            said.extend(told.matches.into_iter().map(|m| (p, Said::Match(m, ts))));
+            said.extend(told.timed_out.into_iter().map(|(m, at)| (p, Said::TimedOut(m, at))));
+        }
+    }
+
+    fn read(
+        &mut self,
+        watched: &Watched,
+        event: &E,
+        ts: i64,
+        conditions: Asking<'_, '_, E>,
+        said: &mut Vec<(usize, Said<E>)>,
+    ) {
+        let (p, automaton) = (self.pattern, &watched.automata[self.pattern]);
+        let runs_before = self.runs.partial.len() - 1;
+        match self.runs.process(automaton, event, ts, &mut *conditions(p, event, ts)) {
+            Ok(told) => {
+                self.began |= told.began;
+                if automaton.window_ms > 0 && self.began {
+                    self.due.insert(ts.saturating_add(automaton.window_ms).saturating_add(watched.lag));
+                }
+                said.extend(told.matches.into_iter().map(|m| (p, Said::Match(m, ts))));
+                said.extend((told.dropped > 0).then_some((p, Said::Dropped(told.dropped))));
+                let (many, runs_now) = (automaton.many_runs(), self.runs.partial.len() - 1);
+                said.extend((runs_before < many && runs_now >= many).then_some((p, Said::Many(runs_now))));
+            }
+            Err(fault) => said.push((p, Said::Failed(event.clone(), ts, fault))),
+        }
+    }
+
+    fn leave(self, _: &Watched, each: &mut [Watch<E>]) {
+        let watch = &mut each[self.pattern];
+        watch.due.extend(self.due);
+        watch.runs = (!self.runs.idle()).then_some(self.runs);
     }
 }

@@ -1,17 +1,19 @@
 //! What a key's state is as bytes.
 //!
 //! ```text
-//! shape of the automaton (8) │ waiting: n × (time, n × event) │ due: n × time │ runs?: partial │ complete │ nodes │ events │ counts
+//! shape of the automata (8) │ waiting: n × (time, n × event) │ due: n × time │ runs of the first │ others: (due │ runs) …
+//! runs: none (0), or 1 │ partial │ complete │ nodes │ events │ counts
 //! ```
 //!
-//! States and stages are numbers, so state is read only by an automaton of the same shape.
+//! States and stages are numbers, so state is read only by automata of the same shapes. Where there is one pattern, what is due of it
+//! stands with the events; where there are several, before the others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::automaton::{Automaton, State};
 use super::buffer::{Back, Buffer, EventId, Node, NodeId, Version};
 use super::heap::Heap;
-use super::keyed::Keyed;
+use super::keyed::{Keyed, Watch};
 use super::matcher::{Run, Runs};
 use crate::datum::Datum;
 use crate::wire::{Reader, Writer};
@@ -26,6 +28,17 @@ pub fn shape(automaton: &Automaton) -> u64 {
     crate::frame::schema_hash(&states.join("\n"))
 }
 
+/// Of several at once.
+pub fn shape_of(automata: &[Automaton]) -> u64 {
+    match automata {
+        [one] => shape(one),
+        several => {
+            let shapes: Vec<String> = several.iter().map(|a| shape(a).to_string()).collect();
+            crate::frame::schema_hash(&shapes.join("\n"))
+        }
+    }
+}
+
 /// Errors are of events that cannot become bytes.
 pub fn write(keyed: &Keyed<Datum>, shape: u64) -> Result<Vec<u8>, String> {
     let mut w = Writer::default();
@@ -38,38 +51,61 @@ pub fn write(keyed: &Keyed<Datum>, shape: u64) -> Result<Vec<u8>, String> {
             event.encode(&mut w)?;
         }
     }
-    w.varint(keyed.due.len() as u64);
-    keyed.due.iter().for_each(|ts| w.zigzag(*ts));
-    w.u8(keyed.runs.is_some().into());
-    let Some(runs) = &keyed.runs else { return Ok(w.bytes) };
+    match &keyed.each[..] {
+        [only] => {
+            write_due(&mut w, &(&keyed.due | &only.due));
+            write_runs(&mut w, &only.runs)?;
+        }
+        [first, others @ ..] => {
+            write_due(&mut w, &keyed.due);
+            write_runs(&mut w, &first.runs)?;
+            write_due(&mut w, &first.due);
+            for watch in others {
+                write_due(&mut w, &watch.due);
+                write_runs(&mut w, &watch.runs)?;
+            }
+        }
+        [] => {}
+    }
+    Ok(w.bytes)
+}
+
+fn write_due(w: &mut Writer, due: &BTreeSet<i64>) {
+    w.varint(due.len() as u64);
+    due.iter().for_each(|ts| w.zigzag(*ts));
+}
+
+fn write_runs(w: &mut Writer, runs: &Option<Runs<Datum>>) -> Result<(), String> {
+    w.u8(runs.is_some().into());
+    let Some(runs) = runs else { return Ok(()) };
     for heap in [&runs.partial, &runs.complete] {
         w.varint(heap.len() as u64);
-        heap.iter().for_each(|run| write_run(&mut w, run));
+        heap.iter().for_each(|run| write_run(w, run));
     }
     w.varint(runs.buffer.nodes.len() as u64);
     for (id, node) in &runs.buffer.nodes {
-        write_node(&mut w, *id);
+        write_node(w, *id);
         w.varint(node.locks.into());
         w.varint(node.edges.len() as u64);
         for edge in &node.edges {
             w.u8(edge.target.is_some().into());
-            edge.target.iter().for_each(|id| write_node(&mut w, *id));
-            write_version(&mut w, &edge.label);
+            edge.target.iter().for_each(|id| write_node(w, *id));
+            write_version(w, &edge.label);
             w.varint(edge.locks.into());
         }
     }
     w.varint(runs.buffer.events.len() as u64);
     for (id, (event, locks)) in &runs.buffer.events {
-        write_event(&mut w, *id);
+        write_event(w, *id);
         w.varint((*locks).into());
-        event.encode(&mut w)?;
+        event.encode(w)?;
     }
     w.varint(runs.buffer.counts.len() as u64);
     for (ts, n) in &runs.buffer.counts {
         w.zigzag(*ts);
         w.varint((*n).into());
     }
-    Ok(w.bytes)
+    Ok(())
 }
 
 /// Why state cannot be read.
@@ -95,10 +131,23 @@ fn read_rest(r: &mut Reader<'_>) -> Option<Keyed<Datum>> {
         let events = (0..r.varint()?).map(|_| Datum::decode(r)).collect::<Option<_>>()?;
         waiting.insert(ts, events);
     }
-    let due = (0..r.varint()?).map(|_| r.zigzag()).collect::<Option<BTreeSet<_>>>()?;
-    let mut keyed = Keyed { waiting, due, runs: None };
+    let mut keyed = Keyed { waiting, due: read_due(r)?, each: vec![Watch { runs: read_runs(r)?, ..Watch::default() }] };
+    if !r.rest.is_empty() {
+        keyed.each[0].due = read_due(r)?;
+    }
+    while !r.rest.is_empty() {
+        keyed.each.push(Watch { due: read_due(r)?, runs: read_runs(r)? });
+    }
+    Some(keyed)
+}
+
+fn read_due(r: &mut Reader<'_>) -> Option<BTreeSet<i64>> {
+    (0..r.varint()?).map(|_| r.zigzag()).collect()
+}
+
+fn read_runs(r: &mut Reader<'_>) -> Option<Option<Runs<Datum>>> {
     if r.u8()? == 0 {
-        return Some(keyed);
+        return Some(None);
     }
     let heap = |r: &mut Reader<'_>| -> Option<Heap<Run>> {
         Some(Heap::from_array((0..r.varint()?).map(|_| read_run(r)).collect::<Option<_>>()?))
@@ -123,8 +172,7 @@ fn read_rest(r: &mut Reader<'_>) -> Option<Keyed<Datum>> {
     for _ in 0..r.varint()? {
         buffer.counts.push((r.zigzag()?, r.varint()? as u32));
     }
-    keyed.runs = Some(Runs { partial, complete, buffer });
-    Some(keyed)
+    Some(Some(Runs { partial, complete, buffer }))
 }
 
 /// How much a key has.
@@ -141,18 +189,19 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Of a key's bytes, whatever the pattern.
+    /// Of a key's bytes, whatever the patterns.
     pub fn of(bytes: &[u8]) -> Option<Counts> {
         let mut r = Reader::new(bytes);
         r.u64()?;
         let keyed = read_rest(&mut r)?;
         let waiting = keyed.waiting.values().map(|events| events.len() as u64).sum();
-        Some(keyed.runs.map_or(Counts { waiting, ..Counts::default() }, |runs| Counts {
-            live_runs: runs.partial.len() as u64 - 1,
-            withheld: runs.complete.len() as u64,
-            buffered: runs.buffer.events.len() as u64,
-            waiting,
-        }))
+        let mut counts = Counts { waiting, ..Counts::default() };
+        for runs in keyed.each.iter().filter_map(|watch| watch.runs.as_ref()) {
+            counts.live_runs += runs.partial.len() as u64 - 1;
+            counts.withheld += runs.complete.len() as u64;
+            counts.buffered += runs.buffer.events.len() as u64;
+        }
+        Some(counts)
     }
 }
 

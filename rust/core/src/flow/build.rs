@@ -13,6 +13,7 @@ use super::bridge::{FromRows, ToRows};
 use super::foreign::{Answer, Propagate, Resolve, Subscribe};
 use super::func::{Func, Getter, Lookup};
 use super::in_order::InOrder;
+use super::looks::SelectMatch;
 use super::patterns::MatchPattern;
 use super::pick_join::PickJoin;
 use super::process::{self, Access, Process};
@@ -184,6 +185,7 @@ fn node(kind: &str, b: &Builder<'_>) -> Result<Box<dyn Node>, PlanError> {
         }
         "window_aggregate" => windowed(b)?,
         "match" => Box::new(MatchPattern::new(b.read()?, b.store_of("store")?)?),
+        "select_match" => Box::new(b.read::<SelectMatch>()?),
         "suppress" => Box::new(Suppress::new(b.read::<Terms>()?, b.store_of("store")?)),
         other => return Err(b.wrong(format!("there is no operation `{other}`"))),
     })

@@ -31,6 +31,7 @@ pub mod globals;
 pub mod in_order;
 pub mod join_window;
 pub mod json;
+pub mod looks;
 pub mod lru;
 pub mod native;
 pub mod patterns;

@@ -1,4 +1,4 @@
-//! Pattern matching: the events of each key go through the automaton of `crate::cep`, in event time.
+//! Pattern matching: the events of each key go through the automata of `crate::cep`.
 //!
 //! ```text
 //!   record ──▶ later than the watermark? ──no──▶ port 2, as it is
@@ -6,9 +6,14 @@
 //!              its key's waiting events ─▶ the watermark passes them ─▶ runs ─▶ port 0: matches   port 1: what was given up
 //! ```
 //!
-//! The watermark is the largest time seen, less the bound, less 1; a record is asked before it moves it. In the store each key has its
-//! state whole; between commits it lives decoded in memory. A match is an object: its stages, in order of their first event, with
-//! their events, oldest first. Who asks has port 3: for each event which edges each run asked, and what it did.
+//! In event time the watermark is the largest time seen, less the bound, less 1; a record is asked before it moves it. With `idle_ms`
+//! time goes on as the logged clock does, once no record has come for so long. In processing time an event's time is what the
+//! logged clock shows when it comes, and what is due is looked at when the clock has passed it.
+//!
+//! In the store each key has its state whole; between commits it lives decoded in memory. A match is an object: its stages, in order
+//! of their first event, with their events, oldest first. Who asks has port 3: for each event which edges each run asked, and what it
+//! did. Further patterns have three ports each, behind these: matches, what was given up, traces. They share events, and what
+//! conditions that look at the event alone have said of it.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,10 +23,11 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::func::Func;
+use super::looks::{Sums, Use};
 use super::stores::key_bytes;
 use super::{Cx, Done, Failure, Headers, Node, Record};
 use crate::cep::automaton::{Action, Kind};
-use crate::cep::keyed::{Keyed, Said};
+use crate::cep::keyed::{Keyed, Said, Watched};
 use crate::cep::saved::{self, Unread};
 use crate::cep::{Automaton, Cap, CapPolicy, Conditions, History, Match, Pattern, Run};
 use crate::datum::Datum;
@@ -29,32 +35,6 @@ use crate::error::{Fatal, PlanError};
 use crate::expr::{order, Fault};
 use crate::window::NO_TIME;
 use crate::wire::{Reader, Writer};
-
-/// What a condition wants to know of the events that its run has taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Look {
-    Count,
-    First,
-    Last,
-    Sum,
-    Mean,
-    Min,
-    Max,
-    Any,
-    All,
-    Values,
-}
-
-#[derive(Debug, Deserialize)]
-struct Use {
-    name: String,
-    stage: String,
-    look: Look,
-    /// Of each event; none: the event itself.
-    #[serde(default)]
-    of: Option<Func>,
-}
 
 #[derive(Debug, Deserialize)]
 struct Condition {
@@ -68,27 +48,44 @@ struct Condition {
     history: bool,
 }
 
+/// One pattern, and who reads what is said of it.
+#[derive(Deserialize)]
+struct Wanted {
+    pattern: Pattern,
+    /// Whether somebody hears of time-outs.
+    #[serde(default)]
+    timed_out: bool,
+    /// Whether somebody reads what each run did with each event.
+    #[serde(default)]
+    trace: bool,
+}
+
 #[derive(Deserialize)]
 pub struct Parameters {
-    pattern: Pattern,
+    #[serde(flatten)]
+    first: Wanted,
+    #[serde(default)]
+    others: Vec<Wanted>,
+    /// Of all patterns.
     conditions: Vec<Condition>,
-    max_delay_ms: i64,
-    /// Whether somebody hears of time-outs.
-    timed_out: bool,
+    /// None: in processing time.
+    max_delay_ms: Option<i64>,
+    /// After how much silence time goes on as the clock does.
+    #[serde(default)]
+    idle_ms: Option<i64>,
+    /// All events of the task are of one key.
+    #[serde(default)]
+    unkeyed: bool,
     /// By which events of one time are put in order: the value of each, ascending.
     #[serde(default)]
     order_by: Option<Func>,
-    /// The most runs of a key; none: no bound.
+    /// The most runs of a key and a pattern; none: no bound.
     #[serde(default)]
     max_runs: Option<usize>,
     #[serde(default = "drop_oldest")]
     on_max_runs: CapPolicy,
-    /// Whether somebody reads what each run did with each event.
-    #[serde(default)]
-    trace: bool,
-    /// `a + b` and `a / b` on (a, b).
-    add: Func,
-    divide: Func,
+    #[serde(flatten)]
+    sums: Sums,
 }
 
 fn drop_oldest() -> CapPolicy {
@@ -97,14 +94,20 @@ fn drop_oldest() -> CapPolicy {
 
 pub struct MatchPattern {
     asked: Arc<Asked>,
-    automaton: Automaton,
+    watched: Watched,
     shape: u64,
-    max_delay_ms: i64,
-    timed_out: bool,
+    max_delay_ms: Option<i64>,
+    idle_ms: Option<i64>,
+    unkeyed: bool,
     order_by: Option<Func>,
-    trace: bool,
+    /// By pattern.
+    trace: Vec<bool>,
+    cap: Option<Cap>,
     store: usize,
+    /// How far time has come.
     seen: i64,
+    /// How far it had come with the latest record, and what the clock showed then.
+    latest: (i64, i64),
     /// Decoded, by key, and whether it was changed since it was stored.
     live: BTreeMap<Vec<u8>, (Datum, Keyed<Datum>, bool)>,
     /// What is due, of all keys.
@@ -114,46 +117,71 @@ pub struct MatchPattern {
 
 struct Asked {
     conditions: Vec<Condition>,
-    stages: Vec<String>,
-    add: Func,
-    divide: Func,
+    /// By pattern.
+    stages: Vec<Vec<String>>,
+    sums: Sums,
 }
 
 /// Decoded keys that are kept after a commit.
 const KEPT: usize = 10_000;
 
-/// Whether the pattern of a node is one.
+/// Whether the patterns of a node are such.
 pub fn check(parameters: &serde_json::Map<String, serde_json::Value>) -> Result<(), PlanError> {
-    let said = parameters.get("pattern").cloned().unwrap_or_default();
-    let pattern: Pattern = serde_json::from_value(said).map_err(|e| PlanError::new("bad_plan", e.to_string()))?;
-    Automaton::compile(&pattern).map(|_| ())
+    #[derive(Deserialize)]
+    struct Patterns {
+        #[serde(flatten)]
+        first: Wanted,
+        #[serde(default)]
+        others: Vec<Wanted>,
+    }
+    let said = serde_json::Value::Object(parameters.clone());
+    let said: Patterns = serde_json::from_value(said).map_err(|e| PlanError::new("bad_plan", e.to_string()))?;
+    std::iter::once(&said.first).chain(&said.others).try_for_each(|w| Automaton::compile(&w.pattern).map(|_| ()))
+}
+
+/// Where what is said of a pattern goes.
+fn ports(pattern: usize) -> [usize; 3] {
+    match pattern {
+        0 => [0, 1, 3],
+        n => [3 * n + 1, 3 * n + 2, 3 * n + 3],
+    }
 }
 
 impl MatchPattern {
     pub fn new(p: Parameters, store: usize) -> Result<Self, PlanError> {
-        let mut automaton = Automaton::compile(&p.pattern)?;
-        automaton.cap = p.max_runs.map(|runs| Cap { runs, policy: p.on_max_runs });
-        let asked = Asked { conditions: p.conditions, stages: automaton.stages.clone(), add: p.add, divide: p.divide };
+        let cap = p.max_runs.map(|runs| Cap { runs, policy: p.on_max_runs });
+        let wanted: Vec<Wanted> = std::iter::once(p.first).chain(p.others).collect();
+        let automata = wanted.iter().map(|w| Ok(Automaton { cap, ..Automaton::compile(&w.pattern)? }));
+        let automata = automata.collect::<Result<Vec<_>, PlanError>>()?;
+        let stages = automata.iter().map(|a| a.stages.clone()).collect();
         Ok(MatchPattern {
-            asked: Arc::new(asked),
-            shape: saved::shape(&automaton),
-            automaton,
+            asked: Arc::new(Asked { conditions: p.conditions, stages, sums: p.sums }),
+            shape: saved::shape_of(&automata),
+            watched: Watched {
+                automata,
+                timed_out: wanted.iter().map(|w| w.timed_out).collect(),
+                lag: i64::from(p.max_delay_ms.is_none()),
+            },
             max_delay_ms: p.max_delay_ms,
-            timed_out: p.timed_out,
+            idle_ms: p.idle_ms,
+            unkeyed: p.unkeyed,
             order_by: p.order_by,
-            trace: p.trace,
+            trace: wanted.iter().map(|w| w.trace).collect(),
+            cap,
             store,
             seen: NO_TIME,
+            latest: (NO_TIME, NO_TIME),
             live: BTreeMap::new(),
             due: BTreeSet::new(),
             broken: None,
         })
     }
 
-    fn watermark(&self) -> i64 {
-        match self.seen {
-            NO_TIME => i64::MIN,
-            seen => seen.saturating_sub(self.max_delay_ms).saturating_sub(1),
+    fn watermark(&self, cx: Cx<'_>) -> i64 {
+        match (self.max_delay_ms, self.seen) {
+            (None, _) => cx.env.wall,
+            (_, NO_TIME) => i64::MIN,
+            (Some(delay), seen) => seen.saturating_sub(delay).saturating_sub(1),
         }
     }
 
@@ -162,68 +190,87 @@ impl MatchPattern {
             return Ok(());
         }
         let found = cx.store(self.store).bytes.get(key).map(|bytes| saved::read(&bytes, self.shape));
-        let keyed = found.transpose().map_err(|unread| unreadable(cx, unread))?.unwrap_or_default();
+        let keyed = found.transpose().map_err(|unread| unreadable(cx, unread))?;
+        let keyed = keyed.unwrap_or_else(|| Keyed::of(self.watched.automata.len()));
         let datum = Datum::from_key_bytes(key).unwrap_or_default();
         self.live.insert(key.to_vec(), (datum, keyed, false));
         Ok(())
     }
 
-    fn fire(&mut self, key: &[u8], headers: &Headers, cx: Cx<'_>) -> Done {
+    /// Everything that is due, the earliest first; whether anything was.
+    fn fire_due(&mut self, headers: &Headers, cx: Cx<'_>) -> Result<bool, Failure> {
+        let (watermark, mut any) = (self.watermark(cx), false);
+        while let Some((_, key)) = self.due.first().filter(|first| first.0 <= watermark).cloned() {
+            self.look(&key, None, headers, cx)?;
+            any = true;
+        }
+        Ok(any)
+    }
+
+    /// Looks at a key: something of it is due, or an event is to be read now.
+    fn look(&mut self, key: &[u8], event: Option<&Datum>, headers: &Headers, cx: Cx<'_>) -> Done {
         self.load(key, cx)?;
-        let watermark = self.watermark();
+        let watermark = self.watermark(cx);
         let (datum, keyed, changed) = self.live.get_mut(key).expect("loaded");
         *changed = true;
         let datum = datum.clone();
         let mut said = vec![];
-        let before = keyed.due.clone();
-        keyed.due.retain(|ts| *ts > watermark);
-        let asked = &self.asked;
-        let traces = self.trace.then(|| Rc::new(RefCell::new(vec![])));
-        let order_by = self.order_by;
-        keyed.fire(
-            &self.automaton,
-            watermark,
-            self.timed_out,
-            &mut |events| {
-                if let (Some(by), true) = (order_by, events.len() > 1) {
-                    sort(events, by, &datum, cx);
-                }
-            },
-            &mut |event, ts| {
-                if let Some(traces) = &traces {
-                    traces.borrow_mut().push(Trace { event: event.clone(), ts, edges: vec![] });
-                }
-                Box::new(Asking {
-                    traces: traces.clone(),
-                    asked: asked.clone(),
-                    cx,
-                    key: datum.clone(),
-                    event: event.clone(),
-                    known: BTreeMap::new(),
-                })
-            },
-            &mut said,
-        );
-        for ts in before.difference(&keyed.due) {
+        let before = keyed.all_due();
+        let (asked, trace, order_by) = (&self.asked, &self.trace, self.order_by);
+        let traces: RefCell<Vec<(usize, Rc<RefCell<Trace>>)>> = RefCell::default();
+        let mut known = Known::default();
+        let mut conditions = |pattern: usize, event: &Datum, ts: i64| {
+            let traced = trace[pattern].then(|| {
+                let trace = Rc::new(RefCell::new(Trace { event: event.clone(), ts, edges: vec![] }));
+                traces.borrow_mut().push((pattern, trace.clone()));
+                trace
+            });
+            if pattern == 0 {
+                known = Known::default();
+            }
+            Box::new(Asking {
+                trace: traced,
+                asked: asked.clone(),
+                pattern,
+                cx,
+                key: datum.clone(),
+                event: event.clone(),
+                known: known.clone(),
+            }) as Box<dyn Conditions<Datum> + '_>
+        };
+        match event {
+            Some(event) => keyed.read_now(&self.watched, event, watermark, &mut conditions, &mut said),
+            None => {
+                let mut sort = |events: &mut Vec<Datum>| {
+                    if let (Some(by), true) = (order_by, events.len() > 1) {
+                        sort(events, by, &datum, cx);
+                    }
+                };
+                keyed.fire(&self.watched, watermark, &mut sort, &mut conditions, &mut said);
+            }
+        }
+        let after = keyed.all_due();
+        for ts in before.difference(&after) {
             self.due.remove(&(*ts, key.to_vec()));
         }
-        for ts in keyed.due.difference(&before) {
+        for ts in after.difference(&before) {
             self.due.insert((*ts, key.to_vec()));
         }
-        for one in said {
+        for (pattern, one) in said {
+            let automaton = &self.watched.automata[pattern];
             let record = |m: Match<Datum>, ts: i64| {
                 let stages = m.0.into_iter().map(|(stage, events)| {
-                    (Arc::from(self.automaton.stages[stage as usize].as_str()), Datum::List(events.into()))
+                    (Arc::from(automaton.stages[stage as usize].as_str()), Datum::List(events.into()))
                 });
                 Record::new(datum.clone(), Datum::Map(stages.collect()), ts, headers.clone())
             };
             match one {
-                Said::Match(m, ts) => cx.forward_to(0, record(m, ts))?,
-                Said::TimedOut(m, ts) => cx.forward_to(1, record(m, ts))?,
+                Said::Match(m, ts) => cx.forward_to(ports(pattern)[0], record(m, ts))?,
+                Said::TimedOut(m, ts) => cx.forward_to(ports(pattern)[1], record(m, ts))?,
                 Said::Dropped(n) => cx.count_many("runs_dropped", n as u64),
                 Said::Many(_) => cx.count("many_runs"),
                 Said::Failed(_, _, ("too_many_runs", text))
-                    if self.automaton.cap.is_some_and(|cap| cap.policy == CapPolicy::Fail) =>
+                    if self.cap.is_some_and(|cap| cap.policy == CapPolicy::Fail) =>
                 {
                     let text = format!("`{}`: {text}; on_max_runs=\"fail\"", cx.name());
                     return Err(Failure::Fatal(Fatal::new("too_many_runs", text)));
@@ -233,11 +280,25 @@ impl MatchPattern {
                 }
             }
         }
-        for trace in traces.map_or(vec![], |traces| traces.take()) {
-            let value = trace.told(&self.automaton);
-            cx.forward_to(3, Record::new(datum.clone(), value, trace.ts, headers.clone()))?;
+        for (pattern, trace) in traces.into_inner() {
+            let value = trace.borrow().told(&self.watched.automata[pattern]);
+            let ts = trace.borrow().ts;
+            cx.forward_to(ports(pattern)[2], Record::new(datum.clone(), value, ts, headers.clone()))?;
         }
         Ok(())
+    }
+
+    /// No record has come for a while: time is as far ahead of the latest one's as the clock is.
+    fn pass_silence(&mut self, cx: Cx<'_>) {
+        let (Some(idle), wall, (seen, then)) = (self.idle_ms, cx.env.wall, self.latest) else { return };
+        if wall == NO_TIME || seen == NO_TIME {
+            return;
+        }
+        if then == NO_TIME {
+            self.latest.1 = wall;
+        } else if wall.saturating_sub(then) >= idle {
+            self.seen = self.seen.max(seen.saturating_add(wall - then));
+        }
     }
 }
 
@@ -323,15 +384,18 @@ fn sort(events: &mut Vec<Datum>, by: Func, key: &Datum, cx: Cx<'_>) {
     events.extend(ranked.into_iter().map(|r| r.1));
 }
 
+/// What conditions that look at the event alone have said of it, whoever asked.
+type Known = Rc<RefCell<BTreeMap<u16, Result<bool, Fault>>>>;
+
 /// The conditions on one event.
 struct Asking<'a> {
     asked: Arc<Asked>,
+    pattern: usize,
     cx: Cx<'a>,
     key: Datum,
     event: Datum,
-    traces: Option<Rc<RefCell<Vec<Trace>>>>,
-    /// Of those that look at the event alone.
-    known: BTreeMap<u16, Result<bool, Fault>>,
+    trace: Option<Rc<RefCell<Trace>>>,
+    known: Known,
 }
 
 fn fault(failure: Failure) -> Fault {
@@ -347,85 +411,43 @@ impl Asking<'_> {
     }
 
     fn looked(&self, wanted: &Use, history: &History<'_, Datum>) -> Result<Datum, Fault> {
-        let stage = self.asked.stages.iter().position(|s| *s == wanted.stage);
+        let stage = self.asked.stages[self.pattern].iter().position(|s| wanted.is_of(s));
         let events = stage.map_or(vec![], |s| history.events(s as u16).collect());
-        let count = events.len();
-        let of = |event: &Datum| match &wanted.of {
-            // Conditions may compare taken events with the one at hand.
-            Some(of) => self.call(of, &[event, &self.event]),
-            None => Ok(event.clone()),
-        };
-        let values = match wanted.look {
-            Look::Count if wanted.of.is_none() => return Ok(Datum::Int(count as i64)),
-            Look::First => return events.first().map_or(Ok(Datum::Null), |e| of(e)),
-            Look::Last => return events.last().map_or(Ok(Datum::Null), |e| of(e)),
-            _ => events.into_iter().map(of).collect::<Result<Vec<_>, _>>()?,
-        };
-        let known = values.iter().filter(|v| !v.is_null());
-        Ok(match wanted.look {
-            Look::Count => Datum::Int(known.count() as i64),
-            Look::Any => Datum::Bool(values.iter().any(Datum::is_true)),
-            Look::All => Datum::Bool(values.iter().all(Datum::is_true)),
-            Look::Values => Datum::List(values.into()),
-            Look::Sum | Look::Mean => {
-                let (mut sum, mut n) = (Datum::Int(0), 0);
-                for value in known {
-                    sum = self.call(&self.asked.add, &[&sum, value])?;
-                    n += 1;
-                }
-                match wanted.look {
-                    Look::Sum => sum,
-                    _ if n == 0 => Datum::Null,
-                    _ => self.call(&self.asked.divide, &[&sum, &Datum::Int(n)])?,
-                }
-            }
-            _ => {
-                let better =
-                    if wanted.look == Look::Min { std::cmp::Ordering::Less } else { std::cmp::Ordering::Greater };
-                let mut best = Datum::Null;
-                for value in known {
-                    if best.is_null() || order(value, &best)? == better {
-                        best = value.clone();
-                    }
-                }
-                best
-            }
-        })
+        wanted.value(&events, &self.event, &self.asked.sums, self.cx, &self.key).map_err(fault)
     }
 }
 
 impl Conditions<Datum> for Asking<'_> {
     fn asked(&mut self, run: &Run, state: usize, edge: usize, holds: bool) {
-        let last = self.traces.iter().flat_map(|t| t.borrow().len().checked_sub(1)).next();
-        if let (Some(traces), Some(last)) = (&self.traces, last) {
-            traces.borrow_mut()[last].edges.push((run.clone(), state, edge, holds));
+        if let Some(trace) = &self.trace {
+            trace.borrow_mut().edges.push((run.clone(), state, edge, holds));
         }
     }
 
     fn traces(&self) -> bool {
-        self.traces.is_some()
+        self.trace.is_some()
     }
 
     fn holds(&mut self, condition: u16, history: &History<'_, Datum>) -> Result<bool, Fault> {
         let asked = self.asked.clone();
         let said = &asked.conditions[condition as usize];
         if said.history {
-            let stages =
-                asked.stages.iter().enumerate().map(|(i, name)| {
-                    (Arc::from(name.as_str()), Datum::List(history.events(i as u16).cloned().collect()))
-                });
+            let stages = asked.stages[self.pattern]
+                .iter()
+                .enumerate()
+                .map(|(i, name)| (Arc::from(name.as_str()), Datum::List(history.events(i as u16).cloned().collect())));
             return Ok(self.call(&said.func, &[&self.event, &Datum::Map(stages.collect())])?.is_true());
         }
         if !said.uses.is_empty() {
-            let fields = said.uses.iter().map(|u| Ok((Arc::from(u.name.as_str()), self.looked(u, history)?)));
+            let fields = said.uses.iter().map(|u| Ok((u.name(), self.looked(u, history)?)));
             let fields = Datum::Map(fields.collect::<Result<_, Fault>>()?);
             return Ok(self.call(&said.func, &[&self.event, &fields])?.is_true());
         }
-        if let Some(known) = self.known.get(&condition) {
+        if let Some(known) = self.known.borrow().get(&condition) {
             return known.clone();
         }
         let found = self.call(&said.func, &[&self.event]).map(|v| v.is_true());
-        self.known.insert(condition, found.clone());
+        self.known.borrow_mut().insert(condition, found.clone());
         found
     }
 }
@@ -436,25 +458,49 @@ impl Node for MatchPattern {
             return Err(Failure::Fatal(broken));
         }
         for (part, reason) in [(&record.key, "dropped:null_key"), (&record.value, "dropped:null_value")] {
-            if part.is_null() {
+            if part.is_null() && !(self.unkeyed && reason == "dropped:null_key") {
                 cx.count(reason);
                 return Ok(());
             }
         }
-        if record.ts <= self.watermark() {
+        let key = match self.unkeyed {
+            true => key_bytes(&Datum::Null)?,
+            false => key_bytes(&record.key)?,
+        };
+        if self.max_delay_ms.is_none() {
+            self.fire_due(&Headers::default(), cx)?;
+            if self.order_by.is_none() {
+                return self.look(&key, Some(&record.value), &record.headers, cx);
+            }
+        } else if record.ts <= self.watermark(cx) {
             cx.count("late");
             return cx.forward_to(2, record);
         }
-        let key = key_bytes(&record.key)?;
         self.load(&key, cx)?;
+        let ts = match self.max_delay_ms {
+            Some(_) => record.ts,
+            None => cx.env.wall,
+        };
         let (_, keyed, changed) = self.live.get_mut(&key).expect("loaded");
-        keyed.arrive(record.value, record.ts);
+        keyed.arrive(record.value, ts, &self.watched);
         *changed = true;
-        self.due.insert((record.ts, key));
-        self.seen = self.seen.max(record.ts);
-        let watermark = self.watermark();
-        while let Some((_, key)) = self.due.first().filter(|first| first.0 <= watermark).cloned() {
-            self.fire(&key, &record.headers, cx)?;
+        self.due.insert((ts.saturating_add(self.watched.lag), key));
+        if self.max_delay_ms.is_some() {
+            self.seen = self.seen.max(ts);
+            self.latest = (self.seen, cx.env.wall);
+            self.fire_due(&record.headers, cx)?;
+        }
+        Ok(())
+    }
+
+    /// The logged clock may have moved.
+    fn punctuate(&mut self, cx: Cx<'_>) -> Done {
+        if self.max_delay_ms.is_some() && self.idle_ms.is_none() {
+            return Ok(());
+        }
+        self.pass_silence(cx);
+        if self.fire_due(&Headers::default(), cx)? {
+            cx.env.fired.set(true);
         }
         Ok(())
     }
@@ -480,10 +526,18 @@ impl Node for MatchPattern {
 
     fn save(&self, out: &mut Writer) {
         out.zigzag(self.seen);
+        if self.idle_ms.is_some() {
+            out.zigzag(self.latest.0);
+            out.zigzag(self.latest.1);
+        }
     }
 
     fn load(&mut self, saved: &mut Reader<'_>) -> Option<()> {
         self.seen = saved.zigzag()?;
+        self.latest = match saved.rest.is_empty() {
+            true => (self.seen, NO_TIME),
+            false => (saved.zigzag()?, saved.zigzag()?),
+        };
         Some(())
     }
 
@@ -493,7 +547,7 @@ impl Node for MatchPattern {
         self.broken = None;
         for (key, bytes) in cx.store(self.store).bytes.unordered() {
             match saved::read(&bytes, self.shape) {
-                Ok(keyed) => self.due.extend(keyed.due.into_iter().map(|ts| (ts, key.to_vec()))),
+                Ok(keyed) => self.due.extend(keyed.all_due().into_iter().map(|ts| (ts, key.to_vec()))),
                 Err(unread) => {
                     if let Failure::Fatal(fatal) = unreadable(cx, unread) {
                         self.broken = Some(fatal);
