@@ -71,10 +71,13 @@ class ConfigError(AdstreamError):
 
     Attributes:
         option: the option's name as the user gives it (`--sql`).
+        message: what is wrong, without the option.
+        hint: what to do, if there is anything to say.
     """
 
     def __init__(self, message: str, *, option: str, hint: str | None = None) -> None:
         self.option = option
+        self.message = message
         self.hint = hint
         text = f"{option}: {message}"
         super().__init__(f"{text}\nhint: {hint}" if hint else text)

@@ -15,6 +15,7 @@ it stopped itself, 5 its drain timed out (`failing.py`).
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -28,7 +29,12 @@ def main() -> None:
     if sys.argv[1:2] == ["describe"]:
         from adstream.cli.quick import describe
 
-        code = describe(sys.argv[2:])
+        try:
+            code = describe(sys.argv[2:])
+            sys.stdout.flush()
+        except BrokenPipeError:  # `| head` has enough; Python would say so once more when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 1
         if code is not None:
             sys.exit(code)
     from adstream.cli.commands import app

@@ -61,6 +61,8 @@ def ads(given: Mapping[str, Any], out: str, path: Path | None, *, with_truth: bo
         traffic = Traffic(**given)
     except ValueError as error:
         raise ConfigError(str(error), option="generate ads") from error
+    if with_truth and path is not None and not path.parent.is_dir():
+        raise ConfigError(f"there is no directory `{path.parent}`", option="--truth")
     digest, kept = Digest(), list[truth.Record]()
     written = 0
     with _Out(out, traffic, extra) as place:
@@ -149,7 +151,10 @@ class _Out:
         scheme, _, path = url.partition(":")
         if scheme == "jsonl" and path:
             self.beside = Path(path)
-            self.beside.mkdir(parents=True, exist_ok=True)
+            try:
+                self.beside.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"`{path}` cannot be used: {error.strerror}", option="--out") from error
             names = [self.beside / f"{TOPIC}-{p:03d}.jsonl" for p in range(traffic.partitions)]
             if there := [name for name in names if name.exists()]:
                 raise ConfigError(f"{there[0]} exists", option="--out", hint="choose an empty directory")
@@ -170,6 +175,12 @@ class _Out:
         self._log = open_log(settings)
         try:
             self._log.create_topics([TopicSpec(TOPIC, traffic.partitions, KEEP)])
+            kept = self._log.topic_settings([TOPIC]).get(TOPIC, {}).get("retention.ms", "-1")
+            if kept != KEEP["retention.ms"]:  # somebody else made it
+                note = (
+                    f"`{TOPIC}` keeps records for {int(kept) / 86_400_000:g} days, and these are of {traffic.start:%Y}"
+                )
+                typer.echo(f"note: {note}: the broker will delete them; set its retention.ms to -1", err=True)
             partitions = [(TOPIC, p) for p in range(traffic.partitions)]
             if any(self._log.end_offsets(partitions, committed=False).values()):
                 raise ConfigError(f"`{TOPIC}` has records already", option="--out", hint="write to another place")

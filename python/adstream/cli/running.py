@@ -24,7 +24,7 @@ from adstream.cli.progress import Progress
 from adstream.errors import ConfigError, ExitCode
 from adstream.formats.registry import connect
 from adstream.runtime.settings import PREFIX, Settings
-from adstream.runtime.supervisor import Supervisor
+from adstream.runtime.supervisor import PARENT, Supervisor, end_with
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,8 @@ _STOPPING_S = 5.0
 
 def start(job: str, options: RunOptions, *, bars: bool = False) -> None:
     """Until it has stopped. Raises ConfigError, TopologyError, FatalError."""
+    if supervisor := os.environ.get(PARENT):
+        end_with(int(supervisor))
     chosen, built = prepare(job, options)
     if texts := getattr(options, "from_", None):
         chosen = replace(chosen, inputs={**chosen.inputs, **inputs_from(texts, built.inputs)})
@@ -50,7 +52,12 @@ def start(job: str, options: RunOptions, *, bars: bool = False) -> None:
         command = [sys.executable, "-m", "adstream.cli", *sys.argv[1:]]
         patience = settings.drain_timeout_ms / 1000 + _STOPPING_S
         raise typer.Exit(Supervisor(command, settings.workers, drain_timeout_s=patience).run())
-    work(built, _fitted(settings), chosen, bars=bars)
+    try:
+        work(built, _fitted(settings), chosen, bars=bars)
+    except ConfigError as error:
+        if not texts or error.option != "--input" or getattr(options, "input", None):
+            raise
+        raise ConfigError(error.message, option="--from", hint=error.hint) from error
 
 
 def work(built: Built, settings: Settings, chosen: Chosen, *, bars: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -32,14 +32,8 @@ def check(job: str, options: JobOptions) -> None:
     log = existing_log(chosen)
     try:
         found = log.partitions(list(kinds))
-        inputs = [topic for topic in built.inputs if topic not in found]
-        if inputs:
-            names = ", ".join(f"`{topic}`" for topic in inputs)
-            raise ConfigError(
-                f"there is no input topic {names}",
-                option="topics",
-                hint="`adstream topics create JOB --inputs PARTITIONS`",
-            )
+        if inputs := [topic for topic in built.inputs if topic not in found]:
+            raise _no_input(inputs)
         before = manifest.stored(log, built.app) if manifest.topology_topic(built.app).name in found else None
         if before is not None:
             manifest.check(built.app, before, manifest.signature(description, found))
@@ -70,14 +64,21 @@ def create(job: str, options: JobOptions, input_partitions: int) -> None:
     log = named_log(chosen)
     try:
         before = log.partitions(list(topic_kinds(description)))
-        if input_partitions:
-            missing = [topic for topic in built.inputs if topic not in before]
-            log.create_topics([TopicSpec(topic, input_partitions) for topic in missing])
+        missing = [topic for topic in built.inputs if topic not in before]
+        if missing and not input_partitions:
+            raise _no_input(missing)
+        log.create_topics([TopicSpec(topic, input_partitions) for topic in missing])
         assignment = _assignment(description, chosen, log.partitions(list(topic_kinds(description))))
         log.create_topics(assignment.topics)
         _show(assignment, before, missing="created")
     finally:
         log.close()
+
+
+def _no_input(topics: Sequence[str]) -> ConfigError:
+    names = ", ".join(f"`{topic}`" for topic in topics)
+    hint = "`adstream topics create JOB --inputs PARTITIONS`"
+    return ConfigError(f"there is no input topic {names}", option="topics", hint=hint)
 
 
 def upgrade(job: str, options: JobOptions, *, as_json: bool) -> None:

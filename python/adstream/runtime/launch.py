@@ -28,9 +28,10 @@ from adstream.runtime import partitioning
 from adstream.runtime.assignment import Assignment, prepare
 from adstream.runtime.metrics import MetricsServer, WorkerCollector
 from adstream.runtime.ports import Hooks, Sink
+from adstream.runtime.positions import check_target
 from adstream.runtime.settings import Settings
 from adstream.runtime.worker import Worker
-from adstream.targets import make_target
+from adstream.targets import make_target, option_of
 from adstream.targets.delivery import FlushPolicy, SinkRunner, open_target
 
 log = logging.getLogger(__name__)
@@ -133,7 +134,9 @@ def open_sinks(
     for sink in assignment.sinks:
         name = sink["name"]
         target = made[name]
-        open_target(target, assignment.app, name, sink["columns"], sink["key"], sleep=time.sleep, random=random.random)
+        place, partitions = (assignment.app, name, sink["columns"], sink["key"]), assignment.partitions[sink["topic"]]
+        stored = open_target(target, *place, partitions=partitions, sleep=time.sleep, random=random.random)
+        check_target(log_, assignment.app, sink["topic"], stored, option_of(sink["kind"]))
         reader = log_.reader()
         parts.callback(reader.close)
         executor = ThreadPoolExecutor(1, thread_name_prefix=f"adstream-sink-{name}")

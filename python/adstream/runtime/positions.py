@@ -10,6 +10,10 @@
 
 Never a jump from a position, as `auto.offset.reset` would: what is missing would be missing in every sum from then on, and nobody
 would know. (Internal topics are deleted up to committed positions, so the rule is the same for them.)
+
+Sinks keep their positions in their targets, which may outlive the log: files replayed in memory, a broker set up anew. Such a
+position means nothing in the new log, and going on from it would leave out all that lies before. It shows at the start, before
+anything is written: no target is ahead of the log that it is written from (`check_target`).
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 
-from adstream.errors import FatalError
+from adstream.errors import ConfigError, FatalError
 from adstream.interfaces import Log, TopicPartition
 
 log = logging.getLogger(__name__)
@@ -95,3 +99,20 @@ def check_positions(
                     f"position {position} of `{topic}` [{partition}] lies behind its end, {end}:"
                     f" was the topic deleted and made again?\n{HINT}"
                 )
+
+
+def check_target(log_: Log, app: str, topic: str, stored: Mapping[int, int], option: str) -> None:
+    """Raises ConfigError, naming `option`, for a target that was written from another log.
+
+    Args:
+        topic: the sink's.
+        stored: the target's positions, asked for before: other workers go on, and the log's end with them.
+    """
+    ends = log_.end_offsets([(topic, partition) for partition in stored], committed=False)
+    for partition, position in stored.items():
+        if position > (end := ends[topic, partition]):
+            raise ConfigError(
+                f"written from another log: it has rows up to {position} of `{topic}` [{partition}], which ends at {end}",
+                option=option,
+                hint=f"`adstream reset` forgets where it was, rows stay; or take another database or id (`--app {app}-2`)",
+            )

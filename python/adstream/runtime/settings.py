@@ -242,7 +242,7 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, object]:
     """`ADSTREAM_KAFKA_SASL_PASSWORD` is `kafka."sasl.password"`; `ADSTREAM_CONNECTION_LEDGER` a connection;
     `ADSTREAM_REGISTRY_BASIC_AUTH_USER_INFO` is the registry's, `ADSTREAM_SCHEMA_REGISTRY` its URL. Other
     names with the prefix must be settings, but unknown ones are passed over: the environment is shared with things
-    we do not know."""
+    we do not know. One that is empty is not set, as deployments write it; but a client's setting may be empty."""
     known = {f.name.removesuffix("_ms") for f in fields(Settings)} | set(CONNECTIONS) | {REGISTRY}
     kafka: dict[str, str] = {}
     connections: dict[str, str] = {}
@@ -250,7 +250,7 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, object]:
     found: dict[str, object] = {}
     for name, value in environ.items():
         key = name.removeprefix(PREFIX).lower()
-        if not name.startswith(PREFIX):
+        if not name.startswith(PREFIX) or (not value and not key.startswith(("kafka_", "registry_"))):
             continue
         if key.startswith("kafka_"):
             kafka[key.removeprefix("kafka_").replace("_", ".")] = value

@@ -12,14 +12,19 @@
 SIGTERM and SIGINT are passed on; workers have `drain_timeout_s` to commit what they have, then they are killed
 (nothing is lost: what was not committed is done again). Each worker knows itself by ADSTREAM_SLOT: the slot is part
 of its transactional id, so a worker that is started again fences its former self and settles what that left open.
+
+A supervisor that is killed takes its workers along (`end_with`): without it they would go on in slots that the next
+supervisor gives to others, and both would fence each other for ever.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +37,19 @@ log = logging.getLogger(__name__)
 HOPELESS: Mapping[int, str] = {ExitCode.WRONG: "a setting is wrong", ExitCode.TRIPPED: "too many dead letters"}
 BACKOFF_FIRST_S, BACKOFF_MAX_S, HEALTHY_S = 1.0, 60.0, 60.0
 POLL_S = 0.05
+PARENT = "ADSTREAM_SUPERVISOR"
+"""Tells a worker the supervisor's process id."""
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+
+
+def end_with(supervisor: int) -> None:
+    """Asks the kernel for a SIGTERM to this process when the supervisor, its parent, is gone, however it went. (Linux
+    only; elsewhere workers of a supervisor that was killed have to be stopped by hand.)"""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != supervisor:  # it was gone before
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @dataclass(slots=True)
@@ -48,7 +66,7 @@ class Supervisor:
     """Runs `command` `workers` times.
 
     Args:
-        command: of one worker; gets `ADSTREAM_SLOT` and `ADSTREAM_WORKERS=1` in its environment.
+        command: of one worker; gets `ADSTREAM_SLOT`, `ADSTREAM_WORKERS=1` and `PARENT` in its environment.
     """
 
     def __init__(
@@ -93,8 +111,8 @@ class Supervisor:
             return
         if child.process is None:
             if now >= child.start_at_s:
-                environ = {**self._environ, "ADSTREAM_SLOT": str(child.slot), "ADSTREAM_WORKERS": "1"}
-                child.process = subprocess.Popen(self._command, env=environ)
+                told = {"ADSTREAM_SLOT": str(child.slot), "ADSTREAM_WORKERS": "1", PARENT: str(os.getpid())}
+                child.process = subprocess.Popen(self._command, env={**self._environ, **told})
                 child.started_s = now
             return
         code = child.process.poll()

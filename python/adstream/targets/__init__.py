@@ -17,6 +17,11 @@ _KINDS = {
 }
 
 
+def option_of(kind: str) -> str:
+    """What names the connection of a sink: `--sql`."""
+    return _KINDS[kind][1] if kind in _KINDS else "sink"
+
+
 def make_target(kind: str, options: Mapping[str, Any], connections: Mapping[str, str]) -> Target:
     """The target of a sink, not yet opened.
 

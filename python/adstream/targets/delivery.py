@@ -80,24 +80,30 @@ def open_target(
     schema: Mapping[str, str],
     key: Sequence[str],
     *,
+    partitions: int = 0,
     sleep: Callable[[float], None],
     random: Callable[[], float],
     attempts: int = 5,
     backoff: Backoff = Backoff(first_s=0.5, max_s=5.0),
-) -> None:
-    """Opens the target; a server that is still starting gets a few more chances, a wrong setting none."""
+) -> Mapping[int, int]:
+    """Opens the target, and asks it for the positions of so many partitions; a server that is still starting gets a few
+    more chances, a wrong setting none."""
+
+    def begin() -> Mapping[int, int]:
+        target.open(app, sink, schema, key)
+        return target.positions(range(partitions)) if partitions else {}
 
     def announce(state: Any) -> None:
         log.warning("sink %s: %s; next try in %.1f s", sink, state.outcome.exception(), state.next_action.sleep)
 
-    Retrying(
+    return Retrying(
         sleep=sleep,
         stop=stop_after_attempt(attempts),
         wait=lambda state: backoff.delay_s(state.attempt_number, random),
         retry=retry_if_exception(lambda error: classify(error) is Verdict.RETRY),
         before_sleep=announce,
         reraise=True,
-    )(target.open, app, sink, schema, key)
+    )(begin)
 
 
 class Buffer(Protocol):

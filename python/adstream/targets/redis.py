@@ -96,6 +96,9 @@ class RedisHashTarget:
         self._values_per_script = values_per_script
         self._server = _masked(url)
         try:
+            database = urlsplit(url).path.strip("/") if not url.startswith("unix:") else ""
+            if database and not database.isdecimal():  # the client would take it for 0
+                raise ValueError
             self._client: Any = redis.Redis.from_url(
                 url,
                 socket_connect_timeout=5,

@@ -44,6 +44,11 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             "--redis: this is not a Redis URL",
         ),
         (["run", "shop:orders", "--input", "orders=none.jsonl"], "--input: no file `none.jsonl`"),
+        (["replay", "shop:orders", "--from", "jsonl:none.jsonl"], "--from: no file `none.jsonl`"),
+        (["replay", "shop:orders", "--from", "jsonl:."], "--from: `.` is not a regular file"),
+        (["topics", "create", "shop:orders", "--log", "memory:"], "create JOB --inputs PARTITIONS"),
+        (["generate", "ads", "--out", "jsonl:orders.jsonl"], "--out: `orders.jsonl` cannot be used"),
+        (["generate", "ads", "--out", "jsonl:out", "--truth", "none/t.json"], "--truth: there is no directory `none`"),
         (["run", "shop:orders", "--input", "orders=orders.jsonl"], "--sql: a sink of kind `sql` needs the connection"),
         (["run", "shop:orders", "--input", "orders=orders.jsonl", "--sql", "mysql://x"], "--sql"),
         (
@@ -112,6 +117,26 @@ def test_replay_from_a_file():
     assert rows("o.db") == 41
     Path("orders.jsonl").write_text("{}\n")
     assert "is not the file that was read before" in invoke(*once).stderr
+
+
+def test_a_table_that_was_written_from_another_log_is_refused():
+    """A log in memory is new each time: the positions in the table are of the one before, and rows up to them would be
+    left out."""
+    run = ("replay", "shop:orders", "--sql", "sqlite:///o.db", "--from")
+    assert invoke(*run, "jsonl:orders.jsonl").exit_code == 0
+    Path("more.jsonl").write_text('{"order_id":"more","amount":1}\n')
+    refused = invoke(*run, "jsonl:more.jsonl")
+    assert refused.exit_code == 2
+    assert refused.stderr.splitlines()[-2:] == [
+        "error: --sql: written from another log: it has rows up to 1 of `shop-orders-sql-orders-sink` [0], which ends at 0",
+        "hint: `adstream reset` forgets where it was, rows stay; or take another database or id (`--app shop-orders-2`)",
+    ]
+    assert rows("o.db") == 50
+    assert invoke(*run, "jsonl:more.jsonl", "--app", "shop-orders-2").exit_code == 0
+    assert rows("o.db") == 51
+    forget = ("reset", "shop:orders", "--sql", "sqlite:///o.db", "--log", "memory:", "--yes")
+    assert invoke(*forget).exit_code == 0
+    assert invoke(*run, "jsonl:more.jsonl").exit_code == 0
 
 
 def test_topics(tmp_path: Path):
@@ -202,6 +227,18 @@ def test_a_replay_first_says_what_would_be_late():
     assert "5 records read" in web.stderr
     left = invoke("dlq", "list", "web:clicks", "--log", "dir:log", "--json").stdout.splitlines()
     assert len(left) == 5 + 2, "those two are dead again, as it said"
+
+
+def test_generate_says_what_a_broker_would_delete():
+    log = EmbeddedLog(Path("log"))
+    log.create_topics([TopicSpec("ad-events", 4, {"retention.ms": "604800000"})])
+    log.close()
+    told = invoke("generate", "ads", "--events", "10", "--out", "dir:log").stderr
+    assert told == (
+        "note: `ad-events` keeps records for 7 days, and these are of 2024: the broker will delete them; set its retention.ms"
+        " to -1\n"
+    )
+    assert not invoke("generate", "ads", "--events", "10", "--out", "dir:other").stderr
 
 
 def test_generate_is_deterministic_and_writes_its_truth():

@@ -56,6 +56,14 @@ def test_version_loads_next_to_nothing():
     )
 
 
+def test_who_has_read_enough_is_no_defect(tmp_path: Path):
+    with start("describe", "ads.performance", "--json", cwd=tmp_path) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (1, "")
+
+
 def test_describe_loads_no_drivers(tmp_path: Path):
     code = (
         "import sys; sys.argv = ['adstream', 'describe', 'ads.performance']; import adstream.cli as c\n"

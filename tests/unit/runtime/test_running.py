@@ -1,6 +1,8 @@
 """The parts that have threads, processes or sockets: small, real, and bounded in time."""
 
+import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -166,3 +168,39 @@ def test_sigterm_is_passed_on_and_the_drain_is_bounded(tmp_path: Path, drains: b
     thread.start()
     assert supervisor.run() == code
     thread.join()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for a signal")
+def test_who_kills_the_supervisor_does_not_leave_its_workers_behind(tmp_path: Path) -> None:
+    """They would hold slots that the next one gives to others."""
+    worker = """
+import os, pathlib, sys, time
+from adstream.runtime.supervisor import PARENT, end_with
+end_with(int(os.environ[PARENT]))
+(pathlib.Path(sys.argv[1]) / str(os.getpid())).touch()
+time.sleep(60)
+"""
+    supervisor = """
+import sys
+from adstream.runtime.supervisor import Supervisor
+Supervisor([sys.executable, *sys.argv[1:]], 2, drain_timeout_s=5).run()
+"""
+    with subprocess.Popen([sys.executable, "-c", supervisor, "-c", worker, str(tmp_path)]) as process:
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.01)
+        process.kill()
+    workers = [int(path.name) for path in tmp_path.iterdir()]
+    until = time.monotonic() + 10
+    while (left := [pid for pid in workers if alive(pid)]) and time.monotonic() < until:
+        time.sleep(0.01)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"  # nobody may be there to take its exit code

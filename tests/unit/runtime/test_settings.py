@@ -20,6 +20,9 @@ def test_flags_before_environment_before_toml(tmp_path: Path) -> None:
         "ADSTREAM_KAFKA_SASL_PASSWORD": "p",
         "ADSTREAM_SQL": "postgresql://u:pw@h/d",
         "ADSTREAM_SOMETHING_ELSE": "is not ours",
+        "ADSTREAM_APP": "",  # as deployments write what they do not set
+        "ADSTREAM_METRICS_PORT": "",
+        "ADSTREAM_REDIS": "",
         "HOME": "/",
     }
     settings = load({"commit_interval": "3s", "workers": None, "create_topics": True}, environ, toml)

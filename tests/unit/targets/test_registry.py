@@ -53,7 +53,9 @@ def test_a_bad_database_url_does_not_show_its_password(url: str) -> None:
     assert "s3cret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["s3cret", "http://:s3cret@host", "redis://:s3cret@host:port/0", ""])
+@pytest.mark.parametrize(
+    "url", ["s3cret", "http://:s3cret@host", "redis://:s3cret@host:port/0", "redis://:s3cret@host/x", ""]
+)
 def test_a_bad_redis_url_does_not_show_its_password(url: str) -> None:
     with pytest.raises(ConfigError) as caught:
         RedisHashTarget(url, "m:{id}")
