@@ -367,8 +367,12 @@ def call(f: Callable[..., Any], args: Sequence[Typed], dtype: str) -> Typed:
         return timedelta(milliseconds=v) if v is not None and t == "duration" else v
 
     def value(row: Row) -> Any:
+        values = [a.value(row) for a in args]
+        for found in values:
+            if isinstance(found, Bad):
+                return found
         try:
-            return f(*(handed(a.value(row), a.type) for a in args))
+            return f(*(handed(v, a.type) for v, a in zip(values, args, strict=True)))
         except Exception:
             return RAISED
 

@@ -490,6 +490,8 @@ class Project(Operator):
 
 class Map(Operator):
     def process(self, row: Row) -> None:
+        if self.first_error(row, [name for name in row.cells if not name.startswith("$")]):
+            return
         function = self.task.shape.callables[self.node["function"]]
         try:
             row.cells = dict(function({k: v for k, v in row.cells.items() if not k.startswith("$")}))

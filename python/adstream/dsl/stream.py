@@ -433,6 +433,25 @@ class Stream(_Flow):
             rung="callable",
         )
 
+    def map_batches(self, function: Callable[[Any], Any], *, schema: object = None) -> Stream:
+        """New rows for rows, made by a Python function of many at once, as Arrow.
+
+        Args:
+            function: gets a `pyarrow.RecordBatch` of the rows that happen to come together; returns a `RecordBatch`, a `Table`
+                or what Arrow can read (a Polars frame) with as many rows in the same order. It must be row-wise: a row's
+                result depends on this row alone, for how rows are cut into batches is chance. Where it raises, or what comes
+                back is not as promised, only the rows that are the cause go to the dead letters, reason `callable_raised`.
+            schema: a class as for `app.stream`; none: the columns are those of this stream.
+
+        The key is not known to survive. In Kafka Streams: none; in Polars: `map_batches`.
+
+        Raises:
+            TopologyError: `bad_argument`, `not_a_schema`, `not_installed`.
+        """
+        from adstream.dsl import batches
+
+        return batches.map_batches(self, function, schema)
+
     def deduplicate(self, *columns: str, within: Duration | None = None) -> Stream:
         """Drops a row if one with equal values in `columns` was let through at most `within` of event time
         ago.

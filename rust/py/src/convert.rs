@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use adstream_core::codec::text::{format_decimal, format_timestamp, parse_decimal};
-use adstream_core::column::{Column, Data, Value};
+use adstream_core::column::{Column, Data, Value, ERR_NOT_A_NUMBER};
 use adstream_core::key::identity;
 use adstream_core::types::{DataType, DECIMAL_PRECISION_MAX};
 use pyo3::exceptions::PyTypeError;
@@ -135,7 +135,10 @@ pub fn from_python(value: &Bound<'_, PyAny>, dtype: &DataType) -> PyResult<Value
             Value::Int(value.extract()?)
         }
         DataType::Float if value.is_instance_of::<PyFloat>() || value.is_instance_of::<PyInt>() => {
-            Value::Float(value.extract()?)
+            match value.extract::<f64>()? {
+                x if x.is_finite() => Value::Float(x),
+                _ => Value::Error(ERR_NOT_A_NUMBER),
+            }
         }
         DataType::Str | DataType::Enum(_) => {
             Value::Str(value.cast::<PyString>().map_err(|_| wrong())?.to_string_lossy().into_owned())

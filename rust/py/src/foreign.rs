@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use adstream_core::batch::Batch;
-use adstream_core::column::{Column, ColumnBuilder, Value, ERR_CALLABLE};
+use adstream_core::column::{Column, ColumnBuilder, Value, ERR_CALLABLE, NULL, VALID};
 use adstream_core::datum::Datum;
 use adstream_core::expr::{Fault, Foreign, Translated};
 use adstream_core::flow::native::Native;
@@ -17,6 +17,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyMapping, PyString, PyTuple};
 
+use crate::arrow;
 use crate::convert::{from_python, to_python};
 use crate::datum::{from_py, to_py};
 use crate::error::plan_error;
@@ -82,6 +83,12 @@ impl Foreign for Callables {
                     continue;
                 }
                 live.next();
+                // It reads them: an error of one is its own, as for every other operation.
+                if let Some(arg) = args.iter().find(|a| a.state_at(row) > NULL) {
+                    messages.extend(arg.message_at(row).map(|m| (row as u32, m.to_string())));
+                    out.push_state(arg.state_at(row));
+                    continue;
+                }
                 let value = || -> PyResult<Value> {
                     let values: Vec<_> = args.iter().map(|a| to_python(py, a, row)).collect::<PyResult<_>>()?;
                     from_python(&f.call1(PyTuple::new(py, values)?)?, result)
@@ -132,6 +139,46 @@ impl Foreign for Callables {
             first.messages = Some(Arc::new(messages));
         }
         columns
+    }
+
+    fn map_batches(&self, function: usize, batch: &Batch, schema: &Schema) -> Vec<Column> {
+        if batch.rows == 0 {
+            return schema.fields.iter().map(|f| ColumnBuilder::new(f.dtype.clone()).finish()).collect();
+        }
+        Python::attach(|py| {
+            let made = || -> PyResult<Vec<Column>> {
+                let fields = batch.schema.fields.iter().zip(&batch.columns).filter(|(f, _)| !f.name.starts_with('$'));
+                let sent = fields.map(|(f, c)| arrow::sent(py, f, c)).collect::<PyResult<Vec<_>>>()?;
+                let answer = self.python[function].bind(py).call1((batch.rows, sent))?;
+                let (columns, raised): (Vec<arrow::Made<'_>>, Vec<(u32, String)>) = answer.extract()?;
+                let wrong = || PyValueError::new_err("another number of columns than was promised");
+                let mut made = schema
+                    .fields
+                    .iter()
+                    .enumerate()
+                    .map(|(i, f)| {
+                        let given = columns.get(i).ok_or_else(wrong)?;
+                        arrow::made(batch.rows, &f.dtype, given).map_err(PyValueError::new_err)
+                    })
+                    .collect::<PyResult<Vec<_>>>()?;
+                if let (Some(first), false) = (made.first_mut(), raised.is_empty()) {
+                    let states = first.state.get_or_insert_with(|| vec![VALID; batch.rows]);
+                    raised.iter().for_each(|(row, _)| states[*row as usize] = ERR_CALLABLE);
+                    first.messages = Some(Arc::new(raised));
+                }
+                Ok(made)
+            };
+            made().unwrap_or_else(|e| {
+                // Not the function's rows, which are told apart where it is called: what came is no batch at all.
+                let said = text(py, &e);
+                let none = |f: &adstream_core::types::Field| {
+                    let mut out = ColumnBuilder::with_capacity(f.dtype.clone(), batch.rows);
+                    (0..batch.rows).for_each(|_| out.push_state(ERR_CALLABLE));
+                    finish(out, (0..batch.rows as u32).map(|row| (row, said.clone())).collect())
+                };
+                schema.fields.iter().map(none).collect()
+            })
+        })
     }
 
     fn apply(&self, function: usize, args: &[Datum]) -> Result<Datum, Fault> {

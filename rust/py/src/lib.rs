@@ -1,5 +1,6 @@
 //! `adstream._core`: bindings only, one file per subject. See `python/adstream/_core.pyi`.
 
+mod arrow;
 mod convert;
 mod datum;
 mod disk;

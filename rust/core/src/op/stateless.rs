@@ -139,10 +139,29 @@ impl Operator for Project {
     }
 }
 
-/// `map(fn, schema=…)`: a callable of the host language makes each row anew.
+/// `map(fn, schema=…)`: a callable of the host language makes each row anew, or, if it takes `batches`, many at once.
+///
+/// The callable reads whole rows: a value of a row that is an error makes a dead letter of it, and the callable never sees it.
 pub struct Map {
     pub function: usize,
     pub schema: Arc<Schema>,
+    pub batches: bool,
+}
+
+/// As much text as 32-bit offsets reach, which is how the host gets a column of it.
+const TEXT_MAX: usize = i32::MAX as usize;
+
+/// A batch as one or several that have no column with more text than that.
+fn parts(batch: Batch, text_max: usize) -> Vec<Batch> {
+    let wide = |c: &Arc<Column>| matches!(&c.data, Data::Str(b) if b.bytes.len() > text_max);
+    if batch.rows < 2 || !batch.columns.iter().any(wide) {
+        return vec![batch];
+    }
+    let middle = batch.rows as u32 / 2;
+    [0..middle, middle..batch.rows as u32]
+        .into_iter()
+        .flat_map(|rows| parts(Batch { live: Some(rows.collect()), ..batch.clone() }.compact(), text_max))
+        .collect()
 }
 
 impl Operator for Map {
@@ -150,8 +169,37 @@ impl Operator for Map {
         false
     }
     fn process(&mut self, _: usize, message: Message, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
-        let batch = rows(message)?.compact();
-        let columns = ctx.foreign.map(self.function, &batch, &self.schema);
+        let mut batch = rows(message)?;
+        let read: Vec<Arc<Column>> = batch
+            .schema
+            .fields
+            .iter()
+            .zip(&batch.columns)
+            .filter(|(field, column)| !field.name.starts_with('$') && column.state.is_some())
+            .map(|(_, column)| column.clone())
+            .collect();
+        let mut whole = Vec::with_capacity(batch.live_len());
+        for row in batch.live_rows() {
+            match read.iter().find(|c| c.state_at(row) > NULL) {
+                None => whole.push(row as u32),
+                Some(c) => ctx.dead(&batch, row, reason(c.state_at(row)), c.message_at(row)),
+            }
+        }
+        if whole.len() < batch.live_len() {
+            batch.live = Some(whole);
+        }
+        let parts = if self.batches { parts(batch.compact(), TEXT_MAX) } else { vec![batch.compact()] };
+        parts.into_iter().for_each(|batch| self.made(batch, ctx));
+        Ok(())
+    }
+}
+
+impl Map {
+    fn made(&self, batch: Batch, ctx: &mut Ctx<'_>) {
+        let columns = match self.batches {
+            true => ctx.foreign.map_batches(self.function, &batch, &self.schema),
+            false => ctx.foreign.map(self.function, &batch, &self.schema),
+        };
         let mut live = Vec::with_capacity(batch.rows);
         for row in 0..batch.rows {
             match columns.iter().find(|c| c.state_at(row) > NULL) {
@@ -163,7 +211,6 @@ impl Operator for Map {
         let columns = columns.into_iter().map(Arc::new).collect();
         let live = (!all).then_some(live);
         ctx.emit(0, Message::Rows(Batch { schema: self.schema.clone(), columns, live, key: None, ..batch }));
-        Ok(())
     }
 }
 
@@ -346,4 +393,44 @@ fn gather(
     let mut column = out.finish();
     column.messages = (!messages.is_empty()).then(|| Arc::new(messages));
     column
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::DataType;
+
+    #[test]
+    fn a_batch_with_much_text_is_cut_and_no_row_is_lost() {
+        let texts: Vec<String> = (0..50).map(|i| "x".repeat(i * 7 % 11)).collect();
+        let mut column = ColumnBuilder::new(DataType::Str);
+        texts.iter().for_each(|t| column.push_str(t.as_bytes()));
+        let rows = texts.len();
+        let batch = Batch {
+            schema: Arc::new(Schema::new([("t", DataType::Str)])),
+            columns: vec![Arc::new(column.finish())],
+            rows,
+            live: None,
+            seq: Arc::new((0..rows as u32).collect()),
+            path: None,
+            ts: Arc::new((0..rows as i64).collect()),
+            key: None,
+            sign: None,
+            lane: 0,
+            stamp: None,
+            origins: Arc::new(vec![]),
+            origin_rows: None,
+        };
+        assert_eq!(parts(batch.clone(), TEXT_MAX).len(), 1);
+        for text_max in [0, 1, 10, 40, 200] {
+            let cut = parts(batch.clone(), text_max);
+            assert!(cut.len() > 1, "{text_max}");
+            for part in &cut {
+                let Data::Str(text) = &part.columns[0].data else { unreachable!() };
+                assert!(part.rows == 1 || text.bytes.len() <= text_max, "{text_max}");
+            }
+            let found = cut.iter().flat_map(|p| (0..p.rows).map(|r| (p.seq[r], p.columns[0].text_at(r).to_vec())));
+            assert!(found.eq(texts.iter().enumerate().map(|(i, t)| (i as u32, t.clone().into_bytes()))), "{text_max}");
+        }
+    }
 }

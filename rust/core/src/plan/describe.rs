@@ -29,6 +29,7 @@ impl Plan {
                         Op::WithColumns { .. } => json!({"op": "with_columns"}),
                         Op::Select { .. } => json!({"op": "select"}),
                         Op::Map { .. } => json!({"op": "map"}),
+                        Op::MapBatches { .. } => json!({"op": "map_batches"}),
                         Op::Branch { .. } => json!({"op": "branch"}),
                         Op::Merge => json!({"op": "merge"}),
                         Op::Deduplicate { columns, within_ms } => {

@@ -194,6 +194,10 @@ pub enum Op {
         function: usize,
         schema: Schema,
     },
+    MapBatches {
+        function: usize,
+        schema: Schema,
+    },
     Branch {
         exprs: Vec<Expr>,
     },
@@ -541,7 +545,7 @@ impl Plan {
                 facts.partitioned_by = facts.partitioned_by.filter(|k| k.iter().all(|c| kept.contains(c)));
                 facts.ports.push(Arc::new(schema));
             }
-            Op::Map { schema, .. } => {
+            Op::Map { schema, .. } | Op::MapBatches { schema, .. } => {
                 facts.partitioned_by = None;
                 facts.ports.push(Arc::new(schema.clone()));
             }
@@ -849,7 +853,7 @@ impl Plan {
                     read.extend(out.into_iter().filter(|c| !exprs.iter().any(|(n, _)| n == c)));
                 }
                 Op::Select { exprs } => exprs.iter().for_each(|(_, e)| reads(e)),
-                Op::Map { .. } => read.extend(input.fields.iter().map(|f| f.name.clone())),
+                Op::Map { .. } | Op::MapBatches { .. } => read.extend(input.fields.iter().map(|f| f.name.clone())),
                 Op::Branch { exprs } => {
                     exprs.iter().for_each(&mut reads);
                     read.extend(out);
@@ -883,7 +887,10 @@ impl Plan {
             }
         }
         for (id, ports) in needed.into_iter().enumerate() {
-            let whole = matches!(self.nodes[id].op, Op::Aggregate { .. } | Op::Map { .. } | Op::Flow { .. });
+            let whole = matches!(
+                self.nodes[id].op,
+                Op::Aggregate { .. } | Op::Map { .. } | Op::MapBatches { .. } | Op::Flow { .. }
+            );
             if let Op::Source { timestamp: Some(name), .. } = &self.nodes[id].op {
                 // The time of a record is read whoever else reads it.
                 let mut read = ports[0].clone();

@@ -432,7 +432,11 @@ fn operator(plan: &Plan, id: usize, partitions: &[u32], options: Options) -> Res
                 .collect::<Result<_, PlanError>>()?;
             Box::new(Project { schema, columns })
         }
-        Op::Map { function, schema } => Box::new(Map { function: *function, schema: Arc::new(schema.clone()) }),
+        Op::Map { function, schema } | Op::MapBatches { function, schema } => Box::new(Map {
+            function: *function,
+            schema: Arc::new(schema.clone()),
+            batches: matches!(node.op, Op::MapBatches { .. }),
+        }),
         Op::Branch { exprs } => {
             Box::new(Branch { conditions: exprs.iter().map(|e| boolean(e, &input)).collect::<Result<_, _>>()? })
         }
