@@ -51,7 +51,7 @@ def run(case: Case, disturb: str | None = None, partitions: int = 1) -> Result:
     seen: list[Json] = []
     try:
         driver = TopologyTestDriver(
-            _Builder(case, seen).build(),
+            Builder(case, seen).build(),
             partitions=partitions,
             commit_every=1,
             store_type=store_type,
@@ -67,7 +67,7 @@ def run(case: Case, disturb: str | None = None, partitions: int = 1) -> Result:
 def run_at_once(case: Case, commit_every: int | None, batch_rows: int | None) -> Json:
     """What comes, by topic, of all inputs together; of cases with one input topic, so that their order is known."""
     driver = TopologyTestDriver(
-        _Builder(case, []).build(), partitions=1, commit_every=commit_every, batch_rows=batch_rows
+        Builder(case, []).build(), partitions=1, commit_every=commit_every, batch_rows=batch_rows
     )
     with driver:
         run = _Run(case, driver, [], {}, None)
@@ -93,18 +93,19 @@ def ms(value: int | None) -> timedelta | None:
     return None if value is None else timedelta(milliseconds=value)
 
 
-class _Builder(Processors):
+class Builder(Processors):
     """A topology of a case's nodes, in their order."""
 
-    def __init__(self, case: Case, seen: list[Json]) -> None:
+    def __init__(self, case: Case, seen: list[Json], name: str = APP) -> None:
         self.case = case
+        self.name = name
         self.seen = seen
         self.made: dict[str, Any] = {}
         self.types: dict[str, list[str]] = {}
         self.caching = case.get("options", {}).get("cache", False)
 
     def build(self) -> ads.Built:
-        @ads.topology
+        @ads.topology(name=self.name)
         def app(app: ads.App) -> None:
             self.app = app
             self.begin()

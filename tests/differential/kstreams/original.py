@@ -30,15 +30,16 @@ AHEAD = 4
 
 
 class Original:
-    """A JVM that runs cases until the context ends. With `functions=True` it evaluates user functions instead."""
+    """A JVM that runs cases until the context ends. With `functions=True` it evaluates user functions instead; `live`: it
+    runs them as applications on the broker there (`live.py`)."""
 
-    def __init__(self, *, functions: bool = False) -> None:
-        self._functions = functions
+    def __init__(self, *, functions: bool = False, live: str | None = None) -> None:
+        self._main = "Recorder" if live is None else "Live"
+        self._arguments = [live] if live is not None else ["functions"] if functions else []
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            arguments = ["functions"] if self._functions else []
-            command = stack.enter_context(jvm.command("Recorder", SOURCES, *arguments, log="OFF"))
+            command = stack.enter_context(jvm.command(self._main, SOURCES, *self._arguments, log="OFF"))
             self._complaints = stack.enter_context(tempfile.TemporaryFile("w+"))
             self._process = stack.enter_context(
                 subprocess.Popen(

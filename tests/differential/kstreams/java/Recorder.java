@@ -124,7 +124,7 @@ public final class Recorder {
         return result;
     }
 
-    private static ObjectNode error(String at, Throwable e) {
+    static ObjectNode error(String at, Throwable e) {
         Throwable root = e;
         while (root.getCause() != null && root.getCause() != root) {
             root = root.getCause();
@@ -137,7 +137,7 @@ public final class Recorder {
                 .put("message", message.substring(0, Math.min(message.length(), 200)));
     }
 
-    private static Properties config(JsonNode asked, Path scratch) {
+    static Properties config(JsonNode asked, Path scratch) {
         JsonNode options = asked.path("options");
         Properties config = new Properties();
         config.put(StreamsConfig.APPLICATION_ID_CONFIG, "app");
