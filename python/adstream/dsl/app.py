@@ -202,6 +202,9 @@ class App:
         It has no changelog: each start reads the topic again, and no task begins before that is done. Then it shows what
         has arrived, in no order with other streams. What it cannot read is counted and passed over.
 
+        Args:
+            timestamp: as in Kafka Streams it may be given and changes nothing: entries have the times of their records.
+
         In Kafka Streams: `StreamsBuilder.globalTable`.
         """
         how = flow.materialized(materialized, "global_table")
@@ -232,7 +235,7 @@ class App:
                 "topic": topic,
                 "key": key.to_plan(graph.register),
                 "value": value.to_plan(graph.register),
-                "timestamp": timestamps(graph, timestamp, "global_table"),
+                "timestamp": None,
             }
         )
         return GlobalKTable(graph, name, key, value, named=how.name is not None)
@@ -261,8 +264,8 @@ class App:
         self._graph.on_error |= {stage: flow.on_error(what) for stage, what in said.items() if what is not None}
 
     def default_timestamp_extractor(self, timestamp: Timestamps) -> None:
-        """How sources of keys and values find event times, where they do not say so themselves (`timestamp=`); of global
-        tables the default stays the record's own time.
+        """How sources of keys and values find event times, where they do not say so themselves (`timestamp=`); entries of
+        global tables have their records' own, whatever is said.
 
         In Kafka Streams: the setting `default.timestamp.extractor`.
         """
@@ -427,6 +430,7 @@ class App:
         Args:
             store: declared by `ads.store`.
             processor: is given the topic's records and puts them into the store.
+            timestamp: as in Kafka Streams it may be given and changes nothing: records have their own times.
             name: of the processor.
 
         In Kafka Streams: `addGlobalStore`.
@@ -446,7 +450,7 @@ class App:
                 "topic": topic,
                 "key": key.to_plan(graph.register),
                 "value": value.to_plan(graph.register),
-                "timestamp": timestamps(graph, timestamp, operation),
+                "timestamp": None,
             },
             name,
             operation,

@@ -185,12 +185,12 @@ class Builder(Processors):
         return self.app.stream(node["topics"], timestamp=self.timestamps(node.get("timestamps")), **self.serdes(node))
 
     def _table(self, node: Json) -> Any:
-        return self.app.table(node["topic"], self.materialized(node), **self.serdes(node))
+        timestamp = self.timestamps(node.get("timestamps"))
+        return self.app.table(node["topic"], self.materialized(node), timestamp=timestamp, **self.serdes(node))
 
     def _global_table(self, node: Json) -> Any:
-        if not hasattr(self.app, "global_table"):
-            raise NoWord("global_table")
-        return self.app.global_table(node["topic"], self.materialized(node), **self.serdes(node))
+        timestamp = self.timestamps(node.get("timestamps"))
+        return self.app.global_table(node["topic"], self.materialized(node), timestamp=timestamp, **self.serdes(node))
 
     # --- Stateless
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tests.differential.kstreams.topologies import KEYS, Gen, Json
+from tests.differential.kstreams.topologies import KEYS, Gen, Json, Ref
 
 
 def stateless(g: Gen) -> None:
@@ -292,6 +292,41 @@ def timestamps(g: Gen) -> None:
     g.finish(g.grow(ref), 1)
 
 
+def timed_tables(g: Gen) -> None:
+    """Tables whose records' times are those of an extractor."""
+
+    def timed(ref: Ref) -> Ref:
+        extractors: list[Json] = [
+            ["plus", -g.ms(5, 10)],
+            ["plus", g.ms(5, 10)],
+            ["partition_time"],
+            ["use_partition_time"],
+        ]
+        if ref.value == "int64":
+            extractors += [["value"]] * 2
+        g.nodes[-1]["timestamps"] = g.pick(extractors)
+        return ref
+
+    match g.pick(["plain", "versioned", "join", "stream", "global", "group"]):
+        case "plain":
+            ref = g.table_op(timed(g.table()))
+        case "versioned":
+            ref = g.table_op(timed(g.table("string", "int64", versioned=True)))
+        case "join":
+            left = timed(g.table("string", "int64"))
+            ref = g.table_join(left, timed(g.table("string")) if g.chance(0.5) else g.table("string"))
+        case "stream":
+            versioned = g.chance(0.5)
+            table = timed(g.table("string", "int64", versioned=versioned))
+            ref = g.stream_table_join(g.stream("string"), table)
+        case "global":
+            table = timed(g.global_table("string", "int64"))
+            ref = g.stream_global_join(g.stream("string"), table)
+        case _:
+            ref = g.aggregated(g.group_table(timed(g.table("string", "int64"))))
+    g.finish(ref, 1)
+
+
 def errors(g: Gen) -> None:
     """Functions that fail, bytes that are none, handlers that go on or do not."""
     ref = g.stream(value="int64")
@@ -352,6 +387,35 @@ def errors_in_two(g: Gen) -> None:
 def caches(g: Gen) -> None:
     g.options["cache"] = True
     composed(g)
+
+
+def small_caches(g: Gen) -> None:
+    """Stores that forget what was not used for longest."""
+    g.finish(g.recent(g.stream()), 1)
+
+
+def errors_punctuated(g: Gen) -> None:
+    """Punctuators that fail: before they have told anything, or in the middle."""
+    if g.chance(0.6):
+        g.options["processing"] = "continue"
+    ref = g.stream(value="int64")
+    g.wall = True
+    name = g.state("kv", ref.key, ref.value)
+    fails: Json = ["fail_if", g.predicate(ref.value)]
+    told: Json = ["each", name, g.pick([[["forward"]], [["forward"], ["delete", name]], [fails, ["forward"]]])]
+    every: list[Json] = []
+    for kind in g.pick([["stream"], ["wall"], ["stream", "wall"]]):
+        do: list[Json] = g.pick([[["seen"], told], [told, fails, ["forward"]], [fails, told]])
+        every.append({"ms": g.ms(3, 5, 10), "type": kind, "do": do})
+    script = {"do": [["stop_if", ["key_is_null"]], ["put", name], ["forward"]], "every": every}
+    ref = g.add("process", [ref], "stream", ref.key, ref.value, script=script, stores=[name])
+    g.finish(ref, 0)
+
+
+def optimized(g: Gen) -> None:
+    """With `topology.optimization=all`: sources as changelogs, shuffles made one, self-joins."""
+    g.options["optimize"] = True
+    g.pick([self_join, chains, composed, tables, repartition, table_groups, foreign_keys, stream_joins])(g)
 
 
 def composed(g: Gen) -> None:
@@ -474,9 +538,13 @@ FAMILIES: dict[str, Callable[[Gen], None]] = {
     "added_stores": added_stores,
     "headed_stores": headed_stores,
     "timestamps": timestamps,
+    "timed_tables": timed_tables,
     "transformed": transformed,
     "errors_in_two": errors_in_two,
     "errors": errors,
+    "small_caches": small_caches,
+    "errors_punctuated": errors_punctuated,
+    "optimized": optimized,
     "caches": caches,
     "composed": composed,
     "chains": chains,

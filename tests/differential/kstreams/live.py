@@ -38,7 +38,7 @@ from tests.servers import Kafka
 Json = Any
 
 PARTITIONS = 3
-LEFT_OUT = ("misuse", "caches", "anchored", "punctuators", "errors", "errors_in_two", "timestamps")
+LEFT_OUT = ("misuse", "caches", "anchored", "punctuators", "errors", "errors_in_two", "errors_punctuated", "timestamps")
 CLOCKS = ("wall", "system_time")
 KEPT = {"retention.ms": "-1", "message.timestamp.type": "CreateTime"}
 

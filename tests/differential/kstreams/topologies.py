@@ -424,6 +424,22 @@ class Gen:
                 ]
         return self.add("process", [ref], "stream", ref.key, "string", script={"do": do}, stores=[name])
 
+    def recent(self, ref: Ref) -> Ref:
+        """A processor with an LRU store: what is read counts as used."""
+        name = self.state("lru", ref.key, ref.value, lru=self.pick([1, 2, 2, 3]))
+        put = self.pick([["put", name], ["put", name], ["put_if_absent", name], ["count", name]])
+        if put[0] == "count" and ref.value != "int64":
+            put = ["put", name]
+        do: list[Json] = [*self.not_null(ref), put, ["set", ["text"]], ["forward"]]
+        if self.chance(0.6):
+            other = self.pick(KEYS[ref.key])
+            do += [["set_key", ["const", other]], ["get", name], ["set", ["text"]], ["forward"]]
+        if self.chance(0.3):
+            do += [["stop_if", self.predicate("string")], ["delete", name], ["set", ["text"]], ["forward"]]
+        for key in KEYS[ref.key]:  # which keys are there; asking uses them, too
+            do += [["set_key", ["const", key]], ["get", name], ["set", ["text"]], ["forward"]]
+        return self.add("process", [ref], "stream", ref.key, "string", script={"do": do}, stores=[name])
+
     def counting(self, ref: Ref) -> tuple[list[Json], str]:
         name = self.state("kv", ref.key, "int64")
         return [*self.not_null(ref), ["count", name], ["forward"]], "int64"
