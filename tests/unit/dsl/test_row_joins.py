@@ -356,6 +356,26 @@ class Event(ads.Record):
     n: int
 
 
+@pytest.mark.parametrize("pick", [None, "last"])
+@pytest.mark.parametrize("first", ["l", "r"])
+@pytest.mark.parametrize(("at", "met"), [(89, False), (90, True), (120, True), (121, False)])
+def test_both_ends_of_a_span_belong_to_it(at: int, met: bool, first: str, pick: Any) -> None:
+    """Left at 100, right from 90 to 120, whichever comes first."""
+
+    def build(app: ads.App) -> None:
+        left, right = app.stream("l", Event, key="user"), app.stream("r", Event, key="user")
+        within = ads.between("-10ms", "20ms")
+        left.join(right, on="user", within=within, grace="1s", pick=pick, into="r").to("out")
+
+    rows = {"l": 100, "r": at}
+    with TopologyTestDriver(ads.topology(name="app")(build), partitions=1, commit_every=1) as driver:
+        for topic in sorted(rows, reverse=first == "r"):
+            driver.input(topic).pipe({"user": "a", "n": rows[topic]}, key="a", at=rows[topic])
+        driver.input("r").pipe({"user": "z", "n": 0}, key="z", at=9_000)
+        found = [(r.value["n"], r.value["r.n"], r.timestamp) for r in driver.output("out").read()]
+    assert found == ([(100, at, max(100, at))] if met else [])
+
+
 def test_who_picks_leaves_when_nothing_can_come_any_more_and_not_before() -> None:
     """Left at 100, right from 90 to 110, grace 5: over when 116 has been seen."""
 
