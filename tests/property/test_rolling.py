@@ -70,6 +70,9 @@ def rolled(stream: ads.Stream, key: str, within: int | None, grace: int) -> ads.
         "best": ads.top_k("shop", 2, by="units"),
         "dearest": ads.arg_max("shop", by=["units", "price"], where=col("units") < 3),
         "above": col("units") - ads.min("units"),
+        "like": ads.count(where=col("units") < 3).over("shop", col("units") > 0),
+        "share": ads.count().over("price") / ads.count(),
+        "last_like": ads.last("shop", order_by="units").over("units"),
     }
     grouped = stream.group_by(key)
     if within is None:
@@ -120,6 +123,8 @@ def expected(own: Row, of: list[Row]) -> dict[str, Any]:
     ranked = sorted((row for row in of if row.units is not None), key=lambda row: -(row.units or 0))
     priced = [row for row in ranked if row.price is not None and row.units != 3]
     dearest = max(priced, key=lambda row: (row.units, row.price), default=None)
+    positive = [None if row.units is None else row.units > 0 for row in (own, *of)]
+    alike = [row for row, p in zip(of, positive[1:], strict=True) if (row.shop, p) == (own.shop, positive[0])]
     # Of equals the first in time, which a stable sort by units has kept in its place.
     return {
         "n": len(of),
@@ -135,6 +140,9 @@ def expected(own: Row, of: list[Row]) -> dict[str, Any]:
         "best": [row.shop for row in ranked[:2]],
         "dearest": None if dearest is None else dearest.shop,
         "above": None if own.units is None else own.units - min(units),
+        "like": len([row for row in alike if row.units is not None and row.units < 3]),
+        "share": len([row for row in of if row.price == own.price]) / len(of),
+        "last_like": None if own.units is None else [row.shop for row in of if row.units == own.units][-1],
     }
 
 

@@ -76,10 +76,32 @@ class Aggregate(Expr):
     """`k` of `top_k`, `q` of `quantile`, `ddof` of `var` and `std`."""
     error: float | None = None
     """Of `quantile`: relative."""
+    partition: tuple[Expr, ...] = ()
+    """Only rows that are like this one in them; of `rolling` alone."""
+
+    def over(self, *columns: str | Expr) -> Aggregate:
+        """The same among those rows of the group that have the row's own values in these columns, null being one:
+        `n=ads.count().over("kind")` counts the rows of the row's kind.
+
+        Args:
+            columns: names or expressions.
+
+        Raises:
+            TopologyError: `bad_argument` where no column is named; where it stands outside of `rolling`, when the group is
+                aggregated.
+
+        In Polars: `Expr.over`.
+        """
+        if not columns:
+            raise fault("bad_argument", "over what?", operation=self.fn, hint=f'write `{self!r}.over("kind")`')
+        made = tuple(map(named_or_expr, columns))
+        _not_nested(self.fn, made)
+        return replace(self, partition=made)
 
     def parts(self) -> list[Expr]:
         """The expressions that it reads."""
-        return [*self.args, *([self.where] if self.where is not None else []), *(e for e, _ in self.order)]
+        where = [self.where] if self.where is not None else []
+        return [*self.args, *where, *(e for e, _ in self.order), *self.partition]
 
     def takes_back(self) -> bool:
         """Whether it may be over a table."""
@@ -100,7 +122,8 @@ class Aggregate(Expr):
                 text += f", order_by=[{', '.join(said)}]"
         if self.where is not None:
             text += f"{', ' if self.args or self.fold else ''}where={self.where!r}"
-        return text + ")"
+        over = [f'"{e.name}"' if e.op == "col" else repr(e) for e in self.partition]
+        return f"{text}).over({', '.join(over)})" if over else f"{text})"
 
     def lower(self, columns: Iterable[str], register: Register) -> dict[str, Any]:
         """`fn`, `arg`, `where`, `function` of the plan."""

@@ -120,7 +120,7 @@ class GroupedStream:
                 and `grace` behind the newest one of the partition; one that is older sees itself (counted: `expired`).
             name: of the operation, for its state and its topic.
             aggregates: as of `aggregate`, with `where=`, or composed, also with the row's own columns:
-                `share=col("price") / ads.sum("price")`.
+                `share=col("price") / ads.sum("price")`; `ads.count().over("kind")` is of rows of the row's own kind.
 
         No row is told again because of one that comes late. A row that is null in one of the key's columns is alone in its
         window (counted: `null_key`). Each row costs as many steps as its window has rows.
@@ -361,6 +361,13 @@ def _check_aggregate(source: Stream | Table, keys: tuple[str, ...], name: str, e
     if not found:
         wrong("not_an_aggregate", f"`{name}` is {e!r}, not an aggregate", f'write `{name}=ads.sum("…")`')
     assert isinstance(e, Expr)
+    for part in found:
+        if part.partition:
+            wrong(
+                "bad_argument",
+                f"`{name}` is {part!r}: `over` says which rows of a group a row meets, and here there is none",
+                "group by these columns, too, or write `.rolling(…)`",
+            )
     for part in _outside(e):
         if part.op == "col" and part.name not in keys and part.name not in WINDOW_COLUMNS:
             wrong(
@@ -395,7 +402,7 @@ def _aggregate_type(
     argument = source._compile(operation, aggregate.args[0], line)[1] if aggregate.args else None
     if aggregate.where is not None:
         source._compile(operation, aggregate.where, line, boolean="`where`")
-    for by, _ in aggregate.order:
+    for by in [*(e for e, _ in aggregate.order), *aggregate.partition]:
         source._compile(operation, by, line)
     if isinstance(source, Table) and aggregate.fn in EXACT and argument == "float":
         raise fault(

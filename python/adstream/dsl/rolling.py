@@ -79,6 +79,9 @@ def rolling(
         argument = aggregate.args[0] if aggregate.args else lit(True)
         part["input"] = reads(argument, aggregate.where)
         part["by"] = [{"type": reads(e, aggregate.where), "descending": down} for e, down in aggregate.order]
+        for e in aggregate.partition:
+            reads(e, None)
+        part["over"] = len(aggregate.partition)
         parts.append(part | {"parameter": aggregate.parameter, "error": aggregate.error})
 
     types = [widened(stream._columns[n]) for n in keys]

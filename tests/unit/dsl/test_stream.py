@@ -528,6 +528,18 @@ def rolled(*args, **options):
     return events().group_by("user").rolling(*args, **options)
 
 
+def test_over_says_which_rows_are_met_and_has_no_meaning_elsewhere():
+    assert repr(ads.count(where=col("count") > 1).over("user")) == 'count(where=col("count") > 1).over("user")'
+    with pytest.raises(ads.TopologyError, match="over what") as raised:
+        ads.count().over()
+    assert raised.value.code == "bad_argument"
+    with pytest.raises(ads.TopologyError, match="here there is none") as raised:
+        events().group_by("user").aggregate(n=ads.count().over("count"))
+    assert (raised.value.code, raised.value.operation) == ("bad_argument", "aggregate")
+    with pytest.raises(ads.TopologyError, match="cannot contain another"):
+        ads.count().over(ads.sum("count"))
+
+
 def test_rolling_adds_columns():
     found = rolled("5m", n=ads.count(), total=ads.sum("price"), most=ads.top_k("count", 2, by="weight"))
     assert found.schema == events().schema | {"n": "int", "total": "decimal(38,2)", "most": "json"}
@@ -554,6 +566,8 @@ def test_rolling_adds_columns():
         ("type_mismatch", "there is no sum of str", lambda: rolled("5m", n=ads.sum("user"))),
         ("unknown_column", "nowhere", lambda: rolled("5m", n=ads.sum("nowhere"))),
         ("unknown_column", "`offset()` cannot be asked inside", lambda: rolled("5m", n=ads.max(ads.offset()))),
+        ("unknown_column", "nowhere", lambda: rolled("5m", n=ads.count().over("nowhere"))),
+        ("not_native", "calls Python", lambda: rolled("5m", n=ads.count().over(ads.udf(lambda row: 1, type=int)))),
     ],
 )
 def test_rolling_that_makes_no_sense(code, message, make):

@@ -6,7 +6,8 @@
 //!                     └──▶ kept
 //! ```
 //!
-//! Only the aggregates' arguments are kept of a row (null where a `where` is not true), under its time. Accumulators are those
+//! Only the aggregates' arguments are kept of a row (null where a `where` is not true), and what an aggregate is `over`, under
+//! its time. Accumulators are those
 //! of groups of rows (`aggregate.rs`), so results are the same to the last digit. They are filled anew for each row: what
 //! leaves the window needs not be taken back, and each row costs as many steps as its window has rows.
 //!
@@ -32,7 +33,7 @@ use crate::types::{DataType, Schema};
 
 #[derive(Deserialize)]
 pub struct Parameters {
-    /// Of a row: a tuple of each aggregate's argument and what it is ordered by, one behind the other.
+    /// Of a row: a tuple of each aggregate's argument, what it is ordered by and over what it is, one behind the other.
     read: Func,
     parts: Vec<Part>,
     /// Rows of this much time up to the row's own.
@@ -51,6 +52,9 @@ struct Part {
     input: DataType,
     #[serde(default)]
     by: Vec<Order>,
+    /// Behind those, so many values in which a row must be like the newest to be met.
+    #[serde(default)]
+    over: usize,
     #[serde(default)]
     parameter: Option<f64>,
     #[serde(default)]
@@ -121,13 +125,22 @@ impl Rolling {
         Ok(())
     }
 
+    /// Where each aggregate's values begin in what is kept of a row.
+    fn places(&self) -> impl Iterator<Item = (usize, &Part)> {
+        self.p.parts.iter().scan(0, |next, part| {
+            let at = *next;
+            *next += 1 + part.by.len() + part.over;
+            Some((at, part))
+        })
+    }
+
     /// The columns of the arguments: of each aggregate its own, then what it is ordered by.
     fn columns(&self, rows: &[(i64, Datum)]) -> Result<Vec<Arc<Column>>, Failure> {
-        let types = self.p.parts.iter().flat_map(|part| {
-            let by = part.by.iter().map(move |by| (part, &by.dtype));
-            std::iter::once((part, &part.input)).chain(by)
+        let types = self.places().flat_map(|(at, part)| {
+            let by = part.by.iter().enumerate().map(move |(n, by)| (at + 1 + n, part, &by.dtype));
+            std::iter::once((at, part, &part.input)).chain(by)
         });
-        let column = |(at, (part, dtype)): (usize, (&Part, &DataType))| {
+        let column = |(at, part, dtype): (usize, &Part, &DataType)| {
             let mut column = ColumnBuilder::with_capacity(dtype.clone(), rows.len());
             for (_, kept) in rows {
                 let found = match kept {
@@ -141,7 +154,7 @@ impl Rolling {
             }
             Ok(Arc::new(column.finish()))
         };
-        types.enumerate().map(column).collect()
+        types.map(column).collect()
     }
 
     fn results(&self, rows: &[(i64, Datum)]) -> Result<Vec<(Arc<str>, Datum)>, Failure> {
@@ -150,14 +163,23 @@ impl Rolling {
         let mut cells = vec![0; self.layout.size];
         let mut vars = Vars::default();
         let (mut taken, mut given_up) = (vec![], vec![]);
-        for (row, &(ts, _)) in rows.iter().enumerate() {
+        let own = rows.last().map(|(_, kept)| kept);
+        for (row, (ts, kept)) in rows.iter().enumerate() {
             // What came first is first, of one time.
-            let input =
-                Input { batch: &batch, row, place: Place { ts, lane: 0, position: row as u64 }, foreign: &NoForeign };
-            let mut at = 0;
-            for (index, part) in self.p.parts.iter().enumerate() {
-                let (arg, by) = (&columns[at], &columns[at + 1..at + 1 + part.by.len()]);
-                at += 1 + part.by.len();
+            let input = Input {
+                batch: &batch,
+                row,
+                place: Place { ts: *ts, lane: 0, position: row as u64 },
+                foreign: &NoForeign,
+            };
+            let mut column = 0;
+            for (index, (at, part)) in self.places().enumerate() {
+                let (arg, by) = (&columns[column], &columns[column + 1..column + 1 + part.by.len()]);
+                column += 1 + part.by.len();
+                let over = at + 1 + part.by.len()..at + 1 + part.by.len() + part.over;
+                if part.over > 0 && !own.is_some_and(|own| alike(own, kept, over)) {
+                    continue;
+                }
                 let mut scope = VarScope { vars: &mut vars, taken: &mut taken, given_up: &mut given_up };
                 let added = self.layout.add(index, &mut cells, (Some(arg), by), 1, &input, &mut scope);
                 added.map_err(Failure::raised)?;
@@ -172,6 +194,17 @@ impl Rolling {
             }
         };
         self.p.parts.iter().enumerate().map(result).collect()
+    }
+}
+
+/// Whether two rows are the same in these values; null is like null.
+fn alike(one: &Datum, other: &Datum, values: std::ops::Range<usize>) -> bool {
+    match (one, other) {
+        (Datum::Tuple(one), Datum::Tuple(other)) => match (one.get(values.clone()), other.get(values)) {
+            (Some(one), Some(other)) => one == other,
+            _ => false,
+        },
+        _ => false,
     }
 }
 
