@@ -361,11 +361,11 @@ def _check_aggregate(source: Stream | Table, keys: tuple[str, ...], name: str, e
     if not found:
         wrong("not_an_aggregate", f"`{name}` is {e!r}, not an aggregate", f'write `{name}=ads.sum("…")`')
     assert isinstance(e, Expr)
-    for part in found:
-        if part.partition:
+    for aggregate in found:
+        if aggregate.partition:
             wrong(
                 "bad_argument",
-                f"`{name}` is {part!r}: `over` says which rows of a group a row meets, and here there is none",
+                f"`{name}` is {aggregate!r}: `over` says which rows of a group a row meets, and here there is none",
                 "group by these columns, too, or write `.rolling(…)`",
             )
     for part in _outside(e):
