@@ -127,11 +127,26 @@ class Leases(Protocol):
     def joined(self) -> bool:
         """Whether the group has said what this member has, be it nothing."""
 
+    def members(self) -> Membership | None:
+        """Who is in the group, as was last heard, without waiting; None: not known. Before `start`, too. A log that has to ask
+        begins with the first call, and goes on asking."""
+
     def fence(self) -> object:
         """What `Writer.commit` needs so that a worker which lost its lease cannot commit."""
 
     def close(self) -> None:
         """Leaves the group; owned tasks must have been released."""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """A group, while it was at rest."""
+
+    me: str
+    """Empty: it has not joined."""
+    tasks: Mapping[str, tuple[int, ...]]
+    """Member -> its tasks, those without any included. Names are in the order in which the log prefers members
+    that are equal."""
 
 
 @dataclass(frozen=True, slots=True)

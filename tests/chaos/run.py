@@ -124,6 +124,7 @@ class Round:
         it is not their turn. `outside`: whether there is harm from outside as well, to workers and to servers."""
         self._outside, self._done = outside, Counter(done or {})
         self._scene, self._random, self._seconds = scene, Random(seed), seconds
+        self._arguments = (*ARGUMENTS, "--standbys", str(seed % 2))
         self._guarantee = guarantee
         self._steps, self._crash_after = steps, crash_after
         self._lives = seed  # each round begins elsewhere
@@ -259,7 +260,7 @@ class Round:
                 self._report.faults["lost"] += 1
             self._disturbed.append(now)
             self._workers[slot] = self._scene.start(
-                slot, "--guarantee", self._guarantee, *ARGUMENTS, environ=self._doom()
+                slot, "--guarantee", self._guarantee, *self._arguments, environ=self._doom()
             )
 
     def _ended(self, worker: WorkerProcess) -> None:
@@ -299,7 +300,7 @@ class Round:
     def _finish(self) -> None:
         began = time.monotonic()
         self._disturbed.append(began)
-        arguments = ("--stop-at-end", "--guarantee", self._guarantee, *ARGUMENTS)
+        arguments = ("--stop-at-end", "--guarantee", self._guarantee, *self._arguments)
         for worker in [self._scene.start(slot, *arguments) for slot in range(SLOTS)]:
             try:
                 worker.wait(FINISH_S)

@@ -63,6 +63,7 @@ def main() -> int:
     parser.add_argument("--flush-every", default="200ms")
     parser.add_argument("--drain-timeout")
     parser.add_argument("--purge-every")
+    parser.add_argument("--standbys")
     parser.add_argument("--session-ms", type=int, default=2_000)
     parser.add_argument("--transaction-timeout-ms", default="10000")
     parser.add_argument("--stop-at-end", action="store_true")

@@ -143,6 +143,28 @@ def snapshots_that_claim_too_much(process: Process) -> None:
     snapshots.open = opened
 
 
+def standbys_that_miss_something(process: Process) -> None:
+    """A standby passes over a record now and then, and says that it has it."""
+    standbys: Any = worker_of(process).standbys
+    if standbys is None:
+        return
+    make, calls = standbys._make, []
+
+    class Careless:
+        def __init__(self, core: Any) -> None:
+            self._core = core
+
+        def restore(self, batch: Any, known: bool = False) -> None:
+            calls.append(batch)
+            if len(calls) % 5:
+                self._core.restore(batch, known)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._core, name)
+
+    standbys._make = lambda task: Careless(make(task))
+
+
 SABOTAGES: dict[str, Callable[[Process], None]] = {
     f.__name__: f
     for f in (
@@ -153,5 +175,6 @@ SABOTAGES: dict[str, Callable[[Process], None]] = {
         sinks_that_trust_themselves,
         state_without_restore,
         snapshots_that_claim_too_much,
+        standbys_that_miss_something,
     )
 }

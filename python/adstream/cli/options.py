@@ -138,6 +138,10 @@ class RunOptions(ResetOptions):
             "--store-type", metavar="memory|disk", help="Where stores of keys and values are; disk: below --state-dir."
         ),
     ] = None
+    standbys: Annotated[
+        int | None,
+        _option("--standbys", metavar="N", help="So many other workers keep each task's state ready to take over."),
+    ] = None
     metrics_port: Annotated[
         int | None, _option("--metrics-port", metavar="PORT", help="/metrics, /healthz, /readyz; worker k: PORT + k.")
     ] = None

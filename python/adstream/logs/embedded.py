@@ -48,7 +48,7 @@ from typing import TYPE_CHECKING, Any
 
 from adstream._core import RawBatch
 from adstream.errors import ConfigError, FatalError, OffsetGoneError
-from adstream.interfaces import LeaseChange, Outcome, TopicPartition, TopicSpec
+from adstream.interfaces import LeaseChange, Membership, Outcome, TopicPartition, TopicSpec
 
 if TYPE_CHECKING:
     from adstream._core import Output
@@ -479,7 +479,7 @@ class _Member:
 
 class _Group:
     """The coordinator: sticky, balanced, the same for the same history. Who has more than its share gives back its
-    highest tasks; free tasks go to whoever keeps fewest, the longest member first."""
+    lowest tasks; free tasks, the highest first, go to whoever keeps fewest, the longest member first."""
 
     def __init__(self, tasks: int) -> None:
         self.tasks = tasks
@@ -503,11 +503,11 @@ class _Group:
         for rank, member in enumerate(sorted(self.members, key=lambda m: -m.kept())):
             surplus = member.kept() - share - (rank < extra)
             if surplus > 0:
-                revoked = tuple(sorted(member.owned - member.leaving)[-surplus:])
+                revoked = tuple(sorted(member.owned - member.leaving)[:surplus])
                 member.leaving.update(revoked)
                 member.changes.append(LeaseChange(revoked=revoked))
         granted: dict[int, list[int]] = defaultdict(list)
-        for task in sorted(set(range(self.tasks)).difference(*(m.owned for m in self.members))):
+        for task in sorted(set(range(self.tasks)).difference(*(m.owned for m in self.members)), reverse=True):
             rank = min(range(len(self.members)), key=lambda i: self.members[i].kept())
             self.members[rank].owned.add(task)
             granted[rank].append(task)
@@ -552,6 +552,15 @@ class EmbeddedLeases:
 
     def joined(self) -> bool:
         return self._member is not None
+
+    def members(self) -> Membership | None:
+        with self._log._changed:
+            if self._member is not None and not self._member.alive:
+                return None
+            there = self._log._groups[self._key].members if self._key in self._log._groups else []
+            names = {id(member): f"{number:06d}" for number, member in enumerate(there)}
+            tasks = {names[id(member)]: tuple(sorted(member.owned)) for member in there}
+            return Membership(names[id(self._member)] if self._member is not None else "", tasks)
 
     def fence(self) -> object:
         return self._member

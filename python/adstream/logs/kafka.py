@@ -491,7 +491,8 @@ class KafkaLog(Log):
         slots = [writer.slot for writer in self._writers if writer.exactly_once and not writer.closed]
         if len(slots) == 1:
             settings["client.id"] = holder(settings["client.id"], slots[0])
-        return KafkaLeases(settings, group, topic, clock=self._clock, sleep=self._sleep, **self._lease_options)
+        options = {"clock": self._clock, "sleep": self._sleep, **self._lease_options}
+        return KafkaLeases(settings, group, topic, admin=of_admin(self._settings), **options)
 
     def close(self) -> None:
         self._admin.poll(0)

@@ -39,9 +39,10 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from adstream.interfaces import LeaseChange, Leases
+from adstream.interfaces import LeaseChange, Leases, Membership
 from adstream.logs import LogUnavailableError
 from adstream.logs.kafka_client import logger, quiet
+from adstream.logs.kafka_members import KafkaMembers
 
 SESSION_MS = 6_000
 HEARTBEAT_MS = 300
@@ -77,8 +78,11 @@ class KafkaLeases(Leases):
         watchdog_s: float = WATCHDOG_S,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        admin: Mapping[str, Any] | None = None,
     ) -> None:
-        self._topic = topic
+        self._topic, self._group = topic, group
+        self._admin = admin
+        self._members: KafkaMembers | None = None
         self._release_timeout_s = release_timeout_s
         self._watchdog_s = watchdog_s
         self._clock = clock
@@ -144,6 +148,15 @@ class KafkaLeases(Leases):
         with self._lock:
             return self._answered
 
+    def members(self) -> Membership | None:
+        if self._members is None and self._admin is not None and not self._closing:
+            self._members = KafkaMembers(dict(self._admin), self._group, self._topic, self._me)
+        return None if self._members is None else self._members.last
+
+    def _me(self) -> str:
+        with self._lock:
+            return "" if self._last is None else self._last.member
+
     def fence(self) -> Fence:
         with self._lock:
             if self._clock() - self._rebalanced < SETTLE_S:
@@ -166,6 +179,8 @@ class KafkaLeases(Leases):
         with self._lock:
             self._closing = True
             self._lock.notify_all()
+        if self._members is not None:
+            self._members.close()
         if self._thread is not None:
             self._thread.join(CLOSE_TIMEOUT_S)
             self._thread = None
@@ -260,6 +275,8 @@ class KafkaLeases(Leases):
             self._owned.update(tasks)
             if tasks:
                 self._changes.append(LeaseChange(granted=tasks))
+        if self._members is not None:
+            self._members.again()
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         deadline = self._clock() + self._release_timeout_s

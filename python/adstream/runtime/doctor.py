@@ -30,6 +30,8 @@ from adstream.runtime.topic_settings import remarks
 
 SHOWN = 5
 """Partitions named one by one."""
+STANDBY_LAG = 10_000
+"""Records that a standby may be behind without being named (Kafka Streams: `acceptable.recovery.lag`)."""
 OUT, LOSSES = ("out",), ("filtered", "dead", "late", "dropped", "closed_while_idle", "repeated")
 
 
@@ -251,6 +253,10 @@ def examine_worker(name: str, samples: Iterable[Measured], readiness: str) -> li
         elif its == "restoring":
             share = next((s.value for s in by_name.get("adstream_task_restored", ()) if s.labels["task"] == task), 0.0)
             found.append(Finding("note", f"{name}: task {task} is being restored, {share:.0%} done"))
+    for sample in by_name.get("adstream_standby_lag", ()):
+        if sample.value > STANDBY_LAG:
+            text = f"{name}: its standby of task {sample.labels['task']} is {sample.value:.0f} records behind"
+            found.append(Finding("note", text, "if it stays, the worker has more to do than it can"))
     for sample in by_name.get("adstream_held_seconds", ()):
         of = sample.labels
         windows = next(

@@ -20,6 +20,7 @@ What the core counts is seen, so no drop has no counter:
     adstream_clock{task, topic}                the event time (ms) an input has come to
     adstream_global_keys, _records{table, …}   global tables: their keys, and what became of records by reason
     adstream_global_lag                        records of global tables that the start still waits for
+    adstream_standby_lag{task}                 changelog records that a standby of this worker has not read
 
 `process_resident_memory_bytes`, `process_cpu_seconds_total` and their kin are the Prometheus client's.
 """
@@ -84,6 +85,7 @@ class WorkerCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         status = self._status()
+        self._ask_ends(status)
         yield self._family(
             GaugeMetricFamily, "adstream_worker_state", "1 for the state it is in", ["state"], [([status.state], 1)]
         )
@@ -115,6 +117,7 @@ class WorkerCollector(Collector):
         yield self._commit_times(status)
         yield from self._globals(status)
         yield from self._tasks(status.tasks)
+        yield from self._standbys(status)
         held = [([h.task, h.node, h.topic, str(h.partition)], h.seconds) for h in status.held]
         labels = ["task", "node", "topic", "partition"]
         yield self._family(GaugeMetricFamily, "adstream_held_seconds", "Windows held open by", labels, held)
@@ -173,16 +176,35 @@ class WorkerCollector(Collector):
             values = [([task, node], stats[name]) for task, node, stats in nodes if name in stats]
             yield self._family(GaugeMetricFamily, f"adstream_{name}", name.replace("_", " "), ["task", "node"], values)
 
-    def _lag(self, status: Status) -> Metric:
-        at = {tp: position for t in status.tasks for tp, position in t.positions.items()}
-        at |= {tp: position for s in status.sinks for tp, position in s.positions.items()}
-        if self._ends is not None and at and time.monotonic() - self._asked_s >= ENDS_EVERY_S:
+    def _standbys(self, status: Status) -> Iterator[Metric]:
+        lags = [([s.name], self._behind(s.changelog, s.position)) for s in status.standbys]
+        known = [(names, lag) for names, lag in lags if lag is not None]
+        yield self._family(
+            GaugeMetricFamily, "adstream_standby_lag", "Changelog records that a standby has not read", ["task"], known
+        )
+        read: list[tuple[list[str], int]] = [([], status.standby_records)]
+        yield self._family(
+            CounterMetricFamily, "adstream_standby_records", "Changelog records applied by standbys", [], read
+        )
+
+    def _behind(self, tp: TopicPartition, position: int | None) -> int | None:
+        end = self._known_ends.get(tp)
+        return None if end is None else max(0, end - (position or 0))
+
+    def _ask_ends(self, status: Status) -> None:
+        wanted = {tp for t in status.tasks for tp in t.positions} | {tp for s in status.sinks for tp in s.positions}
+        wanted |= {s.changelog for s in status.standbys}
+        if self._ends is not None and wanted and time.monotonic() - self._asked_s >= ENDS_EVERY_S:
             self._asked_s = time.monotonic()
             try:
-                self._known_ends = self._ends(list(at))
+                self._known_ends = self._ends(sorted(wanted))
             except Exception as error:
                 self._known_ends = {}
                 log.debug("no lag this time: %s", error)
+
+    def _lag(self, status: Status) -> Metric:
+        at = {tp: position for t in status.tasks for tp, position in t.positions.items()}
+        at |= {tp: position for s in status.sinks for tp, position in s.positions.items()}
         lags = [
             ([topic, str(p)], max(0, self._known_ends[topic, p] - position))
             for (topic, p), position in at.items()

@@ -19,6 +19,10 @@ records that are on disk already are `known` then.
 Records that are deleted under the reader (by a former owner of the task that has not heard of it) are none that is
 needed: a log forgets what lies before a full round of rewriting. The reader says so, and the restore begins again.
 
+A standby (`standby.py`) *follows*: 3 and 4 without an end, and without the questions before them, which are of the task's
+owner. When the task is granted here, it is *adopted*: it stops reading, 1 and 2 are asked, and what is missing before H is
+read on. It has read nothing that does not belong to those positions: what it saw was committed before they were asked for.
+
 State without a committed position is an error, never a reason to start over: the offsets expired or were deleted,
 and a fresh start on old state would count twice. At least once, it is also what a crash in a task's first commit
 leaves, so there it is none.
@@ -47,6 +51,14 @@ def before(batch: RawBatch, offset: int) -> RawBatch:
     return RawBatch(batch.slice(0, stop).records(), offset)
 
 
+Starts = Callable[[Sequence[TopicPartition]], Mapping[TopicPartition, int]]
+"""Where inputs begin that have no committed position."""
+
+
+class ShorterError(Exception):
+    """A changelog ends before what a standby has read of it."""
+
+
 class Restorable(Protocol):
     """What is asked of `adstream._core.Task` here."""
 
@@ -69,21 +81,24 @@ class Restore:
         exactly_once: bool = True,
         snapshot: Snapshot | None = None,
         disk: TaskDisk | None = None,
-        first: Callable[[Sequence[TopicPartition]], Mapping[TopicPartition, int]] | None = None,
+        first: Starts | None = None,
+        follows: bool = False,
     ) -> None:
         self._exactly_once = exactly_once
-        self._log, self._reader, self._spec, self._task = log, reader, spec, task
+        self._log, self._reader, self._spec, self._task, self._group = log, reader, spec, task, group
         self._say_ms: int | None = None
-        committed = log.committed(group, spec.inputs)
-        self.missing = [tp for tp in spec.inputs if committed.get(tp) is None]
+        self.follows = follows
+        """Of a standby: it never ends."""
+        self.missing: list[TopicPartition] = []
         """Inputs that never had a committed position."""
-        starts = (first or log.start_offsets)(self.missing) if self.missing else {}
-        self.positions: dict[TopicPartition, int] = {
-            tp: position if position is not None else starts[tp] for tp, position in committed.items()
-        }
-        self.rows = 0
+        self.positions: dict[TopicPartition, int] = {}
+        if not follows:
+            self._ask_positions(first)
+        self.rows = self.bytes = 0
         self.loaded = 0
         """Records that came from the snapshot."""
+        self._followed = (0, 0)
+        """`rows` and `loaded` when it was adopted."""
         self.first = self.position = self.end = 0
         self._snapshot = snapshot
         self._disk = disk
@@ -108,6 +123,48 @@ class Restore:
                 self.position = self.first if task.in_memory else at
                 self.first = self.position
             self._read_from(self.position)
+
+    def _ask_positions(self, first: Starts | None) -> None:
+        committed = self._log.committed(self._group, self._spec.inputs)
+        self.missing = [tp for tp in self._spec.inputs if committed.get(tp) is None]
+        starts = (first or self._log.start_offsets)(self.missing) if self.missing else {}
+        self.positions = {tp: position if position is not None else starts[tp] for tp, position in committed.items()}
+
+    def adopt(self, reader: Reader, first: Starts, check: Callable[[Restore], None]) -> None:
+        """A standby's task is granted here: from now on this is its restore, from where it stands. Safe to repeat after an
+        error of the log.
+
+        Args:
+            check: of the positions, before anything is read on.
+
+        Raises:
+            ShorterError: what was read is no more; it has to begin again.
+        """
+        self.close()  # what is committed from here on does not belong to the positions that are asked for next
+        self._ask_positions(first)
+        check(self)
+        if self._spec.changelog is not None:
+            end = self._log.end_offsets([self._spec.changelog], committed=False)[self._spec.changelog]
+            if end < self.position:
+                topic, partition = self._spec.changelog
+                raise ShorterError(f"`{topic}` [{partition}] ends at {end}; a standby has read it to {self.position}")
+            self._reader, self.end = reader, end
+            self.follows = False
+            self._followed = (self.rows, self.loaded)
+            self._read_from(self.position)
+
+    @property
+    def sources(self) -> dict[str, int]:
+        """Where the records came from: read before, as a standby; the local snapshot; the changelog."""
+        rows, loaded = self._followed
+        snapshot = self.loaded - loaded
+        return {"standby": rows, "snapshot": snapshot, "changelog": self.rows - rows - snapshot}
+
+    @property
+    def caught_up(self) -> bool:
+        """Of a standby: whether it had read all that is committed, when it last looked."""
+        waiting = self._expected or self._blocks or self._ahead
+        return not waiting and self._reading and self._reader.at_end(*self._spec.changelog or ("", 0))
 
     @property
     def resumed(self) -> bool:
@@ -134,7 +191,7 @@ class Restore:
                 read = self._reader.read(*self._spec.changelog, max_rows)
                 if read is None:
                     break
-                if read.next_offset > self.end:
+                if read.next_offset > self.end and not self.follows:
                     read = before(read, self.end)
                 progress = True
                 if self._expected:
@@ -167,7 +224,7 @@ class Restore:
 
     @property
     def done(self) -> bool:
-        return self.position >= self.end and not (self._expected or self._blocks or self._ahead)
+        return not self.follows and self.position >= self.end and not (self._expected or self._blocks or self._ahead)
 
     def finish(self) -> dict[TopicPartition, int]:
         """Where the inputs go on. Raises FatalError when there is state, but no position that it belongs to."""
@@ -180,6 +237,12 @@ class Restore:
                 " ends, or reset the application"
             )
         return self.positions
+
+    def park(self) -> None:
+        """A standby ends in order: what it holds for its snapshot is written."""
+        if self._snapshot is not None and not (self._expected or self._blocks or self._ahead):
+            self._snapshot.append(self.position, read=True)
+        self.close()
 
     def close(self) -> None:
         if self._reading and self._spec.changelog is not None:
@@ -236,6 +299,7 @@ class Restore:
             for batch in batches:
                 self._task.restore(batch)
                 self.rows += len(batch)
+                self.bytes += batch.byte_size
                 self.loaded += len(batch)
             self._blocks.popleft()
         except DamagedError as error:
@@ -271,6 +335,7 @@ class Restore:
                 raise told(error) or error from error
             self._disk.tidy()
         self.rows += len(batch)
+        self.bytes += batch.byte_size
         self.position = max(self.position, batch.next_offset)
         if self._snapshot is not None:
             self._snapshot.hold(batch)
@@ -291,6 +356,6 @@ class Restore:
         assert self._spec.changelog is not None
         self.close()
         self.position = position
-        if position < self.end:
+        if position < self.end or self.follows:
             self._reader.add(*self._spec.changelog, position)
             self._reading = True

@@ -88,6 +88,12 @@ class Settings:
     Streams: `dsl.store.suppliers.class`)."""
     store_cache_bytes: int = 256 << 20
     """How much of all stores on disk a worker keeps in memory."""
+    standbys: int = 0
+    """How many other workers follow the changelog of each task, so that whoever takes it over has its state already (Kafka
+    Streams: `num.standby.replicas`)."""
+    warm_up_max_ms: int = 60_000
+    """How long a worker that starts, with `standbys`, follows the tasks that it will be given before it joins the group, at
+    most; 0: it joins at once."""
     snapshot_every_ms: int = 1_000
     """How often committed state is appended to the snapshots."""
     drain_timeout_ms: int = 30_000
@@ -156,7 +162,16 @@ class Settings:
         return f"Settings({shown})"
 
 
-_MAY_BE_ZERO = ("commit_interval_ms", "slot", "edge_partitions", "metrics_port", "purge_every_ms", "sink_retain_ms")
+_MAY_BE_ZERO = (
+    "commit_interval_ms",
+    "slot",
+    "edge_partitions",
+    "metrics_port",
+    "purge_every_ms",
+    "sink_retain_ms",
+    "standbys",
+    "warm_up_max_ms",
+)
 
 
 def load(

@@ -11,6 +11,7 @@ from typing import Any
 
 from adstream.interfaces import TopicPartition
 from adstream.runtime.ports import Sink
+from adstream.runtime.standby import StandbyStatus
 from adstream.runtime.task import State, StreamTask
 
 log = logging.getLogger(__name__)
@@ -74,9 +75,13 @@ class Status:
     read: int | None = None
     """Records of topics of users, processed and committed; None: not a run to the end."""
     restored: Mapping[str, int] = field(default_factory=dict)
-    """Records of changelogs that restores applied, by where they came from: `snapshot`, `changelog`."""
+    """Records of changelogs that restores applied, by where they came from: `snapshot`, `changelog`, and before, as a
+    `standby`."""
     set_aside: int = 0
     """Directories of stores on disk that could not be used."""
+    standbys: tuple[StandbyStatus, ...] = ()
+    standby_records: int = 0
+    """Records of changelogs that standbys applied."""
     globals: Mapping[str, tuple[int, Mapping[str, int]]] = field(default_factory=dict)
     """By global table: how many keys it has, and what became of records."""
     globals_lag: int = 0
@@ -100,7 +105,7 @@ class Counters:
     seconds: float = 0.0
     rows: int = 0
     read: int = 0
-    restored: dict[str, int] = field(default_factory=lambda: {"snapshot": 0, "changelog": 0})
+    restored: dict[str, int] = field(default_factory=lambda: {"snapshot": 0, "changelog": 0, "standby": 0})
     set_aside: int = 0
     """Directories of stores on disk that could not be used."""
     resumed: int = 0

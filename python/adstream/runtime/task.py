@@ -7,6 +7,8 @@
                      fatal       │  │ twice               └──┘
                      commit ─────┘  └──────────────────> QUARANTINED <──── failed twice in a row
 
+    A task that is followed as a standby (`standby.py`) is nobody's here: it waits in front, its restore under way.
+
     from           to                                    because
     RESTORING      RUNNING, QUARANTINED, gone            state complete; state unusable; lease moved
     RUNNING        RUNNING, DRAINING, RESTORING,         rolled back; revoked; writer fenced;
@@ -24,8 +26,8 @@ stands still, and the worker rolls it back when the commit has settled.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from adstream._core import RawBatch
 from adstream.interfaces import Log, Reader, TopicPartition
@@ -42,6 +44,14 @@ if TYPE_CHECKING:
 
 FAILURES_MAX = 2
 """In a row, without a committed row between; then the task is quarantined, so that it cannot stop the others."""
+
+
+class Kept(TypedDict):
+    """What of a `Restore` is the same for owners and standbys."""
+
+    exactly_once: bool
+    snapshot: Snapshot | None
+    disk: TaskDisk | None
 
 
 class State(enum.Enum):
@@ -131,30 +141,50 @@ class StreamTask:
         snapshots: Snapshots | None = None,
         now_ms: int = 0,
     ) -> None:
-        """Asks the log where the task stood. Safe to repeat after an error. Raises FatalError when the log no longer
-        has what comes next."""
-        if self.snapshot is None and snapshots is not None and self.disk is None:
-            self.snapshot = snapshots.open(self.spec, exactly_once=exactly_once)
-        restore = Restore(
-            log,
-            reader,
-            self.spec,
-            core,
-            group,
-            exactly_once=exactly_once,
-            snapshot=self.snapshot,
-            disk=self.disk,
-            first=lambda unread: first_positions(log, self.spec.starts, unread, now_ms, self._chosen),
-        )
-        try:
+        """Asks the log where the task stood. Safe to repeat after an error. What it has read as a standby it keeps. Raises
+        FatalError when the log no longer has what comes next."""
+
+        def first(unread: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+            return first_positions(log, self.spec.starts, unread, now_ms, self._chosen)
+
+        def check(restore: Restore) -> None:
             check_positions(log, group, restore.positions, restore.missing)
-        except BaseException:
-            restore.close()
-            raise
-        self.restore = restore
+
+        if self.restore is not None:
+            self.restore.adopt(reader, first, check)
+        else:
+            self._open_snapshot(snapshots, exactly_once)
+            kept: Kept = {"exactly_once": exactly_once, "snapshot": self.snapshot, "disk": self.disk}
+            restore = Restore(log, reader, self.spec, core, group, first=first, **kept)
+            try:
+                check(restore)
+            except BaseException:
+                restore.close()
+                raise
+            self.restore = restore
         self.core = core
         self.trim = ChangelogTrim()
         self.postponed = 0
+
+    def follow(
+        self,
+        core: Core,
+        log: Log,
+        reader: Reader,
+        group: str,
+        *,
+        exactly_once: bool = True,
+        snapshots: Snapshots | None = None,
+    ) -> None:
+        """Begins as a standby: reads the changelog and nothing else, until `begin`."""
+        self._open_snapshot(snapshots, exactly_once)
+        kept: Kept = {"exactly_once": exactly_once, "snapshot": self.snapshot, "disk": self.disk}
+        self.restore = Restore(log, reader, self.spec, core, group, follows=True, **kept)
+        self.core = core
+
+    def _open_snapshot(self, snapshots: Snapshots | None, exactly_once: bool) -> None:
+        if self.snapshot is None and snapshots is not None and self.disk is None:
+            self.snapshot = snapshots.open(self.spec, exactly_once=exactly_once)
 
     def postpone(self, now_ms: int, first_ms: int, max_ms: int) -> int:
         """The log could not say where it stood; returns for how long it is not asked again."""

@@ -18,6 +18,7 @@ Its states are in `lifecycle.py`. Told to stop, it *drains*: what was processed 
                 process    read where a buffer has room, process in turns
                 sinks      a slice for each; they read committed records and are no part of the transaction
                 commit     due by time or by size: every running task ends its generation, all go into one transaction
+                standbys   a slice of the changelogs that are followed for others (`standby.py`)
 
 While generation n commits, n + 1 is processed; n + 1 is closed only when n has settled, and processing waits when
 it grows too large. The fencing token is taken *before* the last look at lease changes and the generations are
@@ -60,8 +61,10 @@ from adstream.runtime.found_topics import FoundTopics
 from adstream.runtime.globals import GlobalTables
 from adstream.runtime.lifecycle import Lifecycle, WorkerState
 from adstream.runtime.ports import Hooks, Sink, Tasks
+from adstream.runtime.restore import ShorterError
 from adstream.runtime.settings import Settings
 from adstream.runtime.snapshot import Snapshot, Snapshots
+from adstream.runtime.standby import Standbys
 from adstream.runtime.status import Counters, Holding, Status, sink_status, task_status
 from adstream.runtime.task import FAILURES_MAX, Core, State, StreamTask
 from adstream.runtime.trim import SinkTrim
@@ -81,6 +84,8 @@ REPLACE_FIRST_MS, REPLACE_MAX_MS = 1_000, 60_000
 ABORTS_MAX = 3
 """In a row; then tasks commit one by one until it shows whose output it is that cannot be written."""
 SUSPICIONS_MAX = 3
+UNKNOWN_MS = 5_000
+"""How long a worker with standbys waits to hear who is in the group, before it joins all the same."""
 CLOSING_ROWS_MAX = 16_384
 """Final rows that one input record makes at once; the others come turn by turn."""
 STATUS_EVERY_MS = 1_000
@@ -181,11 +186,16 @@ class Worker:
         self._reader: Reader | None = None
         self._writer: Writer | None = None
         self._leases: Leases | None = None
+        self._joining: Leases | None = None
+        """Before the worker joins."""
+        self._warm_up_from: int | None = None
+        self._warmed_up = False
         self._committer = hooks.committer()
         self._underway: Underway | None = None
         self._end: EndOfInput | None = None
         self._stop_at_end = stop_at_end
         self._turns: deque[int] = deque()
+        self.standbys = self._open_standbys()
         self._revoked: set[int] = set()
         self._control: Control | None = None
         self._paused_here = False
@@ -344,6 +354,8 @@ class Worker:
         if self._writer is None or self._leases is None:
             self._open()
         self._heed()
+        if self._leases is None and self.standbys is not None:
+            return self.standbys.step(now, busy=False)  # it has not joined yet
         did = self._follow_leases()
         did |= self._settle(now)
         if self._leases is None:
@@ -362,7 +374,7 @@ class Worker:
             did |= self._finish_drain()
         elif self._end is not None and not did:
             self._stop_if_at_end(self._end, now)
-        return did
+        return self._follow(now, did) or did
 
     # Start and trouble
 
@@ -380,11 +392,33 @@ class Worker:
             slot = f"{self._group}-{self._settings.slot}"
             self._writer = self._log.writer(slot, exactly_once=self._settings.exactly_once)
         if self._leases is None:
-            leases = self._log.leases(self._group, self._assignment.lease_topic)
-            leases.start()
-            self._leases = leases
+            if self._joining is None:
+                self._joining = self._log.leases(self._group, self._assignment.lease_topic)
+            if self._may_join(self._joining):
+                self._joining.start()
+                self._leases, self._joining = self._joining, None
         if self.state is WorkerState.CREATED:
             self._life.move(WorkerState.REBALANCING)
+
+    def _may_join(self, leases: Leases) -> bool:
+        """With standbys a worker follows what it will be given before it joins: until then others have it, and go on. Once in its
+        life, and not for ever; a group without members is joined at once."""
+        if self.standbys is None or self._warmed_up:
+            return True
+        now = self._clock()
+        if self._warm_up_from is None:
+            self._warm_up_from = now
+        waited, members = now - self._warm_up_from, leases.members()
+        if members is not None and members.tasks:
+            self.standbys.choose(members, frozenset())
+            self._warmed_up = self.standbys.warm(now) or waited >= self._settings.warm_up_max_ms
+        else:
+            self._warmed_up = members is not None or waited >= min(UNKNOWN_MS, self._settings.warm_up_max_ms)
+        if self._warmed_up:
+            log.info(
+                "joins the group, after following %d tasks of it for %.1f s", len(self.standbys.tasks), waited / 1000
+            )
+        return self._warmed_up
 
     def _heed(self) -> None:
         """What was said to all workers."""
@@ -462,7 +496,8 @@ class Worker:
             self._sinks[spec.sink].assign([spec.partition])
         else:
             assert index not in self.tasks
-            self.tasks[index] = StreamTask(spec)
+            standby = self.standbys.take(index) if self.standbys is not None else None
+            self.tasks[index] = standby or StreamTask(spec)
             self._turns.append(index)
 
     def _let_go(self, index: int) -> None:
@@ -571,6 +606,8 @@ class Worker:
         for index in list(self.tasks):
             self._let_go(index)
         self._release_sinks()
+        if self.standbys is not None:
+            self.standbys.drop()
         self._revoked.clear()
         leases, self._leases = self._leases, None
         self._resume_ms = now + pause_ms
@@ -650,11 +687,13 @@ class Worker:
             if self._underway is not None and any(c.task.spec == task.spec for c in self._underway.closed):
                 continue  # a commit of its former life is under way: what is stable is not known yet
             try:
-                if task.restore is None:
+                if task.restore is None or task.restore.follows:
                     if self._clock() < task.begin_ms:
                         continue
                     once = self._settings.exactly_once
-                    core, places = self._make(task), (self._log, self._reader, self._group)
+                    core = task.core if task.restore is not None else self._make(task)
+                    assert core is not None
+                    places = (self._log, self._reader, self._group)
                     try:
                         kept, now = self._snapshots, self._clock()
                         task.begin(core, *places, exactly_once=once, snapshots=kept, now_ms=now)
@@ -670,17 +709,18 @@ class Worker:
                 if (waits := task.restore.waits(self._clock(), moved)) is not None:
                     log.warning("task %s: %s", task.spec.name, waits)
                 if task.restore.done and (self._globals is None or self._globals.ready):
-                    loaded, rows = task.restore.loaded, task.restore.rows
-                    self._counters.restored["snapshot"] += loaded
-                    self._counters.restored["changelog"] += rows - loaded
+                    found, rows = task.restore.sources, task.restore.rows
+                    for where, records in found.items():
+                        self._counters.restored[where] += records
                     self._counters.resumed += task.restore.resumed
                     task.run(self._reader, now, self._end.limits if self._end else {}, self._dead_letters_max)
-                    log.info("task %s: running (state: %d records, %d from its snapshot)", task.spec.name, rows, loaded)
+                    shown = ", ".join(f"{n} from its {where}" for where, n in found.items())
+                    log.info("task %s: running (state: %d records: %s)", task.spec.name, rows, shown)
                     did = True
             except LocalStateError as why:
                 self._set_aside(task, why)
                 did = True
-            except OffsetGoneError as error:  # trimmed while it was read: what is left suffices
+            except (OffsetGoneError, ShorterError) as error:  # trimmed while it was read: what is left suffices
                 log.info("task %s: begins its restore again: %s", task.spec.name, error)
                 task.drop(self._reader)
                 did = True
@@ -715,6 +755,28 @@ class Worker:
                 hint="say where: `--state-dir PATH`",
             )
         return Disks(settings.state_dir, self._group, settings.store_cache_bytes)
+
+    def _open_standbys(self) -> Standbys | None:
+        settings = self._settings
+        if not settings.standbys:
+            return None
+        return Standbys(
+            settings.standbys,
+            self._assignment.tasks,
+            self._log,
+            self._group,
+            self._make,
+            self._set_aside,
+            exactly_once=settings.exactly_once,
+            snapshots=self._snapshots,
+            trim_every_ms=settings.purge_every_ms,
+        )
+
+    def _follow(self, now: int, busy: bool) -> bool:
+        if self.standbys is None or self._leases is None or self._draining:
+            return False
+        self.standbys.choose(self._leases.members(), frozenset(self.tasks))
+        return self.standbys.step(now, busy=busy)
 
     def _set_aside(self, task: StreamTask, why: object) -> None:
         """Its stores on disk cannot be used: it is restored from its changelog."""
@@ -971,6 +1033,8 @@ class Worker:
         self._life.move(WorkerState.PENDING_ERROR if self._uncaught is not None else WorkerState.PENDING_SHUTDOWN)
         self._draining = True
         self._drain_until_ms = now + self._drain_timeout_ms
+        if self.standbys is not None:
+            self.standbys.drop()
         for index, task in list(self.tasks.items()):
             if task.state is State.RUNNING:
                 task.state = State.DRAINING
@@ -1000,7 +1064,7 @@ class Worker:
         self._turns.clear()
         self._release_sinks()
         writer = self._writer if self._underway is None else None
-        for part in (self._committer, writer, self._leases, self._reader, self._globals):
+        for part in (self.standbys, self._committer, writer, self._joining, self._leases, self._reader, self._globals):
             try:
                 if part is not None:
                     part.close()
@@ -1032,6 +1096,8 @@ class Worker:
             read=counters.read if self._stop_at_end else None,
             restored=dict(counters.restored),
             set_aside=counters.set_aside,
+            standbys=self.standbys.status() if self.standbys is not None else (),
+            standby_records=self.standbys.rows if self.standbys is not None else 0,
             globals=self._tables.stats() if self._tables is not None else {},
             globals_lag=self._globals.lag if self._globals is not None else 0,
             trouble=self._trouble,

@@ -1051,6 +1051,7 @@ impl Task {
             let (header, body) = open(value)?;
             if header.kind == Kind::Meta {
                 self.restoring = Some(Some(body.to_vec()));
+                self.settle(body);
                 if let (Some(local), Some(chain)) = (&mut self.local, chain_of(body)) {
                     if !known {
                         if local.unproven.take().is_some() && local.chain != Some(chain) {
@@ -1085,6 +1086,19 @@ impl Task {
             })?;
         }
         self.sound()
+    }
+
+    /// Lets go of what the owner had let go of when it wrote this `meta`. One that cannot be read says nothing: only the last
+    /// one of a restore has to (`finish_restore`).
+    fn settle(&mut self, meta: &[u8]) -> Option<()> {
+        let mut r = Reader::new(meta);
+        for _ in 0..r.varint()? {
+            let (hash, saved) = (r.u64()?, r.blob()?);
+            if let (false, Some(node)) = (saved.is_empty(), self.nodes.iter_mut().find(|n| n.state_id == hash)) {
+                node.operator.settle(&mut Reader::new(saved))?;
+            }
+        }
+        Some(())
     }
 
     /// What was computed from rows that could not be read goes nowhere.

@@ -151,6 +151,7 @@ SAME: dict[str, tuple[object, dict[str, str], str, Callable[[Chosen], object]]] 
     ),
     "workers": (3, {"ADSTREAM_WORKERS": "3"}, "workers = 3", lambda c: c.settings.workers),
     "store_type": ("disk", {"ADSTREAM_STORE_TYPE": "disk"}, 'store_type = "disk"', lambda c: c.settings.store_type),
+    "standbys": (2, {"ADSTREAM_STANDBYS": "2"}, "standbys = 2", lambda c: c.settings.standbys),
     "state_dir": ("d", {"ADSTREAM_STATE_DIR": "d"}, 'state_dir = "d"', lambda c: c.settings.state_dir),
     "metrics_port": (9, {"ADSTREAM_METRICS_PORT": "9"}, "metrics_port = 9", lambda c: c.settings.metrics_port),
     "create_topics": (

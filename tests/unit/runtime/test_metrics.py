@@ -4,19 +4,22 @@ import socket
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from adstream._core import Plan, RawBatch
-from adstream.interfaces import Outcome, Target, TopicSpec
+from adstream.interfaces import Outcome, Target, TopicPartition, TopicSpec
 from adstream.jobs.ads.performance import performance
 from adstream.jobs.ads.traffic import Traffic, records
 from adstream.logs.embedded import EmbeddedLog
 from adstream.runtime import launch
+from adstream.runtime.metrics import WorkerCollector
 from adstream.runtime.settings import Settings
+from adstream.runtime.standby import StandbyStatus
+from adstream.runtime.status import Status
 from adstream.runtime.worker import Worker
 from adstream.targets import make_target
 
@@ -160,3 +163,27 @@ def test_the_table_of_the_manual_is_complete() -> None:
         base = name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count")
         short = base.removeprefix("adstream_sink")
         assert f"`{base}`" in page or f"`{short}`" in page, name
+
+
+def test_standbys_say_how_far_they_are() -> None:
+    """One that has read everything, one that has not begun, one of a changelog whose end is not known."""
+    known = {("c", 0): 50, ("c", 1): 7}
+    standbys = tuple(StandbyStatus(f"0_{p}", ("c", p), position, True) for p, position in enumerate((48, None, 3)))
+    status = Status("running", 0, standbys=standbys, standby_records=51, restored={"standby": 4})
+    asked: list[Sequence[TopicPartition]] = []
+
+    def ends(wanted: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        asked.append(list(wanted))
+        return known
+
+    collected = WorkerCollector("app", lambda: status, ends).collect()
+    found: Samples = {}
+    for family in collected:
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append((sample.labels, sample.value))
+    assert asked[0] == [("c", 0), ("c", 1), ("c", 2)]
+    lags = [({"app": "app", "task": "0_0"}, 2.0), ({"app": "app", "task": "0_1"}, 7.0)]
+    assert found["adstream_standby_lag"] == lags
+    assert found["adstream_standby_records_total"] == [({"app": "app"}, 51.0)]
+    assert found["adstream_restored_records_total"] == [({"app": "app", "from": "standby"}, 4.0)]
+    assert found.get("adstream_lag", []) == []

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 
 from adstream._core import RawBatch
 from adstream.errors import ConfigError
-from adstream.interfaces import LeaseChange, Outcome, TopicPartition, TopicSpec
+from adstream.interfaces import LeaseChange, Membership, Outcome, TopicPartition, TopicSpec
 from adstream.logs import LogUnavailableError, OffsetGoneError
 
 if TYPE_CHECKING:
@@ -430,6 +430,12 @@ class SimLeases:
 
     def joined(self) -> bool:
         return self._member is not None
+
+    def members(self) -> Membership | None:
+        if self.client.away or (self._member is not None and not self._member.alive):
+            return None
+        tasks = {f"{member.number:09d}": tuple(sorted(member.owned)) for member in self._group.members}
+        return Membership("" if self._member is None else f"{self._member.number:09d}", tasks)
 
     def fence(self) -> object:
         fence = self._before_loss or self._fence

@@ -369,7 +369,10 @@ class Cluster:
         if process.worker is not None:
             for where, records in process.worker._counters.restored.items():
                 self.counts[f"records restored from the {where}"] += records
-            for task in process.worker.tasks.values():
+            standbys = process.worker.standbys
+            self.counts["records followed by standbys"] += standbys.rows if standbys is not None else 0
+            followed = standbys.tasks.values() if standbys is not None else ()
+            for task in [*process.worker.tasks.values(), *followed]:
                 if task.snapshot is not None:
                     task.snapshot.close()
                 if task.disk is not None:

@@ -260,6 +260,8 @@ def make(seed: int, job: str | None = None) -> Scenario:
             "purge_every_ms": rng.choice((0, 100, 1_000)),
             "recommit_every_ms": rng.choice((500, 3_600_000)),
             "drain_timeout_ms": rng.choice((50, 3_000)),
+            "standbys": Random(f"{seed} standbys").choice((0, 0, 1, 2)),
+            "warm_up_max_ms": Random(f"{seed} warm-up").choice((0, 300, 5_000)),
         },
         flush=FlushPolicy(
             every_ms=rng.choice((20, 300, 1_000)),

@@ -958,6 +958,12 @@ impl Operator for Aggregate {
         self.store.begin_restore();
     }
 
+    fn settle(&mut self, saved: &mut Reader<'_>) -> Option<()> {
+        self.load(saved)?;
+        self.expire();
+        Some(())
+    }
+
     fn end_restore(&mut self) {
         self.expire();
         self.store.end_restore();

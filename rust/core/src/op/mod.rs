@@ -351,6 +351,11 @@ pub trait Operator: Send {
         self.restore(kind, count, body)
     }
     fn begin_restore(&mut self) {}
+    /// Between entries of a restore: the small state as it was saved behind those read so far. What ages quietly, without an
+    /// entry that says so, ages here: whoever follows a changelog for days must hold no more than its owner does.
+    fn settle(&mut self, _saved: &mut Reader<'_>) -> Option<()> {
+        Some(())
+    }
     fn end_restore(&mut self) {}
 
     fn stats(&self, _out: &mut Stats) {}
