@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.columns import Columns
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 EVENTS, DEAD, LATE, FINAL = "ad-events", "ad-events-dlq", "ad-performance-late", "ad-performance"
 TABLE = "ad_performance_metrics_realtime"
+CAMPAIGNS_WIDTH = 106
+"""What all columns of the campaigns take."""
 READ_ROWS = 10_000
 EXAMPLES = 3
 SPEED_OVER_S = 3.0
@@ -237,7 +239,7 @@ def live_view(seen: Seen, traffic: Traffic, status: Status | None, elapsed_s: fl
         Panel(
             Group(_pairs([*_numbers(seen), *_machine(seen, status)], columns=3), bar), title=f"adstream demo: {state}"
         ),
-        Panel(_campaigns(seen), title="campaigns by spend, from SQLite"),
+        Panel(_Campaigns(seen.campaigns), title="campaigns by spend, from SQLite"),
         Panel(dead, title=f"dead letters, from {DEAD}"),
         Panel(late, title=f"events too late, from {LATE}"),
     )
@@ -260,7 +262,7 @@ def final_report(
         Text(f"{title}{' (interrupted)' if interrupted else ''}", style="bold"),
         _pairs(_numbers(seen)),
         Text("\nCampaigns by spend", style="bold"),
-        _campaigns(seen),
+        _Campaigns(seen.campaigns),
         Text(f"\nDead letters by reason ({DEAD})", style="bold"),
         _reasons(seen, 100),
         *(_example(f"{reason}: {text}") for reason, text in seen.dead_examples),
@@ -310,24 +312,38 @@ def memory_bytes() -> int:
         return most if sys.platform == "darwin" else most * 1024
 
 
-def _campaigns(seen: Seen) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("campaign")
-    for name in ("impressions", "clicks", "conversions", "ctr %", "cvr %", "spend", "revenue", "roas"):
-        table.add_column(name, justify="right")
-    for c in seen.campaigns:
-        table.add_row(
-            c.name,
-            f"{c.impressions:,}",
-            f"{c.clicks:,}",
-            f"{c.conversions:,}",
-            f"{100 * c.clicks / c.impressions:.2f}" if c.impressions else "0.00",
-            f"{100 * c.conversions / c.clicks:.2f}" if c.clicks else "0.00",
-            _money(c.spend_cents),
-            _money(c.revenue_cents),
-            f"{c.revenue_cents / c.spend_cents:.2f}" if c.spend_cents else "0.00",
-        )
-    return table
+@dataclass(frozen=True)
+class _Campaigns:
+    """A table as wide as there is room: a terminal of 80 columns has none for all, and names and sums cut short say
+    nothing."""
+
+    campaigns: tuple[Campaign, ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        narrow = options.max_width < CAMPAIGNS_WIDTH
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1) if narrow else (0, 1))
+        table.add_column("campaign")
+        names = ("impressions", "clicks", "conversions", "ctr %", "cvr %", "spend", "revenue", "roas")
+        shown = [name for name in names if not narrow or name not in ("conversions", "cvr %")]
+        for name in shown:
+            table.add_column("impr." if narrow and name == "impressions" else name, justify="right")
+        for campaign in self.campaigns:
+            row = _campaign(campaign)
+            table.add_row(campaign.name, *(row[name] for name in shown))
+        yield table
+
+
+def _campaign(c: Campaign) -> dict[str, str]:
+    return {
+        "impressions": f"{c.impressions:,}",
+        "clicks": f"{c.clicks:,}",
+        "conversions": f"{c.conversions:,}",
+        "ctr %": f"{100 * c.clicks / c.impressions:.2f}" if c.impressions else "0.00",
+        "cvr %": f"{100 * c.conversions / c.clicks:.2f}" if c.clicks else "0.00",
+        "spend": _money(c.spend_cents),
+        "revenue": _money(c.revenue_cents),
+        "roas": f"{c.revenue_cents / c.spend_cents:.2f}" if c.spend_cents else "0.00",
+    }
 
 
 def _reasons(seen: Seen, limit: int) -> RenderableType:

@@ -1,8 +1,15 @@
-"""Two traps of librdkafka's defaults: what a reader's client says of its own configuration, not what we meant to give it.
-(The native reader's client is given the same settings, but its log goes elsewhere.)"""
+"""Traps of librdkafka: one that is not there, or is something else; and two of its defaults: what a reader's client says of
+its own configuration, not what we meant to give it. (The native reader's client is given the same settings, but its log
+goes elsewhere.)"""
+
+import importlib.util
+from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 import pytest
 
+from adstream.errors import ConfigError
+from adstream.logs import kafka_client, kafka_reader
 from adstream.logs.kafka_reader import open_reader
 
 
@@ -18,3 +25,19 @@ def test_a_full_queue_does_not_stop_fetching_for_a_second(capfd: pytest.CaptureF
 
 def test_caught_up_partitions_do_not_hold_the_fetch_in_flight(capfd: pytest.CaptureFixture[str]) -> None:
     assert "fetch.wait.max.ms = 20" in configuration(capfd)
+
+
+def test_a_client_without_the_library_is_told_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian's package, or a build from source: it has none beside it."""
+    there = ModuleSpec("confluent_kafka", None, origin=str(tmp_path / "confluent_kafka" / "__init__.py"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: there)
+    with pytest.raises(ConfigError, match=r"no librdkafka of its own\nhint: install its wheel"):
+        kafka_client.library()
+
+
+def test_what_is_no_such_library_is_told_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "librdkafka.so.1"
+    other.write_bytes(b"something else")
+    monkeypatch.setattr(kafka_reader, "library", lambda: str(other))
+    with pytest.raises(ConfigError, match=rf"cannot use {other} as librdkafka: .*force-reinstall confluent-kafka"):
+        open_reader("native", {"bootstrap.servers": "127.0.0.1:1"}, headers=False)
