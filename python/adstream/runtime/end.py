@@ -7,7 +7,8 @@ follows from those records has reached its last place. Said by the log alone, so
     level 1     committed position >= the very end, of every edge that level 0 writes
     …           asked one level after the other: outputs and positions are one commit, so once a level is processed, the
                 ends of the next can no longer move
-    sinks       position in the target >= the very end of their topics
+    sinks       position in the target >= the very end of their topics, whoever has their tasks: a worker that has none
+                of them (yet) knows nothing of the rows that a crash left between a commit and its flush
 
 Tasks that feed one another (a foreign-key join asks and is answered) are one level, whose ends can move as long as any of
 them works. So positions are asked for first and ends after: outputs are written no later than positions are committed, so
@@ -17,8 +18,7 @@ and by this worker for itself, before it asks the log: no commit is under way, n
 buffered, and the last generation of each of its tasks was empty (a million windows may close over several commits
 after the last input).
 
-A worker that is finished leaves, and its leases move to those that are not: the last one to leave has seen
-everything through.
+A worker that is finished leaves; should it own leases of what others still have to do, they move to those.
 """
 
 from __future__ import annotations
@@ -48,6 +48,6 @@ class EndOfInput:
         return all((committed.get(tp) or starts.get(tp, 0)) >= ends[tp] for tp in level)
 
     def sink_reached(self, topic: str, stored: Mapping[int, int]) -> bool:
-        """Whether a sink has stored all of the partitions it has here."""
+        """Whether a sink has stored all there is in these partitions."""
         ends = self._log.end_offsets([(topic, p) for p in stored], committed=False)
         return all(stored[p] >= end for (_, p), end in ends.items())

@@ -225,6 +225,8 @@ class Worker:
         self._solo = 0
         self._trouble: str | None = None
         self._end_checked_ms = 0
+        self._sinks_reached: set[str] = set()
+        """Those that have stored all that a run to the end is to see, while no task here writes more."""
         self._counters = Counters()
         self._holding = Holding()
         self._sink_trim = SinkTrim(settings.sink_retain_ms)
@@ -1010,6 +1012,8 @@ class Worker:
             errors = [*self.quarantined.values(), *(s.last_error for s in self._sinks.values() if s.stopped)]
             raise FatalError(f"the end cannot be reached: {'; '.join(map(str, errors))}")
         quiet = all(task.quiet and not task.buffered for task in self.tasks.values())
+        if not quiet:  # a task that came from elsewhere may have windows to close
+            self._sinks_reached.clear()
         if not quiet or self._underway is not None or now - self._end_checked_ms < END_CHECK_EVERY_MS:
             return
         self._end_checked_ms = now
@@ -1017,11 +1021,17 @@ class Worker:
             if not end.streams_reached(self._group):
                 return
             for name, sink in self._sinks.items():
+                if name in self._sinks_reached:
+                    continue
                 sink.flush()
                 if sink.blocked and not sink.idle:  # a partition that moved is its new owner's to bring home
                     raise FatalError(f"the end cannot be reached: sink {name}: {sink.last_error}")
-                if not (sink.idle and end.sink_reached(self._topics[name], sink.stored)):
-                    return
+                topic = self._topics[name]
+                stored = sink.stored_by_all(self._assignment.partitions[topic]) if sink.idle else None
+                if stored is not None and end.sink_reached(topic, stored):
+                    self._sinks_reached.add(name)
+            if len(self._sinks_reached) < len(self._sinks):
+                return
         except LogUnavailableError as error:
             # A worker that was killed holds its offsets back until its transaction times out, or its heir settles it.
             log.info("whether the end is reached cannot be said now, asked again: %s", error)

@@ -12,6 +12,10 @@ The answer to "who moved it":
     stored = expected    another writer is at it: try again, later
     anything else        somebody else went on, or the target was set back: forget rows, read from there
 
+Records that the log has forgotten may have been delivered by a newer owner, who let it forget them: the target is asked
+once more, and says so. If it is where it was, it has lost them, and no position that it could go on from would be right:
+that partition waits for somebody, the others go on.
+
 A flush, once taken from its partition, never changes: every attempt has the same rows, the same expected
 position and the same next one, and the target applies it once. Reading goes on while a write runs or waits,
 until the buffers are full.
@@ -29,7 +33,7 @@ from typing import Any, Protocol
 from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
 from adstream._core import RawBatch
-from adstream.errors import AdstreamError, ConfigError, LogUnavailableError
+from adstream.errors import AdstreamError, ConfigError, LogUnavailableError, OffsetGoneError
 from adstream.interfaces import Reader, Target
 
 log = logging.getLogger(__name__)
@@ -173,6 +177,11 @@ class _Part:
     since_ms: int | None = None
     """When the position first ran ahead of the last flush."""
     flush: _Flush | None = None
+    gone: int | None = None
+    """A position that the log did not have."""
+    lost: str | None = None
+    """The target has not moved from it: what is said about that."""
+    ask_at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +236,8 @@ class SinkRunner:
         self._backoff = backoff
         self._parts: dict[int, _Part] = {}
         self._job: _Job | None = None
+        self._whole: Future[Mapping[int, int]] | None = None
+        """`stored_by_all` has been asked for."""
         self._attempt = 0
         self._resume_ms: int | None = None
         self._flush_now = False
@@ -271,6 +282,20 @@ class SinkRunner:
         """Makes everything due now; `idle` says when it is done."""
         self._flush_now = True
 
+    def stored_by_all(self, partitions: int) -> Mapping[int, int] | None:
+        """The target's positions of all partitions, whoever has them; None: asked for, or not to be had now. Each answer
+        is asked for anew."""
+        asked, self._whole = self._whole, None
+        if asked is None:
+            asked = self._executor.submit(lambda: self._target.positions(range(partitions)))
+        if not asked.done():
+            self._whole = asked
+            return None
+        if asked.exception() is not None:  # what is wrong there, a flush will say
+            return None
+        found: Mapping[int, int] = asked.result()
+        return {number: found.get(number, 0) for number in range(partitions)}
+
     def step(self, now_ms: int) -> int:
         """Does what can be done without waiting; returns the rows that were read."""
         if self.stopped:
@@ -279,11 +304,6 @@ class SinkRunner:
             self._collect(now_ms)
             taken = self._read(now_ms)
         except LogUnavailableError as error:
-            # Records that are gone may have been delivered by a newer owner, who let the log forget them: the target
-            # knows how far it is, so ask it again and go on from there.
-            for part in self._parts.values():
-                if part.flush is None:
-                    part.stored = None
             self._failed(TransientError(str(error)), now_ms)
             return 0
         except Exception as error:
@@ -302,9 +322,15 @@ class SinkRunner:
         # The shortest buffer first: one partition's backlog does not starve the others.
         for number, part in sorted(self._parts.items(), key=lambda item: len(item[1].buffer)):
             while part.read is not None and held < policy.rows_max and taken < policy.rows_per_step:
-                batch = self._reader.read(self._topic, number, policy.records_per_read)
+                try:
+                    batch = self._reader.read(self._topic, number, policy.records_per_read)
+                except OffsetGoneError as error:
+                    if part.flush is None:  # else that one first
+                        self._gone(number, part, str(error), now_ms)
+                    break
                 if batch is None:
                     break
+                part.gone = part.lost = None
                 before = len(part.buffer)
                 taken += part.buffer.add(batch)
                 held += len(part.buffer) - before
@@ -316,8 +342,23 @@ class SinkRunner:
         self.counters.rows_read += taken
         return taken
 
+    def _gone(self, number: int, part: _Part, said: str, now_ms: int) -> None:
+        assert part.read is not None
+        self._reader.remove(self._topic, number)
+        if part.gone == part.read:
+            part.lost = (
+                f"{said}: the target has lost what it had, and the log has forgotten it (`sink_retain`)"
+                "\nhint: `adstream reset` starts the job over"
+            )
+            part.ask_at_ms = now_ms + round(self._backoff.max_s * 1000)
+            if part.lost != self.last_error:
+                log.error("sink %s: %s", self.name, part.lost)
+            self.last_error, self.blocked = part.lost, True
+        part.gone, part.read, part.stored, part.since_ms = part.read, None, None, None
+        part.buffer = self._buffer()
+
     def _start(self, now_ms: int) -> None:
-        asking = tuple(number for number, part in self._parts.items() if part.stored is None)
+        asking = tuple(n for n, part in self._parts.items() if part.stored is None and now_ms >= part.ask_at_ms)
         if asking:
             self._submit(lambda: self._target.positions(asking), asking, None, now_ms)
             return
@@ -409,6 +450,8 @@ class SinkRunner:
                 continue
             stored = positions.get(number, 0)
             flush = part.flush
+            if stored != part.gone:
+                part.gone = part.lost = None
             part.stored = stored
             if flush is not None and stored == flush.position:
                 self.counters.flushes += 1
@@ -435,9 +478,10 @@ class SinkRunner:
         part.read = stored
 
     def _succeeded(self) -> None:
-        if self.last_error is not None:
+        lost = next((part.lost for part in self._parts.values() if part.lost is not None), None)
+        if self.last_error is not None and lost is None:
             log.info("sink %s: works again", self.name)
-        self._attempt, self._resume_ms, self.last_error, self.blocked = 0, None, None, False
+        self._attempt, self._resume_ms, self.last_error, self.blocked = 0, None, lost, lost is not None
 
     def _failed(self, error: BaseException, now_ms: int) -> None:
         text = str(error) or type(error).__name__

@@ -161,6 +161,9 @@ class FakeSink:
 
     def flush(self) -> None: ...
 
+    def stored_by_all(self, partitions: int) -> dict[int, int]:
+        return {p: self.store.get(p, (0, []))[0] for p in range(partitions)}
+
     def step(self, now_ms: int) -> int:
         taken = 0
         for p in self.mine:

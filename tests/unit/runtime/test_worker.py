@@ -509,6 +509,24 @@ def test_stop_at_end(workers: int) -> None:
     cluster.check()
 
 
+def test_the_end_is_not_reached_while_a_sink_is_behind_whoever_has_its_tasks() -> None:
+    """Who has no tasks of it, or none yet, knows nothing of it. After a crash between a commit and the flush that follows,
+    a run to the end would leave those rows where they are, and say that all is done."""
+    cluster = Cluster(EchoPlan(sink=True))
+    cluster.send_random(100)
+    first = cluster.worker()
+    [sink] = first._sinks.values()
+    sink.step = lambda now_ms: 0  # type: ignore[method-assign]
+    cluster.settle()
+    second = cluster.worker(stop_at_end=True)
+    cluster.turns(300)
+    assert {task.spec.sink for task in second.tasks.values()} == {""}, "it has its share"
+    assert second.state is WorkerState.RUNNING
+    first.stop()
+    cluster.until(cluster.stopped)
+    cluster.check()
+
+
 def test_the_end_is_said_by_the_log_level_by_level() -> None:
     cluster = Cluster()
     cluster.send(["k1"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from adstream.errors import ConfigError
+from adstream.errors import ConfigError, OffsetGoneError
 from adstream.targets.delivery import (
     Backoff,
     FlushPolicy,
@@ -189,6 +189,24 @@ def test_it_continues_where_the_target_is() -> None:
     assert (table.rows, table.at) == ({"b": 2, "c": 3}, {0: 2, 1: 1})
 
 
+def test_what_all_have_stored_is_asked_of_the_target_beside_the_worker() -> None:
+    topic, table, executor = Topic({}), Table(), Held()
+    sink = runner(topic, table, executor)
+    assert sink.stored_by_all(2) is None
+    assert sink.stored_by_all(2) is None
+    assert len(executor.waiting) == 1, "once"
+    table.at = {1: 7}
+    executor.go()
+    assert sink.stored_by_all(2) == {0: 0, 1: 7}
+    table.at = {1: 8}
+    assert sink.stored_by_all(2) is None, "anew"
+    executor.go()
+    assert sink.stored_by_all(2) == {0: 0, 1: 8}
+    sink.stored_by_all(2)
+    executor.waiting.pop(0)[0].set_exception(TransientError("away"))
+    assert sink.stored_by_all(2) is None
+
+
 def test_flush_on_request() -> None:
     topic, table = Topic({0: [("a", 1)]}), Table()
     sink = runner(topic, table, every_ms=60_000)
@@ -244,6 +262,39 @@ def test_a_target_that_was_set_back_is_filled_again() -> None:
     topic.partitions[0].append(("c", 3))
     run(sink, 2_100, 6_000)
     assert (table.rows, table.at) == ({"a": 1, "b": 2, "c": 3}, {0: 3})
+
+
+class Forgetful(Topic):
+    """Has forgotten what lies before `first`, and says so each time, as readers do."""
+
+    first = 0
+
+    def read(self, topic: str, partition: int, max_rows: int) -> Any:
+        if self.at[partition] < self.first:
+            raise OffsetGoneError(f"{topic}-{partition} at {self.at[partition]}: the log does not have this offset")
+        return super().read(topic, partition, max_rows)
+
+
+def test_what_a_newer_owner_has_delivered_and_let_the_log_forget_is_passed_over() -> None:
+    topic, table = Forgetful({0: [("a", 1), ("b", 2), ("c", 3)]}), Table()
+    sink = runner(topic, table)
+    sink.step(0)  # asks where the target is
+    table.at, table.rows, topic.first = {0: 2}, {"a": 1, "b": 2}, 2
+    run(sink, 100, 5_000)
+    assert (table.rows, sink.stored, sink.healthy, sink.blocked) == ({"a": 1, "b": 2, "c": 3}, {0: 3}, True, False)
+
+
+def test_what_the_target_has_lost_and_the_log_forgotten_is_said_and_not_jumped_over() -> None:
+    topic, table = Forgetful({0: [("a", 1), ("b", 2), ("c", 3)], 1: [("d", 4)]}), Table()
+    sink = runner(topic, table)
+    table.at, topic.first = {0: 0, 1: 1}, 1
+    run(sink, 0, 3_000)
+    topic.partitions[1].append(("e", 5))
+    run(sink, 3_100, 70_000)
+    assert sink.blocked
+    assert sink.last_error is not None
+    assert "adstream reset" in sink.last_error
+    assert (table.at, table.rows) == ({0: 0, 1: 2}, {"e": 5}), "the other partition goes on"
 
 
 def test_a_contended_partition_is_tried_again() -> None:
