@@ -31,7 +31,7 @@ class NullTarget:
 
     def __init__(self) -> None:
         self.stored: dict[int, int] = {}
-        self.rows = 0
+        self.rows = self.refused = 0
 
     def open(self, app: str, sink: str, schema: Mapping[str, str], key: Sequence[str]) -> None: ...
 
@@ -44,6 +44,9 @@ class NullTarget:
         self.stored[partition] = position
         self.rows += len(next(iter(rows.values()), []))
         return True
+
+    def forget(self, app: str, sink: str) -> None:
+        self.stored.clear()
 
     def close(self) -> None: ...
 

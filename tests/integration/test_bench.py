@@ -24,3 +24,12 @@ def test_a_stopped_bench_leaves_no_data(tmp_path: Path, number: signal.Signals) 
         said, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + number, said.decode()
     assert not list(tmp_path.glob("adstream-kafka-*"))
+
+
+@pytest.mark.timeout(300)
+def test_a_bench_runs_and_its_result_is_right() -> None:
+    """The quick form, one round: what it measures is not asked, but that it still measures."""
+    command = [sys.executable, "-m", "adstream.cli", "bench", "--only", "kafka", "--quick", "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert "WRONG" not in done.stdout + done.stderr, done.stdout + done.stderr
+    assert "worker, exactly once" in done.stdout, done.stdout + done.stderr
