@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any, Protocol, Self
 
@@ -181,6 +181,10 @@ class _Stage:
     inner: str = "skip_till_next"
     within: int | None = None
     within_previous: int | None = None
+    lost_optional: bool = field(default=False, compare=False)
+    """`optional()` was said before the quantifier."""
+    at: tuple[int, int] | None = field(default=None, compare=False)
+    """Line and column in the text that it was read from."""
 
 
 def _malformed(message: str, hint: str) -> Exception:
@@ -197,6 +201,8 @@ class Pattern:
 
     _stages: tuple[_Stage, ...]
     _skip: AfterMatchSkipStrategy
+    _mended: bool = False
+    _longest: bool = False
 
     # Stages.
 
@@ -226,6 +232,8 @@ class Pattern:
         return self._not(stage, "not_follow")
 
     def _then(self, stage: str | Pattern, contiguity: str) -> Pattern:
+        if self._mended and isinstance(stage, Pattern):
+            stage = stage.mended()
         return replace(self, _stages=(*self._stages, _made(stage, contiguity)))
 
     def _not(self, stage: str, contiguity: str) -> Pattern:
@@ -310,8 +318,12 @@ class Pattern:
         if self._last.times is not None:
             raise _malformed("a second quantifier", "leave one out")
         ms = None if window is None else duration_ms(window, "window", operation="Pattern")
+        said = self._last.optional
+        repeated = self._with(
+            times=(low, high, ms), looping=looping, optional=False, greedy=False, inner="skip_till_next"
+        )
         # As in Flink, `optional()` before a quantifier is lost.
-        return self._with(times=(low, high, ms), looping=looping, optional=False, greedy=False, inner="skip_till_next")
+        return repeated._with(optional=said and self._mended, lost_optional=said)
 
     def optional(self) -> Pattern:
         """It may be absent."""
@@ -363,7 +375,37 @@ class Pattern:
         docs/patterns.md."""
         return self._with(within_previous=duration_ms(window, "window", operation="Pattern"))
 
+    # Beyond Flink.
+
+    def mended(self) -> Pattern:
+        """The same without Flink's known faults; what they are, and what is so instead: docs/patterns.md. Not in Flink."""
+        stages: list[_Stage] = []
+        for stage in self._stages:
+            group = None if stage.group is None else stage.group.mended()
+            stage = replace(stage, group=group, optional=stage.optional or stage.lost_optional)
+            if stage.lost_optional and stages and stages[-1].greedy:
+                raise _malformed("an optional stage behind a greedy one", "leave `greedy()` out")
+            if stages and stages[-1].lost_optional and stage.contiguity in ("not_next", "not_follow"):
+                raise _malformed(
+                    f"`{stage.name}` must not come after `{stages[-1].name}`, which is optional",
+                    "write two patterns, with the optional stage and without it",
+                )
+            stages.append(stage)
+        return replace(self, _stages=tuple(stages), _mended=True)
+
+    def longest(self) -> Pattern:
+        """A match that may become longer, by a loop or an optional stage at the end, is told when it no longer can: when its
+        window is over, or the loop. What is the beginning of a longer one is not told. Not in Flink."""
+        return replace(self, _longest=True)
+
+    def _flags(self) -> dict[str, bool]:
+        return {name: True for name, said in (("mended", self._mended), ("longest", self._longest)) if said}
+
     # For the plan.
+
+    def _document(self, lowering: Lowering, skip: AfterMatchSkipStrategy | None = None) -> dict[str, Any]:
+        """As the core reads it."""
+        return {"stages": self._plan(lowering), "skip": (skip or self._skip)._plan(), **self._flags()}
 
     def _plan(self, lowering: Lowering) -> list[dict[str, Any]]:
         return [

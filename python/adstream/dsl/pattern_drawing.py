@@ -17,11 +17,12 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from adstream.dsl.durations import format_ms
+from adstream.dsl.faults import user_line
 from adstream.dsl.pattern_text import condition_text
 from adstream.errors import TopologyError
 
 if TYPE_CHECKING:
-    from adstream.dsl.pattern import Pattern
+    from adstream.dsl.pattern import Pattern, _Stage
 
 _WIDTH, _HEIGHT, _GAP, _MARGIN, _LIFT = 120, 44, 90, 20, 34
 _CHARACTERS = {"state": 15, "edge": 34}
@@ -98,12 +99,13 @@ def explain(pattern: Pattern) -> Explanation:
     from adstream._core import CoreError, pattern_automaton
 
     numbered = Numbered()
-    said = {"stages": pattern._plan(numbered), "skip": pattern._skip._plan()}
     try:
-        made = json.loads(pattern_automaton(json.dumps(said)))
+        made = json.loads(pattern_automaton(json.dumps(pattern._document(numbered))))
     except CoreError as error:
         _, code, message, hint, _ = error.args
-        raise TopologyError(message, code=code, operation="Pattern", hint=hint) from None
+        raise TopologyError(
+            _placed(message, pattern), code=code, operation="Pattern", line=user_line(), hint=hint
+        ) from None
     order = _reached(made["states"], made["start"])
     place = {state: i for i, state in enumerate(order)}
     states = []
@@ -112,6 +114,21 @@ def explain(pattern: Pattern) -> Explanation:
         edges = tuple(Edge(e["action"], place[e["target"]], numbered.text(e["guard"])) for e in state["edges"])
         states.append(State(state["name"], state["stage"], state["kind"], state["window"], edges))
     return Explanation(tuple(states), made["window"])
+
+
+def pattern_stages(pattern: Pattern) -> list[_Stage]:
+    """All of them, those in groups, too."""
+    return [
+        one for stage in pattern._stages for one in ([stage] if stage.group is None else pattern_stages(stage.group))
+    ]
+
+
+def _placed(message: str, pattern: Pattern) -> str:
+    """With the place of the stage that it names, if the pattern was read from a text."""
+    for stage in pattern_stages(pattern):
+        if stage.at is not None and f"`{stage.name}`" in message:
+            return f"line {stage.at[0]}, column {stage.at[1]}: {message}"
+    return message
 
 
 class Numbered:
@@ -139,6 +156,8 @@ def _guard_text(guard: Any, texts: Sequence[str], inner: bool = False) -> str:
             return "true"
         case int():
             return f"({texts[guard]})" if inner else texts[guard]
+        case ["within", int(ms)]:
+            return f"less than {format_ms(ms)} after the event before"
         case ["not", one]:
             return f"not {_guard_text(one, texts, True)}"
         case [str(how), one, other]:

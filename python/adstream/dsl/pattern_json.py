@@ -80,7 +80,7 @@ def _literal(value: Any, dtype: str) -> Any:
 
 def write(pattern: Pattern) -> str:
     """See `Pattern.to_json`."""
-    said = {_VERSION: VERSION, "skip": pattern._skip._plan(), "stages": _stages(pattern)}
+    said = {_VERSION: VERSION, "skip": pattern._skip._plan(), "stages": _stages(pattern), **pattern._flags()}
     return json.dumps(said, ensure_ascii=False)
 
 
@@ -138,8 +138,13 @@ def read(text: str | bytes) -> Pattern:
             f"a pattern in version {said[_VERSION]!r} of the JSON; this adstream reads {VERSION}",
             "read it with the adstream that wrote it, or a newer one",
         )
-    _known(said, (_VERSION, "skip", "stages"), "a pattern")
-    return _chain(said.get("stages"), _skip(said.get("skip", "no")))
+    _known(said, (_VERSION, "skip", "stages", "mended", "longest"), "a pattern")
+    made = _chain(said.get("stages"), _skip(said.get("skip", "no")))
+    for flag in ("mended", "longest"):
+        if type(said.get(flag, False)) is not bool:
+            raise malformed(f"`{flag}` of a pattern is {said[flag]!r}", "write a bool")
+        made = getattr(made, flag)() if said.get(flag) else made
+    return made
 
 
 def _known(said: Mapping[str, Any], names: tuple[str, ...], what: str) -> None:
@@ -257,7 +262,7 @@ def rebuilt(before: Pattern | None, said: Mapping[str, Any], skip: AfterMatchSki
         if said.get(name) is not None:
             set_window: Callable[..., Pattern] = getattr(made, name)
             made = set_window(f"{said[name]}ms")
-    return made
+    return made._with(at=said["at"]) if "at" in said else made
 
 
 def _with_conditions(made: Pattern, condition: Any) -> Pattern:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -31,6 +31,11 @@ Time = Literal["event", "processing"]
 """Whose time counts: the events', or that of the logged clock when they come."""
 MATCHES, TIMED_OUT, LATE, TRACE = range(4)
 """Ports of a first pattern; those of others come behind, without one for what is late."""
+
+
+def port_of(place: int, port: int) -> int:
+    """The port of the `place`-th pattern that is `port` of the first one."""
+    return port if place == 0 or port == LATE else 3 * place + (3 if port == TRACE else port + 1)
 
 
 class Lowering:
@@ -96,9 +101,7 @@ class Matches:
         self._place, self._label = place, label
 
     def _port(self, port: int, value: Serde | None = None) -> KStream:
-        if self._place and port != LATE:
-            port = 3 * self._place + (3 if port == TRACE else port + 1)
-        return KStream(self._flowing.at(self._node, port, value=value))
+        return KStream(self._flowing.at(self._node, port_of(self._place, port), value=value))
 
     def _wants(self, what: str) -> None:
         parameters = self._node.parameters
@@ -124,7 +127,7 @@ class Matches:
         `skipped`, `took and skipped`, `stopped`, `dropped`, `waits`) and the `edges` it asked, as `explain()` names them, each
         with its condition (`if`) and whether that held. Every such record costs a call of Python."""
         self._wants("trace")
-        return self._port(TRACE).map_values(_Traced(tuple(self._texts)))
+        return self._port(TRACE).map_values(Traced(tuple(self._texts)))
 
     @property
     def late(self) -> KStream:
@@ -174,7 +177,7 @@ class Matches:
 
 
 @dataclass(frozen=True, slots=True)
-class _Traced:
+class Traced:
     """Names the conditions in what the core says of an event."""
 
     texts: tuple[str, ...]
@@ -246,7 +249,7 @@ def match(
     materialized: Materialized | str | None,
 ) -> Matches | dict[str, Matches]:
     """See `KGroupedStream.match`."""
-    check(patterns)
+    check(patterns, options.skip)
     how = flow.materialized(materialized, "match")
     flowing = grouped.keyed("match", how)
     return _by_name(patterns, _add(flowing, patterns, options, order_by, how))
@@ -260,7 +263,7 @@ def match_unkeyed(
     materialized: Materialized | str | None,
 ) -> Matches | dict[str, Matches]:
     """See `KStream.match`."""
-    check(patterns)
+    check(patterns, options.skip)
     how = flow.materialized(materialized, "match")
     found = _add(stream._flowing, patterns, options, order_by, how, unkeyed=True)
     return _by_name(patterns, found)
@@ -282,22 +285,19 @@ def _by_name(patterns: Patterns, found: list[Matches]) -> Matches | dict[str, Ma
     return found[0] if isinstance(patterns, Pattern) else dict(zip(patterns, found, strict=True))
 
 
-def check(patterns: object) -> None:
-    """Whether they are such."""
-    several = isinstance(patterns, Mapping)
-    found = list(patterns.items()) if isinstance(patterns, Mapping) else [("a", patterns)]
-    for name, pattern in found or [("a", patterns)]:
-        if not isinstance(pattern, Pattern) or not isinstance(name, str) or not name:
-            raise fault(
-                "bad_argument",
-                f"not a pattern{' with a name' if several else ''}: {name!r}: {pattern!r}"
-                if several
-                else f"not a pattern: {pattern!r}",
-                operation="match",
-                hint='write `{"name": Pattern.begin(…).where(…)}`'
-                if several
-                else "write `Pattern.begin(name).where(…)`",
-            )
+def check(patterns: object, skip: AfterMatchSkipStrategy | None = None) -> None:
+    """Whether they are such, and can be."""
+    named = patterns if isinstance(patterns, Mapping) else {"a": patterns}
+    what, hint = "a pattern", "write `Pattern.begin(name).where(…)`"
+    if isinstance(patterns, Mapping):
+        what, hint = "patterns by name", 'write `{"name": Pattern.begin(…).where(…)}`'
+    for name, pattern in named.items():
+        if isinstance(pattern, Pattern) and isinstance(name, str) and name:
+            replace(pattern, _skip=skip or pattern._skip).explain()
+            continue
+        raise fault("bad_argument", f"not {what}: {patterns!r}", operation="match", hint=hint)
+    if not named:
+        raise fault("bad_argument", f"not {what}: {patterns!r}", operation="match", hint=hint)
 
 
 def add(
@@ -315,7 +315,7 @@ def add(
     named = {"": patterns} if isinstance(patterns, Pattern) else dict(patterns)
     wanted: list[dict[str, Any]] = [
         {
-            "pattern": {"stages": pattern._plan(lowering), "skip": (options.skip or pattern._skip)._plan()},
+            "pattern": pattern._document(lowering, options.skip),
             "timed_out": False,
             "trace": False,
         }
@@ -325,7 +325,9 @@ def add(
         **wanted[0],
         **({"others": wanted[1:]} if len(wanted) > 1 else {}),
         **({"unkeyed": True} if unkeyed else {}),
+        "names": list(named),
         "conditions": lowering.conditions,
+        "texts": lowering.texts,
         "order_by": order_by,
         **options.plan(),
         **sums(graph),

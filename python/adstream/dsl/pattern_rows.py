@@ -289,7 +289,7 @@ def match(
 ) -> RowMatches | dict[str, RowMatches]:
     """`GroupedStream.match`, and `Stream.match` where there are no keys."""
     line = user_line()
-    pattern_matches.check(patterns)
+    pattern_matches.check(patterns, options.skip)
     graph = stream._graph
     order: dict[str, Any] | None = None
     if isinstance(order_by, str | Expr):

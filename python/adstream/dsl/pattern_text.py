@@ -1,6 +1,6 @@
 """Patterns as text: `str(pattern)` writes it, `Pattern.parse` reads it. Flink's draft of such a language, made whole.
 
-    pattern   = [skip] chain
+    pattern   = ["%MENDED"] ["%LONGEST"] [skip] chain
     skip      = "%NO_SKIP" | "%SKIP_TO_NEXT" | "%SKIP_PAST_LAST"
               | ("%SKIP_TO_FIRST" | "%SKIP_TO_LAST") "[" 'stage' ["," "throws"] "]"
     chain     = element { ("->" | "->>" | "!->" | "!" | "=>" | nothing) element }
@@ -51,6 +51,7 @@ _TOKEN = re.compile(
     | (?P<sign>!->|->>|->|=>|<=|>=|!=|<>|==|//|[-+*/%=<>!?.,:()\[\]{}])""",
     re.VERBOSE | re.IGNORECASE,
 )
+_FLAGS = ("mended", "longest")
 _SKIP = re.compile(r"\s*%(\w+)")
 _SKIPS = {
     "no_skip": "no",
@@ -119,12 +120,13 @@ _OP = {sign: op for op, (sign, level) in _INFIX.items() if level >= _ADD}
 def write(pattern: Pattern) -> str:
     """See `Pattern.__str__`."""
     skip, said = pattern._skip, ""
+    flags = "".join(f"%{flag.upper()} " for flag in pattern._flags())
     if skip.kind != "no":
         said = "%SKIP_" + skip.kind.upper()
         if skip.stage is not None:
             said += f"[{_text(skip.stage)}{', throws' if skip.throws else ''}]"
         said += " "
-    return said + _chain_text(pattern)
+    return flags + said + _chain_text(pattern)
 
 
 def _chain_text(pattern: Pattern) -> str:
@@ -140,7 +142,7 @@ def _stage_text(stage: _Stage) -> str:
     optional = stage.optional
     if stage.times is not None:
         low, high, window = stage.times
-        braced = f" within {window}ms" if window is not None else ""
+        braced = f" within {format_ms(window)}" if window is not None else ""
         if stage.looping and low == 1 and not braced and not stage.greedy:
             made += "*" if optional else "+"
             optional = False
@@ -314,9 +316,16 @@ class _Reader:
     def __init__(self, text: str, type_field: str) -> None:
         self._text, self._type_field = text, type_field
         self._skip: tuple[str, int] | None = None
+        self._flags: list[str] = []
         start = 0
-        if (directive := _SKIP.match(text)) is not None:
-            self._skip, start = (directive[1].lower(), directive.start(1) - 1), directive.end()
+        while self._skip is None and (directive := _SKIP.match(text, start)) is not None:
+            name, start = directive[1].lower(), directive.end()
+            if name in _FLAGS and name not in self._flags:
+                self._flags.append(name)
+            else:
+                self._skip = name, directive.start(1) - 1
+        self._names: dict[str, int] = {}
+        """Of stages, and where."""
         self._tokens = list(self._cut(start))
         self._next = 0
         self._asked: list[tuple[str, int]] = []
@@ -344,9 +353,13 @@ class _Reader:
             at = found.end()
         yield _Token("end", "", len(self._text))
 
-    def _error(self, at: int, message: str, hint: str) -> TopologyError:
+    def _at(self, at: int) -> tuple[int, int]:
+        """Line and column."""
         before = self._text[:at]
-        line, column = before.count("\n") + 1, at - (before.rfind("\n") + 1) + 1
+        return before.count("\n") + 1, at - (before.rfind("\n") + 1) + 1
+
+    def _error(self, at: int, message: str, hint: str) -> TopologyError:
+        line, column = self._at(at)
         shown = self._text.split("\n")[line - 1]
         start = max(0, column - 60)
         cut = shown[start : column + 40]
@@ -430,6 +443,11 @@ class _Reader:
                     f"there is no stage `{stage}`",
                     f"did you mean `{near}`?" if near else "name a stage of the pattern; a field with a dot is `a.b`",
                 )
+        for flag in self._flags:
+            try:
+                made = getattr(made, flag)()
+            except TopologyError as error:
+                raise self._error(0, _message(error), error.hint or "leave it out") from None
         return made
 
     def _strategy(self) -> AfterMatchSkipStrategy | None:
@@ -439,7 +457,9 @@ class _Reader:
             return None
         name, at = self._skip
         if name not in _SKIPS:
-            near = nearest(name, _SKIPS) or "no_skip"
+            if name in _FLAGS:
+                raise self._error(at, f"a second `%{name.upper()}`", "leave one out")
+            near = nearest(name, (*_SKIPS, *_FLAGS)) or "no_skip"
             raise self._error(at, f"no skip strategy `%{name.upper()}`", f"did you mean `%{near.upper()}`?")
         kind = _SKIPS[name]
         if kind not in ("to_first", "to_last"):
@@ -479,6 +499,12 @@ class _Reader:
             self._need(")", "close the group")
         else:
             said["name"] = self._need_name("a stage")
+            said["at"] = self._at(at)
+            if said["name"] in self._names:
+                raise self._error(
+                    at, f"the name `{said['name']}` is taken", "give each stage a name of its own, in groups, too"
+                )
+            self._names[said["name"]] = at
             if self._took("="):
                 said["where"] = col(self._type_field) == self._need_name("a type")
         while self._part(said):
@@ -490,7 +516,12 @@ class _Reader:
 
     def _once(self, said: dict[str, Any], what: str, value: Any, at: int) -> None:
         if what in said:
-            raise self._error(at, f"a second `{what}` of one stage", "leave one out")
+            words = {
+                "times": "quantifier",
+                "inner": "`consecutive` or `combinations`",
+                "within_previous": "`within previous`",
+            }
+            raise self._error(at, f"a second {words.get(what, f'`{what}`')} of one stage", "leave one out")
         said[what] = value
 
     def _part(self, said: dict[str, Any]) -> bool:
@@ -679,6 +710,8 @@ class _Reader:
             return made
         if self._took_word("null"):
             return lit(None)
+        if self._token.kind != "name":
+            raise self._wrong("a value", "write a field's name, a number, `'text'`, or a function of them")
         name = self._need_name("a value")
         if not self._took("."):
             return col(name)

@@ -1,5 +1,6 @@
 """Testing topologies: the real engine on a log in memory, no broker."""
 
 from adstream.testing.driver import DeadLetter, Input, Output, RawRecord, Record, TopologyTestDriver
+from adstream.testing.tracing import TracedEvent
 
-__all__ = ["DeadLetter", "Input", "Output", "RawRecord", "Record", "TopologyTestDriver"]
+__all__ = ["DeadLetter", "Input", "Output", "RawRecord", "Record", "TopologyTestDriver", "TracedEvent"]

@@ -43,6 +43,7 @@ from adstream.interfaces import TopicPartition
 from adstream.runtime import queries
 from adstream.runtime.assignment import TaskSpec, enumerate_tasks
 from adstream.testing.memory import MemoryLog
+from adstream.testing.tracing import TracedEvent, with_readers
 from adstream.testing.turns import Turns
 
 if TYPE_CHECKING:
@@ -347,8 +348,37 @@ class TopologyTestDriver:
     def patterns(self, name: str) -> dict[Any, PatternCounts]:
         """What is under way of a pattern, by key; keys with nothing are not there. `name`: of its store (`materialized=`)."""
         self.run()
-        found = (entry for task in self._tasks for entry in task.core.pattern_counts(name))
-        return {key: PatternCounts(*counts) for key, counts in found}
+        total: dict[Any, list[int]] = {}
+        for task in self._tasks:
+            for key, counts in task.core.pattern_counts(name):
+                # Without a key each partition has one entry.
+                total[key] = [a + b for a, b in zip(total.get(key, [0] * len(counts)), counts, strict=True)]
+        return {key: PatternCounts(*counts) for key, counts in total.items()}
+
+    def trace(self, key: Any, operation: str | None = None) -> list[TracedEvent]:
+        """What became of each event of a key: by event time, which of the key's runs took it, skipped it or ended with it and
+        why, and which runs were given up because their window was over. `print(*driver.trace("c1"), sep="\\n")` reads well.
+
+        Args:
+            key: the key of the events; None where a pattern has none.
+            operation: the name of the pattern's operation, if there are several.
+
+        What was piped so far is done again for it, without the restarts and crashes.
+
+        Raises:
+            KeyError: there is no such operation, or no pattern at all.
+        """
+        self.run()
+        plan, readers = with_readers(self.built.plan, operation)
+        if not readers:
+            known = [n["name"] for n in self.built.plan["nodes"] if n["op"] == "flow" and n["kind"] == "match"]
+            raise KeyError(f"no pattern is matched by `{operation}`; there are: {', '.join(known) or 'none'}")
+        found = []
+        with self._twin(plan) as twin:
+            for reader in readers:
+                records = twin.output(reader.topic).read()
+                found += [reader.read(r.timestamp, r.value) for r in records if r.key == key]
+        return sorted(found, key=lambda one: (one.at, one.timed_out is None))
 
     def counters(self) -> dict[str, dict[str, int]]:
         """What became of rows, by operation and reason, over all tasks: `counters()["gross"]["late"]`."""
@@ -719,13 +749,13 @@ class TopologyTestDriver:
             "options": {},
         }
         nodes += [{"id": len(nodes), "line": None, **stream}, {"id": len(nodes) + 1, "line": None, **sink}]
-        built = Built(
-            self.built.app,
-            {**self.built.plan, "nodes": nodes},
-            self.built.callables,
-            self.built.settings,
-            self.built.nodes,
-        )
+        with self._twin({**self.built.plan, "nodes": nodes}) as twin:
+            return twin.table(_SEEN_BY_DRIVER)
+
+    @contextmanager
+    def _twin(self, plan: dict[str, Any]) -> Iterator[TopologyTestDriver]:
+        """Another plan with the same functions, to which the same has come, at the same commit points."""
+        built = Built(self.built.app, plan, self.built.callables, self.built.settings, self.built.nodes)
         options = self._options
         counts = {topic: self.partitions[topic] for topic in self._inputs}
         with TopologyTestDriver(
@@ -746,7 +776,7 @@ class TopologyTestDriver:
                     twin.advance_wall_clock(item * _MS)
                 else:
                     twin._pipe(*item)
-            return twin.table(_SEEN_BY_DRIVER)
+            yield twin
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import adstream as ads
 from adstream import Pattern, TopologyError, col
 from tests.unit.kstreams.test_patterns import play
 
@@ -58,7 +59,7 @@ def test_a_type_is_a_field() -> None:
     [
         ("", 1, "the text ends where a stage", "write a word"),
         ("a ->", 5, "the text ends where a stage", "write a word"),
-        ("a -> b (x > )", 13, "`)` where a value", "write a word"),
+        ("a -> b (x > )", 13, "`)` where a value", "write a field's name"),
         ("a (x > 1) b (y >", 17, "the text ends where a value", ""),
         ("a (1 < x < 3)", 10, "`<` where the end of a comparison", "`a < b and b < c`"),
         ("a (x = null)", 8, "`null` where a value", "`x is null`"),
@@ -69,7 +70,7 @@ def test_a_type_is_a_field() -> None:
         ("a (b -> c)", 6, "`->` where `)`", "`=> (…)`"),
         ("a -> b within 5", 15, "is not a duration", "say the unit"),
         ("a{3,2}", 1, "between 3 and 2 times", "smaller number first"),
-        ("a{2}{3}", 5, "a second `times`", "leave one out"),
+        ("a{2}{3}", 5, "a second quantifier of one stage", "leave one out"),
         ("a -> b (x > c.x)", 13, "there is no stage `c`", "name a stage"),
         ("start -> b (x > strat.x)", 17, "there is no stage `strat`", "did you mean `start`?"),
         ("a (flor(x) > 1)", 4, "there is no function `flor`", "did you mean `floor`?"),
@@ -155,3 +156,34 @@ def test_repetitions_that_make_no_sense(text: str, hint: str) -> None:
     with pytest.raises(TopologyError, match=hint) as raised:
         Pattern.parse(text)
     assert raised.value.code == "malformed_pattern"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a (x > )", "write a field's name, a number"),
+        ("a+ consecutive combinations", "a second `consecutive` or `combinations` of one stage"),
+        ("a{2}{3}", "a second quantifier of one stage"),
+        ("a -> b\n  -> a", "line 2, column 6: the name `a` is taken"),
+        ("a -> (b -> a)", "line 1, column 12: the name `a` is taken"),
+    ],
+)
+def test_errors_say_it_in_the_words_of_the_text(text: str, told: str) -> None:
+    with pytest.raises(TopologyError) as refused:
+        Pattern.parse(text)
+    assert told in str(refused.value)
+
+
+def test_spans_are_written_as_they_are_read() -> None:
+    assert str(Pattern.parse("a{2 within 5s}")) == "a{2 within 5s}"
+
+
+def test_what_shows_only_in_the_whole_has_the_place_of_its_stage_and_the_line_of_the_user() -> None:
+    def build(app: ads.App) -> None:
+        grouped = app.stream("in", key=ads.serdes.string).group_by_key()
+        grouped.match(Pattern.parse("a\n  !-> b (x > 1)"), max_delay="0s").matches.to("out", key=ads.serdes.string)
+
+    with pytest.raises(TopologyError, match=r"line 2, column 7: `b` ends the pattern") as refused:
+        ads.topology(name="app")(build).build()
+    assert refused.value.code == "malformed_pattern"
+    assert "test_pattern_text" in str(refused.value.line)

@@ -69,3 +69,16 @@ def test_it_is_what_one_key_has(seed: int) -> None:
         for options in ({}, {"restart": True}):
             unkeyed = adstream_side.play(case, unkeyed=True, form=form, **options)
             assert unkeyed == keyed or ("rejected" in unkeyed and "rejected" in keyed)
+
+
+def test_what_is_under_way_is_counted_over_all_partitions() -> None:
+    def build(app: ads.App) -> None:
+        app.stream("in", key=TEXT).match(PAIR, max_delay="0s", materialized="runs").matches.to("out", key=TEXT)
+
+    with TopologyTestDriver(ads.topology(name="app")(build), partitions=3) as driver:
+        for i in range(12):
+            driver.input("in").pipe({"t": "a", "n": i}, key=f"k{i}", at=i)
+        counts = driver.patterns("runs")
+        assert list(counts) == [None]
+        assert counts[None].waiting == 3  # the latest of each partition
+        assert counts[None].live_runs == 3

@@ -4,6 +4,12 @@
 //! The chain is walked from its end. A state takes an event (TAKE), lets it pass (IGNORE) or goes on without one (PROCEED, asked
 //! with the event that is about to be read). A negated stage becomes edges to a stop state; where it ends the pattern, a state
 //! that waits (`Pending`).
+//!
+//! *Mended* patterns have none of Flink's known faults. Its windows between two events belong to states, and end a run whatever else it
+//! could do there, or do not apply where it waits. Mended ones are conditions of the edges that take an event or let it pass
+//! ([`Guard::Within`]), on every state of the stage, between repetitions and not before them; what may go on without the stage goes
+//! on. They end runs too, where there is no way but to take. What must not come at the end goes by `within` wherever that is said,
+//! and of several such stages in a row each counts.
 
 use std::collections::{HashMap, HashSet};
 
@@ -59,6 +65,10 @@ pub struct Automaton {
     pub skip: Skip,
     /// Not Flink's: how many runs a key may have.
     pub cap: Option<Cap>,
+    pub mended: bool,
+    pub longest: bool,
+    /// The state in which a run is a match.
+    pub end: usize,
 }
 
 /// A bound on a key's runs, and what happens to the event that would leave more of them.
@@ -102,12 +112,17 @@ impl Automaton {
             following: None,
             originals: HashMap::new(),
             broken: false,
+            mended: pattern.mended,
+            repeats: false,
         };
         let end = c.new_state(END, Kind::Final);
-        c.window = last.within;
+        c.window = if pattern.mended { shortest(&pattern.stages) } else { last.within };
         let sink = c.middle(end);
         let start = c.convert(sink);
         c.states[start].kind = Kind::Start;
+        if pattern.mended {
+            c.guard_windows();
+        }
         let window_ms = c.window.unwrap_or(0);
         if c.window.is_some_and(|window| c.states.iter().any(|s| s.window_ms > window)) {
             let text = "a window between two events is longer than the whole pattern's".to_string();
@@ -118,8 +133,22 @@ impl Automaton {
             let text = format!("`{}` ends the pattern: nothing says how long it must not come", last.name);
             return Err(malformed(text, "write `.within(…)` behind it"));
         }
-        let mut made =
-            Automaton { states: c.states, start, window_ms, stages: vec![], skip: pattern.skip.clone(), cap: None };
+        let ends = last.group.is_none() && (last.inner == Contiguity::Strict || last.until.is_some());
+        if pattern.longest && window_ms <= 0 && !ends {
+            let text = "nothing says when the longest match is the longest".to_string();
+            return Err(malformed(text, "write `.within(…)`, or end the loop by `consecutive()` or `until(…)`"));
+        }
+        let mut made = Automaton {
+            states: c.states,
+            start,
+            window_ms,
+            stages: vec![],
+            skip: pattern.skip.clone(),
+            cap: None,
+            mended: pattern.mended,
+            longest: pattern.longest,
+            end,
+        };
         if c.broken {
             let text = "an optional greedy stage with `until` behind a negated one has nowhere to go".to_string();
             return Err(malformed(text, "leave `greedy` or `optional` out"));
@@ -192,6 +221,12 @@ impl Automaton {
     }
 }
 
+/// The smallest window of all stages, of those in groups, too.
+fn shortest(stages: &[Stage]) -> Option<i64> {
+    let inner = |stage: &Stage| stage.group.as_ref().and_then(|group| shortest(group));
+    stages.iter().flat_map(|stage| [stage.within, inner(stage)]).flatten().filter(|ms| *ms > 0).min()
+}
+
 fn check(pattern: &Pattern) -> Result<(), PlanError> {
     fn names<'p>(stages: &'p [Stage], seen: &mut HashSet<&'p str>) -> Result<(), PlanError> {
         if stages.is_empty() {
@@ -233,6 +268,9 @@ struct Compiler<'p> {
     following: Option<&'p Stage>,
     originals: HashMap<String, usize>,
     broken: bool,
+    mended: bool,
+    /// What is made is for a second or later event of the stage.
+    repeats: bool,
 }
 
 impl<'p> Compiler<'p> {
@@ -255,7 +293,9 @@ impl<'p> Compiler<'p> {
     fn stage_state(&mut self, kind: Kind, takes: bool) -> usize {
         let stage = self.current();
         let made = self.new_state(stage_name(stage), kind);
-        if takes {
+        if self.mended {
+            self.states[made].window_ms = self.gap(kind);
+        } else if takes {
             self.states[made].window_ms = match &stage.times {
                 None => stage.within_previous.unwrap_or(0),
                 // All but the one nearest the end: a fault of Flink's that its users' patterns rest on.
@@ -266,6 +306,40 @@ impl<'p> Compiler<'p> {
         made
     }
 
+    /// How much time there may be between the event before and the one that the state is for, if Flink's faults are mended.
+    fn gap(&self, kind: Kind) -> i64 {
+        let stage = self.current();
+        if stage.group.is_some() {
+            return 0; // a state between two passes: the next one's first is asked
+        }
+        let between = |stage: &Stage| stage.times.as_ref().and_then(|times| times.window);
+        let head = self.headed(stage);
+        let all = [
+            stage.within_previous,
+            between(stage).filter(|_| self.repeats && kind == Kind::Normal),
+            head.and_then(|group| group.within_previous),
+            head.filter(|group| !self.group_is_first_of_loop(group)).and_then(between),
+        ];
+        all.into_iter().flatten().filter(|ms| *ms > 0).min().unwrap_or(0)
+    }
+
+    /// Windows as conditions of what takes an event or lets it pass; where that is the only way, of the state as well.
+    fn guard_windows(&mut self) {
+        let kinds: Vec<Kind> = self.states.iter().map(|s| s.kind).collect();
+        for state in &mut self.states {
+            if state.window_ms <= 0 || !state.edges.iter().any(|e| e.action == Action::Take) {
+                continue;
+            }
+            for edge in state.edges.iter_mut().filter(|e| e.action != Action::Proceed) {
+                edge.guard = Guard::Within(state.window_ms).and(edge.guard.clone());
+            }
+            let on = |e: &Edge| e.action == Action::Proceed && kinds[e.target] != Kind::Stop;
+            if state.kind == Kind::Start || state.edges.iter().any(on) {
+                state.window_ms = 0;
+            }
+        }
+    }
+
     fn edge(&mut self, from: usize, action: Action, target: usize, guard: Guard) {
         self.states[from].edges.push(Edge { action, target, guard });
     }
@@ -274,7 +348,11 @@ impl<'p> Compiler<'p> {
     fn open_nots(&self) -> Vec<(Guard, &'p str)> {
         let mut found = vec![];
         let mut at = self.at;
-        while at > 0 && (self.chain[at - 1].optional || self.chain[at - 1].contiguity == Contiguity::NotFollow) {
+        let passes = |stage: &Stage| {
+            let nothing = self.mended && stage.contiguity == Contiguity::NotNext;
+            stage.optional || stage.contiguity == Contiguity::NotFollow || nothing
+        };
+        while at > 0 && passes(&self.chain[at - 1]) {
             at -= 1;
             let stage = &self.chain[at];
             if stage.contiguity == Contiguity::NotFollow {
@@ -298,6 +376,10 @@ impl<'p> Compiler<'p> {
                         self.edge(pending, Action::Proceed, stop, not.clone());
                         self.edge(pending, Action::Ignore, pending, not.negated());
                         last = pending;
+                    } else if self.mended && self.states[last].kind == Kind::Pending {
+                        let not = self.take_guard(stage);
+                        let stop = self.stop(&not, &stage.name);
+                        self.edge(last, Action::Proceed, stop, not);
                     }
                 }
                 Contiguity::NotNext => {
@@ -307,6 +389,9 @@ impl<'p> Compiler<'p> {
                     let action = if self.states[last].kind == Kind::Final { Action::Ignore } else { Action::Proceed };
                     self.edge(next, action, last, not.clone().negated());
                     self.edge(next, Action::Proceed, stop, not);
+                    if self.mended {
+                        self.add_stops(next);
+                    }
                     last = next;
                 }
                 _ => last = self.convert(last),
@@ -314,7 +399,7 @@ impl<'p> Compiler<'p> {
             self.following = Some(stage);
             self.at -= 1;
             if let Some(ms) = self.current().within {
-                if ms < self.window.unwrap_or(i64::MAX) {
+                if !self.mended && ms < self.window.unwrap_or(i64::MAX) {
                     self.window = Some(ms);
                 }
             }
@@ -377,6 +462,7 @@ impl<'p> Compiler<'p> {
         }
         let (name, kind) = (self.states[sink].name.clone(), self.states[sink].kind);
         let copy = self.new_state(&name, kind);
+        self.keep_window(sink, copy);
         for edge in self.states[sink].edges.clone() {
             let target = match edge.action {
                 Action::Proceed if self.states[edge.target].kind == Kind::Stop => {
@@ -399,11 +485,19 @@ impl<'p> Compiler<'p> {
         let name = self.states[state].name.split(':').next().expect("the first part").to_string();
         let kind = self.states[state].kind;
         let copy = self.new_state(&name, kind);
+        self.keep_window(state, copy);
         for edge in self.states[state].edges.clone() {
             let target = if edge.target == state { copy } else { edge.target };
             self.edge(copy, edge.action, target, edge.guard);
         }
         copy
+    }
+
+    /// Flink's copies have none.
+    fn keep_window(&mut self, of: usize, copy: usize) {
+        if self.mended {
+            self.states[copy].window_ms = self.states[of].window_ms;
+        }
     }
 
     fn repeated(&mut self, sink: usize, proceed: usize, times: Times) -> usize {
@@ -419,6 +513,7 @@ impl<'p> Compiler<'p> {
             }
             self.yield_to(sink, &take);
         }
+        self.repeats = stage.group.is_none();
         for _ in times.from..times.to {
             last = self.single(last, Some(proceed), take.clone(), inner.clone(), true);
             self.add_stop_to_loop(last);
@@ -427,6 +522,7 @@ impl<'p> Compiler<'p> {
             last = self.single(last, None, take.clone(), inner.clone(), false);
             self.add_stop_to_loop(last);
         }
+        self.repeats = false;
         self.set_first_of_loop(true);
         let ignore = self.ignore_guard(stage);
         self.single(last, Some(proceed), take, ignore, stage.optional)
@@ -508,6 +604,7 @@ impl<'p> Compiler<'p> {
         let ignore = until(self.inner_ignore_guard(stage), &stage.until);
         let take = until(Some(self.take_guard(stage)), &stage.until).expect("a guard");
         let always = self.always();
+        self.repeats = true;
         let state = self.stage_state(Kind::Normal, true);
         if stage.greedy {
             let mut proceed = always.clone();
@@ -532,6 +629,7 @@ impl<'p> Compiler<'p> {
             self.edge(state, Action::Ignore, twin, ignore);
             self.add_stop_to_loop(twin);
         }
+        self.repeats = false;
         state
     }
 

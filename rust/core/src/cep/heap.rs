@@ -57,6 +57,10 @@ impl<T: Ranked> Heap<T> {
         }
     }
 
+    pub fn offer_all(&mut self, items: impl IntoIterator<Item = T>) {
+        items.into_iter().for_each(|item| self.offer(item));
+    }
+
     pub fn poll(&mut self) -> Option<T> {
         let last = self.items.pop()?;
         if self.items.is_empty() {

@@ -8,7 +8,8 @@
 //!
 //! In event time nothing is told before the watermark passes an event's time. When something is due, time is moved to each waiting
 //! event's and then to the watermark; a key for which nothing is due is not looked at. A run's window is due (`start + window`), one
-//! between two events is not: without another event of its key it is noticed only when something else is. In processing time
+//! between two events is not: without another event of its key it is noticed only when something else is; that of a mended pattern is
+//! due as well. In processing time
 //! everything is due one millisecond later ([`Watched::lag`]).
 //!
 //! Patterns share the events and nothing else: each does what it would do alone.
@@ -200,8 +201,11 @@ impl<E: Clone> Looked<E> {
         }
     }
 
-    fn leave(self, _: &Watched, each: &mut [Watch<E>]) {
-        let watch = &mut each[self.pattern];
+    fn leave(mut self, watched: &Watched, each: &mut [Watch<E>]) {
+        let (watch, automaton) = (&mut each[self.pattern], &watched.automata[self.pattern]);
+        if automaton.mended {
+            self.due.extend(self.runs.next_over(automaton).map(|ts| ts.saturating_add(watched.lag)));
+        }
         watch.due.extend(self.due);
         watch.runs = (!self.runs.idle()).then_some(self.runs);
     }

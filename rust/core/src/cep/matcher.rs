@@ -1,6 +1,11 @@
 //! Runs of an automaton over the events of one key, as in Flink's `NFA`: who goes on, who is a match, who is told when.
+//!
+//! *Longest* matches are not Flink's. Where a run is a match and may take more, Flink makes two of it: one that is told and one that
+//! goes on. Here it goes on, and what it has come to is kept ([`Best`]), for all runs that come of it. As soon as one of them is a
+//! longer match it is forgotten; when the last of them has ended, for whatever reason but pruning or the cap, it is told.
 
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 
 use super::automaton::{Action, Automaton, CapPolicy, Kind};
 use super::buffer::{Buffer, EventId, NodeId, Path, Version};
@@ -18,6 +23,18 @@ pub struct Run {
     /// Of the first and of the latest taken event, ms.
     pub start_ms: i64,
     pub previous_ms: i64,
+    /// The match that it is already, if longer ones are waited for: one of [`Runs::bests`], if that is still there.
+    pub best: Option<u64>,
+}
+
+/// A match that is told unless one of the runs that hold it becomes a longer one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Best {
+    pub node: NodeId,
+    pub version: Version,
+    pub start: Option<EventId>,
+    pub start_ms: i64,
+    pub held: u32,
 }
 
 impl Ranked for Run {
@@ -35,6 +52,9 @@ pub struct Runs<E> {
     /// Complete, and held back while an older run lives.
     pub complete: Heap<Run>,
     pub buffer: Buffer<E>,
+    /// Matches that may become longer, and how many there have been.
+    pub bests: BTreeMap<u64, Best>,
+    pub next_best: u64,
 }
 
 /// A match or what of it there is: its stages in order of their first event, with their events.
@@ -45,6 +65,8 @@ pub struct Match<E>(pub Vec<(u16, Vec<E>)>);
 pub struct History<'a, E> {
     buffer: &'a Buffer<E>,
     run: &'a Run,
+    /// Of the event at hand, ms.
+    ts: i64,
     path: OnceCell<Path>,
 }
 
@@ -77,6 +99,7 @@ fn guarded<E>(guard: &Guard, conditions: &mut dyn Conditions<E>, history: &Histo
     Ok(match guard {
         Guard::Always => true,
         Guard::Is(condition) => conditions.holds(*condition, history)?,
+        Guard::Within(ms) => history.run.start.is_none() || history.ts.saturating_sub(history.run.previous_ms) < *ms,
         Guard::Not(guard) => !guarded(guard, conditions, history)?,
         Guard::And(both) => guarded(&both[0], conditions, history)? && guarded(&both[1], conditions, history)?,
         Guard::Or(both) => guarded(&both[0], conditions, history)? || guarded(&both[1], conditions, history)?,
@@ -107,7 +130,7 @@ impl<E: Clone> Runs<E> {
     pub fn new(automaton: &Automaton) -> Self {
         let mut partial = Heap::default();
         partial.offer(start(automaton, Version::first()));
-        Runs { partial, complete: Heap::default(), buffer: Buffer::default() }
+        Runs { partial, complete: Heap::default(), buffer: Buffer::default(), bests: BTreeMap::new(), next_best: 0 }
     }
 
     /// Whether nothing is under way: the state is worth nothing.
@@ -124,7 +147,7 @@ impl<E: Clone> Runs<E> {
     pub fn advance(&mut self, automaton: &Automaton, now: i64, told: bool) -> Result<Told<E>, Fault> {
         let before = self.before_throwing(&automaton.skip);
         let (mut kept, mut potential, mut timed_out) = (Heap::default(), Heap::default(), vec![]);
-        for run in std::mem::take(&mut self.partial).into_array() {
+        for mut run in std::mem::take(&mut self.partial).into_array() {
             let state = &automaton.states[run.state as usize];
             let over = |since: i64, window: i64| {
                 state.kind != Kind::Start && window > 0 && now.saturating_sub(since) >= window
@@ -134,6 +157,9 @@ impl<E: Clone> Runs<E> {
                 kept.offer(run);
             } else if state.kind == Kind::Pending {
                 potential.offer(run);
+            } else if let Some(best) = run.best.take() {
+                potential.offer_all(self.ended(best, automaton));
+                self.let_go(&run);
             } else {
                 if told {
                     let path = run.node.map_or(vec![], |node| self.buffer.path(node, &run.version));
@@ -160,7 +186,7 @@ impl<E: Clone> Runs<E> {
         ts: i64,
         conditions: &mut dyn Conditions<E>,
     ) -> Result<Told<E>, Fault> {
-        let plans = self.partial.iter().map(|run| self.decide(automaton, run, conditions));
+        let plans = self.partial.iter().map(|run| self.decide(automaton, run, ts, conditions));
         let plans = plans.collect::<Result<Vec<_>, Fault>>()?;
         let refusing = automaton.cap.filter(|cap| {
             // Each edge makes at most one run that stays.
@@ -173,18 +199,36 @@ impl<E: Clone> Runs<E> {
         };
         let (mut kept, mut potential, mut began) = (Heap::default(), Heap::default(), false);
         let mut id = None;
-        for (run, plan) in std::mem::take(&mut self.partial).into_array().into_iter().zip(plans) {
+        for (mut run, plan) in std::mem::take(&mut self.partial).into_array().into_iter().zip(plans) {
             let (mut retained, mut stopped) = (vec![], false);
+            let (best, mut longer) = (run.best.take(), false);
             for next in self.next(automaton, &run, plan, event, ts, &mut id) {
                 began |= automaton.states[run.state as usize].kind == Kind::Start && next.start_ms > 0;
+                longer |= next.best.is_some();
                 match automaton.states[next.state as usize].kind {
-                    Kind::Final => potential.offer(next),
+                    Kind::Final => {
+                        longer = true;
+                        potential.offer(next);
+                    }
                     Kind::Stop => {
                         stopped = true;
                         self.let_go(&next);
                     }
                     _ => retained.push(next),
                 }
+            }
+            match best {
+                Some(best) if longer => {
+                    if let Some(best) = self.bests.remove(&best) {
+                        self.buffer.release(best.node, &best.version);
+                    }
+                }
+                Some(best) if stopped || retained.is_empty() => potential.offer_all(self.ended(best, automaton)),
+                Some(best) => {
+                    self.bests.entry(best).and_modify(|b| b.held += retained.len() as u32 - 1);
+                    retained.iter_mut().for_each(|next| next.best = Some(best));
+                }
+                None => {}
             }
             for next in retained {
                 match stopped {
@@ -236,11 +280,51 @@ impl<E: Clone> Runs<E> {
         if let Some(node) = run.node {
             self.buffer.release(node, &run.version);
         }
+        if let Some(best) = run.best.and_then(|best| self.let_go_best(best)) {
+            self.buffer.release(best.node, &best.version);
+        }
+    }
+
+    /// One run less holds it; it comes back if that was the last one.
+    fn let_go_best(&mut self, id: u64) -> Option<Best> {
+        let best = self.bests.get_mut(&id)?;
+        best.held -= 1;
+        if best.held == 0 {
+            return self.bests.remove(&id);
+        }
+        None
+    }
+
+    /// A run that held it has ended: the match, if that was the last one.
+    fn ended(&mut self, id: u64, automaton: &Automaton) -> Option<Run> {
+        let Best { node, version, start, start_ms, .. } = self.let_go_best(id)?;
+        let (state, node) = (automaton.end as u16, Some(node));
+        Some(Run { state, node, version, start, start_ms, previous_ms: start_ms, best: None })
+    }
+
+    /// When a window of one of its runs is over, if no event comes before.
+    pub fn next_over(&self, automaton: &Automaton) -> Option<i64> {
+        let over = |run: &Run| {
+            let (state, after) = (&automaton.states[run.state as usize], |since: i64, window: i64| {
+                (window > 0).then(|| since.saturating_add(window))
+            });
+            [after(run.start_ms, automaton.window_ms), after(run.previous_ms, state.window_ms)]
+                .into_iter()
+                .flatten()
+                .min()
+        };
+        self.partial.iter().filter(|run| run.start.is_some()).filter_map(over).min()
     }
 
     /// PROCEED edges depth first, the latest one first; what is true of TAKE and IGNORE on the way.
-    fn decide(&self, automaton: &Automaton, run: &Run, conditions: &mut dyn Conditions<E>) -> Result<Plan, Fault> {
-        let history = History { buffer: &self.buffer, run, path: OnceCell::new() };
+    fn decide(
+        &self,
+        automaton: &Automaton,
+        run: &Run,
+        ts: i64,
+        conditions: &mut dyn Conditions<E>,
+    ) -> Result<Plan, Fault> {
+        let history = History { buffer: &self.buffer, run, ts, path: OnceCell::new() };
         let traces = conditions.traces();
         let mut plan = Plan { edges: vec![], takes: 0, ignores: 0 };
         let mut todo = vec![run.state as usize];
@@ -313,8 +397,15 @@ impl<E: Clone> Runs<E> {
                     true => (Some(event_id), ts),
                     false => (run.start, run.start_ms),
                 };
-                let next = Run { state: target, node: Some(node), version, start, start_ms, previous_ms: ts };
-                if let Some(end) = complete {
+                let mut next =
+                    Run { state: target, node: Some(node), version, start, start_ms, previous_ms: ts, best: None };
+                if complete.is_some() && automaton.longest {
+                    self.hold(&next);
+                    let id = self.next_best;
+                    self.next_best += 1;
+                    next.best = Some(id);
+                    self.bests.insert(id, Best { node, version: next.version.clone(), start, start_ms, held: 1 });
+                } else if let Some(end) = complete {
                     let end = Run { state: end as u16, ..next.clone() };
                     self.hold(&next);
                     made.push(next);
@@ -350,21 +441,20 @@ impl<E: Clone> Runs<E> {
         }
         let mut found = vec![];
         while let Some(earliest) = self.complete.peek() {
-            if automaton.skip != Skip::No && kept.peek().is_some_and(|older| earliest.rank() > older.rank()) {
+            let older = kept.peek().is_some_and(|older| earliest.rank() > older.rank());
+            if automaton.skip != Skip::No && older && !automaton.mended {
                 break;
             }
             let run = self.complete.poll().expect("peeked");
             let path = run.node.map_or(vec![], |node| self.buffer.path(node, &run.version));
             if let Some((limit, inclusive)) = prune_point(automaton, &path)? {
                 let pruned = |run: &Run| run.start.is_some_and(|s| s < limit || (inclusive && s == limit));
+                let mut gone: Vec<Run> = vec![];
                 for heap in [&mut *kept, &mut self.complete] {
-                    for run in heap.iter().filter(|run| pruned(run)) {
-                        if let Some(node) = run.node {
-                            self.buffer.release(node, &run.version);
-                        }
-                    }
+                    gone.extend(heap.iter().filter(|run| pruned(run)).cloned());
                     heap.remove_all(pruned);
                 }
+                gone.iter().for_each(|run| self.let_go(run));
             }
             found.push(self.materialize(path));
             self.let_go(&run);
@@ -374,7 +464,7 @@ impl<E: Clone> Runs<E> {
 }
 
 fn start(automaton: &Automaton, version: Version) -> Run {
-    Run { state: automaton.start as u16, node: None, version, start: None, start_ms: -1, previous_ms: -1 }
+    Run { state: automaton.start as u16, node: None, version, start: None, start_ms: -1, previous_ms: -1, best: None }
 }
 
 /// Whether the end can be reached without another event.

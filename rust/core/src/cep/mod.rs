@@ -17,5 +17,5 @@ pub mod saved;
 mod tests;
 
 pub use automaton::{Automaton, Cap, CapPolicy};
-pub use matcher::{Conditions, History, Match, Run, Runs, Told};
+pub use matcher::{Best, Conditions, History, Match, Run, Runs, Told};
 pub use pattern::{Contiguity, Guard, Pattern, Skip, Stage, Times};

@@ -32,6 +32,8 @@ pub struct Times {
 pub enum Guard {
     Always,
     Is(u16),
+    /// The event comes less than this after the run's last one, ms; true of who has none.
+    Within(i64),
     Not(Box<Guard>),
     And(Box<[Guard; 2]>),
     Or(Box<[Guard; 2]>),
@@ -46,11 +48,12 @@ impl Guard {
         }
     }
 
-    /// `true`, a number, `["not", g]`, `["and", g, h]`, `["or", g, h]`.
+    /// `true`, a number, `["within", ms]`, `["not", g]`, `["and", g, h]`, `["or", g, h]`.
     pub fn describe(&self) -> Value {
         match self {
             Guard::Always => json!(true),
             Guard::Is(condition) => json!(condition),
+            Guard::Within(ms) => json!(["within", ms]),
             Guard::Not(guard) => json!(["not", guard.describe()]),
             Guard::And(both) => json!(["and", both[0].describe(), both[1].describe()]),
             Guard::Or(both) => json!(["or", both[0].describe(), both[1].describe()]),
@@ -124,4 +127,10 @@ pub struct Pattern {
     pub stages: Vec<Stage>,
     #[serde(default)]
     pub skip: Skip,
+    /// Without Flink's known faults.
+    #[serde(default)]
+    pub mended: bool,
+    /// A match that may become longer is told when it no longer can.
+    #[serde(default)]
+    pub longest: bool,
 }

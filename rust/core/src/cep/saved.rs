@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! shape of the automata (8) │ waiting: n × (time, n × event) │ due: n × time │ runs of the first │ others: (due │ runs) …
-//! runs: none (0), or 1 │ partial │ complete │ nodes │ events │ counts
+//! runs: none (0), or 1 │ partial │ complete │ nodes │ events │ counts, or 2 │ the same │ matches that may become longer
 //! ```
 //!
 //! States and stages are numbers, so state is read only by automata of the same shapes. Where there is one pattern, what is due of it
@@ -14,7 +14,7 @@ use super::automaton::{Automaton, State};
 use super::buffer::{Back, Buffer, EventId, Node, NodeId, Version};
 use super::heap::Heap;
 use super::keyed::{Keyed, Watch};
-use super::matcher::{Run, Runs};
+use super::matcher::{Best, Run, Runs};
 use crate::datum::Datum;
 use crate::wire::{Reader, Writer};
 
@@ -76,8 +76,11 @@ fn write_due(w: &mut Writer, due: &BTreeSet<i64>) {
 }
 
 fn write_runs(w: &mut Writer, runs: &Option<Runs<Datum>>) -> Result<(), String> {
-    w.u8(runs.is_some().into());
-    let Some(runs) = runs else { return Ok(()) };
+    let Some(runs) = runs else {
+        w.u8(0);
+        return Ok(());
+    };
+    w.u8(if runs.next_best > 0 { 2 } else { 1 });
     for heap in [&runs.partial, &runs.complete] {
         w.varint(heap.len() as u64);
         heap.iter().for_each(|run| write_run(w, run));
@@ -104,6 +107,18 @@ fn write_runs(w: &mut Writer, runs: &Option<Runs<Datum>>) -> Result<(), String> 
     for (ts, n) in &runs.buffer.counts {
         w.zigzag(*ts);
         w.varint((*n).into());
+    }
+    if runs.next_best > 0 {
+        w.varint(runs.next_best);
+        w.varint(runs.bests.len() as u64);
+        for (id, best) in &runs.bests {
+            w.varint(*id);
+            write_node(w, best.node);
+            write_version(w, &best.version);
+            write_event(w, best.start.unwrap_or(best.node.event));
+            w.zigzag(best.start_ms);
+            w.varint(best.held.into());
+        }
     }
     Ok(())
 }
@@ -146,7 +161,8 @@ fn read_due(r: &mut Reader<'_>) -> Option<BTreeSet<i64>> {
 }
 
 fn read_runs(r: &mut Reader<'_>) -> Option<Option<Runs<Datum>>> {
-    if r.u8()? == 0 {
+    let kind = r.u8()?;
+    if kind == 0 {
         return Some(None);
     }
     let heap = |r: &mut Reader<'_>| -> Option<Heap<Run>> {
@@ -172,7 +188,16 @@ fn read_runs(r: &mut Reader<'_>) -> Option<Option<Runs<Datum>>> {
     for _ in 0..r.varint()? {
         buffer.counts.push((r.zigzag()?, r.varint()? as u32));
     }
-    Some(Some(Runs { partial, complete, buffer }))
+    let (mut bests, mut next_best) = (BTreeMap::new(), 0);
+    if kind == 2 {
+        next_best = r.varint()?;
+        for _ in 0..r.varint()? {
+            let (id, node, version) = (r.varint()?, read_node(r)?, read_version(r)?);
+            let (start, start_ms, held) = (Some(read_event(r)?), r.zigzag()?, r.varint()? as u32);
+            bests.insert(id, Best { node, version, start, start_ms, held });
+        }
+    }
+    Some(Some(Runs { partial, complete, buffer, bests, next_best }))
 }
 
 /// How much a key has.
@@ -234,21 +259,26 @@ fn write_run(w: &mut Writer, run: &Run) {
     write_version(w, &run.version);
     w.zigzag(run.start_ms);
     w.zigzag(run.previous_ms);
-    for id in [run.node.map(|n| n.event), run.start] {
-        w.u8(id.is_some().into());
+    for (id, more) in [(run.node.map(|n| n.event), false), (run.start, run.best.is_some())] {
+        w.u8(u8::from(id.is_some()) | u8::from(more) << 1);
         id.iter().for_each(|id| write_event(w, *id));
     }
     run.node.iter().for_each(|n| w.varint(n.stage.into()));
+    run.best.iter().for_each(|best| w.varint(*best));
 }
 fn read_run(r: &mut Reader<'_>) -> Option<Run> {
     let state = r.varint()? as u16;
     let version = read_version(r)?;
     let (start_ms, previous_ms) = (r.zigzag()?, r.zigzag()?);
-    let optional = |r: &mut Reader<'_>| Some(if r.u8()? == 1 { Some(read_event(r)?) } else { None });
-    let (event, start) = (optional(r)?, optional(r)?);
+    let optional = |r: &mut Reader<'_>| {
+        let flags = r.u8()?;
+        Some((if flags & 1 == 1 { Some(read_event(r)?) } else { None }, flags & 2 == 2))
+    };
+    let ((event, _), (start, more)) = (optional(r)?, optional(r)?);
     let node = match event {
         Some(event) => Some(NodeId { event, stage: r.varint()? as u16 }),
         None => None,
     };
-    Some(Run { state, node, version, start, start_ms, previous_ms })
+    let best = if more { Some(r.varint()?) } else { None };
+    Some(Run { state, node, version, start, start_ms, previous_ms, best })
 }
