@@ -492,7 +492,7 @@ class KafkaLog(Log):
         if len(slots) == 1:
             settings["client.id"] = holder(settings["client.id"], slots[0])
         options = {"clock": self._clock, "sleep": self._sleep, **self._lease_options}
-        return KafkaLeases(settings, group, topic, admin=of_admin(self._settings), **options)
+        return KafkaLeases(settings, group, topic, admin=self._new_admin, **options)
 
     def close(self) -> None:
         self._admin.poll(0)

@@ -78,7 +78,7 @@ class KafkaLeases(Leases):
         watchdog_s: float = WATCHDOG_S,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
-        admin: Mapping[str, Any] | None = None,
+        admin: Callable[[], Any] | None = None,
     ) -> None:
         self._topic, self._group = topic, group
         self._admin = admin
@@ -150,12 +150,12 @@ class KafkaLeases(Leases):
 
     def members(self) -> Membership | None:
         if self._members is None and self._admin is not None and not self._closing:
-            self._members = KafkaMembers(dict(self._admin), self._group, self._topic, self._me)
+            self._members = KafkaMembers(self._admin, self._group, self._topic, self._membership)
         return None if self._members is None else self._members.last
 
-    def _me(self) -> str:
+    def _membership(self) -> tuple[str, object]:
         with self._lock:
-            return "" if self._last is None else self._last.member
+            return ("", None) if self._last is None else (self._last.member, self._last)
 
     def fence(self) -> Fence:
         with self._lock:
