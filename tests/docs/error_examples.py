@@ -183,6 +183,11 @@ def job(app: ads.App) -> None:
     app.global_table("rates", "rates")
 
 job.build()""",
+    "timeout_missing": """async def ask(row: dict) -> dict:
+    return row
+
+
+events().map_async(ask, schema=Event)""",
     "within_missing": 'rows = events()\nrows.join(rows, on="user", into="other", grace="0s")',
 }
 
@@ -205,7 +210,7 @@ def page() -> str:
     ]
     for code, source in sorted(EXAMPLES.items()):
         body = "".join(f"    {line}".rstrip() + "\n" for line in source.replace("\n\n\n", "\n\n").splitlines())
-        body = f"\n{body}" if source.startswith(("class ", "@", "def ")) else body  # as ruff formats it
+        body = f"\n{body}" if source.startswith(("class ", "@", "def ", "async def ")) else body  # as ruff formats it
         wrong, remedy = (text.replace("\\|", "|") for text in about[code])
         parts.append(
             f'## {code}\n\n{wrong[0].upper()}{wrong[1:]}.\n\n```python\nwith raises("{code}"):\n{body}```\n\nRemedy: {remedy}.\n'

@@ -22,7 +22,18 @@ _CONTROL = dict.fromkeys([*range(32), 65534, 65535, *range(55296, 57344)], 65533
 
 _COLOURS = {"in": "#dbeafe", "state": "#fef3c7", "out": "#dcfce7", "plain": "#f3f4f6"}
 _OUT = {"to", "to_topic", "sink"}
-_PLAIN = {"filter", "require", "with_columns", "select", "map", "map_batches", "branch", "merge", "to_stream"}
+_PLAIN = {
+    "filter",
+    "require",
+    "with_columns",
+    "select",
+    "map",
+    "map_batches",
+    "map_async",
+    "branch",
+    "merge",
+    "to_stream",
+}
 
 
 def svg(nodes: Sequence[Node], input_name: Callable[[int, int], str]) -> str:

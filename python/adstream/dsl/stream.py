@@ -452,6 +452,35 @@ class Stream(_Flow):
 
         return batches.map_batches(self, function, schema)
 
+    def map_async(
+        self,
+        function: Callable[[Row], Any],
+        *,
+        schema: object,
+        capacity: int = 100,
+        timeout: Duration | None = None,
+        retries: int = 0,
+    ) -> Stream:
+        """One new row per row, made of what somebody else answers: an `async` function, asked about many rows at a time.
+
+        Args:
+            function: gets the row as a dict; returns a dict or an object with the schema's names. It is asked at least once
+                for each row, and again after a crash; its answer counts once, with the row's position.
+            schema: a class as for `app.stream`.
+            capacity: so many rows are asked about at once.
+            timeout: how long an answer is waited for. It is cancelled then.
+            retries: how often it is asked again after an exception or a `timeout`, after 50 ms, 100 ms and so on. A row
+                without an answer goes to the dead letters, reason `callable_raised`.
+
+        Rows keep their order. The key is not known to survive. In Flink: `AsyncDataStream.orderedWait`; Kafka Streams has none.
+
+        Raises:
+            TopologyError: `bad_argument`, `timeout_missing`, `bad_duration`, `not_a_schema`.
+        """
+        from adstream.dsl import waiting
+
+        return waiting.map_async(self, function, schema, capacity, timeout, retries)
+
     def deduplicate(self, *columns: str, within: Duration | None = None) -> Stream:
         """Drops a row if one with equal values in `columns` was let through at most `within` of event time
         ago.

@@ -34,6 +34,7 @@ use crate::frame::{open, seal, Header, Kind};
 use crate::op::{
     failed, Changelog, Counters, Ctx, DeadLetters, FindTopic, FoundTopics, Inputs, Message, Needs, Outgoing,
 };
+use crate::plan::logical::Op;
 use crate::plan::{lower, Lowered, Plan, Route, SourceKind};
 use crate::raw::{OptBytes, RawBatch};
 use crate::window::NO_TIME;
@@ -128,6 +129,8 @@ pub struct Task {
     touched: bool,
     restoring: Option<Option<Vec<u8>>>,
     decode_rows: usize,
+    /// As many rows as one call takes, where functions are waited for: the caller has other things to do as well.
+    rows_max: usize,
     /// Number of the open generation.
     number: u64,
     round: Round,
@@ -238,6 +241,15 @@ impl Task {
             touched: false,
             restoring: None,
             decode_rows: DECODE_ROWS,
+            rows_max: plan.subtopologies[subtopology]
+                .nodes
+                .iter()
+                .filter_map(|&n| match plan.nodes[n].op {
+                    Op::MapAsync { rows_max, .. } => Some(rows_max.max(1)),
+                    _ => None,
+                })
+                .min()
+                .unwrap_or(usize::MAX),
             number: 0,
             round: Round::default(),
             changed: 0,
@@ -390,6 +402,7 @@ impl Task {
         self.finish_restore()?;
         let mut done = 0;
         let before = self.commit_asked;
+        let max_rows = max_rows.min(self.rows_max);
         while done < max_rows && self.commit_asked == before {
             if self.nodes.iter().any(|n| n.operator.closing()) {
                 done += self.go_on()?;

@@ -64,6 +64,38 @@ fn row_dict<'py>(py: Python<'py>, batch: &Batch, row: usize) -> PyResult<Bound<'
     Ok(dict)
 }
 
+/// What a function returned for a row, by the schema; the error: it has no such value.
+fn values_of(made: &Bound<'_, PyAny>, schema: &Schema) -> Result<Vec<Value>, String> {
+    let value = |name: &str, dtype: &DataType| -> PyResult<Value> {
+        let value = match made.cast::<PyMapping>() {
+            Ok(mapping) => mapping.get_item(name)?,
+            Err(_) => made.getattr(name)?,
+        };
+        from_python(&value, dtype)
+    };
+    schema.fields.iter().map(|f| value(&f.name, &f.dtype).map_err(|e| text(made.py(), &e))).collect()
+}
+
+/// Columns of so many rows, each made by itself; where that fails, its row is an error with a text.
+fn rows(schema: &Schema, count: usize, mut made: impl FnMut(usize) -> Result<Vec<Value>, String>) -> Vec<Column> {
+    let mut out: Vec<ColumnBuilder> = schema.fields.iter().map(|f| ColumnBuilder::new(f.dtype.clone())).collect();
+    let mut messages = vec![];
+    for row in 0..count {
+        match made(row) {
+            Ok(values) => values.iter().zip(&mut out).for_each(|(v, b)| b.push_value(v)),
+            Err(said) => {
+                messages.push((row as u32, said));
+                out.iter_mut().for_each(|b| b.push_state(ERR_CALLABLE));
+            }
+        }
+    }
+    let mut columns: Vec<Column> = out.into_iter().map(ColumnBuilder::finish).collect();
+    if let (Some(first), false) = (columns.first_mut(), messages.is_empty()) {
+        first.messages = Some(Arc::new(messages));
+    }
+    columns
+}
+
 fn finish(builder: ColumnBuilder, messages: Vec<(u32, String)>) -> Column {
     let mut column = builder.finish();
     column.messages = (!messages.is_empty()).then(|| Arc::new(messages));
@@ -106,39 +138,34 @@ impl Foreign for Callables {
     }
 
     fn map(&self, function: usize, batch: &Batch, schema: &Schema) -> Vec<Column> {
-        let mut out: Vec<ColumnBuilder> = schema.fields.iter().map(|f| ColumnBuilder::new(f.dtype.clone())).collect();
-        let mut messages = vec![];
         Python::attach(|py| {
             let f = self.python[function].bind(py);
-            for row in batch.live_rows() {
-                let values = || -> PyResult<Vec<Value>> {
-                    let made = f.call1((row_dict(py, batch, row)?,))?;
-                    schema
-                        .fields
-                        .iter()
-                        .map(|field| {
-                            let value = match made.cast::<PyMapping>() {
-                                Ok(mapping) => mapping.get_item(&field.name)?,
-                                Err(_) => made.getattr(field.name.as_str())?,
-                            };
-                            from_python(&value, &field.dtype)
-                        })
-                        .collect()
-                };
-                match values() {
-                    Ok(values) => values.iter().zip(&mut out).for_each(|(v, b)| b.push_value(v)),
-                    Err(e) => {
-                        messages.push((out[0].len() as u32, text(py, &e)));
-                        out.iter_mut().for_each(|b| b.push_state(ERR_CALLABLE));
-                    }
-                }
-            }
-        });
-        let mut columns: Vec<Column> = out.into_iter().map(ColumnBuilder::finish).collect();
-        if let (Some(first), false) = (columns.first_mut(), messages.is_empty()) {
-            first.messages = Some(Arc::new(messages));
-        }
-        columns
+            let mut live = batch.live_rows();
+            rows(schema, batch.live_len(), |_| {
+                let row = live.next().unwrap_or_default();
+                let made = row_dict(py, batch, row).and_then(|row| f.call1((row,))).map_err(|e| text(py, &e))?;
+                values_of(&made, schema)
+            })
+        })
+    }
+
+    fn map_async(&self, function: usize, batch: &Batch, schema: &Schema) -> Vec<Column> {
+        Python::attach(|py| {
+            let asked = || -> PyResult<Vec<(bool, Bound<'_, PyAny>)>> {
+                let given = batch.live_rows().map(|row| row_dict(py, batch, row)).collect::<PyResult<Vec<_>>>()?;
+                self.python[function].bind(py).call1((given,))?.extract()
+            };
+            let answers = if batch.rows == 0 { Ok(vec![]) } else { asked() };
+            let missing = || PyValueError::new_err("another number of answers than of questions");
+            rows(schema, batch.live_len(), |i| match &answers {
+                Ok(answers) => match answers.get(i) {
+                    Some((true, made)) => values_of(made, schema),
+                    Some((false, said)) => Err(said.to_string()),
+                    None => Err(text(py, &missing())),
+                },
+                Err(e) => Err(text(py, e)),
+            })
+        })
     }
 
     fn map_batches(&self, function: usize, batch: &Batch, schema: &Schema) -> Vec<Column> {

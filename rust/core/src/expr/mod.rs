@@ -87,6 +87,10 @@ pub trait Foreign: Send + Sync {
     /// One row of `schema` per live row, in order: what `map(fn, schema=…)` returns. A row whose call raised is
     /// `ERR_CALLABLE` in its first column.
     fn map(&self, function: usize, batch: &Batch, schema: &crate::types::Schema) -> Vec<Column>;
+    /// The same by a function that is handed all rows together and waits for their answers.
+    fn map_async(&self, _function: usize, _batch: &Batch, _schema: &crate::types::Schema) -> Vec<Column> {
+        unreachable!("the plan has no functions that wait")
+    }
     /// The same by a function of whole batches: all rows are live.
     fn map_batches(&self, _function: usize, _batch: &Batch, _schema: &crate::types::Schema) -> Vec<Column> {
         unreachable!("the plan has no functions of batches")

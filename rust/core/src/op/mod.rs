@@ -19,7 +19,7 @@ pub use aggregate::{Aggregate, Fold, Ttl, Wanted};
 pub use deduplicate::Deduplicate;
 pub use edge::{Combine, EdgeOut, EdgeSource, Ship};
 pub use output::{failed, SinkRows, ToTopic};
-pub use stateless::{Branch, Filter, Map, Merge, Project, ProjectColumn, Require, ToStream};
+pub use stateless::{Branch, Filter, Map, Merge, Project, ProjectColumn, Require, ToStream, Way};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

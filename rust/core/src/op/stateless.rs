@@ -139,13 +139,23 @@ impl Operator for Project {
     }
 }
 
-/// `map(fn, schema=…)`: a callable of the host language makes each row anew, or, if it takes `batches`, many at once.
+/// `map(fn, schema=…)`: a callable of the host language makes each row anew, one by one or many at once.
 ///
 /// The callable reads whole rows: a value of a row that is an error makes a dead letter of it, and the callable never sees it.
 pub struct Map {
     pub function: usize,
     pub schema: Arc<Schema>,
-    pub batches: bool,
+    pub way: Way,
+}
+
+/// How rows are handed to a callable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    OneByOne,
+    /// To be asked about at the same time.
+    Together,
+    /// As columns.
+    Batches,
 }
 
 /// As much text as 32-bit offsets reach, which is how the host gets a column of it.
@@ -188,7 +198,10 @@ impl Operator for Map {
         if whole.len() < batch.live_len() {
             batch.live = Some(whole);
         }
-        let parts = if self.batches { parts(batch.compact(), TEXT_MAX) } else { vec![batch.compact()] };
+        let parts = match self.way {
+            Way::Batches => parts(batch.compact(), TEXT_MAX),
+            Way::OneByOne | Way::Together => vec![batch.compact()],
+        };
         parts.into_iter().for_each(|batch| self.made(batch, ctx));
         Ok(())
     }
@@ -196,9 +209,10 @@ impl Operator for Map {
 
 impl Map {
     fn made(&self, batch: Batch, ctx: &mut Ctx<'_>) {
-        let columns = match self.batches {
-            true => ctx.foreign.map_batches(self.function, &batch, &self.schema),
-            false => ctx.foreign.map(self.function, &batch, &self.schema),
+        let columns = match self.way {
+            Way::OneByOne => ctx.foreign.map(self.function, &batch, &self.schema),
+            Way::Together => ctx.foreign.map_async(self.function, &batch, &self.schema),
+            Way::Batches => ctx.foreign.map_batches(self.function, &batch, &self.schema),
         };
         let mut live = Vec::with_capacity(batch.rows);
         for row in 0..batch.rows {

@@ -30,6 +30,7 @@ impl Plan {
                         Op::Select { .. } => json!({"op": "select"}),
                         Op::Map { .. } => json!({"op": "map"}),
                         Op::MapBatches { .. } => json!({"op": "map_batches"}),
+                        Op::MapAsync { .. } => json!({"op": "map_async"}),
                         Op::Branch { .. } => json!({"op": "branch"}),
                         Op::Merge => json!({"op": "merge"}),
                         Op::Deduplicate { columns, within_ms } => {

@@ -198,6 +198,12 @@ pub enum Op {
         function: usize,
         schema: Schema,
     },
+    MapAsync {
+        function: usize,
+        schema: Schema,
+        /// So many rows are waited for at once, at most.
+        rows_max: usize,
+    },
     Branch {
         exprs: Vec<Expr>,
     },
@@ -545,7 +551,7 @@ impl Plan {
                 facts.partitioned_by = facts.partitioned_by.filter(|k| k.iter().all(|c| kept.contains(c)));
                 facts.ports.push(Arc::new(schema));
             }
-            Op::Map { schema, .. } | Op::MapBatches { schema, .. } => {
+            Op::Map { schema, .. } | Op::MapBatches { schema, .. } | Op::MapAsync { schema, .. } => {
                 facts.partitioned_by = None;
                 facts.ports.push(Arc::new(schema.clone()));
             }
@@ -853,7 +859,9 @@ impl Plan {
                     read.extend(out.into_iter().filter(|c| !exprs.iter().any(|(n, _)| n == c)));
                 }
                 Op::Select { exprs } => exprs.iter().for_each(|(_, e)| reads(e)),
-                Op::Map { .. } | Op::MapBatches { .. } => read.extend(input.fields.iter().map(|f| f.name.clone())),
+                Op::Map { .. } | Op::MapBatches { .. } | Op::MapAsync { .. } => {
+                    read.extend(input.fields.iter().map(|f| f.name.clone()))
+                }
                 Op::Branch { exprs } => {
                     exprs.iter().for_each(&mut reads);
                     read.extend(out);
@@ -889,7 +897,7 @@ impl Plan {
         for (id, ports) in needed.into_iter().enumerate() {
             let whole = matches!(
                 self.nodes[id].op,
-                Op::Aggregate { .. } | Op::Map { .. } | Op::MapBatches { .. } | Op::Flow { .. }
+                Op::Aggregate { .. } | Op::Map { .. } | Op::MapBatches { .. } | Op::MapAsync { .. } | Op::Flow { .. }
             );
             if let Op::Source { timestamp: Some(name), .. } = &self.nodes[id].op {
                 // The time of a record is read whoever else reads it.

@@ -13,7 +13,7 @@ use crate::op::{
     Aggregate, Branch, Combine, Deduplicate, EdgeOut, EdgeSource, Filter, Map, Merge, Operator, Project, Require, Ship,
     SinkRows, ToStream, ToTopic,
 };
-use crate::op::{Fold, ProjectColumn, Ttl, Wanted};
+use crate::op::{Fold, ProjectColumn, Ttl, Wanted, Way};
 use crate::state::Store;
 use crate::task::Options;
 use crate::types::{DataType, Schema};
@@ -432,11 +432,17 @@ fn operator(plan: &Plan, id: usize, partitions: &[u32], options: Options) -> Res
                 .collect::<Result<_, PlanError>>()?;
             Box::new(Project { schema, columns })
         }
-        Op::Map { function, schema } | Op::MapBatches { function, schema } => Box::new(Map {
-            function: *function,
-            schema: Arc::new(schema.clone()),
-            batches: matches!(node.op, Op::MapBatches { .. }),
-        }),
+        Op::Map { function, schema } | Op::MapBatches { function, schema } | Op::MapAsync { function, schema, .. } => {
+            Box::new(Map {
+                function: *function,
+                schema: Arc::new(schema.clone()),
+                way: match node.op {
+                    Op::MapBatches { .. } => Way::Batches,
+                    Op::MapAsync { .. } => Way::Together,
+                    _ => Way::OneByOne,
+                },
+            })
+        }
         Op::Branch { exprs } => {
             Box::new(Branch { conditions: exprs.iter().map(|e| boolean(e, &input)).collect::<Result<_, _>>()? })
         }

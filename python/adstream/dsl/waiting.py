@@ -1,0 +1,199 @@
+"""`map_async`: a row is asked about elsewhere (a service, a database, a model), many at a time.
+
+    rows of a batch ──▶ questions, `capacity` at once ──▶ answers, in the order of the rows ──▶ the batch goes on
+
+**Nothing is under way when a transaction is committed.** The rows that come together are asked about together, and go on
+when all of them have answers. So an answer is logged by the very transaction in which its row's position moves, with all that
+follows from it: outputs, state, and shuffled rows. There is no moment at which a result is known and its answer is not.
+
+After a crash the rows behind the last commit are read again and asked about again; what was answered for them before has left
+no trace. A log of answers of their own could not do better: between an answer and its place in *any* log lies the same crash.
+So a question is asked at least once and its answer counts exactly once, and functions must stand being asked twice.
+
+Why not as Flink, which leaves questions open over a checkpoint and keeps their rows in its state: Kafka's commits come tenfold as
+often, each would write and delete what is open, and an answer would come out at a time that no input explains. Here the
+answers of a batch are one step, as `map`. The price: a batch waits for its slowest row. That is bounded (`_TOGETHER_S`):
+rows are handed over at most so many at a time that even if nobody answers, the worker is back before it is taken for dead.
+
+*Order* is that of the rows, so that of each key, too. An answer that came early waits for its batch, whatever we did: the
+commit would have waited for it.
+
+*Failures.* An attempt ends with an answer, an exception, or after `timeout`; after `retries` more the row is a dead letter,
+`callable_raised`. Others of its batch go on.
+
+One event loop on a thread of its own serves all tasks of the process; it begins with the first question. It must not be
+blocked: a function that computes for long belongs in `map`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any
+
+from adstream.dsl.durations import Duration, duration_ms, format_ms
+from adstream.dsl.expr import Row, callable_name
+from adstream.dsl.faults import fault, user_line
+from adstream.dsl.schema import row_of, schema_of
+
+if TYPE_CHECKING:
+    from adstream.dsl.stream import Stream
+
+OPERATION = "map_async"
+_PAUSE_MS = 50
+"""Before the second attempt; doubled before each further one."""
+_TOGETHER_MS = 5_000
+"""Rows handed over together are answered, or given up, within this time, or within that of a single one."""
+_ALONE_MS_MAX = 20_000
+"""A single row is answered, or given up, within this time: a worker that makes no step for a minute loses its tasks."""
+
+
+def map_async(
+    stream: Stream,
+    function: Callable[[Row], Any],
+    schema: object,
+    capacity: int,
+    timeout: Duration | None,
+    retries: int,
+) -> Stream:
+    """See `Stream.map_async`."""
+    line = user_line()
+
+    def unfit(message: str, hint: str) -> Exception:
+        return fault("bad_argument", message, operation=OPERATION, line=line, hint=hint)
+
+    if not _is_async(function):
+        raise unfit(
+            f"not an async function: `{callable_name(function)}`"
+            if callable(function)
+            else f"not a function: {function!r}",
+            "write `async def …`; a function that answers at once goes into `.map(…)`",
+        )
+    for value, what, least in ((capacity, "capacity", 1), (retries, "retries", 0)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise unfit(f"`{what}` is {value!r}", f"write a whole number from {least}")
+    if timeout is None:
+        raise fault(
+            "timeout_missing",
+            "how long is an answer waited for?",
+            operation=OPERATION,
+            line=line,
+            hint='write `timeout="1s"`: as long as it takes for nearly all of them',
+        )
+    timeout_ms = duration_ms(timeout, "timeout", operation=OPERATION, zero=False)
+    longest = longest_ms(timeout_ms, retries)
+    if longest > _ALONE_MS_MAX:
+        raise unfit(
+            f"one row could take {format_ms(longest)}: {retries + 1} times {format_ms(timeout_ms)} and the pauses between",
+            f"a commit waits for it, so it is at most {format_ms(_ALONE_MS_MAX)}: a shorter `timeout`, or fewer `retries`",
+        )
+    columns = schema_of(schema, operation=OPERATION).types
+    asking = Asking(function, tuple(columns), capacity, timeout_ms, retries)
+    return stream._next(
+        OPERATION,
+        line,
+        {
+            "function": stream._graph.register(asking),
+            "schema": [{"name": name, "type": dtype} for name, dtype in columns.items()],
+            "rows_max": capacity * max(1, _TOGETHER_MS // longest),
+        },
+        columns=columns,
+        key=(),
+        about=f"{callable_name(function)}, {capacity} at once, each within {format_ms(timeout_ms)}"
+        + (f", {retries} more times" if retries else ""),
+        rung="async",
+    )
+
+
+def longest_ms(timeout_ms: int, retries: int) -> int:
+    """How long it takes until a row that nobody answers is given up."""
+    return timeout_ms * (retries + 1) + sum(pause_ms(attempt) for attempt in range(retries))
+
+
+def pause_ms(attempt: int) -> int:
+    """Between an attempt (counted from 0) that failed and the next one."""
+    return _PAUSE_MS << min(attempt, 20)
+
+
+def _is_async(function: object) -> bool:
+    if not callable(function):
+        return False
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+class Asking:
+    """The function of a `map_async` node: takes rows as dicts, and returns for each whether there is an answer, and that, or
+    why there is none."""
+
+    __slots__ = ("capacity", "function", "names", "retries", "timeout_ms")
+
+    def __init__(
+        self, function: Callable[[Row], Any], names: tuple[str, ...], capacity: int, timeout_ms: int, retries: int
+    ) -> None:
+        self.function = function
+        self.names = names
+        self.capacity, self.timeout_ms, self.retries = capacity, timeout_ms, retries
+
+    def __repr__(self) -> str:
+        return f"Asking({callable_name(self.function)})"
+
+    def __call__(self, rows: list[Row]) -> list[tuple[bool, Any]]:
+        return _LOOP.run(self._all(rows))
+
+    async def _all(self, rows: list[Row]) -> list[tuple[bool, Any]]:
+        answers: list[tuple[bool, Any]] = [(False, "not asked")] * len(rows)
+        waiting: Iterator[tuple[int, Row]] = iter(enumerate(rows))
+
+        async def ask() -> None:
+            for number, row in waiting:
+                answers[number] = await self._one(row)
+
+        await asyncio.gather(*(ask() for _ in range(min(self.capacity, len(rows)))))
+        return answers
+
+    async def _one(self, row: Row) -> tuple[bool, Any]:
+        said = ""
+        for attempt in range(self.retries + 1):
+            if attempt:
+                await asyncio.sleep(pause_ms(attempt - 1) / 1000)
+            clock = asyncio.timeout(self.timeout_ms / 1000)
+            try:
+                async with clock:
+                    answer = await self.function(dict(row))
+                return True, row_of(answer, self.names)
+            except Exception as error:
+                late = clock.expired()
+                said = f"TimeoutError: no answer within {format_ms(self.timeout_ms)}" if late else _said(error)
+        return False, said + (f" (asked {self.retries + 1} times)" if self.retries else "")
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+class _Loop:
+    """An event loop on a thread of its own, for whoever comes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self, coroutine: Coroutine[Any, Any, list[tuple[bool, Any]]]) -> list[tuple[bool, Any]]:
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._running())
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # this thread was interrupted: nobody waits for answers any more
+            raise
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="adstream-async", daemon=True).start()
+            return self._loop
+
+
+_LOOP = _Loop()
