@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         lit,
         max_horizontal,
         min_horizontal,
+        now,
         offset,
         partition,
         timestamp,
@@ -176,6 +177,7 @@ __all__ = [
     "median",
     "min",
     "min_horizontal",
+    "now",
     "offset",
     "other",
     "output",
@@ -220,7 +222,7 @@ _HOMES = {
     ),
     "adstream.dsl.app": "App TimestampExtractor",
     "adstream.dsl.expr": (
-        "Expr coalesce col concat_str duration lit max_horizontal min_horizontal offset partition timestamp udf when"
+        "Expr coalesce col concat_str duration lit max_horizontal min_horizontal now offset partition timestamp udf when"
         " window_end window_start"
     ),
     "adstream.dsl.flow": "Materialized RecordContext",

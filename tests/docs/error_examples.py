@@ -183,6 +183,7 @@ def job(app: ads.App) -> None:
     app.global_table("rates", "rates")
 
 job.build()""",
+    "not_a_timer": 'events().filter(ads.now() < col("at"))',
     "timeout_missing": """async def ask(row: dict) -> dict:
     return row
 

@@ -381,6 +381,8 @@ def _show(e: Expr) -> tuple[str, int]:
     match e.op:
         case "col":
             return _META.get(e.name or "") or f'col("{e.name}")', _ATOM
+        case "now":
+            return "now()", _ATOM
         case "lit":
             return _show_literal(e)
         case "neg":
@@ -624,6 +626,16 @@ def _several(values: tuple[Expr | Scalar, ...], operation: str) -> tuple[Expr, .
 def timestamp() -> Expr:
     """The row's event time; of a table's row: the newest in it. In Kafka Streams: `record.timestamp()`."""
     return Expr("col", name="$timestamp")
+
+
+def now() -> Expr:
+    """The time by the application's clock. Only `.filter` knows it, and only as a timer: `ads.now() >= col("from")`, alone or
+    with other conditions behind `&`, lets each row through from that moment on, and keeps it until then.
+
+    The clock is the logged one: a commit's time is stored with it, so that a replay decides as before. It is looked at when
+    a task commits. Kafka Streams has wall-clock punctuators for this.
+    """
+    return Expr("now")
 
 
 def offset() -> Expr:

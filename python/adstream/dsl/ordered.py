@@ -13,6 +13,7 @@ from adstream.dsl.flow import Materialized
 from adstream.dsl.graph import Graph, Port
 from adstream.dsl.scan import of_row
 from adstream.dsl.stream import Columns, KeyPart, Stream
+from adstream.dsl.until import rows_again
 
 LateRows = Literal["pass", "route"]
 OPERATION = "in_order"
@@ -105,23 +106,7 @@ def in_order(
     )
     store = flow.store(graph, "buffer", Materialized(), f"{held.name}-waiting", OPERATION)
     held.parameters |= {"store": store, "stores": [store]}
-    columns: Columns = {n: stream._columns[n] for n in written}
-    # No row has moved: what the key was it is still, as far as its columns are there.
-    held_by = [sorted(part.columns & columns.keys(), key=lambda n: (n != part.name, n)) for part in stream._key]
-    names = [found[0] for found in held_by] if all(held_by) else []
-    key = tuple(KeyPart(n, frozenset({n})) for n in names)
-
-    def rows_of(port: int, about: str) -> tuple[int, int]:
-        node = flow.add(
-            graph,
-            "to_rows",
-            [(held.id, port)],
-            schema=[{"name": n, "type": dtype} for n, dtype in columns.items()],
-            fill=[{"field": n} for n in columns],
-            keys=names,
-            about=about,
-        )
-        return (node.id, 0)
-
-    others = Stream(graph, rows_of(1, "late rows"), columns, key) if late == "route" else None
-    return OrderedStream(graph, rows_of(0, "rows in order"), columns, key, others)
+    others = None
+    if late == "route":
+        others = Stream(graph, *rows_again(stream, (held.id, 1), "late rows"))
+    return OrderedStream(graph, *rows_again(stream, (held.id, 0), "rows in order"), others)

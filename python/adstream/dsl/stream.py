@@ -128,6 +128,14 @@ class _Flow:
                     line=line,
                     hint="write `.group_by(…).aggregate(…)`",
                 )
+            if node.op == "now":
+                raise fault(
+                    "not_a_timer",
+                    f"`{e!r}`: `now()` can only say from when on a row passes",
+                    operation=operation,
+                    line=line,
+                    hint="write `.filter(ads.now() >= col(…))`, with other conditions behind `&`",
+                )
             if node.op == "col" and node.name is not None:
                 self._check_column(operation, node.name, line, text_hint=True)
         tree = to_plan(e, self._columns, self._graph.register)
@@ -335,7 +343,7 @@ class Stream(_Flow):
             condition: an expression, or a function of the row (a dict).
             reason: the name under which dropped rows are counted; by default the operation's name.
 
-        In Kafka Streams: `filter`.
+        With `ads.now() >= col("from")` a row waits until then: see `ads.now`. In Kafka Streams: `filter`.
         """
         return self._filter("filter", _condition(condition, "filter"), reason)
 
@@ -345,11 +353,26 @@ class Stream(_Flow):
 
     def _filter(self, operation: str, condition: Expr, reason: str | None) -> Stream:
         line = user_line()
+        if operation == "filter" and any(e.op == "now" for e in condition.walk()):
+            return self._until(condition, reason, line)
         self._compile(operation, condition, line, boolean="the condition")
         kept = ~condition.fill_null(False) if operation == "filter_not" else condition
         tree, _ = self._compile(operation, kept, line)
         about = f"{kept!r}" + (f", reason {reason}" if reason else "")
         return self._next("filter", line, {"expr": tree, "reason": reason}, about=about, rung=rung_of([kept]))
+
+    def _until(self, condition: Expr, reason: str | None, line: str | None) -> Stream:
+        from adstream.dsl import until
+
+        moments, rest = until.split(condition)
+        if not moments:
+            self._compile("filter", condition, line)  # which says what is wrong
+        stream = self
+        for e in rest:
+            stream = stream._filter("filter", e, reason)
+        for moment, behind in moments:
+            stream = until.wait(stream, moment, behind, reason, line)
+        return stream
 
     def require(self, **rules: Condition) -> Stream:
         """Sends rows for which a rule is not true (null included) to the dead letters, reason = the rule's

@@ -28,6 +28,7 @@ use super::suppress::{Suppress, Terms};
 use super::table::{Derivation, Derived, Regroup, Source, Teller, Telling, ToStream};
 use super::table_join::TableJoin;
 use super::transform::{TransformValues, Transformer};
+use super::wait_until::WaitUntil;
 use super::windowed::{Closing, Seen, WindowAggregate, Windowing};
 use super::{Entry, Exit, Extractor, Flow, FlowSource, Globals, Graph, Node, OnError, Serde, Slot, Store};
 use crate::error::PlanError;
@@ -178,6 +179,7 @@ fn node(kind: &str, b: &Builder<'_>) -> Result<Box<dyn Node>, PlanError> {
         }
         "rolling" => Box::new(Rolling::new(b.read()?, b.store_of("store")?)?),
         "in_order" => Box::new(InOrder::new(b.read()?, b.store_of("store")?)),
+        "wait_until" => Box::new(WaitUntil::new(b.read()?, b.store_of("store")?)),
         "scan" => Box::new(Scan::new(b.read()?, b.store_of("store")?)),
         "pick_join" => Box::new(PickJoin::new(b.read()?, b.store_of("right")?, b.store_of("waiting")?)),
         "stream_table_join" => {

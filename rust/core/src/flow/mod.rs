@@ -55,6 +55,7 @@ pub mod table;
 pub mod table_join;
 pub mod transform;
 pub mod versions;
+pub mod wait_until;
 pub mod windowed;
 
 use std::cell::{Cell, Ref, RefCell, RefMut};

@@ -1,0 +1,119 @@
+//! `filter(now() >= expr)`: a row waits until the clock says that its time has come.
+//!
+//! ```text
+//!   row ──(its time has passed, by the logged clock)──▶ on at once
+//!    └──▶ waits ──(a generation ends, and the clock has passed it)──▶ by that time, then as they came
+//! ```
+//!
+//! The clock is the task's logged one: a generation is done by the time with which the one before was committed, and ends with
+//! its own. So a row that is read again after a crash meets the clock that it met before, and what has left once has left by a
+//! time that is committed with it.
+//!
+//! A row without a time never becomes true, and is counted as what a filter drops. A row that leaves keeps its event time.
+
+use std::ops::Bound;
+
+use serde::Deserialize;
+
+use super::func::Func;
+use super::stores::{split_time, time_bytes};
+use super::{Cx, Done, Failure, Headers, Node, Origin, Record};
+use crate::datum::Datum;
+use crate::window::NO_TIME;
+use crate::wire::{Reader, Writer};
+
+#[derive(Deserialize)]
+pub struct Parameters {
+    /// Of a row: from when on it passes.
+    at: Func,
+    /// For `now() > expr`: from the millisecond behind it.
+    #[serde(default)]
+    behind: bool,
+    /// Under which rows without a time are counted.
+    reason: String,
+}
+
+pub struct WaitUntil {
+    p: Parameters,
+    waiting: usize,
+    /// The clock by which rows left last: nothing that waits is due before it.
+    looked: i64,
+}
+
+impl WaitUntil {
+    pub fn new(p: Parameters, waiting: usize) -> WaitUntil {
+        WaitUntil { p, waiting, looked: NO_TIME }
+    }
+
+    fn wait(&self, at: i64, record: &Record, cx: Cx<'_>) -> Done {
+        let mut store = cx.store_mut(self.waiting);
+        let mut entry = time_bytes(at).to_vec();
+        let last = store.bytes.prefix(&entry).next_back();
+        let last = last.and_then(|(k, _)| k.last_chunk::<4>().copied()).map_or(0, u32::from_be_bytes);
+        entry.extend_from_slice(&last.saturating_add(1).to_be_bytes());
+        let mut bytes = Writer::default();
+        bytes.zigzag(record.ts);
+        record.value.encode(&mut bytes).map_err(Failure::unstorable)?;
+        Origin::write(&cx.origin(), &mut bytes);
+        store.bytes.put(&entry, Some(&bytes.bytes));
+        Ok(())
+    }
+}
+
+/// A row that waited, and where it came from.
+fn read(bytes: &[u8]) -> Option<(Record, Option<Origin>)> {
+    let mut r = Reader::new(bytes);
+    let ts = r.zigzag()?;
+    let record = Record::new(Datum::Null, Datum::decode(&mut r)?, ts, Headers::default());
+    Some((record, Origin::read(&mut r)?))
+}
+
+impl Node for WaitUntil {
+    fn process(&mut self, _: usize, record: Record, cx: Cx<'_>) -> Done {
+        let at = match self.p.at.apply(cx, &record.key, &[&record.value])? {
+            Datum::Timestamp(at) => at.saturating_add(i64::from(self.p.behind)),
+            Datum::Null => {
+                cx.count(&format!("filtered:{}", self.p.reason));
+                return Ok(());
+            }
+            other => return Err(Failure::Bad("bad_type", format!("{other:?} is no time"))),
+        };
+        if cx.env.wall != NO_TIME && at <= cx.env.wall {
+            return cx.forward(record);
+        }
+        self.wait(at, &record, cx)
+    }
+
+    fn timed(&self) -> bool {
+        true
+    }
+
+    fn punctuate(&mut self, cx: Cx<'_>) -> Done {
+        let now = cx.env.wall;
+        if now == NO_TIME || now <= self.looked {
+            return Ok(());
+        }
+        self.looked = now;
+        let due: Vec<(Vec<u8>, Vec<u8>)> = {
+            let store = cx.store(self.waiting);
+            let end = time_bytes(now.saturating_add(1));
+            let due = store.bytes.range(Bound::Unbounded, Bound::Excluded(&end[..]));
+            due.map(|(entry, bytes)| (entry.to_vec(), bytes.to_vec())).collect()
+        };
+        for (entry, bytes) in due {
+            cx.store_mut(self.waiting).bytes.put(&entry, None);
+            debug_assert!(split_time(&entry).is_some_and(|(at, _)| at <= now));
+            let Some((record, origin)) = read(&bytes) else { continue };
+            match cx.as_of(origin, || cx.forward(record)) {
+                // Not the fault of the record at hand, which is no letter for it.
+                Err(failure @ Failure::Bad(..)) => cx.apart(|cx| cx.settle(Err(failure)))?,
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+
+    fn restored(&mut self, _: Cx<'_>) {
+        self.looked = NO_TIME;
+    }
+}
