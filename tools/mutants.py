@@ -265,7 +265,7 @@ MUTANTS = (
         "python/adstream/runtime/restore.py",
         "log.end_offsets([spec.changelog], committed=False)",
         "log.end_offsets([spec.changelog], committed=True)",
-        (FRESH,),
+        ("tests/unit/runtime/test_worker.py::test_a_restore_that_waits_says_for_what", FRESH),
         SIMULATED,
     ),
     Mutant(
