@@ -19,7 +19,9 @@ rows are handed over at most so many at a time that even if nobody answers, the 
 commit would have waited for it.
 
 *Failures.* An attempt ends with an answer, an exception, or after `timeout`; after `retries` more the row is a dead letter,
-`callable_raised`. Others of its batch go on.
+`callable_raised`. Others of its batch go on, whatever it was: a cancellation, `sys.exit()`, an extension's panic. What was
+cancelled is waited for a moment (`_GRACE_MS`), so that it can give back what it holds; a function that does not let itself be
+cancelled is left alone then, and what it says later is not heard.
 
 One event loop on a thread of its own serves all tasks of the process; it begins with the first question. It must not be
 blocked: a function that computes for long belongs in `map`.
@@ -28,14 +30,17 @@ blocked: a function that computes for long belongs in `map`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any
 
 from adstream.dsl.durations import Duration, duration_ms, format_ms
 from adstream.dsl.expr import Row, callable_name
 from adstream.dsl.faults import fault, user_line
+from adstream.dsl.raised import raised_text
 from adstream.dsl.schema import row_of, schema_of
 
 if TYPE_CHECKING:
@@ -48,6 +53,10 @@ _TOGETHER_MS = 5_000
 """Rows handed over together are answered, or given up, within this time, or within that of a single one."""
 _ALONE_MS_MAX = 20_000
 """A single row is answered, or given up, within this time: a worker that makes no step for a minute loses its tasks."""
+_GRACE_MS = 100
+"""So long what was cancelled is waited for, but not longer than `timeout`."""
+_LOOK_S = 1.0
+"""So often the waiting thread looks whether the loop still runs."""
 
 
 def map_async(
@@ -145,32 +154,57 @@ class Asking:
     async def _all(self, rows: list[Row]) -> list[tuple[bool, Any]]:
         answers: list[tuple[bool, Any]] = [(False, "not asked")] * len(rows)
         waiting: Iterator[tuple[int, Row]] = iter(enumerate(rows))
+        attempts: set[asyncio.Task[tuple[bool, Any]]] = set()
 
         async def ask() -> None:
             for number, row in waiting:
-                answers[number] = await self._one(row)
+                answers[number] = await self._one(row, attempts)
 
-        await asyncio.gather(*(ask() for _ in range(min(self.capacity, len(rows)))))
+        asking = [asyncio.ensure_future(ask()) for _ in range(min(self.capacity, len(rows)))]
+        try:
+            await asyncio.gather(*asking)
+        finally:
+            going_on = {*asking, *attempts}
+            for task in going_on:
+                task.cancel()
+            if going_on:
+                await asyncio.wait(going_on, timeout=self._grace_s())
         return answers
 
-    async def _one(self, row: Row) -> tuple[bool, Any]:
+    async def _one(self, row: Row, attempts: set[asyncio.Task[tuple[bool, Any]]]) -> tuple[bool, Any]:
         said = ""
-        for attempt in range(self.retries + 1):
-            if attempt:
-                await asyncio.sleep(pause_ms(attempt - 1) / 1000)
-            clock = asyncio.timeout(self.timeout_ms / 1000)
-            try:
-                async with clock:
-                    answer = await self.function(dict(row))
-                return True, row_of(answer, self.names)
-            except Exception as error:
-                late = clock.expired()
-                said = f"TimeoutError: no answer within {format_ms(self.timeout_ms)}" if late else _said(error)
+        for number in range(self.retries + 1):
+            if number:
+                await asyncio.sleep(pause_ms(number - 1) / 1000)
+            # A task of its own: what cancels it, or does not let itself be cancelled, concerns nobody else.
+            attempt = asyncio.ensure_future(self._attempt(row))
+            attempts.add(attempt)
+            attempt.add_done_callback(attempts.discard)
+            done, _ = await asyncio.wait({attempt}, timeout=self.timeout_ms / 1000)
+            if not done:
+                said = f"TimeoutError: no answer within {format_ms(self.timeout_ms)}"
+                attempt.cancel()
+                await asyncio.wait({attempt}, timeout=self._grace_s())  # what it says now comes too late
+            elif attempt.cancelled():  # before it began
+                said = raised_text(asyncio.CancelledError())
+            else:
+                answered, what = attempt.result()
+                if answered:
+                    return True, what
+                said = what
         return False, said + (f" (asked {self.retries + 1} times)" if self.retries else "")
 
+    async def _attempt(self, row: Row) -> tuple[bool, Any]:
+        try:
+            answer = await self.function(dict(row))
+            return True, row_of(answer, self.names)
+        except BaseException as error:  # a `sys.exit()` would end the loop, a cancellation the others of the batch
+            return False, raised_text(error)
 
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    def _grace_s(self) -> float:
+        """So long what was cancelled has for giving back what it holds; then it is left alone. Not longer than `timeout`: all
+        attempts together then take at most twice as long as without."""
+        return min(self.timeout_ms, _GRACE_MS) / 1000
 
 
 class _Loop:
@@ -179,21 +213,44 @@ class _Loop:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
 
     def run(self, coroutine: Coroutine[Any, Any, list[tuple[bool, Any]]]) -> list[tuple[bool, Any]]:
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._running())
+        loop, thread = self._running()
+        over = threading.Event()
+
+        async def whole() -> list[tuple[bool, Any]]:
+            try:
+                return await coroutine
+            finally:
+                over.set()
+
+        future = asyncio.run_coroutine_threadsafe(whole(), loop)
         try:
+            while not wait([future], _LOOK_S).done:
+                if not thread.is_alive():
+                    raise RuntimeError("the event loop of `map_async` has ended: somebody closed it")
             return future.result()
         except BaseException:
             future.cancel()  # this thread was interrupted: nobody waits for answers any more
+            over.wait(_LOOK_S if thread.is_alive() else 0)
             raise
 
-    def _running(self) -> asyncio.AbstractEventLoop:
+    def _running(self) -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
         with self._lock:
-            if self._loop is None:
+            if self._loop is None or self._thread is None or not self._thread.is_alive():
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="adstream-async", daemon=True).start()
-            return self._loop
+                self._thread = threading.Thread(target=_serve, args=(self._loop,), name="adstream-async", daemon=True)
+                self._thread.start()
+            return self._loop, self._thread
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    # `sys.exit()` in a task that a function began leaves `run_forever`, and all others would wait for ever. It is
+    # told to whoever awaits that task; here the loop goes on.
+    while not loop.is_closed():
+        with contextlib.suppress(BaseException):
+            loop.run_forever()
 
 
 _LOOP = _Loop()

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import json
+import signal
+import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -16,7 +21,7 @@ import pytest
 
 import adstream as ads
 from adstream import col
-from adstream.dsl.waiting import longest_ms
+from adstream.dsl.waiting import Asking, longest_ms
 from adstream.testing import TopologyTestDriver
 from adstream.testing.driver import STEPS
 from tests.unit.dsl.support import events, refused
@@ -269,3 +274,130 @@ def test_it_is_checked_when_the_topology_is_built() -> None:
 def test_how_long_a_row_may_take() -> None:
     assert longest_ms(200, 0) == 200
     assert longest_ms(200, 3) == 4 * 200 + 50 + 100 + 200
+
+
+class Panic(BaseException):
+    """As those that extensions raise when they panic."""
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+async def cancelled_inside() -> None:
+    inner = asyncio.ensure_future(asyncio.sleep(60))
+    inner.cancel()
+    await inner
+
+
+async def exits() -> None:
+    sys.exit("no configuration")
+
+
+async def exits_in_a_task_of_its_own() -> None:
+    await asyncio.create_task(exits())
+
+
+def raises(error: BaseException) -> Callable[[], Any]:
+    async def raising() -> None:
+        raise error
+
+    return raising
+
+
+async def cancels_itself() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(60)
+
+
+@pytest.mark.parametrize(
+    ("fail", "said"),
+    [
+        (cancelled_inside, "CancelledError: "),
+        (cancels_itself, "CancelledError: "),
+        (exits, "SystemExit: no configuration"),
+        (exits_in_a_task_of_its_own, "SystemExit: no configuration"),
+        (raises(GeneratorExit()), "GeneratorExit: "),
+        (raises(Panic("index out of bounds")), "Panic: index out of bounds"),
+        (raises(Unspeakable()), "Unspeakable: (its text raises ValueError)"),
+        (raises(ValueError("\udc80")), "ValueError: \\udc80"),
+    ],
+)
+def test_whatever_one_rows_function_raises_is_that_rows_affair(fail: Callable[[], Any], said: str) -> None:
+    asked: Counter[int] = Counter()
+
+    async def ask(row: dict[str, Any]) -> dict[str, Any]:
+        asked[row["n"]] += 1
+        await asyncio.sleep(0.01)
+        if row["n"] == 2:
+            await fail()
+        return row | {"v": 1}
+
+    for _ in range(2):  # and it can be asked afterwards
+        asked.clear()
+        out, dead = run(ask, range(8), capacity=3)
+        assert dead == {2: ("callable_raised", said)}
+        assert [row["n"] for row in out] == [0, 1, 3, 4, 5, 6, 7]
+        assert asked == Counter(range(8))
+
+
+def test_who_does_not_let_itself_be_cancelled_holds_nobody_up_and_is_not_heard() -> None:
+    ended = threading.Event()
+
+    async def stubborn(row: dict[str, Any]) -> dict[str, Any]:
+        if row["n"] == 2:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(1)  # longer than anybody waits for it
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(1)
+                ended.set()
+        return row | {"v": 1}
+
+    began = time.monotonic()
+    out, dead = run(stubborn, range(8), capacity=3, timeout="100ms")
+    assert time.monotonic() - began < 0.9
+    assert not ended.is_set()
+    assert [row["n"] for row in out] == [0, 1, 3, 4, 5, 6, 7]
+    assert dead == {2: ("callable_raised", "TimeoutError: no answer within 100ms")}
+    assert ended.wait(10)
+
+
+def test_an_answer_after_its_time_does_not_count() -> None:
+    async def ask(row: dict[str, Any]) -> dict[str, Any]:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60 if row["n"] == 2 else 0)
+        return row | {"v": 1}
+
+    out, dead = run(ask, range(4), timeout="100ms")
+    assert [row["n"] for row in out] == [0, 1, 3]
+    assert dead == {2: ("callable_raised", "TimeoutError: no answer within 100ms")}
+
+
+def test_nothing_goes_on_when_the_call_was_interrupted() -> None:
+    """Ctrl-C in the thread that waits for answers."""
+    open_now: set[int] = set()
+    asking = Asking(_holding(open_now), ("n", "v"), 3, 10_000, 0)
+    interrupt = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt):
+        asking([{"n": n, "v": None} for n in range(8)])
+    assert open_now == set()
+
+
+def _holding(open_now: set[int]) -> Callable[[Any], Any]:
+    async def hold(row: dict[str, Any]) -> dict[str, Any]:
+        open_now.add(row["n"])
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.02)  # giving back a connection
+            open_now.discard(row["n"])
+        return row
+
+    return hold
