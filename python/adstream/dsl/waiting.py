@@ -12,8 +12,11 @@ So a question is asked at least once and its answer counts exactly once, and fun
 
 Why not as Flink, which leaves questions open over a checkpoint and keeps their rows in its state: Kafka's commits come tenfold as
 often, each would write and delete what is open, and an answer would come out at a time that no input explains. Here the
-answers of a batch are one step, as `map`. The price: a batch waits for its slowest row. That is bounded (`_TOGETHER_S`):
-rows are handed over at most so many at a time that even if nobody answers, the worker is back before it is taken for dead.
+answers of a batch are one step, as `map`. The price: a batch waits for its slowest row. For rows as they are read that is
+bounded (`_TOGETHER_MS`): at most so many are handed over at a time that even if nobody answers, the worker is back before it
+is taken for dead. Not bounded is what comes at once from one input row: several `map_async` of one sub-topology add up, and
+the rows that closing windows or a flush tell are one call, however many. They are asked in pieces of that size, one after the
+other, so what is open at a time stays small; how long all of them take is their number by the pace of the service.
 
 *Order* is that of the rows, so that of each key, too. An answer that came early waits for its batch, whatever we did: the
 commit would have waited for it.
@@ -99,14 +102,15 @@ def map_async(
             f"a commit waits for it, so it is at most {format_ms(_ALONE_MS_MAX)}: a shorter `timeout`, or fewer `retries`",
         )
     columns = schema_of(schema, operation=OPERATION).types
-    asking = Asking(function, tuple(columns), capacity, timeout_ms, retries)
+    rows_max = capacity * max(1, _TOGETHER_MS // longest)
+    asking = Asking(function, tuple(columns), capacity, timeout_ms, retries, rows_max)
     return stream._next(
         OPERATION,
         line,
         {
             "function": stream._graph.register(asking),
             "schema": [{"name": name, "type": dtype} for name, dtype in columns.items()],
-            "rows_max": capacity * max(1, _TOGETHER_MS // longest),
+            "rows_max": rows_max,
         },
         columns=columns,
         key=(),
@@ -136,20 +140,30 @@ class Asking:
     """The function of a `map_async` node: takes rows as dicts, and returns for each whether there is an answer, and that, or
     why there is none."""
 
-    __slots__ = ("capacity", "function", "names", "retries", "timeout_ms")
+    __slots__ = ("capacity", "function", "names", "retries", "rows_max", "timeout_ms")
 
     def __init__(
-        self, function: Callable[[Row], Any], names: tuple[str, ...], capacity: int, timeout_ms: int, retries: int
+        self,
+        function: Callable[[Row], Any],
+        names: tuple[str, ...],
+        capacity: int,
+        timeout_ms: int,
+        retries: int,
+        rows_max: int,
     ) -> None:
         self.function = function
         self.names = names
         self.capacity, self.timeout_ms, self.retries = capacity, timeout_ms, retries
+        self.rows_max = rows_max
 
     def __repr__(self) -> str:
         return f"Asking({callable_name(self.function)})"
 
     def __call__(self, rows: list[Row]) -> list[tuple[bool, Any]]:
-        return _LOOP.run(self._all(rows))
+        answers: list[tuple[bool, Any]] = []
+        for first in range(0, len(rows), self.rows_max):
+            answers += _LOOP.run(self._all(rows[first : first + self.rows_max]))
+        return answers
 
     async def _all(self, rows: list[Row]) -> list[tuple[bool, Any]]:
         answers: list[tuple[bool, Any]] = [(False, "not asked")] * len(rows)

@@ -382,7 +382,7 @@ def test_an_answer_after_its_time_does_not_count() -> None:
 def test_nothing_goes_on_when_the_call_was_interrupted() -> None:
     """Ctrl-C in the thread that waits for answers."""
     open_now: set[int] = set()
-    asking = Asking(_holding(open_now), ("n", "v"), 3, 10_000, 0)
+    asking = Asking(_holding(open_now), ("n", "v"), 3, 10_000, 0, 3)
     interrupt = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
     interrupt.start()
     with pytest.raises(KeyboardInterrupt):
@@ -401,3 +401,34 @@ def _holding(open_now: set[int]) -> Callable[[Any], Any]:
         return row
 
     return hold
+
+
+def test_rows_that_closing_windows_tell_at_once_are_asked_in_pieces() -> None:
+    """A hundred rows in one call: nobody of the second piece is asked while one of the first is open."""
+    answered: list[int] = []
+    begun: list[tuple[int, int]] = []  # the row, and how many were answered
+
+    async def ask(row: dict[str, Any]) -> dict[str, Any]:
+        begun.append((row["n"], len(answered)))
+        await asyncio.sleep(0.001 * (row["n"] % 3))
+        answered.append(row["n"])
+        return {"n": row["n"], "v": 1}
+
+    class At(ads.Record):
+        n: int
+        at: datetime
+
+    @ads.topology(name="asking")
+    def topology(app: ads.App) -> None:
+        per_minute = app.stream("in", At, timestamp="at").group_by("n").windowed_by(ads.tumbling("1m", grace="0s"))
+        closed = per_minute.aggregate(rows=ads.count()).final()
+        # Two at once, each within 2 s, so four in 5 s.
+        closed.map_async(ask, schema=Out, capacity=2, timeout="2s").to("out")
+
+    with TopologyTestDriver(topology, partitions=1) as driver:
+        for n in range(100):
+            driver.input("in").pipe({"n": n, "at": "2026-01-15T10:00:00Z"})
+        driver.input("in").pipe({"n": 1000, "at": "2026-01-15T11:00:00Z"})
+        assert sorted(r.value["n"] for r in driver.output("out").read()) == list(range(100))
+    assert len(begun) == 100
+    assert [count - count % 4 for _, count in begun] == [place - place % 4 for place in range(100)]
