@@ -173,3 +173,51 @@ def test_what_cannot_be_waited_for() -> None:
         events().filter(ads.now() >= col("count"))
     with refused("unknown_column", "no column `nothing`", "", "filter"):
         events().filter(ads.now() >= col("nothing"))
+
+
+def test_what_fell_due_while_nobody_was_there_is_not_overtaken() -> None:
+    """A worker begins with a clock that has gone on: a row that is read then does not pass those that wait."""
+
+    @ads.topology(name="prices")
+    def prices(app: ads.App) -> None:
+        app.stream("in", Change, key="key").filter(ads.now() >= col("since")).named("held").to("out")
+
+    with TopologyTestDriver(prices, partitions=1, wall_clock=BEGIN) as driver:
+        driver.input("in").pipe({"key": "k", "number": 1, "since": moment(1_000)}, at=1)
+        driver.run()
+        driver._now = driver._began = driver._now + 5_000
+        driver.restart()
+        driver.input("in").pipe({"key": "k", "number": 2, "since": moment(2_000)}, at=2)
+        driver.advance_wall_clock("1ms")
+        assert [r.value["number"] for r in driver.output("out").read()] == [1, 2]
+
+
+def failing(row: Any) -> Any:
+    raise ValueError("no")
+
+
+@pytest.mark.parametrize("behind", ["map", "rolling"])
+@pytest.mark.parametrize("waits", ["until", "in_order"])
+def test_a_row_that_waited_and_fails_is_told_with_itself_and_its_place(waits: str, behind: str) -> None:
+    """Not with the record at hand when it left, nor among another topic's dead letters."""
+
+    @ads.topology(name="fails")
+    def fails(app: ads.App) -> None:
+        app.stream("another", Change, key="key").to("others")
+        stream = app.stream("in", Change, key="key")
+        stream = stream.filter(ads.now() >= col("since")) if waits == "until" else stream.in_order(grace="1s")
+        if behind == "map":
+            stream.filter(col("number") == 1).map(failing, schema=Change).to("out")
+        else:
+            far = 9_223_372_036_854_775_800
+            stream.group_by("key").rolling("1h", n=ads.sum(col("number") * 0 + far)).to("out")
+
+    with TopologyTestDriver(fails, partitions=1, wall_clock=BEGIN) as driver:
+        for number in (0, 1):
+            driver.input("in").pipe({"key": "k", "number": number, "since": moment(1_000)}, at=1_000 + number)
+        driver.input("in").pipe({"key": "z", "number": 2, "since": moment(60_000_000)}, at=3_000)
+        driver.advance_wall_clock("2s")
+        assert not driver.dead_letters("another")
+        (letter,) = driver.dead_letters("in")
+        assert letter.offset == 1
+        assert json.loads(letter.value or b"")["number"] == 1

@@ -13,7 +13,7 @@ use adstream_core::flow::native::Native;
 use adstream_core::flow::process::{Access, Processor};
 use adstream_core::flow::serde::UNAVAILABLE;
 use adstream_core::types::{DataType, Schema};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyMapping, PyString, PyTuple};
 
@@ -41,9 +41,17 @@ impl Callables {
     }
 }
 
+/// An exception as people read it.
+///
+/// Ctrl-C is nobody's fault: it is raised again as soon as Python goes on, so that the letter it made is never committed.
 pub fn text(py: Python<'_>, e: &PyErr) -> String {
     let kind = e.get_type(py).name().map(|n| n.to_string()).unwrap_or_default();
-    format!("{kind}: {}", e.value(py))
+    let said = format!("{kind}: {}", e.value(py));
+    if e.is_instance_of::<PyKeyboardInterrupt>(py) {
+        // SAFETY: called with the interpreter attached; it sets a flag.
+        unsafe { pyo3::ffi::PyErr_SetInterrupt() };
+    }
+    said
 }
 
 /// The reason of a fault: an exception may say that what it needs does not answer.
@@ -248,6 +256,11 @@ impl Foreign for Callables {
     }
 
     fn fold(&self, function: usize, state: Option<&[u8]>, batch: &Batch, row: usize) -> Result<Vec<u8>, String> {
+        // It is handed the whole row, in which an error is no null.
+        let wrong = batch.schema.fields.iter().zip(&batch.columns).find(|(_, c)| c.state_at(row) > NULL);
+        if let Some((field, column)) = wrong {
+            return Err(format!("`{}`: {}", field.name, adstream_core::column::reason(column.state_at(row))));
+        }
         Python::attach(|py| {
             let step = || -> PyResult<Vec<u8>> {
                 let pickle = py.import("pickle")?;

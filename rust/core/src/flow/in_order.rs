@@ -76,7 +76,7 @@ impl InOrder {
                 Some(by) => match by.apply(cx, &record.key, &[&record.value]) {
                     Ok(by) => by,
                     Err(failure) => {
-                        cx.apart(|cx| cx.settle(Err(failure)))?;
+                        cx.as_waited(origin, &record, || Err(failure))?;
                         continue;
                     }
                 },
@@ -86,12 +86,7 @@ impl InOrder {
         // Stable: what is equal leaves as it came.
         leaving.sort_by(|a, b| a.1.ts.cmp(&b.1.ts).then_with(|| compare(&a.0, &b.0).unwrap_or(Ordering::Equal)));
         for (_, record, origin) in leaving {
-            let done = cx.as_of(origin, || cx.forward(record));
-            match done {
-                // Not the fault of the record at hand, which is no letter for it.
-                Err(failure @ Failure::Bad(..)) => cx.apart(|cx| cx.settle(Err(failure)))?,
-                done => done?,
-            }
+            cx.as_waited(origin, &record, || cx.forward(record.clone()))?;
         }
         Ok(())
     }

@@ -362,6 +362,23 @@ impl<'a> Cx<'a> {
         done
     }
 
+    /// The same of a row that had waited while others came: what it fails at, here or in a columnar operator behind, is told
+    /// with the row, as it was kept, and where it came from; not with the record at hand.
+    pub fn as_waited(&self, origin: Option<Origin>, record: &Record, then: impl FnOnce() -> Done) -> Done {
+        let row = json::write(&record.value).ok();
+        let mut raw = RawBatch::default();
+        raw.push(origin.as_ref().map_or(-1, |o| o.offset), record.ts, None, row.as_deref());
+        let (topic, partition) = origin.as_ref().map_or(("".into(), 0), |o| (o.topic.clone(), o.partition));
+        let before = self.env.place.replace(Some(Place { topic, partition, raw: Arc::new(raw), row: 0 }));
+        let done = match self.as_of(origin, then) {
+            // Its own letter, while it is the record at hand.
+            Err(failure @ Failure::Bad(..)) => self.settle(Err(failure)),
+            done => done,
+        };
+        self.env.place.replace(before);
+        done
+    }
+
     /// What a clock shows; `NO_TIME` before it shows anything.
     pub fn time(&self, clock: Clock) -> i64 {
         match clock {

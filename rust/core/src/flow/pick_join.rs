@@ -141,14 +141,7 @@ impl PickJoin {
         for (entry, record) in leaving {
             cx.store_mut(self.waiting).bytes.put(&entry, None);
             let Some((record, origin)) = record else { continue };
-            let done = cx.as_of(origin, || self.tell(&record, cx));
-            if let Err(Failure::Bad(reason, text)) = done {
-                // Not the fault of the record at hand, which is no letter for it.
-                let text = format!("a record of time {} that waited for its other side: {text}", record.ts);
-                cx.apart(|cx| cx.settle(Err(Failure::Bad(reason, text))))?;
-            } else {
-                done?;
-            }
+            cx.as_waited(origin, &record, || self.tell(&record, cx))?;
         }
         Ok(())
     }

@@ -263,11 +263,7 @@ impl To {
                 }
             };
             match &made {
-                // The producer's default, as in Kafka Streams: by all bytes of the key, also of one with a window.
-                Datum::Null => {
-                    let bytes = target.key.write(&record.key, cx.env.foreign).map_err(unwritable_key)?;
-                    return Ok(vec![Self::by_bytes(bytes.as_deref(), count, cx)]);
-                }
+                Datum::Null => {} // the default
                 Datum::List(items) | Datum::Tuple(items) => return items.iter().map(one).collect(),
                 other => return Ok(vec![one(other)?]),
             }
@@ -278,16 +274,19 @@ impl To {
             }
         }
         let by = target.partition_by.as_ref().unwrap_or(&target.key);
-        let bytes = by.partition_bytes(&record.key, cx.env.foreign).map_err(unwritable_key)?;
-        Ok(vec![Self::by_bytes(bytes.as_deref(), count, cx)])
-    }
-
-    fn by_bytes(key: Option<&[u8]>, count: u32, cx: Cx<'_>) -> u32 {
-        match key {
-            Some(bytes) => partitioner::partition(bytes, count),
+        // A partitioner that leaves it to the default leaves it to the producer's, as in Kafka Streams: that goes by all bytes
+        // of a key with a window.
+        let bytes = match (&target.partitioner, by) {
+            (Some(_), Serde::TimeWindowed { .. } | Serde::SessionWindowed { .. }) => {
+                by.write(&record.key, cx.env.foreign)
+            }
+            _ => by.partition_bytes(&record.key, cx.env.foreign),
+        };
+        Ok(vec![match bytes.map_err(unwritable_key)? {
+            Some(bytes) => partitioner::partition(&bytes, count),
             // Without a key the task's own partition: the same records land in the same place on every run.
             None => cx.env.task_partition % count,
-        }
+        }])
     }
 }
 

@@ -78,7 +78,8 @@ impl Node for WaitUntil {
             }
             other => return Err(Failure::Bad("bad_type", format!("{other:?} is no time"))),
         };
-        if cx.env.wall != NO_TIME && at <= cx.env.wall {
+        // Not by the clock itself: what is due when a worker begins has not left yet, and would be overtaken.
+        if self.looked != NO_TIME && at <= self.looked {
             return cx.forward(record);
         }
         self.wait(at, &record, cx)
@@ -104,11 +105,7 @@ impl Node for WaitUntil {
             cx.store_mut(self.waiting).bytes.put(&entry, None);
             debug_assert!(split_time(&entry).is_some_and(|(at, _)| at <= now));
             let Some((record, origin)) = read(&bytes) else { continue };
-            match cx.as_of(origin, || cx.forward(record)) {
-                // Not the fault of the record at hand, which is no letter for it.
-                Err(failure @ Failure::Bad(..)) => cx.apart(|cx| cx.settle(Err(failure)))?,
-                done => done?,
-            }
+            cx.as_waited(origin, &record, || cx.forward(record.clone()))?;
         }
         Ok(())
     }

@@ -179,13 +179,16 @@ impl Ctx<'_> {
         let to = self.dead_letters.by_source.iter().find(|(t, _)| t == topic).map(|(_, i)| *i);
         let Some(to) = to.or(self.dead_letters.fallback) else { return };
         let mut headers = raw.headers_at(row).to_vec();
-        let coordinates = [
-            ("adstream.topic", topic.to_string()),
-            ("adstream.partition", partition.to_string()),
-            ("adstream.offset", raw.offsets[row].to_string()),
-            ("adstream.timestamp", raw.timestamps[row].to_string()),
-        ];
-        headers.extend(coordinates.into_iter().map(|(k, v)| (k.to_string(), Some(v.into_bytes()))));
+        // A row that had waited, and whose record is not known, is told without.
+        if !topic.is_empty() {
+            let coordinates = [
+                ("adstream.topic", topic.to_string()),
+                ("adstream.partition", partition.to_string()),
+                ("adstream.offset", raw.offsets[row].to_string()),
+                ("adstream.timestamp", raw.timestamps[row].to_string()),
+            ];
+            headers.extend(coordinates.into_iter().map(|(k, v)| (k.to_string(), Some(v.into_bytes()))));
+        }
         headers.extend(self.refusal(reason, message));
         self.outgoing.push(Outgoing {
             topic: to,
