@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from adstream.dsl.expr import Expr, callable_name
 from adstream.dsl.faults import fault, name_list, nearest, user_line
+from adstream.dsl.raised import raised_text
 from adstream.dsl.schema import schema_of
 
 if TYPE_CHECKING:
@@ -119,9 +120,11 @@ class MapBatches:
 
         try:
             pieces.append(self._checked(self.function(batch), batch.num_rows, types))
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # extensions panic with one, and it would be all rows'
             if batch.num_rows == 1:
-                raised.append((first, f"{type(error).__name__}: {error}"))
+                raised.append((first, raised_text(error)))
                 pieces.append([pa.nulls(1, dtype) for dtype in types])
                 return
             half = batch.num_rows // 2

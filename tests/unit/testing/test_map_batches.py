@@ -251,6 +251,36 @@ class Wide(ads.Record):
     none: bool | None
 
 
+class Panic(BaseException):
+    """As those of extensions, which are no `Exception`."""
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (Panic("index out of bounds"), "Panic: index out of bounds"),
+        (SystemExit(3), "SystemExit: 3"),
+        (GeneratorExit(), "GeneratorExit: "),
+        (Unspeakable(), "Unspeakable: (its text raises ValueError)"),
+        (ValueError("\udc80"), "ValueError: \\udc80"),
+    ],
+)
+def test_whatever_is_raised_only_the_rows_that_are_the_cause_are_dead(error: BaseException, said: str) -> None:
+    def odd(batch: pa.RecordBatch) -> Any:
+        if 2 in batch["n"].to_pylist():
+            raise error
+        return pa.table({"v": batch["n"]})
+
+    out, dead = run(lambda s: s.map_batches(odd, schema=Out), list(range(8)))
+    assert out == [0, 1, 3, 4, 5, 6, 7]
+    assert dead == [(2, "callable_raised", said)]
+
+
 def test_narrower_types_and_other_forms_are_taken() -> None:
     def narrow(batch: pa.RecordBatch) -> pa.Table:
         n = batch.num_rows
