@@ -35,15 +35,12 @@ def show(job: str, options: JobOptions, limit: int, *, as_json: bool) -> None:
     chosen, built = prepare(job, options)
     log = existing_log(chosen)
     try:
-        letters = {topic: list_dead(log, topic, limit) for topic in _topics(log, built)}
+        letters = {topic: list_dead(log, topic, limit, app=built.app) for topic in _topics(log, built)}
     finally:
         log.close()
-    for topic, of_all in letters.items():
-        found = [letter for letter in of_all if letter.is_of(built.app)]
+    for topic, found in letters.items():
         if not as_json:
-            said = f"{dead_letter_topic(topic)}: {len(found)} shown" if found else f"{topic}: no dead letters"
-            others = len(of_all) - len(found)
-            typer.echo(f"{said} ({others} of other applications)" if others else said)
+            typer.echo(f"{dead_letter_topic(topic)}: {len(found)} shown" if found else f"{topic}: no dead letters")
         for letter in found:
             typer.echo(json.dumps(_plain(letter), ensure_ascii=False) if as_json else _line(letter))
 
@@ -163,8 +160,7 @@ def _waiting(log: Log, topic: str, app: str) -> list[DeadLetter]:
     name = dead_letter_topic(topic)
     partitions = [(name, p) for p in range(log.partitions([name])[name])]
     done = log.committed(f"{app}-replay", partitions)
-    own = [x for x in list_dead(log, topic, ALL) if x.is_of(app)]
-    letters = [x for x in own if x.offset >= (done.get((name, x.partition)) or 0)]
+    letters = [x for x in list_dead(log, topic, ALL, app=app) if x.offset >= (done.get((name, x.partition)) or 0)]
     return sorted(letters, key=lambda x: (x.partition, x.offset))
 
 

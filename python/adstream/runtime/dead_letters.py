@@ -20,6 +20,7 @@ own. What goes back is in the input topic then, for whoever reads it.
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -125,17 +126,21 @@ def dead_letter_topic(source: str) -> str:
     return f"{source}-dlq"
 
 
-def list_dead(log: Log, source: str, limit: int = 100) -> list[DeadLetter]:
-    """The newest dead letters of a source topic, of all applications, `limit` of each partition at most, oldest first."""
+def list_dead(log: Log, source: str, limit: int = 100, *, app: str | None = None) -> list[DeadLetter]:
+    """The newest dead letters of a source topic, `limit` of each partition at most, oldest first.
+
+    Args:
+        app: whose; None: of all applications. Letters of others may lie between them, so all that there are are read.
+    """
     partitions = _partitions(log, source)
     starts = log.start_offsets(partitions)
     ends = log.end_offsets(partitions, committed=True)
     found: list[DeadLetter] = []
     for tp in partitions:
         # Markers have offsets, too: a page before the end may hold fewer records than `limit`, so take twice as much.
-        first = max(starts[tp], ends[tp] - 2 * limit)
-        letters = [letter for batch in _read(log, tp, first, ends[tp]) for letter in _letters(tp[1], batch)]
-        found += letters[-limit:]
+        first = max(starts[tp], ends[tp] - 2 * limit) if app is None else starts[tp]
+        letters = (letter for batch in _read(log, tp, first, ends[tp]) for letter in _letters(tp[1], batch))
+        found += deque((letter for letter in letters if app is None or letter.is_of(app)), maxlen=limit)
     return sorted(found, key=lambda letter: (letter.timestamp, letter.partition, letter.offset))[-limit:]
 
 

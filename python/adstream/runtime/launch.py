@@ -13,7 +13,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -26,6 +25,7 @@ from adstream.interfaces import Listeners, Log, Target
 from adstream.logs.files import FilesLog
 from adstream.runtime import partitioning
 from adstream.runtime.assignment import Assignment, prepare
+from adstream.runtime.daemon import DaemonExecutor
 from adstream.runtime.metrics import MetricsServer, WorkerCollector
 from adstream.runtime.ports import Hooks, Sink
 from adstream.runtime.positions import check_target
@@ -139,7 +139,7 @@ def open_sinks(
         check_target(log_, assignment.app, sink["topic"], stored, option_of(sink["kind"]))
         reader = log_.reader()
         parts.callback(reader.close)
-        executor = ThreadPoolExecutor(1, thread_name_prefix=f"adstream-sink-{name}")
+        executor = DaemonExecutor(f"adstream-sink-{name}")
         parts.callback(executor.shutdown, wait=False, cancel_futures=True)
         sinks[name] = SinkRunner(
             name,

@@ -74,6 +74,12 @@ def test_a_limit_leaves_the_rest_for_later(log: EmbeddedLog) -> None:
     assert replay(log, "in", app="a", limit=10) == Replayed(sent=3, kept=1)
 
 
+def test_letters_of_others_hide_none(log: EmbeddedLog) -> None:
+    add(log, letter(6, app=b"a"), *(letter(n, app=b"b") for n in range(7, 30)))
+    assert [x.value for x in list_dead(log, "in", 2, app="a")] == [b"v5", b"v6"]
+    assert [x.value for x in list_dead(log, "in", 2)] == [b"v28", b"v29"]
+
+
 def test_each_application_replays_its_own(log: EmbeddedLog) -> None:
     add(log, letter(6, app=b"a"), letter(7, app=b"b"), letter(8, app=b"b"))
     assert replay(log, "in", app="a") == Replayed(sent=6, kept=1)
