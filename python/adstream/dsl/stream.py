@@ -874,7 +874,9 @@ class Stream(_Flow):
                     line=line,
                     hint=f"add `{copies[0]}` to the key"
                     if copies
-                    else "write `.with_columns(metric_time=ads.window_start())`, add `metric_time` to the key",
+                    else "write `.with_columns(metric_time=ads.window_start())`"
+                    + ("" if "$window_start" in self._columns else " where the rows still have their window")
+                    + ", add `metric_time` to the key",
                 )
             gone = "" if part.columns else ", which was dropped or replaced on the way"
             raise fault(

@@ -8,6 +8,7 @@ before the row waits: its columns do not change meanwhile.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from adstream.dsl import flow, natives
@@ -100,12 +101,12 @@ def wait(stream: Stream, moment: Expr, behind: bool, reason: str | None, line: s
 
 
 def rows_again(stream: Stream, port: Port, about: str) -> tuple[Port, Columns, tuple[KeyPart, ...]]:
-    """Records of an operation that moves no row, as rows: what the stream's key was it is still, as far as its columns are
-    there."""
+    """Records of an operation that moves no row, as rows: what the stream's key was it is still. A part of it that no column
+    holds any more, such as a window that nobody wrote into one, stays a part: a sink has to ask for it."""
     columns: Columns = {name: stream._columns[name] for name in stream._written()}
     held = [sorted(part.columns & columns.keys(), key=lambda n: (n != part.name, n)) for part in stream._key]
     names = [found[0] for found in held] if all(held) else []
     schema: list[dict[str, Any]] = [{"name": name, "type": dtype} for name, dtype in columns.items()]
     fill = [{"field": name} for name in columns]
     node = flow.add(stream._graph, "to_rows", [port], schema=schema, fill=fill, keys=names, about=about)
-    return (node.id, 0), columns, tuple(KeyPart(name, frozenset({name})) for name in names)
+    return (node.id, 0), columns, tuple(replace(part, columns=part.columns & columns.keys()) for part in stream._key)

@@ -1,5 +1,5 @@
 import inspect
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -436,6 +436,29 @@ def test_a_windowed_table_needs_its_window_in_the_sinks_key():
         rows.sink(ads.sinks.Sql("t", key=["user"]))
     rows.sink(ads.sinks.Sql("t", key=["user", "metric_time"]))
     rows.final().sink(ads.sinks.RedisHash("m:{user}:{metric_time}"))
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        lambda rows: rows.filter(ads.now() >= ads.lit(datetime(2026, 1, 15, tzinfo=UTC))),
+        lambda rows: rows.in_order(grace="1s"),
+        lambda rows: rows.in_order(grace="1s", late="route").late,
+    ],
+    ids=["now", "in_order", "late"],
+)
+def test_rows_that_wait_keep_their_window_in_the_sinks_key(held: Any):
+    with refused("sink_key_without_window", "one row for all windows", "still have their window", "sink"):
+        held(windowed().final()).sink(ads.sinks.Sql("t", key=["user"]))
+    rows = held(windowed().with_columns(metric_time=ads.window_start()).final())
+    with refused("sink_key_without_window", "has no window", "add `metric_time` to the key"):
+        rows.sink(ads.sinks.Sql("t", key=["user"]))
+    rows.sink(ads.sinks.Sql("t", key=["user", "metric_time"]))
+    with refused("sink_key_incomplete", "dropped or replaced", "keep the column `user`"):
+        held(plain().to_stream().drop_columns("user")).sink(ads.sinks.Sql("t", key=["n"]))
+    for rows in (windowed().final(), held(windowed().final()), held(windowed().to_stream().select("user"))):
+        rows.to("out")
+        assert nodes(rows)[-1]["key"] == ["user"]
 
 
 def test_lists_are_lists_for_records_and_functions():
