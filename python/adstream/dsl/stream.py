@@ -370,9 +370,7 @@ class Stream(_Flow):
         stream = self
         for e in rest:
             stream = stream._filter("filter", e, reason)
-        for moment, behind in moments:
-            stream = until.wait(stream, moment, behind, reason, line)
-        return stream
+        return until.wait(stream, moments, reason, line)
 
     def require(self, **rules: Condition) -> Stream:
         """Sends rows for which a rule is not true (null included) to the dead letters, reason = the rule's

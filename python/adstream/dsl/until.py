@@ -45,26 +45,45 @@ class WaitingStream(Stream):
     """Rows whose time has come. Made by `Stream.filter`."""
 
     def __init__(
-        self, graph: Graph, port: Port, columns: Columns, key: tuple[KeyPart, ...], held: Node, reason: str | None
+        self,
+        graph: Graph,
+        port: Port,
+        columns: Columns,
+        key: tuple[KeyPart, ...],
+        held: tuple[Node, ...],
+        reason: str | None,
     ) -> None:
         super().__init__(graph, port, columns, key)
         self._held, self._reason = held, reason
 
     def _label(self) -> Node:
-        return self._held
+        return self._held[0]
 
     def named(self, name: str) -> Self:
-        """Names the operation, and with it the state in which rows wait."""
-        super().named(name)
-        store = f"{name}-waiting"
-        spec = next(s for s in self._graph.stores if s["name"] == self._held.parameters["store"])
-        spec["name"] = store
-        self._held.parameters |= {"store": store, "stores": [store], "reason": self._reason or name}
+        """Names the operation, and with it the state in which rows wait: for several moments `w`, `w-2` and so on."""
+        for number, node in enumerate(self._held, 1):
+            own = name if number == 1 else f"{name}-{number}"
+            self._graph.rename(node, own)
+            store = f"{own}-waiting"
+            spec = next(s for s in self._graph.stores if s["name"] == node.parameters["store"])
+            spec["name"] = store
+            node.parameters |= {"store": store, "stores": [store], "reason": self._reason or name}
         return self
 
 
-def wait(stream: Stream, moment: Expr, behind: bool, reason: str | None, line: str | None) -> Stream:
-    """The stream with each row from `moment` on, or from the millisecond behind it."""
+def wait(stream: Stream, moments: list[tuple[Expr, bool]], reason: str | None, line: str | None) -> Stream:
+    """The stream with each row from the last of these moments on, or from the millisecond behind it."""
+    held: tuple[Node, ...] = ()
+    for moment, behind in moments:
+        node = _holding(stream, moment, behind, reason, line)
+        held = (*held, node)
+        made = rows_again(stream, (node.id, 0), "rows whose time has come")
+        stream = WaitingStream(stream._graph, *made, held, reason)
+    return stream
+
+
+def _holding(stream: Stream, moment: Expr, behind: bool, reason: str | None, line: str | None) -> Node:
+    """The node that holds each row until `moment`, or the millisecond behind it."""
     tree, dtype = stream._compile("filter", moment, line)
     if dtype != "timestamp":
         raise fault(
@@ -97,7 +116,7 @@ def wait(stream: Stream, moment: Expr, behind: bool, reason: str | None, line: s
     )
     store = flow.store(graph, "buffer", Materialized(), f"{held.name}-waiting", "filter")
     held.parameters |= {"store": store, "stores": [store], "reason": reason or held.name}
-    return WaitingStream(graph, *rows_again(stream, (held.id, 0), "rows whose time has come"), held, reason)
+    return held
 
 
 def rows_again(stream: Stream, port: Port, about: str) -> tuple[Port, Columns, tuple[KeyPart, ...]]:

@@ -461,6 +461,24 @@ def test_rows_that_wait_keep_their_window_in_the_sinks_key(held: Any):
         assert nodes(rows)[-1]["key"] == ["user"]
 
 
+def test_a_filter_with_two_moments_is_two_waits_with_one_name():
+    def waits(rows: ads.Stream) -> list[tuple[str, str, str]]:
+        found = [n for n in nodes(rows) if n.get("kind") == "wait_until"]
+        assert [s["name"] for s in rows._graph.stores] == [n["store"] for n in found]
+        assert [n["stores"] for n in found] == [[n["store"]] for n in found]
+        return [(n["name"], n["store"], n["reason"]) for n in found]
+
+    both = (ads.now() >= col("at")) & (ads.now() >= ads.lit(datetime(2026, 1, 15, tzinfo=UTC)))
+    assert waits(events().filter(both).named("w")) == [("w", "w-waiting", "w"), ("w-2", "w-2-waiting", "w")]
+    assert [reason for *_, reason in waits(events().filter(both, reason="early").named("w"))] == ["early", "early"]
+    apart = events().filter(ads.now() >= col("at")).named("a").filter(ads.now() > col("at")).named("b")
+    assert waits(apart) == [("a", "a-waiting", "a"), ("b", "b-waiting", "b")]
+    with refused("duplicate_name", "w-2", "", "named"):
+        events().filter(col("count") > 0).named("w-2").filter(both).named("w")
+    with refused("renamed", "it is called `w` already", "", "named"):
+        events().filter(both).named("w").named("x")
+
+
 def test_lists_are_lists_for_records_and_functions():
     from adstream.testing import TopologyTestDriver
 
