@@ -87,13 +87,21 @@ class Aggregate(Expr):
             columns: names or expressions.
 
         Raises:
-            TopologyError: `bad_argument` where no column is named; where it stands outside of `rolling`, when the group is
-                aggregated.
+            TopologyError: `bad_argument` where no column is named, or what is none; where it stands outside of `rolling`, when
+                the group is aggregated.
 
         In Polars: `Expr.over`.
         """
         if not columns:
             raise fault("bad_argument", "over what?", operation=self.fn, hint=f'write `{self!r}.over("kind")`')
+        for column in columns:
+            if not isinstance(column, str | Expr):
+                raise fault(
+                    "bad_argument",
+                    f"over {column!r}, which is neither a column's name nor an expression",
+                    operation=self.fn,
+                    hint=f'write `{self!r}.over("kind")`',
+                )
         made = tuple(map(named_or_expr, columns))
         _not_nested(self.fn, made)
         return replace(self, partition=made)

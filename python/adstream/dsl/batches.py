@@ -27,6 +27,7 @@ from adstream.dsl.expr import Expr, callable_name
 from adstream.dsl.faults import fault, name_list, nearest, user_line
 from adstream.dsl.raised import raised_text
 from adstream.dsl.schema import schema_of
+from adstream.dsl.waiting import refuse_async
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,6 +51,7 @@ def map_batches(stream: Stream, function: Callable[[Any], Any], schema: object) 
             line=line,
             hint="for expressions write `.with_columns(…)` or `.select(…)`",
         )
+    refuse_async(function, "map_batches", line)
     if find_spec("pyarrow") is None:
         raise fault(
             "not_installed",

@@ -88,8 +88,9 @@ def expression(e: Expr, operation: str) -> Native:
     """An expression as a function of (key, value) or (key, value, other).
 
     Raises:
-        TopologyError: `aggregate_without_group`, `not_native`.
+        TopologyError: `aggregate_without_group`, `not_native`, `not_a_timer`.
     """
+    _no_timer(e, operation)
     for node in e.walk():
         if isinstance(node, Aggregate):
             raise fault(
@@ -113,7 +114,7 @@ def fold(aggregates: Mapping[str, Expr], step: str, operation: str) -> Native:
     other)`.
 
     Raises:
-        TopologyError: `not_an_aggregate`, `not_retractable`.
+        TopologyError: `not_an_aggregate`, `not_retractable`, `not_a_timer`.
     """
     said = []
     for name, e in aggregates.items():
@@ -131,10 +132,22 @@ def fold(aggregates: Mapping[str, Expr], step: str, operation: str) -> Native:
                 operation=operation,
                 hint="use count or sum, or functions of your own",
             )
+        for part in e.parts():
+            _no_timer(part, operation)
         parts = e.lower((), partial(_no_function, operation=operation))
-        said.append({"name": name, **{part: parts[part] for part in ("fn", "arg", "where")}})
+        said.append({"name": name, **{what: parts[what] for what in ("fn", "arg", "where")}})
     about = ", ".join(f"{name}={e!r}" for name, e in aggregates.items())
     return Native({"fold": step, "aggregates": said}, f"{step} {about}")
+
+
+def _no_timer(e: Expr, operation: str) -> None:
+    if any(node.op == "now" for node in e.walk()):
+        raise fault(
+            "not_a_timer",
+            f"`{e!r}`: `now()` says from when on a row passes, and these are records of a key and a value",
+            operation=operation,
+            hint="write `.rows(…).filter(ads.now() >= col(…))`; or a processor with a punctuator by the wall clock",
+        )
 
 
 def _no_function(fn: Callable[..., Any], operation: str = "Pattern") -> int:

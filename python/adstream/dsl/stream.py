@@ -432,6 +432,8 @@ class Stream(_Flow):
 
         The key is not known to survive. In Kafka Streams: `map`.
         """
+        from adstream.dsl import waiting
+
         line = user_line()
         if not callable(fn) or isinstance(fn, Expr):
             raise fault(
@@ -441,6 +443,7 @@ class Stream(_Flow):
                 line=line,
                 hint="for expressions write `.with_columns(…)` or `.select(…)`",
             )
+        waiting.refuse_async(fn, "map", line)
         columns = schema_of(schema, operation="map").types
         function = self._graph.register(MapRow(fn, tuple(columns)))
         fields = [{"name": name, "type": dtype} for name, dtype in columns.items()]

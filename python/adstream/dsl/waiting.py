@@ -76,7 +76,7 @@ def map_async(
     def unfit(message: str, hint: str) -> Exception:
         return fault("bad_argument", message, operation=OPERATION, line=line, hint=hint)
 
-    if not _is_async(function):
+    if not is_async(function):
         raise unfit(
             f"not an async function: `{callable_name(function)}`"
             if callable(function)
@@ -130,10 +130,23 @@ def pause_ms(attempt: int) -> int:
     return _PAUSE_MS << min(attempt, 20)
 
 
-def _is_async(function: object) -> bool:
+def is_async(function: object) -> bool:
+    """Whether what it returns is to be awaited."""
     if not callable(function):
         return False
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+def refuse_async(function: Callable[..., Any], operation: str, line: str | None) -> None:
+    """For what awaits nothing. Raises TopologyError: `bad_argument`."""
+    if is_async(function):
+        raise fault(
+            "bad_argument",
+            f"an async function: `{callable_name(function)}`, and nothing awaits it here",
+            operation=operation,
+            line=line,
+            hint='write `.map_async(function, schema=…, timeout="1s")`: rows as dicts, many at once',
+        )
 
 
 class Asking:

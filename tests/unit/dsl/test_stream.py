@@ -152,6 +152,12 @@ def test_map():
     with refused("bad_argument", "not a function", ".with_columns(…)"):
         events().map(col("user"), schema=Out)  # type: ignore[arg-type]
 
+    async def waits(row: dict[str, Any]) -> dict[str, Any]:
+        return row
+
+    with refused("bad_argument", "an async function: `waits`", ".map_async(", "map"):
+        events().map(waits, schema=Out)
+
 
 # --- forks and joints ---------------------------------------------------------------------------
 
@@ -574,6 +580,9 @@ def test_over_says_which_rows_are_met_and_has_no_meaning_elsewhere():
     with pytest.raises(ads.TopologyError, match="over what") as raised:
         ads.count().over()
     assert raised.value.code == "bad_argument"
+    for column in (7, None, b"user", ["user"]):
+        with refused("bad_argument", f"over {column!r}", 'over("kind")', "count"):
+            ads.count().over(column)
     with pytest.raises(ads.TopologyError, match="here there is none") as raised:
         events().group_by("user").aggregate(n=ads.count().over("count"))
     assert (raised.value.code, raised.value.operation) == ("bad_argument", "aggregate")

@@ -7,6 +7,7 @@ import pytest
 
 import adstream as ads
 from adstream.testing import TopologyTestDriver
+from tests.unit.dsl.support import refused
 
 col, S = ads.col, ads.serdes.string
 ROWS = [
@@ -177,3 +178,19 @@ def test_what_is_refused(code: str, build: Callable[[ads.KStream], Any]) -> None
         ads.topology(name="app")(lambda app: build(app.stream("in", key=S))).build()
     assert raised.value.code == code
     assert raised.value.operation
+
+
+@pytest.mark.parametrize(
+    ("operation", "build"),
+    [
+        ("filter", lambda s: s.filter(ads.now() >= ads.col("at"))),
+        ("filter_not", lambda s: s.filter_not((ads.col("n") > 0) & (ads.now() >= ads.col("at")))),
+        ("map_values", lambda s: s.map_values(ads.struct(at=ads.now()))),
+        ("aggregate", lambda s: s.group_by_key().aggregate(n=ads.max(ads.now()))),
+        ("aggregate", lambda s: s.group_by_key().aggregate(n=ads.count(where=ads.now() > ads.col("at")))),
+    ],
+)
+def test_records_have_no_timers(operation: str, build: Callable[[ads.KStream], Any]) -> None:
+    """Said when the operation is written, with the line: the core would only say that there is no such function."""
+    with refused("not_a_timer", "`now()` says from when on a row passes", ".rows(", operation):
+        build(ads.App("test").stream("in"))

@@ -425,6 +425,12 @@ def test_metadata_of_rows_stays() -> None:
 def test_it_is_checked_when_the_topology_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     with refused("bad_argument", "not a function", ".with_columns(", "map_batches"):
         events().map_batches(col("price"))  # type: ignore[arg-type]
+
+    async def waits(batch: pa.RecordBatch) -> pa.RecordBatch:
+        return batch
+
+    with refused("bad_argument", "an async function: `waits`", ".map_async(", "map_batches"):
+        events().map_batches(waits)
     with refused("not_a_schema", "does not describe a record", "", "map_batches"):
         events().map_batches(same, schema={"v": int})
     made = events().map_batches(same, schema=pa.schema({"v": pa.int64(), "t": pa.timestamp("us", tz="UTC")}))
