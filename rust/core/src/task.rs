@@ -460,8 +460,9 @@ impl Task {
             if *cursor < batch.len() {
                 break;
             }
+            // Where the task stands when it begins is nothing to write down.
+            self.touched |= input.position.is_some_and(|position| position != batch.next_offset);
             input.position = Some(batch.next_offset);
-            self.touched = true;
             input.queue.pop_front();
         }
         if let (SourceKind::Records { source, .. }, Some((raw, cursor))) = (&input.source, input.queue.front()) {
