@@ -10,7 +10,6 @@ import json
 import signal
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -21,6 +20,7 @@ import pytest
 
 import adstream as ads
 from adstream import col
+from adstream.dsl import waiting
 from adstream.dsl.waiting import Asking, longest_ms
 from adstream.testing import TopologyTestDriver
 from adstream.testing.driver import STEPS
@@ -306,6 +306,11 @@ def raises(error: BaseException) -> Callable[[], Any]:
     return raising
 
 
+async def stops_the_loop() -> None:
+    asyncio.get_running_loop().stop()
+    raise ValueError("stopped")
+
+
 async def cancels_itself() -> None:
     task = asyncio.current_task()
     assert task is not None
@@ -318,6 +323,7 @@ async def cancels_itself() -> None:
     [
         (cancelled_inside, "CancelledError: "),
         (cancels_itself, "CancelledError: "),
+        (stops_the_loop, "ValueError: stopped"),
         (exits, "SystemExit: no configuration"),
         (exits_in_a_task_of_its_own, "SystemExit: no configuration"),
         (raises(GeneratorExit()), "GeneratorExit: "),
@@ -345,27 +351,25 @@ def test_whatever_one_rows_function_raises_is_that_rows_affair(fail: Callable[[]
 
 
 def test_who_does_not_let_itself_be_cancelled_holds_nobody_up_and_is_not_heard() -> None:
-    ended = threading.Event()
+    released, ended = threading.Event(), threading.Event()
 
     async def stubborn(row: dict[str, Any]) -> dict[str, Any]:
         if row["n"] == 2:
-            try:
-                await asyncio.sleep(60)
-            except asyncio.CancelledError:
+            while not released.is_set():
                 with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.sleep(1)  # longer than anybody waits for it
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.sleep(1)
-                ended.set()
+                    await asyncio.sleep(0.01)
+            ended.set()
         return row | {"v": 1}
 
-    began = time.monotonic()
+    guard = threading.Timer(20, released.set)  # so that a call which waits for it fails, and does not hang
+    guard.start()
     out, dead = run(stubborn, range(8), capacity=3, timeout="100ms")
-    assert time.monotonic() - began < 0.9
-    assert not ended.is_set()
+    assert not released.is_set()
+    guard.cancel()
     assert [row["n"] for row in out] == [0, 1, 3, 4, 5, 6, 7]
     assert dead == {2: ("callable_raised", "TimeoutError: no answer within 100ms")}
-    assert ended.wait(10)
+    released.set()
+    assert ended.wait(10)  # it was there all the time
 
 
 def test_an_answer_after_its_time_does_not_count() -> None:
@@ -432,3 +436,18 @@ def test_rows_that_closing_windows_tell_at_once_are_asked_in_pieces() -> None:
         assert sorted(r.value["n"] for r in driver.output("out").read()) == list(range(100))
     assert len(begun) == 100
     assert [count - count % 4 for _, count in begun] == [place - place % 4 for place in range(100)]
+
+
+def test_a_loop_that_has_ended_is_told_and_the_next_call_has_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ends_it() -> list[tuple[bool, Any]]:
+        asyncio.get_running_loop().stop()
+        return await asyncio.get_running_loop().create_future()
+
+    async def answers() -> list[tuple[bool, Any]]:
+        return [(True, 1)]
+
+    monkeypatch.setattr(waiting, "_serve", lambda loop: loop.run_forever())
+    loop = waiting._Loop()
+    with pytest.raises(RuntimeError, match="has ended"):
+        loop.run(ends_it())
+    assert loop.run(answers()) == [(True, 1)]
