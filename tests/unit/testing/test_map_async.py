@@ -446,8 +446,14 @@ def test_a_loop_that_has_ended_is_told_and_the_next_call_has_another(monkeypatch
     async def answers() -> list[tuple[bool, Any]]:
         return [(True, 1)]
 
-    monkeypatch.setattr(waiting, "_serve", lambda loop: loop.run_forever())
+    def serve(loop: asyncio.AbstractEventLoop) -> None:
+        loop.run_forever()
+        loop.close()
+
+    monkeypatch.setattr(waiting, "_serve", serve)
     loop = waiting._Loop()
     with pytest.raises(RuntimeError, match="has ended"):
         loop.run(ends_it())
     assert loop.run(answers()) == [(True, 1)]
+    assert loop._loop is not None
+    loop._loop.call_soon_threadsafe(loop._loop.stop)
