@@ -295,6 +295,8 @@ class Worker:
         fruitless = 0
         while not self.state.over:
             fruitless = 0 if self.step() else fruitless + 1
+            if self.state.over:  # it closed what it would wait for
+                break
             if fruitless and self._reader is not None and self._clock() >= self._resume_ms:
                 self._reader.wait(self._idle_s())
             if fruitless > 1:  # records are there and nobody may take them yet, or the log is away
