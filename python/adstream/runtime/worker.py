@@ -295,14 +295,19 @@ class Worker:
         fruitless = 0
         while not self.state.over:
             fruitless = 0 if self.step() else fruitless + 1
-            if self.state.over:  # it closed what it would wait for
-                break
-            if fruitless and self._reader is not None and self._clock() >= self._resume_ms:
-                self._reader.wait(self._idle_s())
-            if fruitless > 1:  # records are there and nobody may take them yet, or the log is away
-                self._hooks.sleep(0.002)
+            if fruitless:
+                self._pause(fruitless)
         if self._uncaught is not None:
             raise self._uncaught
+
+    def _pause(self, fruitless: int) -> None:
+        """After so many steps in a row that did nothing."""
+        if self.state.over:  # it has closed what it would wait for
+            return
+        if self._reader is not None and self._clock() >= self._resume_ms:
+            self._reader.wait(self._idle_s())
+        if fruitless > 1:  # records are there and nobody may take them yet, or the log is away
+            self._hooks.sleep(0.002)
 
     def stop(self, timeout_ms: int | None = None) -> None:
         """Asks it to drain at its next step; safe in a signal handler."""
