@@ -82,7 +82,10 @@ public final class Live {
         return result;
     }
 
-    /** Positions first, then ends: what was written in between makes it say no. The last offset may be a marker's. */
+    /**
+     * Positions first, then ends: what was written in between makes it say no. The last offset may be a marker's. Where readers
+     * of what is committed see less than there is, a marker is still to come.
+     */
     private static boolean isDone(JsonNode asked, String app, Admin admin) throws Exception {
         Map<TopicPartition, OffsetAndMetadata> committed =
                 admin.listConsumerGroupOffsets(app).partitionsToOffsetAndMetadata().get();
@@ -100,8 +103,12 @@ public final class Live {
         Map<TopicPartition, OffsetSpec> asks = new HashMap<>();
         admin.describeTopics(topics).allTopicNames().get().forEach((topic, about) -> about.partitions()
                 .forEach(partition -> asks.put(new TopicPartition(topic, partition.partition()), OffsetSpec.latest())));
-        var ends = admin.listOffsets(asks, new ListOffsetsOptions(IsolationLevel.READ_COMMITTED)).all().get();
+        var settled = admin.listOffsets(asks, new ListOffsetsOptions(IsolationLevel.READ_COMMITTED)).all().get();
+        var ends = admin.listOffsets(asks, new ListOffsetsOptions(IsolationLevel.READ_UNCOMMITTED)).all().get();
         return ends.entrySet().stream().allMatch(end -> {
+            if (settled.get(end.getKey()).offset() != end.getValue().offset()) {
+                return false;
+            }
             OffsetAndMetadata position = committed.get(end.getKey());
             return end.getValue().offset() - (position == null ? 0 : position.offset()) <= 1;
         });
