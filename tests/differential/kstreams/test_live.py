@@ -22,7 +22,8 @@ def test_applications_on_a_broker(kafka: Kafka) -> None:
         wrong = [told for case in live_cases(seed, count) if (told := live.difference(case)) is not None]
         live.close()
     assert not wrong, "\n".join([f"python -m tests.differential.kstreams.live --seed {seed} --count {count}", *wrong])
-    assert live.cases == count
+    assert live.runs == count + live.unsteady
+    assert live.unsteady <= 1
     assert live.failed.total() <= count / 4, live.failed
     assert live.partitions[PARTITIONS] > 0
     assert live.records > 3 * count
