@@ -4,7 +4,7 @@
     The lease topic `<app>-tasks` has one partition per task: who owns partition k runs task k.
 
 Group members share leases evenly, but by runs of numbers, and know nothing of what a task costs: a worker that joins gets
-the upper half. Numbered by sub-topology first, it would get all sinks, and the old one all decoding. By partition, each
+the lower half. Numbered by sub-topology first, it would get all sinks, and the old one all decoding. By partition, each
 has a share of everything, as Kafka Streams' own assignor sees to.
 
 So a task's number is what the whole application agrees on. It follows from the plan and the partition counts alone;

@@ -176,24 +176,25 @@ def test_a_waiting_reader_wakes_on_a_commit() -> None:
 
 
 def test_leases_are_handed_over_only_when_released() -> None:
+    """In librdkafka's order: the highest is given first, the lowest taken first."""
     log = EmbeddedLog()
     log.create_topics([TopicSpec("tasks", 5)])
     first, second = log.leases("g", "tasks"), log.leases("g", "tasks")
     first.start()
-    assert first.poll() == LeaseChange(granted=(0, 1, 2, 3, 4))
+    assert first.poll() == LeaseChange(granted=(4, 3, 2, 1, 0))
     second.start()
     assert second.poll() is None
-    assert first.poll() == LeaseChange(revoked=(3, 4))
-    first.released([4])
-    assert second.poll() == LeaseChange(granted=(4,))
-    first.released([3])
-    assert second.poll() == LeaseChange(granted=(3,))
+    assert first.poll() == LeaseChange(revoked=(0, 1))
+    first.released([1])
+    assert second.poll() == LeaseChange(granted=(1,))
+    first.released([0])
+    assert second.poll() == LeaseChange(granted=(0,))
     log.expel(second)
-    assert first.poll() == LeaseChange(granted=(3, 4))
-    assert second.poll() == LeaseChange(lost=(3, 4))
-    assert first.poll() == LeaseChange(revoked=(3, 4))
+    assert first.poll() == LeaseChange(granted=(1, 0))
+    assert second.poll() == LeaseChange(lost=(0, 1))
+    assert first.poll() == LeaseChange(revoked=(0, 1))
     first.close()
-    assert second.poll() == LeaseChange(granted=(0, 1, 2, 3, 4))
+    assert second.poll() == LeaseChange(granted=(4, 3, 2, 1, 0))
 
 
 def test_who_lost_its_membership_cannot_commit() -> None:
