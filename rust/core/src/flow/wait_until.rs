@@ -5,9 +5,9 @@
 //!    └──▶ waits ──(a generation ends, and the clock has passed it)──▶ by that time, then as they came
 //! ```
 //!
-//! The clock is the task's logged one: a generation is done by the time with which the one before was committed, and ends with
-//! its own. So a row that is read again after a crash meets the clock that it met before, and what has left once has left by a
-//! time that is committed with it.
+//! The clock is the task's logged one, and rows pass by the time up to which it has been looked at. A worker that begins has
+//! looked at none: what fell due while nobody was there leaves first, by its times, before a row that is read then. What has
+//! left has left by a time that is committed with it; what had not is decided anew after a crash, by a later clock.
 //!
 //! A row without a time never becomes true, and is counted as what a filter drops. A row that leaves keeps its event time.
 

@@ -1,8 +1,9 @@
 //! The shuffle: from tasks of one sub-topology to tasks of another, by key, as frames.
 //!
 //! The upstream partition is the *lane*. Every frame says how far its lane's clock has come; frames of a lane to a
-//! partition are numbered without gaps. What leaves in mid-generation (late rows) carries the clock of the last
-//! generation: the partials that a newer clock would close are still in the combiner.
+//! partition are numbered without gaps. What leaves in mid-generation (late rows, partials that need room) carries the clock
+//! of the last generation: partials that a newer clock would close may still be in the combiner, and a partition that got late
+//! rows only has to hear of its windows' closing when the generation ends.
 //!
 //! **Combine before shuffle.** Where all accumulators merge exactly, the upstream task folds rows by (window, key),
 //! decides lateness itself, and ships partials when the generation ends; then it is empty again, so a combiner has
