@@ -6,10 +6,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from adstream._core import Globals
-from adstream.runtime.commit import Committer, ThreadCommitter
+from adstream.runtime.beside import Beside, ThreadBeside
 from adstream.runtime.task import Core
 
 
@@ -53,6 +53,7 @@ def no_step(name: str) -> None: ...
 class Hooks:
     step: Callable[[str], None] = no_step
     """Called at each step of a commit (`commit.py` lists them), in whichever thread takes it."""
-    committer: Callable[[], Committer] = ThreadCommitter
+    beside: Callable[[str], Beside[Any]] = ThreadBeside
+    """Makes what runs something beside the worker; is given a name for it."""
     sleep: Callable[[float], None] = time.sleep
     """Only `Worker.run` sleeps."""

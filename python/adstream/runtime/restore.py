@@ -82,17 +82,17 @@ class Restore:
         snapshot: Snapshot | None = None,
         disk: TaskDisk | None = None,
         first: Starts | None = None,
-        follows: bool = False,
+        follows: tuple[int, int] | None = None,
     ) -> None:
         self._exactly_once = exactly_once
         self._log, self._reader, self._spec, self._task, self._group = log, reader, spec, task, group
         self._say_ms: int | None = None
-        self.follows = follows
-        """Of a standby: it never ends."""
+        self.follows = follows is not None
+        """Of a standby: it never ends. It was told where its changelog begins and ends: it asks nothing."""
         self.missing: list[TopicPartition] = []
         """Inputs that never had a committed position."""
         self.positions: dict[TopicPartition, int] = {}
-        if not follows:
+        if follows is None:
             self._ask_positions(first)
         self.rows = self.bytes = 0
         self.loaded = 0
@@ -111,8 +111,11 @@ class Restore:
         """Read while the snapshot was compared."""
         self._reading = False
         if spec.changelog is not None:
-            self.end = log.end_offsets([spec.changelog], committed=False)[spec.changelog]
-            self.first = log.start_offsets([spec.changelog])[spec.changelog]
+            if follows is not None:
+                self.first, self.end = follows
+            else:
+                self.end = log.end_offsets([spec.changelog], committed=False)[spec.changelog]
+                self.first = log.start_offsets([spec.changelog])[spec.changelog]
             self.position = self.first
             if snapshot is not None:
                 self._begin_with(snapshot)
@@ -333,7 +336,8 @@ class Restore:
                 self._task.restore(part, known)
             except CoreError as error:
                 raise told(error) or error from error
-            self._disk.tidy()
+            if not self.follows:  # a standby's are tidied beside the worker
+                self._disk.tidy()
         self.rows += len(batch)
         self.bytes += batch.byte_size
         self.position = max(self.position, batch.next_offset)

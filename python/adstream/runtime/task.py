@@ -172,14 +172,15 @@ class StreamTask:
         log: Log,
         reader: Reader,
         group: str,
+        bounds: tuple[int, int],
         *,
         exactly_once: bool = True,
         snapshots: Snapshots | None = None,
     ) -> None:
-        """Begins as a standby: reads the changelog and nothing else, until `begin`."""
+        """Begins as a standby: reads the changelog, which has `bounds`, and nothing else, until `begin`."""
         self._open_snapshot(snapshots, exactly_once)
         kept: Kept = {"exactly_once": exactly_once, "snapshot": self.snapshot, "disk": self.disk}
-        self.restore = Restore(log, reader, self.spec, core, group, follows=True, **kept)
+        self.restore = Restore(log, reader, self.spec, core, group, follows=bounds, **kept)
         self.core = core
 
     def _open_snapshot(self, snapshots: Snapshots | None, exactly_once: bool) -> None:

@@ -190,7 +190,7 @@ class Worker:
         """Before the worker joins."""
         self._warm_up_from: int | None = None
         self._warmed_up = False
-        self._committer = hooks.committer()
+        self._committer = hooks.beside("adstream-commit")
         self._underway: Underway | None = None
         self._end: EndOfInput | None = None
         self._stop_at_end = stop_at_end
@@ -398,16 +398,24 @@ class Worker:
         if self._stop_at_end and self._end is None:
             self._end = EndOfInput(self._log, self._assignment)
         if self._writer is None:
-            slot = f"{self._group}-{self._settings.slot}"
-            self._writer = self._log.writer(slot, exactly_once=self._settings.exactly_once)
+            self._writer = self._open_writer()
         if self._leases is None:
             if self._joining is None:
                 self._joining = self._log.leases(self._group, self._assignment.lease_topic)
             if self._may_join(self._joining):
+                if self.standbys is not None:
+                    # While it was no member, an heir may have taken it for the former life of its slot, and fenced it.
+                    writer, self._writer = self._writer, None
+                    writer.close()
+                    self._writer = self._open_writer()
                 self._joining.start()
                 self._leases, self._joining = self._joining, None
         if self.state is WorkerState.CREATED:
             self._life.move(WorkerState.REBALANCING)
+
+    def _open_writer(self) -> Writer:
+        slot = f"{self._group}-{self._settings.slot}"
+        return self._log.writer(slot, exactly_once=self._settings.exactly_once)
 
     def _may_join(self, leases: Leases) -> bool:
         """With standbys a worker follows what it will be given before it joins: until then others have it, and go on. Once in its
@@ -419,7 +427,7 @@ class Worker:
             self._warm_up_from = now
         waited, members = now - self._warm_up_from, leases.members()
         if members is not None and members.tasks:
-            self.standbys.choose(members, frozenset())
+            self.standbys.choose(members, frozenset(), now)
             self._warmed_up = self.standbys.warm(now) or waited >= self._settings.warm_up_max_ms
         else:
             self._warmed_up = members is not None or waited >= min(UNKNOWN_MS, self._settings.warm_up_max_ms)
@@ -776,6 +784,8 @@ class Worker:
             self._group,
             self._make,
             self._set_aside,
+            self._hooks.beside("adstream-standbys"),
+            self._hooks.beside("adstream-standby-stores") if self._disks is not None else None,
             exactly_once=settings.exactly_once,
             snapshots=self._snapshots,
             trim_every_ms=settings.purge_every_ms,
@@ -784,7 +794,7 @@ class Worker:
     def _follow(self, now: int, busy: bool) -> bool:
         if self.standbys is None or self._leases is None or self._draining:
             return False
-        self.standbys.choose(self._leases.members(), frozenset(self.tasks))
+        self.standbys.choose(self._leases.members(), frozenset(self.tasks), now)
         return self.standbys.step(now, busy=busy)
 
     def _set_aside(self, task: StreamTask, why: object) -> None:

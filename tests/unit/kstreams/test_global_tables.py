@@ -11,7 +11,7 @@ from adstream.errors import ConfigError, FatalError
 from adstream.interfaces import Outcome, TopicPartition, TopicSpec
 from adstream.logs.embedded import EmbeddedLog
 from adstream.runtime.assignment import prepare
-from adstream.runtime.commit import InlineCommitter
+from adstream.runtime.beside import InlineBeside
 from adstream.runtime.globals import GlobalTables
 from adstream.runtime.lifecycle import WorkerState
 from adstream.runtime.metrics import WorkerCollector
@@ -166,7 +166,7 @@ class Running:
         built = shops().build()
         plan = Plan(built.json, built.callables)
         assignment = prepare(log, plan, create_topics=True)
-        hooks = Hooks(committer=lambda: InlineCommitter(1))
+        hooks = Hooks(beside=lambda name: InlineBeside(1))
         chosen = Settings(app="app", **settings)  # type: ignore[arg-type]
 
         def clock() -> int:

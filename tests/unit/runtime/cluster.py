@@ -8,7 +8,7 @@ from adstream._core import RawBatch
 from adstream.interfaces import Listeners, Log, Outcome, Reader, TopicSpec
 from adstream.logs.embedded import EmbeddedLog
 from adstream.runtime.assignment import prepare
-from adstream.runtime.commit import InlineCommitter
+from adstream.runtime.beside import InlineBeside
 from adstream.runtime.lifecycle import WorkerState
 from adstream.runtime.ports import Hooks, Sink
 from adstream.runtime.settings import Settings
@@ -67,7 +67,7 @@ class Cluster:
         chosen = Settings(app=APP, slot=len(self.workers) if slot is None else slot, **settings)  # type: ignore[arg-type]
         assignment = prepare(self.log, self.plan)
         sinks: dict[str, Sink] = {"rows": FakeSink(self.log.reader(), self.targets)} if self.plan.sink else {}
-        hooks = Hooks(step=step, committer=lambda: InlineCommitter(self.lag))
+        hooks = Hooks(step=step, beside=lambda name: InlineBeside(self.lag))
         worker = Worker(
             self.plan,
             assignment,

@@ -15,7 +15,7 @@ from adstream.errors import ConfigError
 from adstream.interfaces import Outcome, TopicSpec
 from adstream.logs.embedded import EmbeddedLog
 from adstream.runtime.assignment import prepare
-from adstream.runtime.commit import InlineCommitter
+from adstream.runtime.beside import InlineBeside
 from adstream.runtime.ports import Hooks
 from adstream.runtime.settings import Settings
 from adstream.runtime.worker import Worker, WorkerState
@@ -64,7 +64,7 @@ class Machine:
 
     def worker(self, **settings: Any) -> Worker:
         chosen = Settings(app=self.app, **(self.settings | settings))
-        hooks = Hooks(committer=lambda: InlineCommitter(1))
+        hooks = Hooks(beside=lambda name: InlineBeside(1))
         worker = Worker(self.plan, prepare(self.log, self.plan), chosen, self.log, lambda: self.now, {}, hooks)
         self.workers.append(worker)
         return worker

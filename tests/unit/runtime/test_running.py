@@ -14,7 +14,8 @@ import pytest
 
 from adstream.interfaces import Outcome
 from adstream.runtime.assignment import prepare
-from adstream.runtime.commit import Result, ThreadCommitter
+from adstream.runtime.beside import ThreadBeside
+from adstream.runtime.commit import Result
 from adstream.runtime.metrics import MetricsServer, WorkerCollector
 from adstream.runtime.settings import Settings
 from adstream.runtime.supervisor import Supervisor
@@ -52,7 +53,7 @@ def test_two_workers_in_threads_of_their_own() -> None:
 
 
 def test_a_thread_commits_beside() -> None:
-    committer = ThreadCommitter()
+    committer: ThreadBeside[Result] = ThreadBeside("test")
     go = threading.Event()
 
     def work() -> Result:

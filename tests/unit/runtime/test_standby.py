@@ -10,8 +10,11 @@ import pytest
 from adstream._core import CoreError, RawBatch
 from adstream.errors import LogUnavailableError
 from adstream.interfaces import Membership
-from adstream.logs.embedded import EmbeddedLeases, EmbeddedLog
+from adstream.logs.embedded import EmbeddedLeases, EmbeddedLog, EmbeddedWriter
+from adstream.runtime.beside import InlineBeside
 from adstream.runtime.followers import followed, heirs, share
+from adstream.runtime.restore import Restore
+from adstream.runtime.standby import LINGER_MS
 from adstream.runtime.worker import Worker
 from tests.unit.runtime.cluster import PARTITIONS, Cluster
 from tests.unit.runtime.echo_task import CHANGELOG_0, CHANGELOG_1, EchoPlan, EchoTask
@@ -143,6 +146,8 @@ def test_three_workers_and_one_standby_of_each_task() -> None:
     cluster.turns(20)
     cluster.send_random(300)
     cluster.settle()
+    cluster.now += LINGER_MS  # who was a follower while the others joined
+    cluster.turns(2)
     followed_by = [set(w.standbys.tasks) for w in workers if w.standbys is not None]
     assert sum(map(len, followed_by)) == 2 * PARTITIONS
     assert set().union(*followed_by) == set(range(2 * PARTITIONS))
@@ -210,6 +215,101 @@ def test_who_joins_has_followed_what_it_is_given() -> None:
     assert set(first.tasks) == {3, 4, 5}
     assert restored(second)["standby"] > 0
     assert restored(second)["changelog"] <= 3 * 2  # what was committed while the tasks moved
+
+
+def test_what_is_no_longer_to_be_followed_is_kept_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of a rebalance tasks seem to be where they will not stay."""
+    cluster, _, heir = two()
+    assert heir.standbys is not None
+    assert heir._leases is not None
+    following = dict(heir.standbys.tasks)
+    found = heir._leases.members()
+    assert found is not None
+    others = tuple(task for who, tasks in found.tasks.items() if who != found.me for task in tasks)
+    # As if somebody else were to be the heir of everything.
+    heard = Membership(found.me, {found.me: (*found.tasks[found.me], 90, 91, 92, 93, 94), "x": others, "y": ()})
+    with monkeypatch.context() as patch:
+        patch.setattr(heir._leases, "members", lambda: heard)
+        cluster.turns(3)
+        assert heir.standbys.tasks == following
+    cluster.turns(3)
+    cluster.now += LINGER_MS
+    cluster.turns(3)
+    assert heir.standbys.tasks == following
+    assert all(task.restore is following[index].restore for index, task in heir.standbys.tasks.items())
+    monkeypatch.setattr(heir._leases, "members", lambda: heard)
+    cluster.turns(1)
+    cluster.now += LINGER_MS
+    cluster.turns(1)
+    assert not heir.standbys.tasks
+
+
+def test_a_changelog_that_cannot_be_read_holds_up_no_other_follower(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, _, heir = two()
+    assert heir.standbys is not None
+    reader = heir.standbys._reader
+    assert reader is not None
+    broken, read = heir.standbys.tasks[3].spec.changelog, reader.read
+
+    def away(topic: str, partition: int, rows: int) -> RawBatch | None:
+        if (topic, partition) == broken:
+            raise LogUnavailableError("no leader")
+        return read(topic, partition, rows)
+
+    monkeypatch.setattr(reader, "read", away)
+    before = {index: status.position for index, status in enumerate(heir.standbys.status(), 3)}
+    cluster.send([f"k{n}" for n in range(20)])
+    cluster.settle()
+    after = {index: status.position for index, status in enumerate(heir.standbys.status(), 3)}
+    assert [index for index in before if after[index] == before[index]] == [3]
+
+
+def test_it_joins_when_each_has_been_at_its_end_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where much is written, they are never there all at once."""
+    cluster = Cluster()
+    cluster.worker(standbys=1)
+    cluster.send_random(300)
+    cluster.settle()
+    second = cluster.worker(standbys=1)
+    second.step()
+    assert second.standbys is not None
+    turn = property(lambda restore: cluster.now // 10 % 3 == restore._spec.partition)
+    monkeypatch.setattr(Restore, "caught_up", turn)
+    cluster.turns(40)
+    assert second._leases is not None
+
+
+def test_who_was_fenced_while_it_warmed_up_commits_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    """An heir fences whoever left a transaction open and is no member: the former life of this slot, or so it seems."""
+    cluster = Cluster()
+    cluster.worker(standbys=1)
+    cluster.send_random(300)
+    cluster.settle()
+    second = cluster.worker(standbys=1)
+    second.step()
+    assert isinstance(second._writer, EmbeddedWriter)
+    cluster.log.writer(second._writer._slot)
+    cluster.send_random(100, 1)
+    cluster.settle()
+    cluster.check()
+    assert second.tasks
+    assert "commit fatal" not in caplog.text
+
+
+def test_a_question_that_is_not_answered_holds_up_nothing() -> None:
+    """The log is asked beside the worker: with a leader that is away it may take its time."""
+    cluster, _, heir = two()
+    assert heir.standbys is not None
+    heir.standbys._beside = never = InlineBeside(1 << 30)
+    heir.standbys._let_go(3)
+    heir.standbys._chosen = None
+    cluster.send_random(100, 1)
+    cluster.settle()
+    cluster.check()
+    assert never.busy
+    positions = [status.position for status in heir.standbys.status()]
+    assert positions[0] is None
+    assert None not in positions[1:]
 
 
 def test_who_does_not_get_it_all_joins_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,7 +422,8 @@ def test_a_log_that_does_not_answer_a_follower_holds_nobody_up(monkeypatch: pyte
         assert worker.standbys is not None
         log = worker.standbys._log
         assert log is cluster.log
-        worker.standbys._log = type("Away", (), {"reader": log.reader, "end_offsets": staticmethod(away)})()  # type: ignore[assignment]
+        kept = {"reader": log.reader, "start_offsets": log.start_offsets}
+        worker.standbys._log = type("Away", (), {**kept, "end_offsets": staticmethod(away)})()
     cluster.send_random(300)
     cluster.settle()
     cluster.check()

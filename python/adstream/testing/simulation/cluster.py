@@ -27,7 +27,7 @@ from typing import Any
 from adstream._core import Plan, SinkBuffer
 from adstream.logs import LogUnavailableError
 from adstream.runtime.assignment import prepare
-from adstream.runtime.commit import InlineCommitter
+from adstream.runtime.beside import InlineBeside
 from adstream.runtime.ports import Hooks, Sink
 from adstream.runtime.worker import Worker
 from adstream.targets.delivery import SinkRunner, TransientError, open_target
@@ -171,7 +171,7 @@ class Process:
                 policy=cluster.scenario.flush,
             )
         lag = cluster.rng.choice((0, 0, 1, 2, 5))
-        hooks = Hooks(step=self._step, committer=lambda: InlineCommitter(lag), sleep=_no_sleep)
+        hooks = Hooks(step=self._step, beside=lambda name: InlineBeside(lag), sleep=_no_sleep)
         self.worker = Worker(plan, assignment, settings, self.log, lambda: cluster.now, sinks, hooks)
 
     def _wait(self, ms: int) -> None:
