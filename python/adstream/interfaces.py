@@ -191,6 +191,9 @@ class Log(Protocol):
 
     def leases(self, group: str, topic: str) -> Leases: ...
 
+    def members(self, group: str) -> list[str]:
+        """Who is in the group now, for people to read. Somebody who was killed shows until its session ends."""
+
     def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
         """Lets the log forget records before these offsets."""
 
@@ -203,9 +206,6 @@ class Administered(Log, Protocol):
 
     def topics(self) -> list[str]:
         """The names of all topics that may be seen."""
-
-    def members(self, group: str) -> list[str]:
-        """Who is in the group now, for people to read. Somebody who was killed shows until its session ends."""
 
     def delete_topics(self, topics: Sequence[str]) -> None:
         """Deletes those that exist, and returns when they are gone. Raises ConfigError when it may not."""

@@ -93,6 +93,9 @@ class FilesLog:
             )
         return self._inner.offsets_at(times)
 
+    def members(self, group: str) -> list[str]:
+        return self._inner.members(group)
+
     def covers(self, topics: Sequence[str]) -> bool:
         """Whether all of these come from files."""
         return all(topic in self._files for topic in topics)

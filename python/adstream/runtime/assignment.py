@@ -136,6 +136,7 @@ def prepare(
     before = manifest.stored(log, app) if signature in found else None
     if before is not None:
         manifest.check(app, before, now)
+        manifest.check_members(log, app, before, sleep)
     assignment = enumerate_tasks(
         description, found, edge_partitions=edge_partitions, create_topics=create_topics, log_option=log_option
     )

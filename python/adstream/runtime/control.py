@@ -2,6 +2,7 @@
 
     key `pause`    {"paused": bool, "at_ms": …}               holds until the next one, and for workers that start later
     key `stop`     {"by": …, "error": …, "at_ms": …}          for those that run when it is written
+    key `plan`     the signature                              whether those who start now share their work as those here do
     key `at-SLOT`  {"server": "HOST:PORT", "tasks": [0, …]}   which tasks that worker has, and where it answers (`routing.py`);
                                                               written in its commits, each time that changes
 
@@ -20,7 +21,7 @@ from adstream._core import RawBatch
 from adstream.errors import LogUnavailableError, OffsetGoneError
 from adstream.interfaces import Log, Outcome, Reader
 from adstream.runtime.commit import Commit, write
-from adstream.runtime.manifest import topology_topic
+from adstream.runtime.manifest import KEY, PROTOCOL, protocol, topology_topic
 
 if TYPE_CHECKING:
     from adstream._core import Output, Record
@@ -46,6 +47,12 @@ class Control:
         self.owners: Mapping[int, str] = {}
         """Task -> the address of the worker that has it. Replaced whole, so that any thread may read it."""
         self._claims: dict[int, tuple[bytes, str]] = {}
+        self._protocol = PROTOCOL
+
+    @property
+    def protocol(self) -> int:
+        """Of the worker that started last. At its start each has seen to it that it is its own."""
+        return self._protocol if self.position >= self._new_from else PROTOCOL
 
     def _begin(self) -> None:
         self.position = self._log.start_offsets([self._where])[self._where]
@@ -65,7 +72,9 @@ class Control:
         for offset, _, key, value, _ in batch.records() if batch is not None else ():
             if value is None:
                 continue
-            if key == PAUSE:
+            if key == KEY:
+                self._protocol = protocol(json.loads(value))
+            elif key == PAUSE:
                 self.paused = bool(json.loads(value)["paused"])
             elif key == STOP and offset >= self._new_from:
                 self.stop = json.loads(value)

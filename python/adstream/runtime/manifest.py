@@ -4,7 +4,8 @@
     record   key `plan`, value JSON:
 
         version      1
-        formats      {"frame": 1}                                  what the newest writer of internal topics writes
+        formats      {"frame": 1, "protocol": 2}                   what the newest writer of internal topics writes; how
+                                                                   workers share their work
         inputs       {topic: partitions}                           keys are spread by them, lanes are counted by them
         operations   {name: {"kind", "changelog", "meaning"}}      with state, or stores; meaning: [[part, text], …]
         shuffles     [name, …]
@@ -16,6 +17,11 @@ renamed, removed or made to mean something else, another number of partitions of
 refused, with name, old, new and the remedy. Without it, a rename is noticed only by the restore that finds state of
 nobody, and a removed sink not at all. What may change (grace, retention, operations without state, new operations with
 state in a sub-topology that is there) is written down as a new record.
+
+*Workers of two protocols are never in one group.* They would not mean the same by "task 3": two would do one task, and
+nobody another. So whoever finds another protocol here than its own starts only if the group has no members; and a worker
+that runs leaves when another protocol is written (`control.py`), by one that looked before it had joined. Versions from
+before there was a protocol count as 1, and refuse to start beside this one: an unknown format is a newer one to them.
 
 *Two workers that start at once agree*: a record is written through a transactional writer of one name, opened before
 the last look. Whoever opens it later fences the earlier one, whose commit is then refused, and who looks again.
@@ -38,7 +44,12 @@ if TYPE_CHECKING:
     from adstream._core import Record
 
 VERSION = 1
+PROTOCOL = 2
+"""How the workers of a group share their work: what number a task has, what a lease means, what is said in `APP-topology`.
+Another one for each change of these. 2: tasks are numbered by partition."""
 KEY = b"plan"
+MEMBERS_TRIES, MEMBERS_PAUSE_S = 16, 0.5
+"""Longer than a session: a worker that was killed is a member until then."""
 ATTEMPTS = 30
 PAUSE_S = 0.05
 TURNS = 600
@@ -55,7 +66,7 @@ def signature(description: Mapping[str, Any], found: Mapping[str, int]) -> Signa
     subtopologies = description["subtopologies"]
     return {
         "version": VERSION,
-        "formats": dict(description.get("formats", {})),
+        "formats": {**description.get("formats", {}), "protocol": PROTOCOL},
         "inputs": {
             s["topic"]: found[s["topic"]]
             for sub in subtopologies
@@ -113,7 +124,8 @@ def check_readable(app: str, old: Signature, new: Signature) -> None:
         ConfigError: a reset broke off.
         FatalError: `old` was written by a newer version of adstream.
     """
-    ahead = {name: n for name, n in {**old["formats"], "manifest": old["version"]}.items() if n > _known(name, new)}
+    kept = {name: n for name, n in old["formats"].items() if name != "protocol"} | {"manifest": old["version"]}
+    ahead = {name: n for name, n in kept.items() if n > _known(name, new)}
     if ahead:
         raise FatalError(
             f"`{app}` was run by a newer version of adstream, whose stored formats this one does not know ({ahead})\n"
@@ -125,6 +137,39 @@ def check_readable(app: str, old: Signature, new: Signature) -> None:
             option="topology",
             hint="stop all workers and run `adstream reset JOB` again",
         )
+
+
+def protocol(signature: Signature) -> int:
+    """Of the workers that wrote it."""
+    return int(signature["formats"].get("protocol", 1))
+
+
+def other_protocol(app: str, theirs: int, who: str) -> ConfigError:
+    """What is told of workers that cannot be in one group."""
+    return ConfigError(
+        f"`{app}` is run by another version of adstream, whose workers share their work in another way (protocol"
+        f" {theirs}, and this one has {PROTOCOL}): {who}",
+        option="app",
+        hint="stop all its workers first, then start those of one version; one that was killed is gone after its session, 6 s",
+    )
+
+
+def check_members(log: Log, app: str, old: Signature, sleep: Callable[[float], None]) -> None:
+    """Whether a worker may start where workers of `old` may run.
+
+    Raises:
+        ConfigError: they do run, and have another protocol.
+    """
+    if protocol(old) == PROTOCOL:
+        return
+    for _ in range(MEMBERS_TRIES):
+        members = log.members(app)
+        if not members:
+            return
+        sleep(MEMBERS_PAUSE_S)
+    raise other_protocol(
+        app, protocol(old), f"in its group {'is' if len(members) == 1 else 'are'} {', '.join(members)}"
+    )
 
 
 def agree(log: Log, app: str, new: Signature, *, sleep: Callable[[float], None] = time.sleep) -> None:

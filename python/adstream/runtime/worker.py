@@ -48,7 +48,7 @@ from adstream.errors import (
     UncaughtError,
 )
 from adstream.interfaces import Leases, Listeners, Log, Outcome, Reader, TopicPartition, Uncaught, Writer
-from adstream.runtime import control, queries
+from adstream.runtime import control, manifest, queries
 from adstream.runtime.assignment import Assignment
 from adstream.runtime.breaker import limit_of
 from adstream.runtime.commit import Commit, Result, write
@@ -443,6 +443,8 @@ class Worker:
         before = self.paused
         if self._control.read() and before != self.paused:
             log.info("the application is %s", "paused: `adstream resume` lets it go on" if self.paused else "resumed")
+        if self._control.protocol != manifest.PROTOCOL:
+            raise manifest.other_protocol(self._group, self._control.protocol, "one of them has started just now")
         said = self._control.stop
         if said is not None and self._uncaught is None:
             self._stop_for(UncaughtError(f"the application was stopped by worker {said['by']}: {said['error']}"))

@@ -8,13 +8,14 @@ import threading
 import pytest
 
 import adstream as ads
-from adstream._core import Plan
+from adstream._core import Plan, RawBatch
 from adstream.errors import ConfigError
-from adstream.interfaces import TopicSpec
+from adstream.interfaces import Outcome, TopicSpec
 from adstream.logs.kafka import KafkaLog
 from adstream.runtime.assignment import prepare
-from adstream.runtime.manifest import stored
-from tests.logs.conformance import KEPT, unique
+from adstream.runtime.manifest import protocol, signature, stored, topology_topic
+from tests.integration.kafka.conftest import SESSION_MS
+from tests.logs.conformance import KEPT, Member, unique, until
 from tests.servers import Kafka
 
 pytestmark = pytest.mark.servers
@@ -80,3 +81,31 @@ def test_an_internal_topic_that_would_forget_is_refused(one_log: KafkaLog) -> No
         prepare(one_log, plan(app, source, "a"))
     assert "retention.ms=604800000" in str(refused.value)
     assert "kafka-configs.sh" in str(refused.value)
+
+
+def test_workers_from_before_tasks_were_numbered_by_partition_are_not_mixed_with(kafka: Kafka) -> None:
+    """Both ways: beside one that runs, nobody of now starts; and one of then takes what is written now for newer than
+    itself."""
+    app, source = unique("shop"), unique("orders")
+    log, theirs = KafkaLog(kafka.bootstrap), KafkaLog(kafka.bootstrap, session_ms=SESSION_MS)
+    log.create_topics([TopicSpec(source, 2, KEPT), topology_topic(app), TopicSpec(f"{app}-tasks", 2)])
+    made = plan(app, source, "a")
+    old = dict(signature(json.loads(made.describe()), {source: 2}))
+    old["formats"] = {"frame": old["formats"]["frame"]}
+    outputs = [(topology_topic(app).name, 0, RawBatch([(0, 0, b"plan", json.dumps(old).encode(), [])]))]
+    assert log.writer(unique("slot")).commit(outputs, {}, app, None) is Outcome.COMMITTED
+    member = Member(theirs.leases(app, f"{app}-tasks"))
+    until(lambda: bool(member.tasks), [member], "granted")
+
+    with pytest.raises(ConfigError, match=r"another version of adstream.*protocol 1, and this one has 2"):
+        prepare(log, made)
+    assert log.partitions([f"{app}-0-changelog"]) == {}, "nothing was made"
+    member.leave()
+    prepare(log, made)
+    now = stored(log, app)
+    assert now is not None
+    assert protocol(now) == 2
+    then = {"frame": 1}  # what `check_readable` knew then
+    assert {name for name, number in now["formats"].items() if number > then.get(name, 0)} == {"protocol"}
+    log.close()
+    theirs.close()

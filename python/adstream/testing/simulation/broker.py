@@ -635,6 +635,11 @@ class SimLog:
                 self.broker.open_slot(transaction.slot)
                 self.broker.complete(transaction)
 
+    def members(self, group: str) -> list[str]:
+        self.call("members")
+        groups = (it for (name, _), it in self.broker.groups.items() if name == group)
+        return [member.client.name for it in groups for member in it.members]
+
     # The parts
 
     def reader(self) -> SimReader:
