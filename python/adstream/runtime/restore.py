@@ -17,7 +17,9 @@ set aside, and the restore begins again without. What the task has in memory alo
 records that are on disk already are `known` then.
 
 Records that are deleted under the reader (by a former owner of the task that has not heard of it) are none that is
-needed: a log forgets what lies before a full round of rewriting. The reader says so, and the restore begins again.
+needed: a log forgets what lies before a full round of rewriting. The reader says so, and the restore begins again, with a
+task that has nothing: what was applied so far may have been undone in between. So, too, when a damaged block of the snapshot
+is met after others, and the changelog does not reach back to it.
 
 A standby (`standby.py`) *follows*: 3 and 4 without an end, and without the questions before them, which are of the task's
 owner. When the task is granted here, it is *adopted*: it stops reading, 1 and 2 are asked, and what is missing before H is
@@ -35,7 +37,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from adstream._core import CoreError, RawBatch
-from adstream.errors import FatalError, LogUnavailableError
+from adstream.errors import FatalError, LogUnavailableError, OffsetGoneError
 from adstream.interfaces import Log, Reader, TopicPartition
 from adstream.runtime.assignment import TaskSpec
 from adstream.runtime.disk import LocalStateError, TaskDisk, told
@@ -308,7 +310,12 @@ class Restore:
         except DamagedError as error:
             self._snapshot.cut(block, error)
             if block.begin < self.first:
-                self._without_snapshot("it does not reach the changelog's beginning any more")
+                why = "it does not reach the changelog's beginning any more"
+                if self.loaded:
+                    # What was applied may have been undone where nothing can be read any more.
+                    self._snapshot.start_over(self.first, why)
+                    raise OffsetGoneError(f"the snapshot: {why}") from error
+                self._without_snapshot(why)
                 return
             self._blocks.clear()
             self._ahead.clear()

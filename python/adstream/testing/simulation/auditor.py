@@ -344,6 +344,58 @@ def _foreign(cluster: Cluster) -> list[str]:
     return [*_maps("joined", found, rows), *_bags("dead", _dead(broker, "events-dlq"), dead)]
 
 
+# sim.patterns
+
+
+def _patterned(cluster: Cluster) -> list[str]:
+    """Whatever the order of arrival within the delay: events go by time; what is behind the watermark is late."""
+    broker = cluster.broker
+    dead: list[tuple[int, int, str]] = []
+    late: list[Row] = []
+    answered: list[Row] = []
+    unanswered: list[Row] = []
+    waiting = 0
+    for partition in range(len(broker.topics["events"])):
+        users: dict[str, list[dict[str, Any]]] = {}
+        largest = None
+        for p, (offset, _, _, value, _) in _records(broker, "events"):
+            if p != partition:
+                continue
+            event, reason = _event(value)
+            if event is None:
+                dead.append((p, offset, reason))
+                continue
+            if largest is not None and event["at"] <= largest - 5_001:
+                late.append((event["id"], event["at"]))
+            else:
+                users.setdefault(event["user"], []).append(event)
+            largest = max(largest or 0, event["at"])
+        watermark = (largest or 0) - 5_001
+        for user, events in users.items():
+            due = sorted((e for e in events if e["at"] <= watermark), key=lambda e: e["at"])
+            waiting += len(events) - len(due)
+            for place, large in enumerate(due):
+                if large["n"] < 50:
+                    continue
+                following = (e for e in due[place + 1 :] if e["n"] < 50 and e["kind"] == large["kind"])
+                small = next(following, None)
+                if small is not None and small["at"] - large["at"] < 300_000:
+                    answered.append((user, large["id"], small["id"]))
+                elif large["at"] + 300_000 <= watermark:
+                    unanswered.append((user, large["id"]))
+    told = [json.loads(r[3] or b"") for _, r in _records(broker, "answered")]
+    quiet = [json.loads(r[3] or b"") for _, r in _records(broker, "unanswered")]
+    behind = [json.loads(r[3] or b"") for _, r in _records(broker, "patterns-late")]
+    blind = waiting + len(answered) + len(unanswered) > 200 and not (answered and unanswered)
+    return [
+        *_bags("answered", ((r["user"], r["large"], r["small"]) for r in told), answered),
+        *_bags("unanswered", ((r["user"], r["large"]) for r in quiet), unanswered),
+        *_bags("late", ((r["id"], _ms(r["at"])) for r in behind), late),
+        *_bags("dead", _dead(broker, "events-dlq"), dead),
+        *(["patterns: none was found, the check is blind"] if blind else []),
+    ]
+
+
 JUDGES: Mapping[str, Callable[[Cluster], list[str]]] = {
     "ads.performance": _performance,
     "sim.passing": _passing,
@@ -351,6 +403,7 @@ JUDGES: Mapping[str, Callable[[Cluster], list[str]]] = {
     "sim.records": _recorded,
     "sim.joins": _joined,
     "sim.foreign": _foreign,
+    "sim.patterns": _patterned,
 }
 
 

@@ -9,6 +9,7 @@ result is; that is the auditor's, which in turn looks at the broker and never in
     sim.records         keys and values: a count behind a repartition topic, told at once; a table regrouped
     sim.joins           keys and values: two streams behind repartition topics, each pair once; a stream with its own table
     sim.foreign         keys and values: a table with counts by foreign key, which asks and is answered by topics
+    sim.patterns        a pattern on rows: what looks back, time-outs, late events
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from adstream.dsl.app import App
 from adstream.dsl.expr import col, window_start
 from adstream.dsl.flow import Materialized
 from adstream.dsl.joins import JoinWindows
+from adstream.dsl.pattern import Pattern, matched
 from adstream.dsl.schema import Record
 from adstream.dsl.sinks import Sql
 from adstream.dsl.topology import Topology, topology
@@ -45,7 +47,7 @@ STEPS = ("close", "begin", "produce", "offsets", "commit", "committed", "settled
 EVENT_START_MS = 1_705_312_800_000
 JOBS = ("ads.performance", "sim.passing", "sim.counts")
 """What seeds choose from. A longer list would make other scenarios of seeds that found something."""
-MORE_JOBS = ("sim.records", "sim.joins", "sim.foreign")
+MORE_JOBS = ("sim.records", "sim.joins", "sim.foreign", "sim.patterns")
 """Run when they are asked for."""
 
 
@@ -126,6 +128,19 @@ def foreign(app: App) -> None:
     joined.to_stream().to("joined")
 
 
+@topology(name="sim-patterns")
+def patterns(app: App) -> None:
+    """Each user's large event and the next small one of its kind, within 5 min; and those that none follows."""
+    events = app.stream("events", Event, timestamp="at", key="user")
+    small = (col("n") < 50) & (col("kind") == matched("large").last("kind"))
+    answered = Pattern.begin("large").where(col("n") >= 50).followed_by("small").where(small).within("5m")
+    found = events.group_by("user").match(answered, max_delay="5s")
+    large = matched("large").first("id")
+    found.select(user=col("user"), large=large, small=matched("small").first("id")).to("answered", key="user")
+    found.timed_out.select(user=col("user"), large=large).to("unanswered", key="user")
+    found.late.to("patterns-late")
+
+
 @dataclass(frozen=True)
 class Job:
     """A built topology and the topics that must exist before it starts."""
@@ -154,6 +169,8 @@ def job_of(name: str) -> Job:
         made, source, outputs = joins, "events", ("pairs", "beside")
     elif name == "sim.foreign":
         made, source, outputs = foreign, "events", ("joined",)
+    elif name == "sim.patterns":
+        made, source, outputs = patterns, "events", ("answered", "unanswered", "patterns-late")
     else:
         made, source, outputs = counts, "events", ("counts-final", "counts-late")
     built = made.build()
