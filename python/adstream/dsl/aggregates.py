@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from adstream.dsl.expr import Descending, Expr, callable_name, col, named_or_expr, to_plan
+from adstream.dsl.expr import Descending, Expr, callable_name, col, named_or_expr, refuse_async, to_plan
 from adstream.dsl.faults import fault
 from adstream.dsl.typing_ import PRECISION_MAX, resolve, scale_of, widened
 
@@ -219,6 +219,7 @@ def _make(fn: str, value: str | Expr | None, where: object) -> Aggregate:
         if isinstance(where, Expr):
             condition = where
         elif callable(where):
+            refuse_async(where, fn)
             condition = Expr("call", dtype="bool", function=where)
         else:
             raise fault(
@@ -412,6 +413,7 @@ def udaf(
     for name, fn in (("init", init), ("add", add), ("merge", merge), ("result", result)):
         if not callable(fn) and not (fn is None and name in ("merge", "result")):
             raise fault("bad_argument", f"`{name}` is {fn!r}", operation="udaf", hint="hand over a function")
+        refuse_async(fn, "udaf")
     made = _make("udaf", None, where)
     dtype = resolve(type, "udaf", operation="udaf").type
     return replace(made, fn="python", dtype=dtype, fold=Fold(init, add, merge, result))

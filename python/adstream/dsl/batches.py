@@ -23,11 +23,10 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from adstream.dsl.expr import Expr, callable_name
+from adstream.dsl.expr import Expr, callable_name, refuse_async
 from adstream.dsl.faults import fault, name_list, nearest, user_line
 from adstream.dsl.raised import raised_text
 from adstream.dsl.schema import schema_of
-from adstream.dsl.waiting import refuse_async
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -130,6 +130,30 @@ def callable_name(fn: object) -> str:
     return str(getattr(fn, "__qualname__", None) or type(fn).__name__).rsplit("<locals>.", 1)[-1]
 
 
+def is_async(function: object) -> bool:
+    """Whether what it returns is to be awaited."""
+    if not callable(function):
+        return False
+    called = (function, type(function).__call__)
+    return any(inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one) for one in called)
+
+
+WAITING = 'write `.map_async(function, schema=…, timeout="1s")`: rows as dicts, many at once'
+"""What to do with a function that waits, on rows."""
+
+
+def refuse_async(function: object, operation: str, line: str | None = None, hint: str = WAITING) -> None:
+    """For what awaits nothing: a coroutine is no answer, and is true. Raises TopologyError: `bad_argument`."""
+    if is_async(function):
+        raise fault(
+            "bad_argument",
+            f"an async function: `{callable_name(function)}`, and nothing awaits it here",
+            operation=operation,
+            line=line,
+            hint=hint,
+        )
+
+
 @dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Expr:
     """One node of a tree; see `col`, `lit`, `when`. Operators and methods make larger trees of it."""
@@ -706,6 +730,7 @@ def udf(fn: Callable[..., Any], *, type: object = None, columns: Sequence[str] |
     """
     if not callable(fn):
         raise fault("bad_argument", f"not callable: {fn!r}", operation="udf", hint="hand over a function")
+    refuse_async(fn, "udf")
     if isinstance(columns, str):
         columns = (columns,)
     dtype = return_type(fn, type)

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 
 from adstream.dsl import natives
 from adstream.dsl.durations import Duration, duration_ms
-from adstream.dsl.expr import Expr, callable_name
+from adstream.dsl.expr import Expr, callable_name, refuse_async
 from adstream.dsl.faults import fault, user_line
 from adstream.dsl.graph import Graph, Node, Port
 from adstream.dsl.serdes import Serde
@@ -59,6 +59,10 @@ def _rung(graph: Graph, parameters: Any) -> str:
     return next((rung for rung in ("callable", "expression") if rung in found), "record")
 
 
+ASKED_ON_ROWS = "write a plain function; what waits for answers is asked on rows, `.rows(…).map_async(…)`"
+"""What to do with an async function of keys and values."""
+
+
 def function(
     graph: Graph, fn: object, what: str, operation: str, *, values: int = 1, key: bool = True
 ) -> dict[str, Any]:
@@ -75,6 +79,7 @@ def function(
             operation=operation,
             hint=f"write `lambda {'key, ' if key else ''}value: …`",
         )
+    refuse_async(fn, operation, hint=ASKED_ON_ROWS)
     with_key = _wants_key(fn, values) if key else False
     low, high = _arity(fn) or (values, values)
     if not low <= values + with_key <= high:
@@ -109,7 +114,7 @@ def _wants_key(fn: Callable[..., Any], values: int) -> bool:
 
 
 class Condition:
-    """A predicate: what its function returns, as true or false."""
+    """A predicate: what its function returns, as true or false. A coroutine is neither: it is always true, and says nothing."""
 
     __slots__ = ("fn",)
 
@@ -117,7 +122,11 @@ class Condition:
         self.fn = fn
 
     def __call__(self, *args: Any) -> bool:
-        return bool(self.fn(*args))
+        found = self.fn(*args)
+        if inspect.iscoroutine(found):
+            found.close()
+            raise TypeError(f"`{callable_name(self.fn)}` returned a coroutine, and nothing awaits it here")
+        return bool(found)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Condition) and self.fn is other.fn
@@ -202,6 +211,7 @@ def topic_extractor(graph: Graph, topic: str | Callable[..., Any] | Expr, operat
         return {"extractor": None}
     arity = None if isinstance(topic, (Expr, natives.Native)) or not callable(topic) else _arity(topic)
     if callable(topic) and arity is not None and arity[0] == 3:
+        refuse_async(topic, operation, hint=ASKED_ON_ROWS)
         return {"extractor": {"call": graph.register(_WithContext(topic)), "with_key": True}, "contextual": True}
     return {"extractor": function(graph, topic, "topic", operation)}
 

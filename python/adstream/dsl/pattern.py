@@ -20,7 +20,7 @@ from typing import Any, Protocol, Self
 
 from adstream.dsl import natives, pattern_drawing, pattern_json, pattern_text
 from adstream.dsl.durations import Duration, duration_ms
-from adstream.dsl.expr import Expr, to_plan
+from adstream.dsl.expr import Expr, refuse_async, to_plan
 from adstream.dsl.faults import fault
 from adstream.dsl.pattern_drawing import Explanation
 
@@ -519,4 +519,5 @@ def _made(stage: str | Pattern, contiguity: str) -> _Stage:
 def _test(condition: object, what: str) -> Test:
     if not isinstance(condition, Expr) and not callable(condition):
         raise _malformed(f"not a condition: {condition!r}", f'write `.{what}(col("x") > 1)` or a function of the event')
+    refuse_async(condition, what, hint="ask before, on rows, `.map_async(…)`, and match on the answers")
     return condition

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple
 from adstream._core import ProcessorHandle, ProcessorRecord
 from adstream.dsl import flow, keyed, store
 from adstream.dsl.durations import Duration, duration_ms
-from adstream.dsl.expr import callable_name
+from adstream.dsl.expr import callable_name, refuse_async
 from adstream.dsl.faults import fault
 from adstream.dsl.graph import Graph, Node, Port
 from adstream.dsl.serdes import Serde
@@ -323,6 +323,9 @@ def _factory(processor: object, operation: str) -> Callable[[], Any]:
             operation=operation,
             hint=f"write `{operation}(MyProcessor)`, or `{operation}(lambda: MyProcessor(…))`",
         )
+    for method in ("init", "process", "transform", "close"):
+        refuse_async(getattr(class_of(processor), method, None), operation, hint=flow.ASKED_ON_ROWS)
+    refuse_async(processor, operation, hint=flow.ASKED_ON_ROWS)
     if not isinstance(processor, type) and _makes_one(processor):
         raise fault(
             "bad_argument",

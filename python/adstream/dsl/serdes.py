@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from adstream.dsl.durations import Duration, duration_ms
+from adstream.dsl.expr import refuse_async
 from adstream.dsl.faults import fault
 
 if TYPE_CHECKING:
@@ -170,7 +171,12 @@ def of(
     """A serde of two functions; one that is missing is an error where it is needed.
 
     In Kafka Streams: `Serdes.serdeFrom`.
+
+    Raises:
+        TopologyError: `bad_argument`, an async function.
     """
+    for fn in (serialize, deserialize):
+        refuse_async(fn, "of", hint="write a plain function")
     return Serde("of", {"python": {"serialize": serialize, "deserialize": deserialize}})
 
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, overload
 from adstream.dsl import flow, row_formats, row_joins, serdes
 from adstream.dsl.aggregates import Aggregate
 from adstream.dsl.durations import Duration, duration_ms, format_ms
-from adstream.dsl.expr import Expr, Row, Scalar, callable_name, col, lit, named_or_expr, return_type, to_plan
+from adstream.dsl.expr import Expr, Row, Scalar, callable_name, col, lit, named_or_expr, refuse_async, return_type, to_plan
 from adstream.dsl.faults import fault, name_list, nearest, topic_name, unknown_column, user_line
 from adstream.dsl.graph import Graph, Node, Port
 from adstream.dsl.kstream import Flowing, KStream
@@ -432,8 +432,6 @@ class Stream(_Flow):
 
         The key is not known to survive. In Kafka Streams: `map`.
         """
-        from adstream.dsl import waiting
-
         line = user_line()
         if not callable(fn) or isinstance(fn, Expr):
             raise fault(
@@ -443,7 +441,7 @@ class Stream(_Flow):
                 line=line,
                 hint="for expressions write `.with_columns(…)` or `.select(…)`",
             )
-        waiting.refuse_async(fn, "map", line)
+        refuse_async(fn, "map", line)
         columns = schema_of(schema, operation="map").types
         function = self._graph.register(MapRow(fn, tuple(columns)))
         fields = [{"name": name, "type": dtype} for name, dtype in columns.items()]
@@ -1100,6 +1098,7 @@ def _condition(value: Condition | bool, operation: str) -> Expr:
     if isinstance(value, bool):
         return lit(value)
     if callable(value):
+        refuse_async(value, operation)
         return Expr("call", dtype=return_type(value) or "bool", function=value)
     raise fault(
         "bad_argument",
@@ -1113,6 +1112,7 @@ def _value(value: Value, operation: str, line: str | None, name: str) -> Expr:
     if isinstance(value, str | Expr):
         return named_or_expr(value)
     if callable(value):
+        refuse_async(value, operation, line)
         dtype = return_type(value)
         if dtype is None:
             raise fault(

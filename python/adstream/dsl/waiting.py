@@ -34,14 +34,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any
 
 from adstream.dsl.durations import Duration, duration_ms, format_ms
-from adstream.dsl.expr import Row, callable_name
+from adstream.dsl.expr import Row, callable_name, is_async
 from adstream.dsl.faults import fault, user_line
 from adstream.dsl.raised import raised_text
 from adstream.dsl.schema import row_of, schema_of
@@ -128,25 +127,6 @@ def longest_ms(timeout_ms: int, retries: int) -> int:
 def pause_ms(attempt: int) -> int:
     """Between an attempt (counted from 0) that failed and the next one."""
     return _PAUSE_MS << min(attempt, 20)
-
-
-def is_async(function: object) -> bool:
-    """Whether what it returns is to be awaited."""
-    if not callable(function):
-        return False
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
-
-
-def refuse_async(function: Callable[..., Any], operation: str, line: str | None) -> None:
-    """For what awaits nothing. Raises TopologyError: `bad_argument`."""
-    if is_async(function):
-        raise fault(
-            "bad_argument",
-            f"an async function: `{callable_name(function)}`, and nothing awaits it here",
-            operation=operation,
-            line=line,
-            hint='write `.map_async(function, schema=…, timeout="1s")`: rows as dicts, many at once',
-        )
 
 
 class Asking:
