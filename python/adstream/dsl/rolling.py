@@ -66,10 +66,13 @@ def rolling(
     columns: Columns = {n: stream._columns[n] for n in written}
     read: list[Any] = []
     parts: list[dict[str, Any]] = []
+    holds: list[str] = []
 
     def reads(e: Expr, where: Expr | None) -> str:
-        tree, dtype = stream._compile(operation, e if where is None else when(where).then(e).otherwise(None), line)
+        whole = e if where is None else when(where).then(e).otherwise(None)
+        tree, dtype = stream._compile(operation, whole, line)
         read.append(of_row(tree, operation, line))
+        holds.append(f"{whole!r}: {widened(dtype)}")
         return widened(dtype)
 
     for n, aggregate in kept:
@@ -106,6 +109,8 @@ def rolling(
     if within_ms is not None:
         held = {"retention_ms": within_ms + grace_ms, "window_size_ms": within_ms, "duplicates": True}
     kind = "key_value" if within_ms is None else "series"
+    # Aggregates are made anew of what is kept, which is read by its place: another `fn` may read it, another argument not.
+    held["holds"] = f"by {', '.join(f'{n}: {t}' for n, t in zip(keys, types, strict=True))}; {', '.join(holds)}"
     store = flow.store(stream._graph, kind, Materialized(), f"{node.name}-rows", operation, **held)
     node.parameters |= {"store": store, "stores": [store]}
     found = as_rows(stream, keys, node, moved, columns, operation)

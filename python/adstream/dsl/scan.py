@@ -199,6 +199,8 @@ def scan(
     )
     kept: dict[str, Any] = {} if ttl_ms is None else {"retention_ms": ttl_ms, "window_size_ms": 0}
     kind = "key_value" if ttl_ms is None else "series"
+    said = [", ".join(f"{n}: {t}" for n, t in of) for of in (zip(keys, parts, strict=True), types.items())]
+    kept["holds"] = f"by {said[0]}; {said[1]}"
     store = flow.store(stream._graph, kind, Materialized(), f"{node.name}-state", operation, **kept)
     node.parameters |= {"store": store, "stores": [store]}
     return as_rows(stream, keys, node, moved, columns, operation)

@@ -92,6 +92,9 @@ pub struct StoreSpec {
     /// Entries of a `series` with one key and time are kept side by side instead of replacing one another.
     #[serde(default)]
     pub duplicates: bool,
+    /// What its values are made of, where an operator reads them by place or by name: a change of that is another store.
+    #[serde(default)]
+    pub holds: Option<String>,
     /// Each value is a pair: itself, and a record's headers.
     #[serde(default)]
     pub headers: bool,
@@ -110,7 +113,8 @@ impl StoreSpec {
     pub fn meaning(&self) -> String {
         let size = self.window_size_ms.map_or(String::new(), |ms| format!(" {ms} ms"));
         let headers = if self.headers { " headers" } else { "" };
-        format!("{:?} {}{size}{headers}", self.kind, self.duplicates)
+        let holds = self.holds.as_ref().map_or(String::new(), |holds| format!(" of {holds}"));
+        format!("{:?} {}{size}{headers}{holds}", self.kind, self.duplicates)
     }
 
     /// Whether its rows may be on disk alone. What an operator keeps for itself comes and goes, the oldest first: on disk each
