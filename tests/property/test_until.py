@@ -69,16 +69,18 @@ def numbers(driver: TopologyTestDriver, topic: str) -> list[tuple[int, int]]:
     st.sampled_from([1, 2, 7, None]),
     st.sampled_from([1, 3, None]),
     st.none() | st.tuples(st.integers(0, 4), st.sampled_from(STEPS), st.booleans()),
+    st.sampled_from([1, 2, None]),
 )
 def test_a_row_leaves_when_its_time_has_come(
     happens: list[Sent | Later],
     batch_rows: int | None,
     commit_every: int | None,
     disturb: tuple[int, Any, bool] | None,
+    closing_rows: int | None,
 ) -> None:
     sent: list[Sent] = []
     now = 0
-    options: dict[str, Any] = {"batch_rows": batch_rows, "commit_every": commit_every}
+    options: dict[str, Any] = {"batch_rows": batch_rows, "commit_every": commit_every, "closing_rows": closing_rows}
     out: dict[str, list[int]] = {"from": [], "behind": []}
     with TopologyTestDriver(topology, partitions=1, wall_clock=BEGIN, **options) as driver:
 
@@ -127,6 +129,36 @@ def test_rows_leave_by_their_time_and_then_as_they_came() -> None:
         assert numbers(driver, "from") == []
         driver.advance_wall_clock("30ms")
         assert [number for number, _ in numbers(driver, "from")] == [1, 3, 2, 0, 4]
+
+
+@pytest.mark.parametrize("batch_rows", [1, None])
+@pytest.mark.parametrize("crash", [None, *STEPS])
+def test_what_falls_due_at_once_leaves_over_many_commits(
+    batch_rows: int | None, crash: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carried: list[int] = []
+    options: dict[str, Any] = {"batch_rows": batch_rows, "commit_every": 100, "closing_rows": 10}
+    with TopologyTestDriver(topology, partitions=1, wall_clock=BEGIN, **options) as driver:
+        commit = driver._log.commit
+
+        def spied(outputs: Any) -> None:
+            carried.extend(len(batch) for to, _, batch in outputs if to == "from")
+            commit(outputs)
+
+        monkeypatch.setattr(driver._log, "commit", spied)
+        for number in range(1_000):
+            driver.input("in").pipe({"key": "a", "number": number, "since": moment(50)}, at=1)
+        driver.run()
+        assert not carried
+        if crash is not None:
+            driver.crash_at(crash, commits=4, restart=True)
+        driver.advance_wall_clock("60ms")
+        driver.input("in").pipe({"key": "a", "number": 1_000, "since": moment(55)}, at=1)
+        driver.input("in").pipe({"key": "a", "number": 1_001, "since": moment(0)}, at=1)
+        left = [number for number, _ in numbers(driver, "from")]
+    assert left == list(range(1_002))
+    assert len(carried) >= 10
+    assert max(carried) <= 120
 
 
 def test_its_state_has_its_name() -> None:

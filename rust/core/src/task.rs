@@ -441,7 +441,7 @@ impl Task {
             tick: self.tick,
             inputs: Inputs::default(),
         };
-        let rows = node.operator.go_on(&mut ctx);
+        let rows = node.operator.go_on(&mut ctx)?;
         for (port, message) in emitted {
             let routes = self.nodes[index].routes.get(port).cloned().unwrap_or_default();
             self.route(&routes, message);

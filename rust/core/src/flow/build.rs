@@ -33,6 +33,7 @@ use super::windowed::{Closing, Seen, WindowAggregate, Windowing};
 use super::{Entry, Exit, Extractor, Flow, FlowSource, Globals, Graph, Node, OnError, Serde, Slot, Store};
 use crate::error::PlanError;
 use crate::plan::logical::{Op, Plan};
+use crate::task::Options;
 
 /// Makes sense of one node's parameters.
 pub struct Builder<'a> {
@@ -43,6 +44,8 @@ pub struct Builder<'a> {
     plan: &'a Plan,
     /// Whether tables may have caches at all.
     cache: bool,
+    /// How much a node tells at once of time that went on.
+    closing_rows: usize,
     subtopology: usize,
 }
 
@@ -179,7 +182,7 @@ fn node(kind: &str, b: &Builder<'_>) -> Result<Box<dyn Node>, PlanError> {
         }
         "rolling" => Box::new(Rolling::new(b.read()?, b.store_of("store")?)?),
         "in_order" => Box::new(InOrder::new(b.read()?, b.store_of("store")?)),
-        "wait_until" => Box::new(WaitUntil::new(b.read()?, b.store_of("store")?)),
+        "wait_until" => Box::new(WaitUntil::new(b.read()?, b.store_of("store")?, b.closing_rows)),
         "scan" => Box::new(Scan::new(b.read()?, b.store_of("store")?)),
         "pick_join" => Box::new(PickJoin::new(b.read()?, b.store_of("right")?, b.store_of("waiting")?)),
         "stream_table_join" => {
@@ -225,7 +228,7 @@ struct SourceParameters {
 pub fn build(
     plan: &Plan,
     ids: &[usize],
-    cache: bool,
+    options: Options,
     globals: &Arc<Globals>,
 ) -> Result<(Flow, BTreeMap<String, FlowSource>), PlanError> {
     let names: BTreeSet<String> = ids.iter().flat_map(|&id| plan.nodes[id].op.texts("stores")).collect();
@@ -242,8 +245,17 @@ pub fn build(
             return Err(PlanError::new("bad_plan", format!("`{}` does not work record by record", said.name)).at(id));
         };
         let parameters = Value::Object(parameters.clone());
-        let b =
-            Builder { name: &said.name, parameters: &parameters, stores: &stores, globals, plan, cache, subtopology };
+        let (cache, closing_rows) = (options.cache, options.closing_rows);
+        let b = Builder {
+            name: &said.name,
+            parameters: &parameters,
+            stores: &stores,
+            globals,
+            plan,
+            cache,
+            closing_rows,
+            subtopology,
+        };
         let name: Arc<str> = Arc::from(said.name.as_str());
         let made = match kind.as_str() {
             "from_rows" => {

@@ -183,6 +183,15 @@ pub trait Node: Send {
     fn punctuate(&mut self, _cx: Cx<'_>) -> Done {
         Ok(())
     }
+    /// Of a timed one: it has more to tell of the time that went on than it tells at once, and is asked to go on before the
+    /// next input.
+    fn closing(&self) -> bool {
+        false
+    }
+    /// Tells some of that; returns how many records.
+    fn go_on(&mut self, _cx: Cx<'_>) -> Result<usize, Failure> {
+        Ok(0)
+    }
     /// Small state, whole.
     fn save(&self, _out: &mut Writer) {}
     fn load(&mut self, _saved: &mut Reader<'_>) -> Option<()> {
@@ -749,6 +758,23 @@ impl Operator for Flow {
     fn begin(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
         self.looked = ctx.tick;
         fatal(self.with_env(ctx, 0, None, |_| Ok(())))
+    }
+
+    fn closing(&self) -> bool {
+        self.graph.timed.iter().any(|&node| self.graph.nodes[node].node.borrow().closing())
+    }
+
+    fn go_on(&mut self, ctx: &mut Ctx<'_>) -> Result<usize, Fatal> {
+        let mut told = 0;
+        let done = self.with_env(ctx, 0, None, |cx| {
+            let node = cx.graph.timed.iter().find(|&&node| cx.graph.nodes[node].node.borrow().closing());
+            let Some(&node) = node else { return Ok(()) };
+            let cx = Cx { node, ..cx };
+            let done = cx.graph.nodes[node].node.borrow_mut().go_on(cx);
+            cx.settle(done.map(|n| told = n))
+        });
+        fatal(done)?;
+        Ok(told)
     }
 
     fn store(&self, name: &str) -> Option<Ref<'_, Store>> {

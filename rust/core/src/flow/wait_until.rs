@@ -9,6 +9,10 @@
 //! looked at none: what fell due while nobody was there leaves first, by its times, before a row that is read then. What has
 //! left has left by a time that is committed with it; what had not is decided anew after a crash, by a later clock.
 //!
+//! *What falls due at once* leaves a bound of rows at a time, and turn by turn before any other input is taken, as closed windows
+//! do (`op/aggregate.rs`): what has waited for one midnight is not one generation. A row that comes meanwhile waits behind it. No
+//! place among other rows is given up by that: the clock that a row leaves by is of a commit, and stands in no record.
+//!
 //! A row without a time never becomes true, and is counted as what a filter drops. A row that leaves keeps its event time.
 
 use std::ops::Bound;
@@ -36,13 +40,36 @@ pub struct Parameters {
 pub struct WaitUntil {
     p: Parameters,
     waiting: usize,
-    /// The clock by which rows left last: nothing that waits is due before it.
+    /// How many leave at once.
+    room: usize,
+    /// The clock by which rows left last: nothing that waits is due before it, unless `more` is.
     looked: i64,
+    /// Rows are due that have not left yet.
+    more: bool,
 }
 
 impl WaitUntil {
-    pub fn new(p: Parameters, waiting: usize) -> WaitUntil {
-        WaitUntil { p, waiting, looked: NO_TIME }
+    pub fn new(p: Parameters, waiting: usize, room: usize) -> WaitUntil {
+        WaitUntil { p, waiting, room, looked: NO_TIME, more: false }
+    }
+
+    /// Some of what is due; returns how many.
+    fn release(&mut self, cx: Cx<'_>) -> Result<usize, Failure> {
+        let mut due: Vec<(Vec<u8>, Vec<u8>)> = {
+            let store = cx.store(self.waiting);
+            let end = time_bytes(self.looked.saturating_add(1));
+            let due = store.bytes.range(Bound::Unbounded, Bound::Excluded(&end[..]));
+            due.take(self.room.saturating_add(1)).map(|(entry, bytes)| (entry.to_vec(), bytes.to_vec())).collect()
+        };
+        self.more = due.len() > self.room;
+        due.truncate(self.room);
+        for (entry, bytes) in &due {
+            cx.store_mut(self.waiting).bytes.put(entry, None);
+            debug_assert!(split_time(entry).is_some_and(|(at, _)| at <= self.looked));
+            let Some((record, origin)) = read(bytes) else { continue };
+            cx.as_waited(origin, &record, || cx.forward(record.clone()))?;
+        }
+        Ok(due.len())
     }
 
     fn wait(&self, at: i64, record: &Record, cx: Cx<'_>) -> Done {
@@ -79,7 +106,7 @@ impl Node for WaitUntil {
             other => return Err(Failure::Bad("bad_type", format!("{other:?} is no time"))),
         };
         // Not by the clock itself: what is due when a worker begins has not left yet, and would be overtaken.
-        if self.looked != NO_TIME && at <= self.looked {
+        if self.looked != NO_TIME && at <= self.looked && !self.more {
             return cx.forward(record);
         }
         self.wait(at, &record, cx)
@@ -95,22 +122,18 @@ impl Node for WaitUntil {
             return Ok(());
         }
         self.looked = now;
-        let due: Vec<(Vec<u8>, Vec<u8>)> = {
-            let store = cx.store(self.waiting);
-            let end = time_bytes(now.saturating_add(1));
-            let due = store.bytes.range(Bound::Unbounded, Bound::Excluded(&end[..]));
-            due.map(|(entry, bytes)| (entry.to_vec(), bytes.to_vec())).collect()
-        };
-        for (entry, bytes) in due {
-            cx.store_mut(self.waiting).bytes.put(&entry, None);
-            debug_assert!(split_time(&entry).is_some_and(|(at, _)| at <= now));
-            let Some((record, origin)) = read(&bytes) else { continue };
-            cx.as_waited(origin, &record, || cx.forward(record.clone()))?;
-        }
-        Ok(())
+        self.release(cx).map(|_| ())
+    }
+
+    fn closing(&self) -> bool {
+        self.more
+    }
+
+    fn go_on(&mut self, cx: Cx<'_>) -> Result<usize, Failure> {
+        self.release(cx)
     }
 
     fn restored(&mut self, _: Cx<'_>) {
-        self.looked = NO_TIME;
+        (self.looked, self.more) = (NO_TIME, false);
     }
 }

@@ -865,12 +865,12 @@ impl Operator for Aggregate {
         self.boundary <= self.lanes.slowest()
     }
 
-    fn go_on(&mut self, ctx: &mut Ctx<'_>) -> usize {
+    fn go_on(&mut self, ctx: &mut Ctx<'_>) -> Result<usize, Fatal> {
         self.room = self.room_max;
         let fold = std::mem::replace(&mut self.fold, Fold::nothing());
         self.close_windows(&fold, ctx.seq_end, None, ctx);
         self.fold = fold;
-        self.room_max - self.room
+        Ok(self.room_max - self.room)
     }
 
     fn save(&self, out: &mut Writer) {

@@ -296,8 +296,8 @@ pub trait Operator: Send {
         false
     }
     /// Emits some of that; returns how many rows.
-    fn go_on(&mut self, _ctx: &mut Ctx<'_>) -> usize {
-        0
+    fn go_on(&mut self, _ctx: &mut Ctx<'_>) -> Result<usize, Fatal> {
+        Ok(0)
     }
 
     /// All messages of a batch have arrived (operators with several inputs act here).

@@ -151,7 +151,7 @@ pub fn lower(
             Unit::Sender(id) => (id, true),
             Unit::Flow(ids) => {
                 let index = lowered.nodes.len();
-                let (flow, sources) = crate::flow::build(plan, &ids, options.cache, globals)?;
+                let (flow, sources) = crate::flow::build(plan, &ids, options, globals)?;
                 for (topic, source) in sources {
                     lowered.sources.insert(topic, SourceKind::Records { source, unit: index });
                 }
