@@ -27,7 +27,18 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, overload
 from adstream.dsl import flow, row_formats, row_joins, serdes
 from adstream.dsl.aggregates import Aggregate
 from adstream.dsl.durations import Duration, duration_ms, format_ms
-from adstream.dsl.expr import Expr, Row, Scalar, callable_name, col, lit, named_or_expr, refuse_async, return_type, to_plan
+from adstream.dsl.expr import (
+    Expr,
+    Row,
+    Scalar,
+    callable_name,
+    col,
+    lit,
+    named_or_expr,
+    refuse_async,
+    return_type,
+    to_plan,
+)
 from adstream.dsl.faults import fault, name_list, nearest, topic_name, unknown_column, user_line
 from adstream.dsl.graph import Graph, Node, Port
 from adstream.dsl.kstream import Flowing, KStream
