@@ -595,6 +595,7 @@ mod tests {
             max_entries: None,
             window_size_ms: Some(10),
             duplicates,
+            holds: None,
             headers: false,
             logging: true,
             queryable: false,

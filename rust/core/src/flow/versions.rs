@@ -161,6 +161,7 @@ mod tests {
             max_entries: None,
             window_size_ms: None,
             duplicates: false,
+            holds: None,
             headers: false,
             logging: true,
             queryable: false,
