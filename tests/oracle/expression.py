@@ -342,6 +342,8 @@ def texts(op: str, args: Sequence[Typed], e: Mapping[str, Any]) -> Typed:
             return strict(args, "str", str.upper)
         case "str_len":
             return strict(args, "int", len)
+        case "str_bytes":
+            return strict(args, "int", lambda text: len(text.encode()))
         case "str_strip":
             return strict(args, "str", str.strip)
         case "str_starts_with":

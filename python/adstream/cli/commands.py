@@ -215,7 +215,7 @@ def topics_create(
     *,
     options: JobOptions,
 ) -> None:
-    """Creates the topics that a job writes, and its internal ones."""
+    """Creates the topics that a job writes, and its internal ones; of `ads`, all topics of that platform."""
     from adstream.cli import topics as command
 
     command.create(job, options, inputs)

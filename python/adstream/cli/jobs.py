@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import adstream.jobs
@@ -32,6 +32,15 @@ def find(name: str) -> Topology:
             hint=f"{_near(name, known, 'there are')} Your own: `module:attribute`",
         )
     return _attribute(importlib.import_module(_PREFIX + name), name.rpartition(".")[2])
+
+
+def platform_topics(name: str) -> Sequence[Any] | None:
+    """The topics of a group of jobs (`ads`), each with `name`, `partitions` and `config`; None if it is no such group."""
+    module = f"{_PREFIX}{name}.topics"
+    if ":" in name or not _exists(module):
+        return None
+    topics: Sequence[Any] = importlib.import_module(module).TOPICS
+    return topics
 
 
 def prepare(name: str, options: JobOptions) -> tuple[Chosen, Built]:

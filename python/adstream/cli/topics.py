@@ -11,9 +11,9 @@ import typer
 
 from adstream import Built
 from adstream._core import Plan
-from adstream.cli.jobs import prepare
+from adstream.cli.jobs import platform_topics, prepare
 from adstream.cli.logs import existing_log, named_log
-from adstream.cli.options import Chosen, JobOptions
+from adstream.cli.options import Chosen, JobOptions, choose
 from adstream.errors import ConfigError, ExitCode
 from adstream.interfaces import TopicSpec
 from adstream.runtime import manifest, partitioning
@@ -26,6 +26,8 @@ VERDICTS = ("refused", "partial", "extended", "same")
 
 def check(job: str, options: JobOptions) -> None:
     """Partition counts, settings, and whether the topology fits what is stored."""
+    if (platform := platform_topics(job)) is not None:
+        return _check_platform(job, platform, choose(options))
     chosen, built = prepare(job, options)
     description = _description(built)
     kinds = topic_kinds(description)
@@ -59,6 +61,8 @@ def check(job: str, options: JobOptions) -> None:
 
 
 def create(job: str, options: JobOptions, input_partitions: int) -> None:
+    if (platform := platform_topics(job)) is not None:
+        return _create_platform(platform, choose(options))
     chosen, built = prepare(job, options)
     description = _description(built)
     log = named_log(chosen)
@@ -73,6 +77,52 @@ def create(job: str, options: JobOptions, input_partitions: int) -> None:
         _show(assignment, before, missing="created")
     finally:
         log.close()
+
+
+def _create_platform(platform: Sequence[Any], chosen: Chosen) -> None:
+    """Makes the topics of a group of jobs that are missing; those that are there stay as they are."""
+    log = named_log(chosen)
+    try:
+        before = log.partitions([topic.name for topic in platform])
+        missing = [topic for topic in platform if topic.name not in before]
+        log.create_topics([TopicSpec(topic.name, topic.partitions, topic.config) for topic in missing])
+        _show_platform(platform, log.partitions([topic.name for topic in platform]), missing, "created")
+    finally:
+        log.close()
+
+
+def _check_platform(job: str, platform: Sequence[Any], chosen: Chosen) -> None:
+    log = existing_log(chosen)
+    try:
+        found = log.partitions([topic.name for topic in platform])
+        settings = log.topic_settings(list(found))
+    finally:
+        log.close()
+    missing = [topic for topic in platform if topic.name not in found]
+    _show_platform(platform, found, missing, "missing")
+    wrong = False
+    for topic in platform:
+        if topic.name not in found:
+            continue
+        if found[topic.name] != topic.partitions:
+            wrong = True
+            typer.echo(f"wrong: `{topic.name}` has {found[topic.name]} partitions, not {topic.partitions}", err=True)
+        for setting, value in topic.config.items():
+            has = settings.get(topic.name, {}).get(setting, value)
+            if has != value:
+                typer.echo(f"note: `{topic.name}` has {setting}={has}; it is meant to have {value}", err=True)
+    if missing:
+        typer.echo(f"\n{len(missing)} topics are missing: `adstream topics create {job}` makes them", err=True)
+    if missing or wrong:
+        raise typer.Exit(ExitCode.WRONG)
+
+
+def _show_platform(platform: Sequence[Any], found: Mapping[str, int], missing: Sequence[Any], absent: str) -> None:
+    width = max(len(topic.name) for topic in platform)
+    for topic in platform:
+        partitions = found.get(topic.name, topic.partitions)
+        state = absent if topic in missing else "there"
+        typer.echo(f"{topic.name:<{width}}  {partitions:>4} partitions  {state}")
 
 
 def _no_input(topics: Sequence[str]) -> ConfigError:

@@ -69,6 +69,7 @@ _METHODS = {
     "str_lower": "str.to_lowercase",
     "str_upper": "str.to_uppercase",
     "str_len": "str.len_chars",
+    "str_bytes": "str.len_bytes",
     "str_strip": "str.strip_chars",
     "str_starts_with": "str.starts_with",
     "str_ends_with": "str.ends_with",
@@ -777,6 +778,10 @@ class StrNamespace:
     def len_chars(self) -> Expr:
         """How many characters."""
         return Expr("str_len", (self.expr,))
+
+    def len_bytes(self) -> Expr:
+        """How many bytes, as UTF-8."""
+        return Expr("str_bytes", (self.expr,))
 
     def strip_chars(self) -> Expr:
         """Without white space at both ends."""

@@ -76,6 +76,7 @@ _OF_ONE = [
     "str_lower",
     "str_upper",
     "str_len",
+    "str_bytes",
     "str_strip",
     "dt_year",
     "dt_month",

@@ -689,6 +689,7 @@ fn texts(expr: &Expr, args: Vec<Typed>) -> Result<Typed, PlanError> {
         "str_upper" => (eval_text::upper(), DataType::Str),
         "str_strip" => (eval_text::strip(), DataType::Str),
         "str_len" => (eval_text::len(), DataType::Int),
+        "str_bytes" => (eval_text::bytes(), DataType::Int),
         "str_starts_with" => (eval_text::starts_with(), DataType::Bool),
         "str_ends_with" => (eval_text::ends_with(), DataType::Bool),
         "str_contains" => (eval_text::contains(), DataType::Bool),

@@ -44,6 +44,10 @@ pub fn len() -> Kernel {
     text_to(|text| (text.chars().count() as i64, VALID))
 }
 
+pub fn bytes() -> Kernel {
+    text_to(|text| (text.len() as i64, VALID))
+}
+
 /// The bytes of `length` characters from `offset`; a negative offset counts from the end. As in Polars, what lies before
 /// the text is cut off the length: `slice("abc", -5, 3)` is `"a"`.
 pub fn slice_range(text: &str, offset: i64, length: Option<u64>) -> Range<usize> {

@@ -45,7 +45,7 @@ use crate::types::DataType;
 /// | `is_in` | 1 + n literals | |
 /// | `when` | c1, v1, c2, v2, …, otherwise | |
 /// | `cast` | 1 | `type` |
-/// | `str_lower str_upper str_len str_strip` | 1 | |
+/// | `str_lower str_upper str_len str_bytes str_strip` | 1 | |
 /// | `str_starts_with str_ends_with str_contains` | 2 | |
 /// | `str_slice` | 1 | `offset`, `length` (null: to the end) in characters |
 /// | `str_replace` | 3 (literal text, all occurrences) | |

@@ -390,6 +390,7 @@ fn texts() {
     assert_eq!(one("str_lower", "k"), [s("ab"), s("bc"), N, E(4)]);
     assert_eq!(one("str_strip", "a"), [s("Straße"), s(""), N, E(4)]);
     assert_eq!(one("str_len", "a"), [I(8), I(0), N, E(4)]);
+    assert_eq!(one("str_bytes", "a"), [I(9), I(0), N, E(4)]);
     assert_eq!(one("str_len", "k"), [I(2), I(2), N, E(4)]);
     let two = |op: &str, c: &str, l: &str| run_on(&b, call(op, &[col(c), lit(json!(l))])).1;
     assert_eq!(two("str_starts_with", "k", "A"), [B(true), B(false), N, E(4)]);

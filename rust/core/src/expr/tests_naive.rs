@@ -454,6 +454,7 @@ fn naive(e: &Json, batch: &Batch, row: usize) -> Value {
         "str_upper" => Value::Str(text(0).to_uppercase()),
         "str_strip" => Value::Str(text(0).trim().to_string()),
         "str_len" => Value::Int(text(0).chars().count() as i64),
+        "str_bytes" => Value::Int(text(0).len() as i64),
         "str_starts_with" => Value::Bool(text(0).starts_with(text(1))),
         "str_ends_with" => Value::Bool(text(0).ends_with(text(1))),
         "str_contains" => Value::Bool(text(0).contains(text(1))),
@@ -635,7 +636,7 @@ impl Draw<'_> {
             },
             "int" => match self.to(5) {
                 0 => call(self.pick(&["neg", "abs", "floor", "ceil"]), vec![self.expr(t, d)]),
-                1 => call("str_len", vec![self.like("str", d)]),
+                1 => call(self.pick(&["str_len", "str_bytes"]), vec![self.like("str", d)]),
                 2 => {
                     // Straight from a column: a computed time may lie beyond jiff's years.
                     let op = ["year", "month", "day", "hour", "minute", "second", "millisecond", "weekday", "epoch_ms"];

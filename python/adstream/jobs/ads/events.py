@@ -1,0 +1,85 @@
+"""What the topics of the ads platform hold, as its jobs read them.
+
+Ids are opaque text; empty text is no id. Times are RFC 3339 text, so that a number, seconds or milliseconds, is refused
+(`bad_field:timestamp`). Money is exact, with two digits, as a number or as text.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from functools import reduce
+from typing import Annotated, Literal
+
+import adstream as ads
+from adstream import col, lit, when
+
+Money = Annotated[Decimal, ads.decimal(15, 2)]
+Placement = Literal["HOME", "CATEGORY", "PRODUCT_DETAIL", "SEARCH"]
+ID_BYTES = 256
+"""A longer id is a dead letter: `id_too_long`."""
+
+
+class AdEvent(ads.Record):
+    """`ad-events`, keyed by device."""
+
+    event_id: str = ads.content_id()
+    event_type: Literal["IMPRESSION", "CLICK", "CONVERSION"]
+    timestamp: datetime
+    device_id: str | None
+    session_id: str | None
+    user_id: str | None
+    ad_id: str | None
+    campaign_id: str | None
+    advertiser_id: str | None
+    product_id: str | None
+    placement: str | None
+    category: str | None
+    actual_price: Money | None
+
+
+class Click(ads.Record):
+    """`ad-clicks`, keyed by device: each click once."""
+
+    event_id: str
+    timestamp: datetime
+    device_id: str | None
+    session_id: str | None
+    user_id: str | None
+    ad_id: str | None
+    campaign_id: str | None
+    advertiser_id: str
+    product_id: str | None
+    placement: str | None
+    category: str | None
+    actual_price: Money
+
+
+CLICK = tuple(Click.__annotations__)
+"""The columns of `ad-clicks`."""
+
+
+class Conversion(ads.Record):
+    """`conversion-events`, keyed by device."""
+
+    event_id: str = ads.content_id()
+    timestamp: datetime
+    device_id: str | None
+    session_id: str | None
+    user_id: str | None
+    order_id: str | None
+    product_id: str | None
+    revenue_amount: Money | None
+    conversion_type: Literal["PURCHASE", "ADD_TO_CART", "SIGNUP"]
+    attribution_window: int | None
+
+
+def id_or_null(name: str) -> ads.Expr:
+    """The column; null where it is empty text."""
+    return when(col(name) != "").then(col(name)).otherwise(lit(None, type=str))
+
+
+def short(*names: str) -> ads.Expr:
+    """Whether each of these ids is null or at most `ID_BYTES` long."""
+    rules = [(col(name).str.len_bytes() <= ID_BYTES).fill_null(True) for name in names]
+    return reduce(lambda a, b: a & b, rules)
