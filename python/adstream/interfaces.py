@@ -173,6 +173,10 @@ class Log(Protocol):
         """Kafka topic settings (`retention.ms` …, and `replication.factor`) of topics that exist, defaults included, as far
         as the log has and tells them."""
 
+    def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
+        """What tells a topic from another one that had its name before. Absent: topics that do not exist, and where the log has
+        no ids, or tells none."""
+
     def committed(self, group: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int | None]:
         """Stable committed positions: waits out (bounded) or settles transactions that hold offsets back."""
 

@@ -18,6 +18,7 @@ from adstream.errors import ConfigError, ExitCode
 from adstream.interfaces import TopicSpec
 from adstream.runtime import manifest, partitioning
 from adstream.runtime.assignment import Assignment, enumerate_tasks, topic_kinds
+from adstream.runtime.remade import check_topics
 from adstream.runtime.topic_settings import remarks
 from adstream.runtime.upgrade import Finding, compare
 
@@ -39,6 +40,7 @@ def check(job: str, options: JobOptions) -> None:
         before = manifest.stored(log, built.app) if manifest.topology_topic(built.app).name in found else None
         if before is not None:
             manifest.check(built.app, before, manifest.signature(description, found))
+        check_topics(log, built.app, before, kinds, found)
         assignment = _assignment(description, chosen, found)
         said = remarks(kinds, built.plan, log.topic_settings(list(found)))
         rule = chosen.settings.partition_check

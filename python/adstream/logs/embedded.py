@@ -126,6 +126,10 @@ class EmbeddedLog:
         with self._changed:
             return {topic: dict(self._configs[topic]) for topic in topics if topic in self._topics}
 
+    def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
+        with self._changed:
+            return {topic: str(self._lives[topic]) for topic in topics if topic in self._topics}
+
     def committed(self, group: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int | None]:
         with self._changed:
             offsets = self._offsets.get(group, {})

@@ -67,6 +67,9 @@ class FilesLog:
     def topic_settings(self, topics: Sequence[str]) -> dict[str, dict[str, str]]:
         return self._inner.topic_settings([topic for topic in topics if topic not in self._files])
 
+    def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
+        return self._inner.topic_ids([topic for topic in topics if topic not in self._files])
+
     def committed(self, group: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int | None]:
         """Raises ConfigError where a position does not fit its file."""
         found = self._inner.committed(group, partitions)

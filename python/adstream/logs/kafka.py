@@ -29,6 +29,7 @@ from confluent_kafka import (
     IsolationLevel,
     KafkaError,
     KafkaException,
+    TopicCollection,
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec  # type: ignore[attr-defined]
@@ -80,6 +81,9 @@ PASSING = frozenset(
     }
 )
 ABSENT = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART})
+UNTOLD = ABSENT | {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._UNSUPPORTED_FEATURE}
+NO_ID = "AAAAAAAAAAAAAAAAAAAAAA"
+"""All zero bits: the broker is older than ids are."""
 OCCUPIED = frozenset({KafkaError.NON_EMPTY_GROUP, KafkaError.UNKNOWN_MEMBER_ID})
 UNSTABLE = PASSING | {KafkaError.UNSTABLE_OFFSET_COMMIT}
 LEADER_MOVED = frozenset(
@@ -246,6 +250,22 @@ class KafkaLog(Log):
                 found[topic]["replication.factor"] = str(min(replicas))
             self._batch_bytes = min(self._batch_bytes, int(found[topic].get("max.message.bytes", BATCH_BYTES)))
         return found
+
+    def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
+        def ask() -> dict[str, str]:
+            if not topics:
+                return {}
+            found: dict[str, str] = {}
+            asked = self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=CALL_TIMEOUT_S)
+            for topic, future in asked.items():
+                try:
+                    found[topic] = str(future.result(CALL_TIMEOUT_S + GRACE_S).topic_id)
+                except KafkaException as problem:
+                    if error_of(problem).code() not in UNTOLD:
+                        raise
+            return {topic: id_ for topic, id_ in found.items() if id_ != NO_ID}
+
+        return self._patiently(ask, "look at the topics' ids")
 
     # Offsets.
 

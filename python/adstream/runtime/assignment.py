@@ -33,7 +33,7 @@ from typing import Any, Literal, Protocol
 
 from adstream.errors import ConfigError
 from adstream.interfaces import Log, TopicPartition, TopicSpec
-from adstream.runtime import copartition, manifest
+from adstream.runtime import copartition, manifest, remade
 from adstream.runtime.topic_settings import INTERNAL, MESSAGE_BYTES, TopicConfigs, remarks
 
 KEYED = ("aggregate", "deduplicate")
@@ -98,8 +98,16 @@ class Assignment:
     """State stores of record flows: `name`, `kind`, `flavour`."""
     store_tasks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Store -> its tasks; global ones are not among them."""
+    ids: Mapping[str, str] = field(default_factory=dict)
+    """Topic -> its id, of those that are read, as far as the log tells."""
     dead_letter_bytes: Mapping[str, int] = field(default_factory=dict)
     """Dead-letter topic -> the largest record it takes."""
+
+    @property
+    def positioned(self) -> list[str]:
+        """The topics in which it has positions that outlive a worker."""
+        changelogs = {task.changelog[0] for task in self.tasks if task.changelog is not None}
+        return sorted({*self.user_sources, *self.edges, *changelogs})
 
     @property
     def lease_topic(self) -> str:
@@ -140,13 +148,23 @@ def prepare(
     assignment = enumerate_tasks(
         description, found, edge_partitions=edge_partitions, create_topics=create_topics, log_option=log_option
     )
+    remade.check_topics(log, app, before, assignment.positioned, found)
     log.create_topics(assignment.topics)
+    ids: Mapping[str, str] = before.get("ids", {}) if before is not None else {}
+    of_positions = log.topic_ids(assignment.positioned)
+    remade.check_ids(app, {topic: ids[topic] for topic in of_positions if topic in ids}, of_positions)
+    of_globals = log.topic_ids(sorted({topic for topic, _ in assignment.globals}))
+    now = {**now, "ids": {**ids, **of_positions}}
     found_settings = log.topic_settings([spec.name for spec in assignment.topics])
     _check_settings(description, found_settings)
     manifest.agree(log, app, now, sleep=sleep)
     dead = {topic for topic, kind in _kinds(description).items() if kind == "dead_letters"}
     sizes = {topic: int(found_settings.get(topic, {}).get("max.message.bytes", MESSAGE_BYTES)) for topic in dead}
-    return replace(assignment, dead_letter_bytes={topic: min(n, MESSAGE_BYTES) for topic, n in sizes.items()})
+    return replace(
+        assignment,
+        ids={**of_globals, **of_positions},
+        dead_letter_bytes={topic: min(n, MESSAGE_BYTES) for topic, n in sizes.items()},
+    )
 
 
 def _check_settings(description: Mapping[str, Any], configs: TopicConfigs) -> None:

@@ -26,6 +26,7 @@ from adstream.interfaces import Administered, TopicPartition
 from adstream.runtime import manifest, partitioning
 from adstream.runtime.assignment import topic_kinds
 from adstream.runtime.control import Control
+from adstream.runtime.remade import check_topics
 from adstream.runtime.topic_settings import remarks
 
 SHOWN = 5
@@ -107,6 +108,7 @@ def _said(log: Administered, app: str, description: Mapping[str, Any], counts: M
     if before is not None:
         try:
             manifest.check(app, before, manifest.signature(description, counts))
+            check_topics(log, app, before, topic_kinds(description), counts)
         except AdstreamError as error:
             text, _, hint = str(error).partition("\nhint: ")
             yield Finding("wrong", f"no worker starts with this topology: {text}", hint)

@@ -10,6 +10,7 @@
         operations   {name: {"kind", "changelog", "meaning"}}      with state, or stores; meaning: [[part, text], …]
         shuffles     [name, …]
         sinks        [name, …]
+        ids          {topic: id}                                   of all that it has positions in (`remade.py`)
         resetting    true                                          only while a reset is under way, or broke off (`reset.py`)
 
 At every start the plan is held against it, *before* anything is created or processed: an operation with state that was

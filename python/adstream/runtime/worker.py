@@ -10,7 +10,8 @@ Its states are in `lifecycle.py`. Told to stop, it *drains*: what was processed 
                 settle     the commit under way ended. COMMITTED: tasks drop their undo logs. ABORTED: they roll back
                            and read again. FATAL: everything is dropped, a new writer opened, every task restored;
                            again and again FATAL: somebody has the same slot, step aside (`contest.py`)
-                heed       what was said to the whole application: pause, go on, stop (`control.py`)
+                heed       what was said to the whole application: pause, go on, stop (`control.py`); topics that were
+                           made again (`remade.py`)
                 repair     tasks that failed are rolled back; failed twice in a row: quarantined, the others go on,
                            or what `on_uncaught` says
                 globals    a slice of the topics that are read whole (`globals.py`)
@@ -61,6 +62,7 @@ from adstream.runtime.found_topics import FoundTopics
 from adstream.runtime.globals import GlobalTables
 from adstream.runtime.lifecycle import Lifecycle, WorkerState
 from adstream.runtime.ports import Hooks, Sink, Tasks
+from adstream.runtime.remade import Remade
 from adstream.runtime.restore import ShorterError
 from adstream.runtime.settings import Settings
 from adstream.runtime.snapshot import Snapshot, Snapshots
@@ -191,6 +193,8 @@ class Worker:
         self._warm_up_from: int | None = None
         self._warmed_up = False
         self._committer = hooks.beside("adstream-commit")
+        ids = assignment.ids
+        self._remade = Remade(log, assignment.app, ids, hooks.beside("adstream-topics")) if ids else None
         self._underway: Underway | None = None
         self._end: EndOfInput | None = None
         self._stop_at_end = stop_at_end
@@ -363,6 +367,8 @@ class Worker:
         if self._writer is None or self._leases is None:
             self._open()
         self._heed()
+        if self._remade is not None:
+            self._remade.look(now)
         if self._leases is None and self.standbys is not None:
             return self.standbys.step(now, busy=False)  # it has not joined yet
         did = self._follow_leases()
@@ -1093,7 +1099,16 @@ class Worker:
         self._turns.clear()
         self._release_sinks()
         writer = self._writer if self._underway is None else None
-        for part in (self.standbys, self._committer, writer, self._joining, self._leases, self._reader, self._globals):
+        for part in (
+            self.standbys,
+            self._committer,
+            self._remade,
+            writer,
+            self._joining,
+            self._leases,
+            self._reader,
+            self._globals,
+        ):
             try:
                 if part is not None:
                     part.close()

@@ -574,6 +574,10 @@ class SimLog:
     def topic_settings(self, topics: Sequence[str]) -> dict[str, dict[str, str]]:
         return {topic: dict(self.broker.settings.get(topic, {})) for topic in topics if topic in self.broker.topics}
 
+    def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
+        """None: nobody deletes topics here."""
+        return {}
+
     def start_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         self.call("start offsets")
         return {tp: self.broker.partition(tp).start for tp in partitions}

@@ -1,0 +1,101 @@
+"""A topic that was deleted and made again is another topic, although it has the same name.
+
+A position in the one means nothing in the other, and nothing in Kafka says so: reading goes on where it was as soon as the
+new topic is as long, and leaves out all that lies before. A position that is behind the end shows (`positions.py`), one that
+is not does not. Brokers give each topic an id (KIP-516), which tells them apart. So what an application has positions in is
+kept with its ids in the manifest, of its first start on, and looked at
+
+    at each start      before anything is made, read or written (`check_ids`)
+    while it runs      every some seconds, beside the worker (`Remade`): what was skipped meanwhile may be committed, and the
+                       worker ends with the same error that every later start has, until somebody decides
+
+Which topics: inputs, shuffles, changelogs, and what sinks are written from, whose positions lie in targets that outlive any
+topic. Global tables are read whole at each start: of their topics it is enough that a worker looks while it runs. A log
+without ids (Kafka before 2.8, a broker that may not be asked) is not judged.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from adstream.errors import ConfigError, LogUnavailableError
+from adstream.interfaces import Log
+from adstream.runtime.beside import Beside
+
+log = logging.getLogger(__name__)
+
+EVERY_MS = 2_000
+
+
+def check_ids(
+    app: str, before: Mapping[str, str], now: Mapping[str, str], there: Collection[str] | None = None
+) -> None:
+    """Raises ConfigError for topics that are not those that the application had.
+
+    Args:
+        before: topic -> id, as it was.
+        now: topic -> id; those that are absent are not judged.
+        there: the topics that exist; one that `before` has, and they have not, was deleted. None: not judged.
+    """
+    gone = sorted(topic for topic in before if there is not None and topic not in there)
+    other = sorted(topic for topic, was in before.items() if now.get(topic, was) != was)
+    if not gone and not other:
+        return
+    parts = [f"{_names(gone)} deleted"] if gone else []
+    parts += [f"{_names(other)} deleted and made again"] if other else []
+    raise ConfigError(
+        f"since `{app}` began, {', '.join(parts)}: its positions and its state are of the former topic, and going on would"
+        " leave records out, or count them twice",
+        option="topics",
+        hint=f"`adstream reset JOB` starts over with what there is now; or start under another application id (`--app {app}-2`)",
+    )
+
+
+def check_topics(
+    log_: Log, app: str, signature: Mapping[str, Any] | None, topics: Collection[str], there: Collection[str]
+) -> None:
+    """Raises ConfigError, see `check_ids`.
+
+    Args:
+        signature: as stored (`manifest.py`); None: it has not run.
+        topics: of the plan at hand; what became of others does not matter.
+        there: the topics that exist.
+    """
+    known: Mapping[str, str] = {} if signature is None else signature.get("ids", {})
+    before = {topic: id_ for topic, id_ in known.items() if topic in topics}
+    check_ids(app, before, log_.topic_ids(sorted(before)), there)
+
+
+def _names(topics: list[str]) -> str:
+    return f"{', '.join(f'`{topic}`' for topic in topics)} {'was' if len(topics) == 1 else 'were'}"
+
+
+class Remade:
+    """Looks while a worker runs.
+
+    Args:
+        ids: topic -> id, of when it started.
+        beside: where the log is asked: it may take seconds, and the worker has leases to look after.
+    """
+
+    def __init__(self, log_: Log, app: str, ids: Mapping[str, str], beside: Beside[Any]) -> None:
+        self._log, self._app, self._ids, self._beside = log_, app, ids, beside
+        self._asked_ms: int | None = None
+
+    def look(self, now_ms: int) -> None:
+        """Without waiting. Raises ConfigError, see `check_ids`."""
+        try:
+            found: Mapping[str, str] | None = self._beside.take()
+        except LogUnavailableError as error:  # the worker meets that, too
+            log.debug("topics could not be looked at, later then: %s", error)
+            found = None
+        if found is not None:
+            check_ids(self._app, self._ids, found)
+        if not self._beside.busy and (self._asked_ms is None or now_ms - self._asked_ms >= EVERY_MS):
+            self._asked_ms = now_ms
+            self._beside.submit(lambda: self._log.topic_ids(list(self._ids)))
+
+    def close(self) -> None:
+        self._beside.close()

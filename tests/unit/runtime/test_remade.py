@@ -1,0 +1,90 @@
+"""A topic that was deleted and made again is noticed, whatever its length is."""
+
+from __future__ import annotations
+
+import pytest
+
+from adstream.errors import ConfigError
+from adstream.interfaces import TopicSpec
+from adstream.logs.embedded import EmbeddedLog
+from adstream.runtime import manifest
+from adstream.runtime.assignment import prepare
+from adstream.runtime.lifecycle import WorkerState
+from tests.unit.runtime.cluster import PARTITIONS, Cluster
+from tests.unit.runtime.echo_task import APP, CHANGELOG_0, EDGE, SINK, EchoPlan
+
+READ = ("in", EDGE, CHANGELOG_0, SINK)
+
+
+def remake(cluster: Cluster, topic: str, *, rows: int = 500) -> None:
+    """It is longer than before: no position in it looks wrong."""
+    log = cluster.log
+    assert isinstance(log, EmbeddedLog)
+    log.delete_topics([topic])
+    log.create_topics([TopicSpec(topic, PARTITIONS)])
+    if topic == "in":
+        cluster.send_random(rows, 7)
+
+
+@pytest.mark.parametrize("topic", READ)
+def test_under_a_running_worker(topic: str) -> None:
+    cluster = Cluster(EchoPlan(sink=True))
+    worker = cluster.worker()
+    cluster.send_random(50)
+    cluster.settle()
+    remake(cluster, topic)
+    with pytest.raises(ConfigError, match=f"since `{APP}` began, `{topic}` was deleted and made again") as error:
+        cluster.turns(1_000)
+    assert "`adstream reset JOB`" in str(error.value)
+    assert worker.state is WorkerState.ERROR
+    with pytest.raises(ConfigError, match="deleted and made again"):  # until somebody decides
+        cluster.worker()
+
+
+@pytest.mark.parametrize("topic", READ)
+def test_while_nobody_ran(topic: str) -> None:
+    cluster = Cluster(EchoPlan(sink=True))
+    cluster.worker()
+    cluster.send_random(50)
+    cluster.settle()
+    cluster.leave(cluster.workers[0])
+    remake(cluster, topic)
+    with pytest.raises(ConfigError, match=f"`{topic}` was deleted and made again"):
+        cluster.worker()
+
+
+def test_one_that_is_gone_is_not_made_anew_without_a_word() -> None:
+    """It was: an empty changelog under positions that go on, or rows on their way to a sink that nobody will ever see."""
+    cluster = Cluster(EchoPlan(sink=True))
+    cluster.worker()
+    cluster.send_random(50)
+    cluster.settle()
+    cluster.leave(cluster.workers[0])
+    assert isinstance(cluster.log, EmbeddedLog)
+    cluster.log.delete_topics([SINK, CHANGELOG_0])
+    with pytest.raises(ConfigError, match=f"`{CHANGELOG_0}`, `{SINK}` were deleted: "):
+        cluster.worker()
+    assert cluster.log.partitions([SINK, CHANGELOG_0]) == {}
+
+
+def test_an_output_may_be_made_again() -> None:
+    """Nobody has a position in it."""
+    cluster = Cluster()
+    worker = cluster.worker()
+    cluster.send_random(50)
+    cluster.settle()
+    cluster.leave(worker)
+    remake(cluster, "out")
+    cluster.worker()
+    cluster.turns(50)
+
+
+def test_an_application_from_before_ids_gets_them() -> None:
+    log = EmbeddedLog()
+    log.create_topics([TopicSpec("in", PARTITIONS), TopicSpec("out", PARTITIONS)])
+    log.topic_ids = lambda topics: {}  # type: ignore[method-assign]
+    prepare(log, EchoPlan())
+    assert (manifest.stored(log, APP) or {})["ids"] == {}
+    del log.topic_ids
+    prepare(log, EchoPlan())
+    assert sorted((manifest.stored(log, APP) or {})["ids"]) == sorted({"in", EDGE, CHANGELOG_0, "echo-1-changelog"})
