@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -138,9 +138,10 @@ def upgrade(job: str, options: JobOptions, *, as_json: bool) -> None:
     chosen, built = prepare(job, options)
     description = _description(built)
     app = built.app
+    kinds = topic_kinds(description)
     log = existing_log(chosen)
     try:
-        found = log.partitions(list(topic_kinds(description)))
+        found = log.partitions(list(kinds))
         before = manifest.stored(log, app) if manifest.topology_topic(app).name in found else None
         now = manifest.signature(description, found)
         findings: list[Finding] = []
@@ -150,7 +151,7 @@ def upgrade(job: str, options: JobOptions, *, as_json: bool) -> None:
             read = {topic for (topic, _), at in log.committed(app, where).items() if at is not None}
             findings = compare(before, now, read)
         if not any(finding.verdict == "refused" for finding in findings):
-            findings += _others(description, chosen, found)
+            findings += _others(description, chosen, found, lambda: check_topics(log, app, before, kinds, found))
     finally:
         log.close()
     refused = any(finding.verdict == "refused" for finding in findings)
@@ -172,10 +173,14 @@ def upgrade(job: str, options: JobOptions, *, as_json: bool) -> None:
         raise typer.Exit(ExitCode.WRONG)
 
 
-def _others(description: Mapping[str, Any], chosen: Chosen, found: Mapping[str, int]) -> list[Finding]:
-    """What does not stand in signatures, and is refused all the same: topics that are missing, or do not fit."""
+def _others(
+    description: Mapping[str, Any], chosen: Chosen, found: Mapping[str, int], check: Callable[[], None]
+) -> list[Finding]:
+    """What a comparison does not show, and is refused all the same: topics that are missing, do not fit, or are not those that
+    there were."""
     try:
         _assignment(description, chosen, found)
+        check()
     except ConfigError as error:
         text = str(error).partition("\nhint: ")[0].removeprefix(f"{error.option}: ")
         return [Finding("topics", error.option, "refused", text, error.hint or "")]

@@ -118,5 +118,19 @@ def test_it_says_what_a_start_will_do(
     assert start.exit_code == code, start.output
 
 
+def test_a_topic_that_was_made_again_is_told() -> None:
+    assert invoke(*RUN).exit_code == 0
+    log = EmbeddedLog("log", sync=False)
+    log.delete_topics(["orders"])
+    log.create_topics([TopicSpec("orders", 2)])
+    log.close()
+    code, verdicts, findings = told()
+    assert (code, verdicts) == (2, {**SAME, ("topics", "topics"): "refused"})
+    [refused] = [f for f in findings if f["verdict"] == "refused"]
+    assert "`orders` was deleted and made again" in refused["text"]
+    assert "adstream reset" in refused["remedy"]
+    assert invoke(*RUN).exit_code == code
+
+
 def test_a_log_must_be_named() -> None:
     assert "which log?" in invoke("upgrade", "check", "shops:shops").stderr
