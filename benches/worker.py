@@ -38,6 +38,9 @@ class NullTarget:
     def positions(self, partitions: Sequence[int]) -> dict[int, int]:
         return {p: self.stored[p] for p in partitions if p in self.stored}
 
+    def of_topic(self, topic_id: str) -> str:
+        return topic_id
+
     def write(self, partition: int, expected: int, position: int, rows: Mapping[str, list[Any]]) -> bool:
         if self.stored.get(partition, 0) != expected:
             return False

@@ -231,6 +231,9 @@ class Target(Protocol):
     def positions(self, partitions: Sequence[int]) -> dict[int, int]:
         """The stored position of each partition (absent: 0)."""
 
+    def of_topic(self, topic_id: str) -> str:
+        """Which topic its positions are of, by the id that it was told first (`Log.topic_ids`). Open."""
+
     def write(self, partition: int, expected: int, position: int, rows: Mapping[str, list[Any]]) -> bool:
         """Applies the rows (column -> values) and moves the position from `expected` to `position`, or changes nothing and
         returns False when the stored position is not `expected` (a replay, or a zombie). A row that can never be stored does not

@@ -117,9 +117,9 @@ def _forgetters(found: Reset, description: Mapping[str, Any], chosen: Chosen) ->
                 f"the sink `{name}` was in the topology when it ran, and is not any more: where its positions are, is"
                 " not known",
                 option="reset",
-                hint=f"delete the rows of app `{found.app}` and sink `{name}` in `_adstream_positions` (in Redis: the hash"
-                f" `_adstream:positions:{found.app}:{name}`), then give --keep-sinks and --internal-topic"
-                f" {found.app}-{name}-sink",
+                hint=f"delete the rows of app `{found.app}` and sink `{name}` in `_adstream_positions` and"
+                f" `_adstream_topics` (in Redis: the hash `_adstream:positions:{found.app}:{name}`), then give --keep-sinks and"
+                f" --internal-topic {found.app}-{name}-sink",
             )
         try:
             targets[name] = make_target(declared[name]["kind"], declared[name]["options"], chosen.settings.connections)

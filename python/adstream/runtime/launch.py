@@ -28,7 +28,7 @@ from adstream.runtime.assignment import Assignment, prepare
 from adstream.runtime.daemon import DaemonExecutor
 from adstream.runtime.metrics import MetricsServer, WorkerCollector
 from adstream.runtime.ports import Hooks, Sink
-from adstream.runtime.positions import check_target
+from adstream.runtime.positions import check_target, check_topic
 from adstream.runtime.settings import Settings
 from adstream.runtime.worker import Worker
 from adstream.targets import make_target, option_of
@@ -137,6 +137,8 @@ def open_sinks(
         place, partitions = (assignment.app, name, sink["columns"], sink["key"]), assignment.partitions[sink["topic"]]
         stored = open_target(target, *place, partitions=partitions, sleep=time.sleep, random=random.random)
         check_target(log_, assignment.app, sink["topic"], stored, option_of(sink["kind"]))
+        if topic_id := assignment.ids.get(sink["topic"]):
+            check_topic(assignment.app, sink["topic"], topic_id, target.of_topic(topic_id), option_of(sink["kind"]))
         reader = log_.reader()
         parts.callback(reader.close)
         executor = DaemonExecutor(f"adstream-sink-{name}")

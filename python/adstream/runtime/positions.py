@@ -13,7 +13,8 @@ would know. (Internal topics are deleted up to committed positions, so the rule 
 
 Sinks keep their positions in their targets, which may outlive the log: files replayed in memory, a broker set up anew. Such a
 position means nothing in the new log, and going on from it would leave out all that lies before. It shows at the start, before
-anything is written: no target is ahead of the log that it is written from (`check_target`).
+anything is written: no target is ahead of the log that it is written from (`check_target`), and where the log has ids of
+topics, the target has noted which one its positions are of (`check_topic`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ HINT = (
     " (`kafka-consumer-groups.sh --reset-offsets`), or start under a new application id; what was deleted is missing"
     " in the results either way"
 )
+_OTHER_LOG = "`adstream reset` forgets where it was, rows stay; or take another database or id (`--app {app}-2`)"
 
 
 def first_positions(
@@ -114,5 +116,20 @@ def check_target(log_: Log, app: str, topic: str, stored: Mapping[int, int], opt
             raise ConfigError(
                 f"written from another log: it has rows up to {position} of `{topic}` [{partition}], which ends at {end}",
                 option=option,
-                hint=f"`adstream reset` forgets where it was, rows stay; or take another database or id (`--app {app}-2`)",
+                hint=_OTHER_LOG.format(app=app),
             )
+
+
+def check_topic(app: str, topic: str, topic_id: str, noted: str, option: str) -> None:
+    """The same for one whose positions do not show it.
+
+    Args:
+        topic_id: of the sink's topic, in this log.
+        noted: of the one that the target was written from.
+    """
+    if noted != topic_id:
+        raise ConfigError(
+            f"written from another log: its rows are of a former `{topic}`, or one elsewhere (id {noted}, and here {topic_id})",
+            option=option,
+            hint=_OTHER_LOG.format(app=app),
+        )

@@ -43,6 +43,8 @@ VALUES_PER_SCRIPT = 10_000
 
 _NULL = b"\xff"  # no UTF-8 text has this byte
 _MORE = ""
+_TOPIC = "topic"
+"""Beside the partitions' fields: which topic their positions are of."""
 
 # KEYS: the positions, then one per row. ARGV: partition, expected, next ('' while chunks follow), token,
 # 'first' or '', null, the number of fields, their names, then the values row by row. Answers 1, or 0 when
@@ -148,6 +150,14 @@ class RedisHashTarget:
             return {}
         found = self._call(lambda: self._client.hmget(self._at, [str(number) for number in partitions]))
         return {number: int(value) for number, value in zip(partitions, found, strict=True) if value is not None}
+
+    def of_topic(self, topic_id: str) -> str:
+        def told() -> Any:
+            self._client.hsetnx(self._at, _TOPIC, topic_id)
+            return self._client.hget(self._at, _TOPIC)
+
+        found: bytes = self._call(told)
+        return found.decode()
 
     def write(self, partition: int, expected: int, position: int, rows: Mapping[str, list[Any]]) -> bool:
         newest = self._newest_per_key(rows)

@@ -62,6 +62,7 @@ COPY_ROWS_MIN = 5_000
 """From here on, Postgres gets rows by COPY into a staging table."""
 
 _POSITIONS = "_adstream_positions"
+_TOPICS = "_adstream_topics"
 _OPEN_LOCK = 0x6164_7374_7265  # "adstre": one worker at a time creates and migrates
 # A dead link is noticed by the kernel within about half a minute, even if no packet ever comes back.
 _POSTGRES_LINK = {
@@ -125,6 +126,7 @@ class SqlTarget:
             schema=self._schema,
         )  # fmt: skip
         self._positions = _positions_table(metadata)
+        self._topics = _topics_table(metadata)
         self._refused = sql_refused.table(metadata)
         self._upsert = self._upsert_statement()
         with self._transaction() as connection:
@@ -132,6 +134,7 @@ class SqlTarget:
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _OPEN_LOCK})
                 self._may_copy = connection.scalar(sa.text("SELECT has_database_privilege(current_database(), 'TEMP')"))
             self._positions.create(connection, checkfirst=True)
+            self._topics.create(connection, checkfirst=True)
             if self._postgres:
                 self._refused.create(connection, checkfirst=True)
             if sa.inspect(connection).has_table(self._name, schema=self._schema):
@@ -147,6 +150,14 @@ class SqlTarget:
         )
         with self._transaction() as connection:
             return {row.partition: row.position for row in connection.execute(query)}
+
+    def of_topic(self, topic_id: str) -> str:
+        at = self._topics.c
+        told = self._insert(self._topics).values(app=self._app, sink=self._sink, topic_id=topic_id)
+        asked = sa.select(at.topic_id).where(at.app == self._app, at.sink == self._sink)
+        with self._transaction() as connection:
+            connection.execute(told.on_conflict_do_nothing())
+            return str(connection.scalar(asked))
 
     def write(self, partition: int, expected: int, position: int, rows: Rows) -> bool:
         values = self._newest_per_key(rows)
@@ -178,11 +189,11 @@ class SqlTarget:
             raise TransientError(str(error)) from error
 
     def forget(self, app: str, sink: str) -> None:
-        positions = _positions_table(sa.MetaData())
         with self._transaction() as connection:
-            if sa.inspect(connection).has_table(_POSITIONS):
-                at = positions.c
-                connection.execute(sa.delete(positions).where(at.app == app, at.sink == sink))
+            for name, table in ((_POSITIONS, _positions_table), (_TOPICS, _topics_table)):
+                if sa.inspect(connection).has_table(name):
+                    kept = table(sa.MetaData())
+                    connection.execute(sa.delete(kept).where(kept.c.app == app, kept.c.sink == sink))
             if sa.inspect(connection).has_table(sql_refused.TABLE):
                 refused = sql_refused.table(sa.MetaData())
                 connection.execute(sa.delete(refused).where(refused.c.app == app, refused.c.sink == sink))
@@ -545,6 +556,15 @@ def _positions_table(metadata: sa.MetaData) -> sa.Table:
         sa.Column("sink", sa.Text, primary_key=True),
         sa.Column("partition", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("position", sa.BigInteger, nullable=False),
+    )  # fmt: skip
+
+
+def _topics_table(metadata: sa.MetaData) -> sa.Table:
+    return sa.Table(
+        _TOPICS, metadata,
+        sa.Column("app", sa.Text, primary_key=True),
+        sa.Column("sink", sa.Text, primary_key=True),
+        sa.Column("topic_id", sa.Text, nullable=False),
     )  # fmt: skip
 
 

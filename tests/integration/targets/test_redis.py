@@ -96,6 +96,17 @@ def test_replays_and_zombies_change_nothing(client: Any, opened: Opened, values:
     assert owner.positions([0, 1]) == {0: 5}
 
 
+def test_it_notes_which_topic_its_positions_are_of(client: Any, opened: Opened) -> None:
+    target = opened()
+    assert target.write(0, 0, 5, columns(row("a", 1)))
+    assert [target.of_topic(topic) for topic in ("one", "another", "one")] == ["one", "one", "one"]
+    assert target.positions([0, 1]) == {0: 5}
+    target.forget("other", "sink")
+    assert target.of_topic("another") == "one"
+    target.forget("app", "sink")
+    assert (target.positions([0]), target.of_topic("another")) == ({}, "another")
+
+
 def during(target: RedisHashTarget, chunk: int, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Has `act` done before the target sends its chunk of this number."""
     script, sent = target._script, itertools.count()

@@ -567,6 +567,19 @@ def test_of_a_key_the_newest_refused_row_is_kept_until_its_sink_is_forgotten(pos
     assert refused(postgres_url) == []
 
 
+@pytest.mark.parametrize("kind", ["postgres", "sqlite"])
+@pytest.mark.servers
+def test_it_notes_which_topic_its_positions_are_of(
+    kind: str, postgres_url: str, opened: Opened, tmp_path: Path
+) -> None:
+    target = opened(postgres_url if kind == "postgres" else f"sqlite:///{tmp_path}/rows.db")
+    assert [target.of_topic(topic) for topic in ("one", "another", "one")] == ["one", "one", "one"]
+    target.forget("other", "sink")
+    assert target.of_topic("another") == "one"
+    target.forget("app", "sink")
+    assert target.of_topic("another") == "another"
+
+
 @pytest.mark.servers
 def test_a_character_that_the_database_does_not_have(postgres: Postgres, opened: Opened) -> None:
     name = f"latin{next(DATABASES)}"

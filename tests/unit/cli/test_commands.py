@@ -139,6 +139,26 @@ def test_a_table_that_was_written_from_another_log_is_refused():
     assert invoke(*run, "jsonl:more.jsonl").exit_code == 0
 
 
+def test_a_table_of_another_log_that_is_as_long_is_refused_too():
+    """Nothing of its positions looks wrong."""
+    other = EmbeddedLog("other", sync=False)
+    other.create_topics([TopicSpec("was-here", 1)])
+    other.delete_topics(["was-here"])  # so its topics have other ids
+    other.close()
+    run = ("replay", "shop:orders", "--input", "orders=orders.jsonl")
+    assert invoke(*run, "--log", "dir:log", "--sql", "sqlite:///o.db").exit_code == 0
+    assert invoke(*run, "--log", "dir:other", "--sql", "sqlite:///p.db").exit_code == 0
+    Path("orders.jsonl").write_text(Path("orders.jsonl").read_text() + '{"order_id":"more","amount":1}\n')
+    refused = invoke(*run, "--log", "dir:other", "--sql", "sqlite:///o.db")
+    assert refused.exit_code == 2
+    assert "--sql: written from another log: its rows are of a former `shop-orders-sql-orders-sink`" in refused.stderr
+    assert rows("o.db") == 50
+    forget = ("reset", "shop:orders", "--sql", "sqlite:///o.db", "--log", "dir:other", "--yes")
+    assert invoke(*forget).exit_code == 0
+    assert invoke(*run, "--log", "dir:other", "--sql", "sqlite:///o.db").exit_code == 0
+    assert rows("o.db") == 51
+
+
 def test_topics(tmp_path: Path):
     (tmp_path / "log").mkdir()
     assert "there is no input topic `orders`" in invoke("topics", "check", "shop:orders", "--log", "dir:log").stderr

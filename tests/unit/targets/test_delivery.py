@@ -91,6 +91,9 @@ class Table:
     def positions(self, partitions: Sequence[int]) -> dict[int, int]:
         return {number: self.at[number] for number in partitions if number in self.at}
 
+    def of_topic(self, topic_id: str) -> str:
+        return topic_id
+
     def write(self, partition: int, expected: int, position: int, rows: Mapping[str, list[Any]]) -> bool:
         self.writes.append((partition, expected, position))
         if self.before:

@@ -71,6 +71,9 @@ class SimTarget:
         self._trouble("asked")
         return {p: self._store.positions[p] for p in partitions if p in self._store.positions}
 
+    def of_topic(self, topic_id: str) -> str:
+        return topic_id
+
     def write(self, partition: int, expected: int, position: int, rows: Mapping[str, list[Any]]) -> bool:
         self._trouble("before")
         store = self._store
