@@ -116,6 +116,12 @@ class RegistryUnavailableError(AdstreamError):
         return type(self), (self.url, str(self).partition(" does not answer: ")[2])
 
 
+class TargetUnavailableError(AdstreamError):
+    """A database that rows are put before did not answer, or refused us. No row is to blame: its task waits and asks again."""
+
+    __adstream_unavailable__ = True
+
+
 class LogUnavailableError(AdstreamError):
     """The log did not answer, or not as it should, for longer than is bearable. Nothing is known to be lost."""
 

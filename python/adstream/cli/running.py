@@ -25,6 +25,7 @@ from adstream.errors import ConfigError, ExitCode
 from adstream.formats.registry import connect
 from adstream.runtime.settings import PREFIX, Settings
 from adstream.runtime.supervisor import PARENT, Supervisor, end_with
+from adstream.targets import sql_function
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ def work(built: Built, settings: Settings, chosen: Chosen, *, bars: bool) -> Non
 
     plan = Plan(built.json, built.callables)
     connect(built.callables, settings.registry)
+    databases = sql_function.connect(built.callables, settings.connections)
     place = open_log(settings, chosen.inputs, option=chosen.log_option or "--input")
     progress = Progress(place, built, bars=bars) if chosen.stop_at_end else None
     began = time.monotonic()
@@ -91,6 +93,7 @@ def work(built: Built, settings: Settings, chosen: Chosen, *, bars: bool) -> Non
         with _ignoring_signals():
             if progress is not None:
                 progress.close()
+            databases.close()
             place.close()
     if progress is not None:
         took = time.monotonic() - began

@@ -124,6 +124,8 @@ class MapBatches:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # extensions panic with one, and it would be all rows'
+            if hasattr(error, "__adstream_unavailable__"):
+                raise  # no row is to blame
             if batch.num_rows == 1:
                 raised.append((first, raised_text(error)))
                 pieces.append([pa.nulls(1, dtype) for dtype in types])

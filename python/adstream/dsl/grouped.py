@@ -7,6 +7,7 @@ hand, and lowered to one node; what is composed of them is a view of its table.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from adstream.dsl import aggregates as aggregates_
@@ -132,6 +133,42 @@ class GroupedStream:
         In Polars: `rolling`. Kafka Streams has no such operation; its sliding windows tell windows, not rows.
         """
         return rolling_.rolling(self._stream, self._keys, within, rows, grace, name, aggregates)
+
+    def ask_sql(
+        self,
+        function: str,
+        *,
+        schema: object,
+        connection: str = "sql",
+        migrations: str | Path | None = None,
+        role: str | None = None,
+        name: str | None = None,
+    ) -> Stream:
+        """For every row what a function in Postgres answers, that decides about rows of a group in their order.
+
+        Args:
+            function: its schema and name. It takes an array for each column of this stream, by name, and returns a set of
+                rows, one for each in their order, with the columns of `schema`. It must record what it decides under an id of
+                the row, and answer what is recorded when it is asked again: after a crash it will be.
+            schema: a class as for `app.stream`: what is answered.
+            connection: the name of the connection (`--sql`, `--sql NAME=…`).
+            migrations: a folder of numbered SQL files (`0001_tables.sql`) that are run when a worker starts, each once; over the
+                connection `NAME_owner`, if there is one.
+            role: whom sessions act as (`SET ROLE`).
+            name: of the operation, for its topic.
+
+        Rows that are committed together are one call and one transaction. While the database is away the task waits, and
+        nothing is lost or dead. A row that the function refuses (SQLSTATE 22, 23, P0001) is a dead letter, `callable_raised`;
+        its neighbours go on.
+
+        Raises:
+            TopologyError: `bad_argument`, `not_a_schema`.
+
+        Kafka Streams has no such operation.
+        """
+        from adstream.dsl import asked
+
+        return asked.ask_sql(self._stream, self._keys, function, schema, connection, migrations, role, name)
 
     def edges(
         self,

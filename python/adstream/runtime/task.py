@@ -116,6 +116,10 @@ class StreamTask:
         """How often, in a row, the log could not say where it stood."""
         self.begin_ms = 0
         """Not asked again before."""
+        self.waits = 0
+        """How often, in a row, a database that its rows are put before did not answer."""
+        self.resume_ms = 0
+        """Nothing is processed before."""
         self.rows = 0
         """Processed since the generation began."""
         self.quiet = False
@@ -191,6 +195,12 @@ class StreamTask:
         """The log could not say where it stood; returns for how long it is not asked again."""
         wait_ms = min(first_ms << min(self.postponed, 20), max_ms)
         self.postponed, self.begin_ms = self.postponed + 1, now_ms + wait_ms
+        return wait_ms
+
+    def wait(self, now_ms: int, first_ms: int, max_ms: int) -> int:
+        """What its rows are put before does not answer; returns for how long nothing is processed."""
+        wait_ms = min(first_ms << min(self.waits, 20), max_ms)
+        self.waits, self.resume_ms = self.waits + 1, now_ms + wait_ms
         return wait_ms
 
     def run(
@@ -300,7 +310,7 @@ class StreamTask:
         self.settled, self.settled_ms = dict(positions), now_ms
         self.suspicions = 0
         if rows and self.failure is None:
-            self.failures = 0
+            self.failures = self.waits = 0
 
     def rollback(self, reader: Reader, now_ms: int) -> None:
         """Back to the last commit; the inputs are read again from there."""

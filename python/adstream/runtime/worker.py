@@ -13,7 +13,7 @@ Its states are in `lifecycle.py`. Told to stop, it *drains*: what was processed 
                 heed       what was said to the whole application: pause, go on, stop (`control.py`); topics that were
                            made again (`remade.py`)
                 repair     tasks that failed are rolled back; failed twice in a row: quarantined, the others go on,
-                           or what `on_uncaught` says
+                           or what `on_uncaught` says; whose database is away (`ask_sql`): rolled back, and waits
                 globals    a slice of the topics that are read whole (`globals.py`)
                 restore    a slice for each task that is being restored
                 process    read where a buffer has room, process in turns
@@ -82,6 +82,8 @@ COMMIT_MS, COMMIT_FILES_MS = 100, 5_000
 commit (table rows, deltas of state) is told more often. From files to a table, 5 s need 1.8 us of CPU a record less
 than 100 ms."""
 BACKOFF_FIRST_MS, BACKOFF_MAX_MS = 100, 2_000
+AWAY_MAX_MS = 30_000
+"""So long a task waits at most until a database that its rows are put before is asked again."""
 REPLACE_FIRST_MS, REPLACE_MAX_MS = 1_000, 60_000
 ABORTS_MAX = 3
 """In a row; then tasks commit one by one until it shows whose output it is that cannot be written."""
@@ -93,6 +95,11 @@ CLOSING_ROWS_MAX = 16_384
 STATUS_EVERY_MS = 1_000
 END_CHECK_EVERY_MS = 200
 DEFECTS = (AssertionError, AttributeError, LookupError, NameError, TypeError)
+
+
+def unavailable(error: BaseException) -> bool:
+    """Whether it says that a database that rows are put before does not answer (`ask_sql`)."""
+    return isinstance(error, CoreError) and error.args[1:2] == ("target_unavailable",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -647,10 +654,18 @@ class Worker:
         if not failed or self._underway is not None:
             return False
         for task in failed:
-            error, task.failures = task.failure, task.failures + 1
+            error = task.failure
             assert error is not None
+            away = unavailable(error)
+            task.failures += not away
             if task.state is State.DRAINING:
                 self._let_go(task.spec.index)
+            elif away:
+                self._roll_back(task)
+                wait_ms = task.wait(self._clock(), BACKOFF_FIRST_MS, AWAY_MAX_MS)
+                level = logging.WARNING if task.waits == 1 or wait_ms == AWAY_MAX_MS else logging.DEBUG
+                text = f"{error.args[2]}; asked again in {wait_ms / 1000:.1f} s"
+                log.log(level, "task %s waits, and nothing is lost: %s", task.spec.name, text)
             elif task.failures >= FAILURES_MAX:
                 self._quarantine(task, error)
             else:
@@ -839,7 +854,7 @@ class Worker:
                 break
             task = self.tasks[self._turns[0]]
             self._turns.rotate(-1)
-            if task.state is not State.RUNNING or task.failure is not None:
+            if task.state is not State.RUNNING or task.failure is not None or self._clock() < task.resume_ms:
                 continue
             try:
                 settings = self._settings
@@ -852,6 +867,8 @@ class Worker:
                 did = True
             except (CoreError, FatalError) as error:
                 task.failure = error
+                if unavailable(error):
+                    break  # it may have taken a while to find out, and there are leases to be looked after
             if self._underway is None and self._due(self._clock(), self._busy_commit_ms):
                 break
         return did
@@ -912,6 +929,8 @@ class Worker:
                     self._set_aside(task, why)
                 else:
                     task.failure = error
+                if unavailable(error):
+                    break
                 continue
             closed.append(Closed(task, core, positions, rows, task.read_since(), draining))
             if self._one_by_one:

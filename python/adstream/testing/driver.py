@@ -42,6 +42,7 @@ from adstream.formats.registry import connect
 from adstream.interfaces import TopicPartition
 from adstream.runtime import queries
 from adstream.runtime.assignment import TaskSpec, enumerate_tasks
+from adstream.targets import sql_function
 from adstream.testing.memory import MemoryLog
 from adstream.testing.tracing import TracedEvent, with_readers
 from adstream.testing.turns import Turns
@@ -199,6 +200,7 @@ class TopologyTestDriver:
             of the driver's own; `mock://NAME` is one of this process. Serdes that name a registry use theirs.
         store_type: where stores are that do not say it, `"memory"` or `"disk"`: then in a directory of the driver's own, with
             hardly any memory. Results never depend on it.
+        connections: name -> URL of the databases that rows are put before (`ask_sql`). Sinks are not among them.
         settings: of the topology.
 
     In Kafka Streams: `TopologyTestDriver`, which has one partition and commits after every record: write
@@ -223,6 +225,7 @@ class TopologyTestDriver:
         wall_clock: Moment = 0,
         registry: Mapping[str, str] | None = None,
         store_type: Literal["memory", "disk"] = "memory",
+        connections: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> None:
         if isinstance(topology, Built) and settings:
@@ -238,6 +241,7 @@ class TopologyTestDriver:
             store_type,
         )
         connect(self.built.callables, registry or {}, default="mock://")
+        self._databases = sql_function.connect(self.built.callables, connections or {})
         with _told():
             self._plan = Plan(self.built.json, self.built.callables)
         self._description: dict[str, Any] = json.loads(self._plan.describe())
@@ -462,6 +466,7 @@ class TopologyTestDriver:
     def close(self) -> None:
         self._closed = True
         self._tasks = []
+        self._databases.close()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -176,9 +176,9 @@ impl Foreign for Callables {
         })
     }
 
-    fn map_batches(&self, function: usize, batch: &Batch, schema: &Schema) -> Vec<Column> {
+    fn map_batches(&self, function: usize, batch: &Batch, schema: &Schema) -> Result<Vec<Column>, String> {
         if batch.rows == 0 {
-            return schema.fields.iter().map(|f| ColumnBuilder::new(f.dtype.clone()).finish()).collect();
+            return Ok(schema.fields.iter().map(|f| ColumnBuilder::new(f.dtype.clone()).finish()).collect());
         }
         Python::attach(|py| {
             let made = || -> PyResult<Vec<Column>> {
@@ -203,15 +203,18 @@ impl Foreign for Callables {
                 }
                 Ok(made)
             };
-            made().unwrap_or_else(|e| {
-                // Not the function's rows, which are told apart where it is called: what came is no batch at all.
+            made().or_else(|e| {
                 let said = text(py, &e);
+                if reason(py, &e) == UNAVAILABLE {
+                    return Err(said);
+                }
+                // Not the function's rows, which are told apart where it is called: what came is no batch at all.
                 let none = |f: &adstream_core::types::Field| {
                     let mut out = ColumnBuilder::with_capacity(f.dtype.clone(), batch.rows);
                     (0..batch.rows).for_each(|_| out.push_state(ERR_CALLABLE));
                     finish(out, (0..batch.rows as u32).map(|row| (row, said.clone())).collect())
                 };
-                schema.fields.iter().map(none).collect()
+                Ok(schema.fields.iter().map(none).collect())
             })
         })
     }

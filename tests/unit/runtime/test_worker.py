@@ -5,6 +5,7 @@ from collections import deque
 
 import pytest
 
+from adstream._core import CoreError
 from adstream.errors import FatalError, LogUnavailableError, RecordTooLargeError
 from adstream.interfaces import LeaseChange, Outcome, TopicSpec
 from adstream.logs.embedded import EmbeddedLeases, EmbeddedLog
@@ -12,7 +13,7 @@ from adstream.runtime.assignment import prepare
 from adstream.runtime.contest import FREE
 from adstream.runtime.end import EndOfInput
 from adstream.runtime.lifecycle import WorkerState
-from adstream.runtime.task import State
+from adstream.runtime.task import FAILURES_MAX, State
 from adstream.runtime.worker import Worker
 from tests.unit.runtime.cluster import PARTITIONS, Cluster, Crash
 from tests.unit.runtime.echo_task import APP, CHANGELOG_0, EDGE, EchoPlan, batch, partition_of
@@ -759,3 +760,25 @@ def test_a_changed_partition_count_is_refused() -> None:
     log.create_topics([TopicSpec("in", 2), TopicSpec("out", 1), TopicSpec("echo-tasks", 7)])
     with pytest.raises(Exception, match="`echo-tasks` has 7 partitions, 4 are needed now"):
         prepare(log, EchoPlan())
+
+
+@pytest.mark.parametrize("lag", [0, 2])
+def test_while_a_database_is_away_its_task_waits_and_is_not_set_aside(lag: int) -> None:
+    cluster = Cluster(lag=lag)
+    worker = cluster.worker()
+    cluster.turns(20)
+    asked: list[int] = []
+
+    def ask() -> None:
+        asked.append(cluster.now)
+        if len(asked) <= 60:
+            raise CoreError("fatal", "target_unavailable", "nobody there", None, None)
+
+    cluster.plan.on_process = ask
+    cluster.send_random(50)
+    cluster.until(lambda: len(asked) >= 60, turns=60_000)
+    assert max(task.waits for task in worker.tasks.values()) > FAILURES_MAX
+    cluster.until(lambda: sum(map(len, cluster.counted().values())) >= 50, turns=60_000)
+    assert worker.quarantined == {}
+    cluster.check()
+    cluster.until(lambda: not any(task.waits for task in worker.tasks.values()))

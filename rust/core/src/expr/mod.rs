@@ -91,8 +91,14 @@ pub trait Foreign: Send + Sync {
     fn map_async(&self, _function: usize, _batch: &Batch, _schema: &crate::types::Schema) -> Vec<Column> {
         unreachable!("the plan has no functions that wait")
     }
-    /// The same by a function of whole batches: all rows are live.
-    fn map_batches(&self, _function: usize, _batch: &Batch, _schema: &crate::types::Schema) -> Vec<Column> {
+    /// The same by a function of whole batches: all rows are live. The error: what it asks does not answer, and no row is
+    /// to blame.
+    fn map_batches(
+        &self,
+        _function: usize,
+        _batch: &Batch,
+        _schema: &crate::types::Schema,
+    ) -> Result<Vec<Column>, String> {
         unreachable!("the plan has no functions of batches")
     }
     /// A function of single values, called with what its node says.

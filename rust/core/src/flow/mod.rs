@@ -518,7 +518,12 @@ pub struct Entry {
 pub struct Exit {
     pub node: usize,
     pub schema: Arc<Schema>,
+    /// What is behind it is asked about many rows at once: they are told when there are many, or the generation ends. Nothing
+    /// is later for that: what follows from them is seen when it is committed.
+    pub gathered: bool,
 }
+
+const GATHERED_MAX: usize = 8_192;
 
 pub struct Flow {
     pub graph: Graph,
@@ -526,6 +531,8 @@ pub struct Flow {
     pub entries: Vec<Entry>,
     /// Rows of a batch that came so far, by input.
     held: Vec<(usize, Batch)>,
+    /// Rows of exits that gather; none are left when a generation has ended.
+    gathered: Vec<Leaving>,
     /// By port.
     pub exits: Vec<Exit>,
     topics: Arc<Vec<String>>,
@@ -549,6 +556,7 @@ impl Flow {
             graph,
             entries,
             held: vec![],
+            gathered: vec![],
             exits,
             topics,
             paths,
@@ -598,9 +606,10 @@ impl Flow {
         self.commit |= env.commit.get();
         self.fired |= env.fired.get();
         let (outgoing, letters, seq) = (env.outgoing.into_inner(), env.letters.into_inner(), env.seq.get());
-        self.emit(env.leaving.into_inner(), ctx);
+        let (leaving, counters) = (env.leaving.into_inner(), env.counters.into_inner());
+        self.emit(leaving, ctx);
         *ctx.outgoing = outgoing;
-        *ctx.counters = env.counters.into_inner();
+        *ctx.counters = counters;
         for (place, node, reason, text) in letters {
             *ctx.counters.entry((node.clone(), format!("dead:{reason}"))).or_insert(0) += 1;
             let mut ctx = Ctx {
@@ -620,8 +629,22 @@ impl Flow {
 }
 
 impl Flow {
-    /// Rows that have left, to whoever is behind the node that made them.
-    fn emit(&self, leaving: Vec<Leaving>, ctx: &mut Ctx<'_>) {
+    /// Rows that have left, to whoever is behind the node that made them; those that are gathered, when there are many.
+    fn emit(&mut self, leaving: Vec<Leaving>, ctx: &mut Ctx<'_>) {
+        if self.exits.iter().all(|e| !e.gathered) {
+            return self.tell(leaving, ctx);
+        }
+        let gathers = |row: &Leaving| self.exits.iter().any(|e| e.node == row.exit && e.gathered);
+        let (gathered, at_once): (Vec<_>, Vec<_>) = leaving.into_iter().partition(gathers);
+        self.tell(at_once, ctx);
+        self.gathered.extend(gathered);
+        if self.gathered.len() >= GATHERED_MAX {
+            let many = std::mem::take(&mut self.gathered);
+            self.tell(many, ctx);
+        }
+    }
+
+    fn tell(&self, leaving: Vec<Leaving>, ctx: &mut Ctx<'_>) {
         if leaving.is_empty() {
             return;
         }
@@ -803,6 +826,8 @@ impl Operator for Flow {
             }
             Ok(())
         });
+        let rest = std::mem::take(&mut self.gathered);
+        self.tell(rest, ctx);
         fatal(done)
     }
 
@@ -906,6 +931,7 @@ impl Operator for Flow {
 
     fn rollback(&mut self) {
         self.held.clear();
+        self.gathered.clear();
         for store in &self.graph.stores {
             let mut store = store.borrow_mut();
             store.bytes.rollback();

@@ -202,17 +202,19 @@ impl Operator for Map {
             Way::Batches => parts(batch.compact(), TEXT_MAX),
             Way::OneByOne | Way::Together => vec![batch.compact()],
         };
-        parts.into_iter().for_each(|batch| self.made(batch, ctx));
-        Ok(())
+        parts.into_iter().try_for_each(|batch| self.made(batch, ctx))
     }
 }
 
 impl Map {
-    fn made(&self, batch: Batch, ctx: &mut Ctx<'_>) {
+    fn made(&self, batch: Batch, ctx: &mut Ctx<'_>) -> Result<(), Fatal> {
         let columns = match self.way {
             Way::OneByOne => ctx.foreign.map(self.function, &batch, &self.schema),
             Way::Together => ctx.foreign.map_async(self.function, &batch, &self.schema),
-            Way::Batches => ctx.foreign.map_batches(self.function, &batch, &self.schema),
+            Way::Batches => ctx
+                .foreign
+                .map_batches(self.function, &batch, &self.schema)
+                .map_err(|said| Fatal::new("target_unavailable", said))?,
         };
         let mut live = Vec::with_capacity(batch.rows);
         for row in 0..batch.rows {
@@ -225,6 +227,7 @@ impl Map {
         let columns = columns.into_iter().map(Arc::new).collect();
         let live = (!all).then_some(live);
         ctx.emit(0, Message::Rows(Batch { schema: self.schema.clone(), columns, live, key: None, ..batch }));
+        Ok(())
     }
 }
 
