@@ -31,5 +31,10 @@ TOPICS = (
     Topic("invalid-clicks", 8, 7, "device_id"),
     Topic("compensation-events", 4, 7, "advertiser_id"),
     Topic("duplicate-clicks", 4, 3, "advertiser_id"),
+    Topic("compensation-released", 4, 7, "advertiser_id"),
     Topic("refund-applied", 4, 7, "advertiser_id"),
+    Topic("ad-payments", 4, 7, "advertiser_id"),
+    Topic("ad-ledger", 4, 7, "advertiser_id"),
+    Topic("ad-ledger-alerts", 4, 7, "advertiser_id"),
+    Topic("budget-alerts", 4, 7, "campaign_id"),
 )

@@ -1,0 +1,142 @@
+"""The acceptance values of the budget (C6) that the ledger decides, each a test, on a real Postgres."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.jobs.ads.money import AT, Ledger, at, click, deposit, names, refund, terms
+
+pytestmark = pytest.mark.servers
+
+
+@pytest.fixture
+def funded(ledger: Ledger) -> Ledger:
+    ledger.post(deposit(1, 10_000_000), terms(1, 100_000))
+    return ledger
+
+
+def statuses(ledger: Ledger) -> list[tuple[Any, ...]]:
+    return [(e["status"], e["reason"]) for e in ledger.effects("STATUS")]
+
+
+def spend(ledger: Ledger, day: str = "2024-01-15") -> int:
+    return ledger.value("SELECT spend FROM ads_ledger.campaign_day WHERE day = %s", day)
+
+
+@pytest.mark.parametrize("batch", [1, 10, 200])
+def test_83_clicks_are_charged_the_84th_is_not(funded: Ledger, batch: int) -> None:
+    clicks = [click(n, 1200) for n in range(1, 91)]
+    answers = [a for i in range(0, 90, batch) for a in funded.post(*clicks[i : i + batch])]
+    assert [a["status"] for a in answers] == ["POSTED"] * 83 + ["UNBILLED"] * 7
+    assert answers[83]["reason"] == "OVER_BUDGET"
+    assert spend(funded) == 99_600
+    assert statuses(funded) == [("PAUSED", "BUDGET")]
+    alerts = funded.query("SELECT id, effects FROM ads_ledger.posting WHERE effects IS NOT NULL ORDER BY seq")
+    told = [(r["id"], e["threshold"], e["spend"]) for r in alerts for e in r["effects"] if e["effect"] == "ALERT"]
+    assert told == [("click:42", 50, 50_400), ("click:67", 80, 80_400)]
+    funded.check()
+
+
+def test_a_refund_makes_it_active_once_and_two_more_clicks_are_billed(funded: Ledger) -> None:
+    funded.post(*(click(n, 1200) for n in range(1, 85)))
+    funded.refund(refund("r1", 1, 1200), refund("r2", 2, 1200))
+    assert spend(funded) == 97_200
+    assert statuses(funded) == [("PAUSED", "BUDGET"), ("ACTIVE", "BUDGET")]
+    answers = funded.post(*(click(n, 1200) for n in range(101, 104)))
+    assert [a["status"] for a in answers] == ["POSTED", "POSTED", "UNBILLED"]
+    assert spend(funded) == 99_600
+    assert statuses(funded) == [("PAUSED", "BUDGET"), ("ACTIVE", "BUDGET"), ("PAUSED", "BUDGET")]
+    assert len(funded.effects("ALERT")) == 2  # each once a day, whatever comes back
+    funded.check()
+
+
+def test_a_late_click_is_of_the_day_in_which_it_happened(funded: Ledger) -> None:
+    late = at("14:59:59.999")  # 23:59:59.999 in Seoul
+    funded.post(click(1, 1200, when=at("15:00:20")), click(2, 1200, when=late))
+    assert (spend(funded, "2024-01-15"), spend(funded, "2024-01-16")) == (1200, 1200)
+
+
+def test_a_late_click_over_yesterdays_budget_pauses_nobody(funded: Ledger) -> None:
+    answers = funded.post(click(1, 1200, when=at("15:00:20")), click(2, 100_001, when=at("14:59:59")))
+    assert names(answers, "status", "reason") == [("POSTED", None), ("UNBILLED", "OVER_BUDGET")]
+    assert statuses(funded) == []
+
+
+def test_delivered_again_nothing_changes(funded: Ledger) -> None:
+    clicks = [click(n, 1200) for n in range(1, 86)]
+    first = funded.post(*clicks)
+    assert funded.post(*clicks) == first
+    assert spend(funded) == 99_600
+    assert statuses(funded) == [("PAUSED", "BUDGET")]
+    funded.check()
+
+
+def test_a_budget_below_the_spend_pauses_at_once(funded: Ledger) -> None:
+    funded.post(*(click(n, 1200) for n in range(1, 11)))
+    funded.post(terms(2, 11_000, when=AT + timedelta(minutes=1)))
+    assert statuses(funded) == [("PAUSED", "BUDGET")]
+    [answer] = funded.post(click(11, 1))
+    assert answer["reason"] == "OVER_BUDGET"
+    funded.post(terms(3, 20_000, when=AT + timedelta(minutes=2)))
+    assert statuses(funded) == [("PAUSED", "BUDGET"), ("ACTIVE", "BUDGET")]
+    funded.check()
+
+
+def test_a_raised_budget_that_is_too_small_for_the_price_leaves_it_paused(funded: Ledger) -> None:
+    funded.post(*(click(n, 1200) for n in range(1, 85)))
+    funded.post(terms(2, 100_799, when=AT + timedelta(minutes=1)))
+    assert statuses(funded) == [("PAUSED", "BUDGET")]
+    funded.post(terms(3, 100_800, when=AT + timedelta(minutes=2)))
+    assert statuses(funded) == [("PAUSED", "BUDGET"), ("ACTIVE", "BUDGET")]
+    [answer] = funded.post(click(85, 1200))
+    assert answer["status"] == "POSTED"
+    assert statuses(funded)[-1] == ("PAUSED", "BUDGET")  # spend is budget
+    assert [e["threshold"] for e in funded.effects("ALERT")] == [50, 80, 100]
+    funded.check()
+
+
+def test_older_terms_that_come_later_do_not_count(funded: Ledger) -> None:
+    funded.post(terms(2, 5_000, when=AT - timedelta(hours=2)))
+    assert funded.value("SELECT daily_budget FROM ads_ledger.campaign") == 100_000
+    funded.post(terms("0", 7_000, when=AT - timedelta(hours=1)))  # as new as the newest: the id decides
+    assert funded.value("SELECT daily_budget FROM ads_ledger.campaign") == 100_000
+    funded.post(terms("2b", 7_000, when=AT - timedelta(hours=1)))
+    assert funded.value("SELECT daily_budget FROM ads_ledger.campaign") == 7_000
+
+
+def test_the_next_day_it_is_active_again(funded: Ledger) -> None:
+    funded.post(*(click(n, 1200) for n in range(1, 85)))
+    [answer] = funded.post(click(85, 1200, when=at("15:00:00")))
+    assert answer["status"] == "POSTED"
+    assert statuses(funded) == [("PAUSED", "BUDGET"), ("ACTIVE", "BUDGET")]
+    assert spend(funded, "2024-01-16") == 1200
+    funded.check()
+
+
+def test_a_deposit_makes_it_active_again(ledger: Ledger) -> None:
+    ledger.post(deposit(1, 1000), click(1, 1200), deposit(2, 100), deposit(3, 100), click(2, 1200))
+    assert statuses(ledger) == [("PAUSED", "BALANCE"), ("ACTIVE", "BALANCE")]
+    assert ledger.balance() == 0
+    ledger.check()
+
+
+def test_paused_for_two_reasons_it_is_active_when_both_are_gone(ledger: Ledger) -> None:
+    ledger.post(deposit(1, 1000), terms(1, 1000), click(1, 1000), click(2, 10), click(3, 1))
+    assert statuses(ledger) == [("PAUSED", "BUDGET")]
+    ledger.post(terms(2, 2000, when=AT))
+    assert statuses(ledger) == [("PAUSED", "BUDGET"), ("ACTIVE", "BUDGET")]
+    ledger.post(click(4, 10))
+    ledger.post(deposit(2, 10))
+    assert statuses(ledger)[2:] == [("PAUSED", "BALANCE"), ("ACTIVE", "BALANCE")]
+    ledger.check()
+
+
+def test_clicks_behind_a_pause_of_its_own_are_not_charged(funded: Ledger) -> None:
+    funded.post(terms(2, None, when=AT + timedelta(minutes=1), status="PAUSED"))
+    answers = funded.post(click(1, 1200, when=AT), click(2, 1200, when=AT + timedelta(minutes=2)))
+    assert names(answers, "status", "reason") == [("POSTED", None), ("UNBILLED", "NOT_ACTIVE")]
+    funded.post(terms(3, None, when=AT + timedelta(minutes=3), status="ACTIVE"))
+    [answer] = funded.post(click(3, 1200, when=AT + timedelta(minutes=4)))
+    assert answer["status"] == "POSTED"
+    funded.check()
