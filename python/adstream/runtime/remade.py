@@ -9,6 +9,9 @@ kept with its ids in the manifest, of its first start on, and looked at
     while it runs      every some seconds, beside the worker (`Remade`): what was skipped meanwhile may be committed, and the
                        worker ends with the same error that every later start has, until somebody decides
 
+An input that gets more partitions is told in the same look: a start is refused then (`manifest.py`), and who runs would never
+read the new ones.
+
 Which topics: inputs, shuffles, changelogs, and what sinks are written from, whose positions lie in targets that outlive any
 topic. Global tables are read whole at each start: of their topics it is enough that a worker looks while it runs. A log
 without ids (Kafka before 2.8, a broker that may not be asked) is not judged.
@@ -77,25 +80,39 @@ class Remade:
 
     Args:
         ids: topic -> id, of when it started.
+        inputs: topic -> partitions; the same.
         beside: where the log is asked: it may take seconds, and the worker has leases to look after.
     """
 
-    def __init__(self, log_: Log, app: str, ids: Mapping[str, str], beside: Beside[Any]) -> None:
-        self._log, self._app, self._ids, self._beside = log_, app, ids, beside
+    def __init__(
+        self, log_: Log, app: str, ids: Mapping[str, str], inputs: Mapping[str, int], beside: Beside[Any]
+    ) -> None:
+        self._log, self._app, self._ids, self._inputs, self._beside = log_, app, ids, inputs, beside
         self._asked_ms: int | None = None
 
     def look(self, now_ms: int) -> None:
-        """Without waiting. Raises ConfigError, see `check_ids`."""
+        """Without waiting. Raises ConfigError, see `check_ids`; or an input has another number of partitions."""
         try:
-            found: Mapping[str, str] | None = self._beside.take()
+            found: tuple[Mapping[str, str], Mapping[str, int]] | None = self._beside.take()
         except LogUnavailableError as error:  # the worker meets that, too
             log.debug("topics could not be looked at, later then: %s", error)
             found = None
         if found is not None:
-            check_ids(self._app, self._ids, found)
+            check_ids(self._app, self._ids, found[0])
+            for topic, count in self._inputs.items():
+                if (now := found[1].get(topic, count)) != count:
+                    raise ConfigError(
+                        f"input `{topic}` had {count} partitions and has {now}: nobody reads the new ones, and its keys are"
+                        " spread anew, the state is not",
+                        option="topics",
+                        hint=f"start under another application id (`--app {self._app}-2`), or over (`adstream reset JOB`)",
+                    )
         if not self._beside.busy and (self._asked_ms is None or now_ms - self._asked_ms >= EVERY_MS):
             self._asked_ms = now_ms
-            self._beside.submit(lambda: self._log.topic_ids(list(self._ids)))
+            self._beside.submit(self._ask)
+
+    def _ask(self) -> tuple[Mapping[str, str], Mapping[str, int]]:
+        return self._log.topic_ids(list(self._ids)), self._log.partitions(list(self._inputs))
 
     def close(self) -> None:
         self._beside.close()

@@ -200,8 +200,9 @@ class Worker:
         self._warm_up_from: int | None = None
         self._warmed_up = False
         self._committer = hooks.beside("adstream-commit")
-        ids = assignment.ids
-        self._remade = Remade(log, assignment.app, ids, hooks.beside("adstream-topics")) if ids else None
+        inputs = {topic: assignment.partitions[topic] for topic in assignment.user_sources}
+        places = (log, assignment.app, assignment.ids, inputs)
+        self._remade = Remade(*places, hooks.beside("adstream-topics")) if assignment.ids else None
         self._underway: Underway | None = None
         self._end: EndOfInput | None = None
         self._stop_at_end = stop_at_end

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import NewPartitions
 
 from adstream.interfaces import TopicSpec
 from adstream.jobs.ads.traffic import Traffic
@@ -94,3 +95,17 @@ def test_a_worker_that_slept_through_it_notices(scene: Scene, topic: str) -> Non
     assert again.wait(NOTICED_S) == EXIT_CONFIG, again.tail()
     assert f"`{topic}` was deleted and made again" in again.text(), again.tail()
     log.close()
+
+
+@pytest.mark.slow
+def test_an_input_that_gets_partitions_under_a_running_worker(scene: Scene) -> None:
+    """Its records in the new partitions were read by nobody, without a word."""
+    worker = scene.start(0)
+    worker.until("-> running", START_S)
+    wider = NewPartitions(SOURCE, scene.partitions + 2)
+    scene.admin.create_partitions([wider])[SOURCE].result()
+    assert worker.wait(NOTICED_S) == EXIT_CONFIG, worker.tail()
+    assert f"topics: input `{SOURCE}` had 4 partitions and has 6: nobody reads the new ones" in worker.text()
+    again = scene.start(0)
+    assert again.wait(NOTICED_S) == EXIT_CONFIG, again.tail()
+    assert f"input `{SOURCE}` had 4 partitions and has 6" in again.text()

@@ -88,3 +88,19 @@ def test_an_application_from_before_ids_gets_them() -> None:
     del log.topic_ids
     prepare(log, EchoPlan())
     assert sorted((manifest.stored(log, APP) or {})["ids"]) == sorted({"in", EDGE, CHANGELOG_0, "echo-1-changelog"})
+
+
+def test_an_input_that_gets_partitions_under_a_running_worker() -> None:
+    """Nobody reads the new ones: a start is refused, and who runs already would go on without them, without a word."""
+    cluster = Cluster()
+    worker = cluster.worker()
+    cluster.send_random(50)
+    cluster.settle()
+    real = cluster.log.partitions
+    cluster.log.partitions = lambda topics: {  # type: ignore[method-assign]
+        topic: count + 1 if topic == "in" else count for topic, count in real(topics).items()
+    }
+    with pytest.raises(ConfigError, match=f"input `in` had {PARTITIONS} partitions and has {PARTITIONS + 1}") as error:
+        cluster.turns(1_000)
+    assert f"--app {APP}-2" in str(error.value)
+    assert worker.state is WorkerState.ERROR
