@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from adstream._core import ProcessorRecord, Windowed
-    from adstream.dsl import keyed, serdes, sinks, store
+    from adstream.dsl import keyed, rank, serdes, sinks, store
     from adstream.dsl.aggregates import (
         Aggregate,
         approx_count_distinct,
@@ -184,6 +184,7 @@ __all__ = [
     "pair",
     "partition",
     "quantile",
+    "rank",
     "rfc3339",
     "serdes",
     "session",
@@ -210,6 +211,7 @@ __all__ = [
 
 _MODULES = {
     "keyed": "adstream.dsl.keyed",
+    "rank": "adstream.dsl.rank",
     "serdes": "adstream.dsl.serdes",
     "sinks": "adstream.dsl.sinks",
     "store": "adstream.dsl.store",

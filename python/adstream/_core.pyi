@@ -402,5 +402,30 @@ class SinkBuffer:
         order of the key's latest update; the buffer is empty afterwards. A time before year 1 or after 9999 is its text,
         a duration of more than 999,999,999 days its ms."""
 
+@final
+class Ranking:
+    """Bids in order of their score. Amounts in hundredths, rates in billionths, `since` in ms.
+
+    Raises ValueError for amounts and rates out of bounds.
+    """
+
+    def __new__(cls, reserve: int, tick: int) -> Self: ...
+    def __len__(self) -> int: ...
+    def put(self, id: str, bid: int, ctr: int, cvr: int, value: int, since: int) -> bool:
+        """Whether it is listed: a bid below the reserve is not."""
+
+    def put_many(
+        self,
+        ids: Sequence[str],
+        bids: Sequence[int],
+        ctrs: Sequence[int],
+        cvrs: Sequence[int],
+        values: Sequence[int],
+        since: Sequence[int],
+    ) -> None: ...
+    def remove(self, id: str) -> bool: ...
+    def top(self, k: int) -> list[tuple[str, str, int, int]]:
+        """(id, score, bid, price) of the first `k`."""
+
 def bench_decode(plan: Plan, batch: RawBatch) -> int:
     """Decodes a batch as the plan's first source does; returns the good rows (benchmarks only)."""

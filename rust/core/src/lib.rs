@@ -20,6 +20,7 @@ pub mod lines;
 pub mod op;
 pub mod partitioner;
 pub mod plan;
+pub mod rank;
 pub mod raw;
 pub mod raw_serial;
 pub mod state;

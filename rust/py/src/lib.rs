@@ -9,6 +9,7 @@ mod foreign;
 mod kafka;
 mod lines;
 mod processor;
+mod rank;
 mod raw;
 mod sink;
 mod task;
@@ -60,5 +61,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<task::PyTask>()?;
     m.add_class::<task::PyGeneration>()?;
     m.add_class::<sink::PySinkBuffer>()?;
+    m.add_class::<rank::PyRanking>()?;
     Ok(())
 }

@@ -83,3 +83,39 @@ def short(*names: str) -> ads.Expr:
     """Whether each of these ids is null or at most `ID_BYTES` long."""
     rules = [(col(name).str.len_bytes() <= ID_BYTES).fill_null(True) for name in names]
     return reduce(lambda a, b: a & b, rules)
+
+
+class CampaignEvent(ads.Record):
+    """`campaign-events`. All but CAMPAIGN_STATUS_CHANGED name everything; that one only what changes."""
+
+    event_id: str = ads.content_id()
+    event_type: Literal["CAMPAIGN_CREATED", "CAMPAIGN_UPDATED", "CAMPAIGN_APPROVED", "CAMPAIGN_STATUS_CHANGED"]
+    timestamp: datetime
+    campaign_id: str | None
+    advertiser_id: str | None
+    product_id: str | None
+    placement: Placement | None
+    category: str | None
+    bid_price: Money | None
+    status: Literal["PENDING", "ACTIVE", "PAUSED", "DELETED"] | None
+    approval_status: Literal["PENDING", "APPROVED", "REJECTED"] | None
+    effective_from: datetime | None
+    reason: str | None
+
+
+class ProductMetrics(ads.Record):
+    """`product-metrics`: what `ads.performance` has counted of a product. Rates are fractions."""
+
+    product_id: str
+    impressions: int | None
+    clicks: int | None
+    conversions: int | None
+    ctr: float | None
+    cvr: float | None
+
+
+class Product(ads.Record):
+    """`product-meta-data`."""
+
+    product_id: str
+    product_price: Money | None

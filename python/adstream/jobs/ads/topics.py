@@ -27,6 +27,8 @@ TOPICS = (
     Topic("ad-events", 8, 7, "device_id"),
     Topic("conversion-events", 8, 3, "device_id"),
     Topic("product-meta-data", 4, 7, "product_id"),
+    Topic("product-metrics", 4, 7, "product_id"),
+    Topic("rtb-ranking", 4, 3, "placement, category"),
     Topic("ad-clicks", 8, 7, "device_id"),
     Topic("invalid-clicks", 8, 7, "device_id"),
     Topic("compensation-events", 4, 7, "advertiser_id"),
