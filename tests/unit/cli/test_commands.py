@@ -25,7 +25,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ("arguments", "said"),
     [
         (["run", "ads.perfomance", "--log", "memory:"], "did you mean `ads.performance`?"),
-        (["run", "zzz", "--log", "memory:"], "`ads.performance`."),
+        (["run", "zzz", "--log", "memory:"], "`ads.performance`"),
         (["run", "no_such_module:x", "--log", "memory:"], "there is no module `no_such_module`"),
         (["run", "shop:orders"], "--log: which log?"),
         (["run", "shop:order", "--log", "memory:"], "did you mean `orders`?"),
