@@ -269,7 +269,11 @@ pub fn build(
             }
             "to_rows" => {
                 let schema = plan.facts[id].ports[0].clone();
-                exits.push(Exit { node: nodes.len(), schema: schema.clone(), gathered: b.get("gathered").unwrap_or(false) });
+                exits.push(Exit {
+                    node: nodes.len(),
+                    schema: schema.clone(),
+                    gathered: b.get("gathered").unwrap_or(false),
+                });
                 Box::new(ToRows { schema, fill: b.get("fill").map_err(|e| e.at(id))? })
             }
             _ => node(kind, &b).map_err(|e| e.at(id))?,
