@@ -146,6 +146,8 @@ class KafkaLog(Log):
         self._askers: dict[tuple[str, bool], Consumer] = {}
         problems: list[str] = []
         try:
+            if of_consumer(self._settings) != of_admin(self._settings):  # the admin client would not find them wrong
+                Consumer(quiet({**of_consumer(self._settings), "group.id": "adstream"})).close()
             self._admin = AdminClient(quiet(of_admin(self._settings), problems.append))
         except KafkaException as problem:
             raise ConfigError(str(error_of(problem).str()), option="kafka") from problem

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from adstream.errors import ConfigError
 from adstream.interfaces import Outcome, Writer
 from adstream.interfaces import TopicPartition as Where
 from adstream.logs import LogUnavailableError, RecordTooLargeError
@@ -119,6 +120,12 @@ def _open(
             if meaning(error) is Meaning.RETRY and clock() < deadline:
                 continue
             _end(producer, slot)
+            if error_of(error).code() == KafkaError.INVALID_TRANSACTION_TIMEOUT:
+                raise ConfigError(
+                    f"{config['transaction.timeout.ms']} ms are larger than the maximum value allowed by the broker",
+                    option="transaction_timeout",
+                    hint="at most `transaction.max.timeout.ms` of the brokers, which is 15 minutes by default",
+                ) from error
             problem = error
         except TimeoutError as error:
             problem = error
