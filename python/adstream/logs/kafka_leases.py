@@ -92,9 +92,9 @@ class KafkaLeases(Leases):
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "latest",
-            **settings,
         }
         if settings.get("group.protocol") != "consumer":  # there the broker has these
+            session_ms = int(settings.get("session.timeout.ms", session_ms))
             config |= {
                 "partition.assignment.strategy": "cooperative-sticky",
                 "session.timeout.ms": session_ms,
@@ -102,7 +102,7 @@ class KafkaLeases(Leases):
                 # Polling stops while a revocation waits for the worker.
                 "max.poll.interval.ms": max(session_ms, int(release_timeout_s * 1000) * 4),
             }
-        self._config = config
+        self._config = {**config, **settings}
         self._lock = threading.Condition()
         # Under the lock:
         self._changes: deque[LeaseChange] = deque()

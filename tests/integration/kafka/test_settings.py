@@ -6,7 +6,7 @@ import pytest
 
 from adstream.errors import ConfigError
 from adstream.logs.kafka import KafkaLog
-from tests.logs.conformance import unique
+from tests.logs.conformance import Member, make_topic, unique, until
 from tests.servers import Kafka
 
 pytestmark = pytest.mark.servers
@@ -27,4 +27,21 @@ def test_a_transaction_time_out_that_no_broker_takes(kafka: Kafka, kind: str) ->
         log.writer(unique("slot"))
     assert error.value.option == "transaction_timeout"
     assert "transaction.max.timeout.ms" in str(error.value)
+    log.close()
+
+
+def test_a_session_that_somebody_asks_for(kafka: Kafka) -> None:
+    """It was overridden without a word; there are clusters that take no session as short as the default."""
+    given = {"kafka.session.timeout.ms": "45000", "kafka.heartbeat.interval.ms": "3000"}
+    log = KafkaLog(kafka.bootstrap, given)
+    topic = make_topic(log)
+    config = log.leases(unique("group"), topic)._config
+    assert {name: int(config[name]) for name in ("session.timeout.ms", "heartbeat.interval.ms")} == {
+        "session.timeout.ms": 45_000,
+        "heartbeat.interval.ms": 3_000,
+    }
+    assert int(config["max.poll.interval.ms"]) >= 45_000, "the client takes no less"
+    member = Member(log.leases(unique("group"), topic))
+    until(lambda: member.tasks == {0}, [member], "granted")
+    member.leave()
     log.close()
