@@ -255,7 +255,9 @@ class KStream:
 
     # --- By hand ----------------------------------------------------------------------------------------------------
 
-    def process(self, processor: Callable[[], object], *stores: str | StoreBuilder, name: str | None = None) -> KStream:
+    def process(
+        self, processor: Callable[[], object], *stores: str | StoreBuilder, name: str | None = None
+    ) -> ProcessedStream:
         """What a processor forwards. It may change keys, so that keyed operations behind move the records first.
 
         Args:
