@@ -116,7 +116,7 @@ class Leases(Protocol):
     def start(self) -> None: ...
 
     def poll(self) -> LeaseChange | None:
-        """The next change, without waiting."""
+        """The next change, without waiting. Raises ConfigError: with its settings it will never be let in."""
 
     def released(self, tasks: Sequence[int]) -> None:
         """Answers a revocation: the tasks' last generation is committed or given up."""

@@ -39,6 +39,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from adstream.errors import ConfigError
 from adstream.interfaces import LeaseChange, Leases, Membership
 from adstream.logs import LogUnavailableError
 from adstream.logs.kafka_client import logger, quiet
@@ -52,6 +53,15 @@ POLL_S = 0.02
 SETTLE_S = 1.0
 """For so long after a rebalance a fence waits for a second, equal reading."""
 CLOSE_TIMEOUT_S = 15.0
+LOCKED_OUT = frozenset(
+    {
+        KafkaError.INCONSISTENT_GROUP_PROTOCOL,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_MAX_SIZE_REACHED,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    }
+)
+"""Until somebody acts; a worker that waits for its tasks says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +124,8 @@ class KafkaLeases(Leases):
         self._calls: deque[Callable[[], None]] = deque()
         self._rebalanced = -SETTLE_S
         self._closing = False
+        self._wrong: ConfigError | None = None
+        """A setting with which no broker lets anybody in."""
         self._answered = False
         self._last_beat: float | None = None
         self._consumer: Consumer | None = None
@@ -127,6 +139,8 @@ class KafkaLeases(Leases):
 
     def poll(self) -> LeaseChange | None:
         with self._lock:
+            if self._wrong is not None:
+                raise self._wrong
             if not self._changes:
                 return None
             change = self._changes.popleft()
@@ -188,7 +202,7 @@ class KafkaLeases(Leases):
     # The lease thread.
 
     def _run(self, consumer: Consumer) -> None:
-        away = False
+        away, said = False, ""
         while not self._closing:
             with self._lock:
                 beat = self._last_beat
@@ -214,12 +228,25 @@ class KafkaLeases(Leases):
                 logger.warning("leases: %s", problem)
                 self._sleep(POLL_S)
                 continue
-            if message is not None and message.error() is not None:
-                logger.info("leases: %s", message.error())
+            if message is not None and (error := message.error()) is not None:
+                said = self._not_let_in(error, said)
         try:
             consumer.close()
         except (KafkaException, RuntimeError) as problem:
             logger.info("leases: %s", problem)
+
+    def _not_let_in(self, error: KafkaError, said: str) -> str:
+        """What the group's coordinator answers somebody who wants to join. It is asked again, often: told once."""
+        text = f"the group {self._group} does not let this worker in: {error.str()}"
+        if error.code() == KafkaError.INVALID_SESSION_TIMEOUT:
+            hint = "between `group.min.session.timeout.ms` and `group.max.session.timeout.ms` of the brokers"
+            with self._lock:
+                self._wrong = ConfigError(text, option="kafka.session.timeout.ms", hint=hint)
+        elif error.code() in LOCKED_OUT and text != said:
+            logger.warning("%s", text)
+            return text
+        logger.info("leases: %s", error)
+        return said
 
     def _serve(self, consumer: Consumer) -> None:
         """Reads the membership and makes the calls that others have asked for."""

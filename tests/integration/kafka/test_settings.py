@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
+from confluent_kafka import Consumer
 
 from adstream.errors import ConfigError
 from adstream.logs.kafka import KafkaLog
+from tests.integration.kafka.conftest import SESSION_MS
 from tests.logs.conformance import Member, make_topic, unique, until
 from tests.servers import Kafka
 
@@ -42,6 +46,48 @@ def test_a_session_that_somebody_asks_for(kafka: Kafka) -> None:
     }
     assert int(config["max.poll.interval.ms"]) >= 45_000, "the client takes no less"
     member = Member(log.leases(unique("group"), topic))
+    until(lambda: member.tasks == {0}, [member], "granted")
+    member.leave()
+    log.close()
+
+
+def test_a_session_that_no_broker_takes(kafka: Kafka) -> None:
+    """The worker waited for its tasks for ever, without a word."""
+    log = KafkaLog(kafka.bootstrap, {"session.timeout.ms": "1900000", "max.poll.interval.ms": "2000000"})
+    leases = log.leases(unique("group"), make_topic(log))
+    leases.start()
+
+    def ask() -> None:
+        for _ in range(200):
+            leases.poll()
+            time.sleep(0.05)
+
+    with pytest.raises(ConfigError, match="Invalid session timeout") as error:
+        ask()
+    assert error.value.option == "kafka.session.timeout.ms"
+    leases.close()
+    log.close()
+
+
+def test_a_group_that_others_use_in_another_way(kafka: Kafka, caplog: pytest.LogCaptureFixture) -> None:
+    """A consumer that has the application's id for its group: nobody of the application joins, and it is said why."""
+    log = KafkaLog(kafka.bootstrap, session_ms=SESSION_MS)
+    topic, group = make_topic(log), unique("group")
+    stranger = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": group, "session.timeout.ms": 6_000})
+    assigned: list[object] = []
+    stranger.subscribe([topic], on_assign=lambda *_: assigned.append(1))
+    while not assigned:
+        stranger.poll(0.1)
+    member = Member(log.leases(group, topic))
+    for _ in range(200):
+        if "does not let this worker in" in caplog.text:
+            break
+        stranger.poll(0)
+        member.turn()
+        time.sleep(0.05)
+    said = [r.levelname for r in caplog.records if "does not let this worker in" in r.getMessage()]
+    assert said == ["WARNING"], "once"
+    stranger.close()
     until(lambda: member.tasks == {0}, [member], "granted")
     member.leave()
     log.close()
