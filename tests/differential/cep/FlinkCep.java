@@ -57,26 +57,31 @@ public class FlinkCep {
 
     /** {"t": letter}, {"gt": n}, {"below": [stage, n]}: the sum of v over a stage and this event is less than n. */
     static class Test extends IterativeCondition<Event> {
-        private final String text;
+        private final String letters;
+        private final Integer above;
+        private final String stage;
+        private final int limit;
 
         Test(JsonNode said) {
-            text = said.toString();
+            letters = said.has("t") ? said.get("t").asText() : null;
+            above = said.has("gt") ? said.get("gt").asInt() : null;
+            stage = said.has("below") ? said.get("below").get(0).asText() : null;
+            limit = said.has("below") ? said.get("below").get(1).asInt() : 0;
         }
 
         @Override
         public boolean filter(Event e, Context<Event> context) throws Exception {
-            JsonNode said = JSON.readTree(text);
-            if (said.has("t")) {
-                return said.get("t").asText().contains(e.t);
+            if (letters != null) {
+                return letters.contains(e.t);
             }
-            if (said.has("gt")) {
-                return e.v > said.get("gt").asInt();
+            if (above != null) {
+                return e.v > above;
             }
             int sum = e.v;
-            for (Event taken : context.getEventsForPattern(said.get("below").get(0).asText())) {
+            for (Event taken : context.getEventsForPattern(stage)) {
                 sum += taken.v;
             }
-            return sum < said.get("below").get(1).asInt();
+            return sum < limit;
         }
     }
 

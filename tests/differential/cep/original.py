@@ -38,21 +38,24 @@ def install() -> Path:
     return JARS
 
 
-def _classes() -> Path:
+def classes(*sources: Path) -> Path:
+    """The folder of the compiled sources."""
     jars = install()
-    classes = jars.parent / f"classes-{hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]}"
-    if not classes.exists():
+    digest = hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+    compiled = jars.parent / f"classes-{digest}"
+    if not compiled.exists():
         with tempfile.TemporaryDirectory(dir=jars.parent) as scratch:
             built = Path(scratch, "classes")
-            run([find_program("javac"), "-cp", f"{jars}/*", "-d", str(built), str(SOURCE)], COMPILE_TIMEOUT_S)
-            if not classes.exists():
-                built.rename(classes)
-    return classes
+            command = [find_program("javac"), "-cp", f"{jars}/*", "-d", str(built), *map(str, sources)]
+            run(command, COMPILE_TIMEOUT_S)
+            if not compiled.exists():
+                built.rename(compiled)
+    return compiled
 
 
 def play(cases: Sequence[Any]) -> list[dict[str, Any]]:
     """What each case does there: `rejected`, `failed`, or `found`, `gone`, `late` and `left`."""
-    command = [find_program("java"), *QUICK_JVM, "-cp", f"{_classes()}{os.pathsep}{JARS}/*", "FlinkCep"]
+    command = [find_program("java"), *QUICK_JVM, "-cp", f"{classes(SOURCE)}{os.pathsep}{JARS}/*", "FlinkCep"]
     text = "".join(json.dumps(case) + "\n" for case in cases)
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=TIMEOUT_S)
     if done.returncode != 0:
