@@ -32,6 +32,7 @@ TOPICS = (
     Topic("ad-clicks", 8, 7, "device_id"),
     Topic("invalid-clicks", 8, 7, "device_id"),
     Topic("conversion-attributions", 8, 7, "order_id, product_id"),
+    Topic("ad-performance-net", 8, 7, "campaign_id, product_id, placement, metric_time"),
     Topic("late-conversions", 8, 7, "product_id"),
     Topic("late-clicks", 8, 7, "product_id"),
     Topic("compensation-events", 4, 7, "advertiser_id"),
