@@ -6,8 +6,8 @@
     refund-applied ─────┴─ its refund ─────┘  placement and five minutes └─ product-metrics    per product, for `ads.ranking`
 
 - The key is that of `ad_performance_metrics_realtime`, which has the gross numbers as they came: the two tables are joined by it.
-- A duplicate leaves `click_count_net` when `ads.duplicates` has found it, its money leaves `total_spend_net` when the ledger has given
-  it back (`refund-applied`, APPLIED), both in the window of the click. Each correction tells the row again.
+- A duplicate leaves `click_count_net` when `ads.duplicates` has found it, its money leaves `total_spend_net` when the ledger has
+  given it back (`refund-applied`, APPLIED), both in the window of the click. Each correction tells the row again.
 - Whatever is late counts: rows are kept for `memory` behind their last change.
 - What `ads.performance` refuses, such as a conversion without revenue, it has as dead letters; here it is left out and counted.
 """
