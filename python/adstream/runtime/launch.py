@@ -32,7 +32,7 @@ from adstream.runtime.positions import check_target, check_topic
 from adstream.runtime.settings import Settings
 from adstream.runtime.worker import Worker
 from adstream.targets import make_target, option_of
-from adstream.targets.delivery import FlushPolicy, SinkRunner, open_target
+from adstream.targets.delivery import FlushPolicy, SinkRunner, open_target, patiently
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,8 @@ def open_sinks(
         stored = open_target(target, *place, partitions=partitions, sleep=time.sleep, random=random.random)
         check_target(log_, assignment.app, sink["topic"], stored, option_of(sink["kind"]))
         if topic_id := assignment.ids.get(sink["topic"]):
-            check_topic(assignment.app, sink["topic"], topic_id, target.of_topic(topic_id), option_of(sink["kind"]))
+            noted = patiently(partial(target.of_topic, topic_id), name, sleep=time.sleep, random=random.random)
+            check_topic(assignment.app, sink["topic"], topic_id, noted, option_of(sink["kind"]))
         reader = log_.reader()
         parts.callback(reader.close)
         executor = DaemonExecutor(f"adstream-sink-{name}")

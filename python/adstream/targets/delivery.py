@@ -28,7 +28,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
@@ -37,6 +37,8 @@ from adstream.errors import AdstreamError, ConfigError, LogUnavailableError, Off
 from adstream.interfaces import Reader, Target
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class TransientError(AdstreamError):
@@ -90,12 +92,25 @@ def open_target(
     attempts: int = 5,
     backoff: Backoff = Backoff(first_s=0.5, max_s=5.0),
 ) -> Mapping[int, int]:
-    """Opens the target, and asks it for the positions of so many partitions; a server that is still starting gets a few
-    more chances, a wrong setting none."""
+    """Opens the target, and asks it for the positions of so many partitions, `patiently`."""
 
     def begin() -> Mapping[int, int]:
         target.open(app, sink, schema, key)
         return target.positions(range(partitions)) if partitions else {}
+
+    return patiently(begin, sink, sleep=sleep, random=random, attempts=attempts, backoff=backoff)
+
+
+def patiently(
+    begin: Callable[[], T],
+    sink: str,
+    *,
+    sleep: Callable[[float], None],
+    random: Callable[[], float],
+    attempts: int = 5,
+    backoff: Backoff = Backoff(first_s=0.5, max_s=5.0),
+) -> T:
+    """Asks a target at the start: a server that is still starting gets a few more chances, a wrong setting none."""
 
     def announce(state: Any) -> None:
         log.warning("sink %s: %s; next try in %.1f s", sink, state.outcome.exception(), state.next_action.sleep)

@@ -11,6 +11,8 @@ from adstream._core import RawBatch
 from adstream.interfaces import TopicSpec
 from adstream.jobs.ads.truth import compute
 from adstream.logs.embedded import EmbeddedLog
+from adstream.targets.delivery import TransientError
+from adstream.targets.sql import SqlTarget
 from tests.unit.cli.support import invoke, project
 
 
@@ -137,6 +139,21 @@ def test_a_table_that_was_written_from_another_log_is_refused():
     forget = ("reset", "shop:orders", "--sql", "sqlite:///o.db", "--log", "memory:", "--yes")
     assert invoke(*forget).exit_code == 0
     assert invoke(*run, "jsonl:more.jsonl").exit_code == 0
+
+
+def test_a_link_to_a_database_that_breaks_at_the_start_is_tried_again(monkeypatch: pytest.MonkeyPatch):
+    """Right after the target was opened it ended the run: exit code 1."""
+    real, broken = SqlTarget.of_topic, [TransientError("the link broke")]
+
+    def of_topic(self: SqlTarget, topic_id: str) -> str:
+        if broken:
+            raise broken.pop()
+        return real(self, topic_id)
+
+    monkeypatch.setattr(SqlTarget, "of_topic", of_topic)
+    result = invoke("replay", "shop:orders", "--sql", "sqlite:///o.db", "--from", "jsonl:orders.jsonl")
+    assert result.exit_code == 0, result.output
+    assert (rows("o.db"), broken) == (50, [])
 
 
 def test_a_table_of_another_log_that_is_as_long_is_refused_too():
