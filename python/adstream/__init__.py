@@ -64,9 +64,10 @@ if TYPE_CHECKING:
         TimeWindowedKStream,
     )
     from adstream.dsl.natives import joined, key, other, pair, struct, value
-    from adstream.dsl.pattern import AfterMatchSkipStrategy, Pattern, all_of, element, matched
+    from adstream.dsl.pattern import AfterMatchSkipStrategy, Pattern, all_of, element, matched, rule
     from adstream.dsl.pattern_matches import Matches
     from adstream.dsl.pattern_rows import RowMatches
+    from adstream.dsl.pattern_rules import Rules
     from adstream.dsl.processors import (
         Cancellable,
         Context,
@@ -125,6 +126,7 @@ __all__ = [
     "RecordMetadata",
     "RowMatches",
     "RowTable",
+    "Rules",
     "SessionWindowedCogroupedKStream",
     "SessionWindowedKStream",
     "State",
@@ -186,6 +188,7 @@ __all__ = [
     "quantile",
     "rank",
     "rfc3339",
+    "rule",
     "serdes",
     "session",
     "sinks",
@@ -243,9 +246,10 @@ _HOMES = {
     "adstream.dsl.store": "AggregationWithHeaders ValueAndTimestamp ValueTimestampHeaders VersionedRecord",
     "adstream.dsl.grouped": "GroupedStream GroupedTable WindowedStream",
     "adstream.dsl.stream": "Stream Table Terminal",
-    "adstream.dsl.pattern": "AfterMatchSkipStrategy Pattern all_of element matched",
+    "adstream.dsl.pattern": "AfterMatchSkipStrategy Pattern all_of element matched rule",
     "adstream.dsl.pattern_matches": "Matches",
     "adstream.dsl.pattern_rows": "RowMatches",
+    "adstream.dsl.pattern_rules": "Rules",
     "adstream.dsl.suppressed": "BufferConfig Suppressed",
     "adstream.dsl.topology": "Built Topology topology",
     "adstream.dsl.typing_": "decimal epoch rfc3339",

@@ -53,6 +53,7 @@ def reasons() -> set[str]:
     flow = {reason for pair in FLOW_REASON.findall(text) for reason in pair if reason}
     assert len(flow) > 8, flow
     flow |= set(re.findall(r'Err\(\("(\w+)", format', (core / "cep" / "matcher.rs").read_text()))
+    flow |= set(re.findall(r'Err\(\("(\w+)",', (core / "flow" / "rules.rs").read_text()))
     return {*named, *REASON.findall(text), *flow}
 
 

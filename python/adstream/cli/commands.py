@@ -45,10 +45,12 @@ topics = _group("The topics of a job: what it needs, and whether it is there.")
 upgrade = _group("A job that changed, before it is started.")
 generate = _group("Makes traffic, and writes the truth about it beside it.")
 dlq = _group("Dead letters: records that could not be processed.")
+rules = _group("Rules: patterns that a job looks for, said while it runs.")
 app.add_typer(topics, name="topics")
 app.add_typer(upgrade, name="upgrade")
 app.add_typer(generate, name="generate")
 app.add_typer(dlq, name="dlq")
+app.add_typer(rules, name="rules")
 
 Job = Annotated[str, typer.Argument(metavar="JOB", help="ads.performance, or module:attribute.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
@@ -303,6 +305,81 @@ def dlq_replay(
     from adstream.cli import dead
 
     dead.replay(job, options, limit, yes=yes, dry_run=dry_run)
+
+
+Rule = Annotated[str, typer.Argument(metavar="ID", help="The rule's id.", show_default=False)]
+RulesTopic = Annotated[
+    str | None, typer.Option("--topic", metavar="NAME", help="Where the job has several topics of rules.")
+]
+From = Annotated[
+    str | None,
+    typer.Option("--from", metavar="TIME", help="Not before this event time: 2026-01-15T10:00:00Z, or epoch ms."),
+]
+Drop = Annotated[
+    bool, typer.Option("--drop", help="Partial matches of what ends go at once; else they go on to their end.")
+]
+
+
+@rules.command("put")
+@takes(JobOptions)
+def rules_put(
+    job: Job,
+    rule: Rule,
+    pattern: Annotated[str | None, typer.Option("--pattern", metavar="TEXT", help="The pattern.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="A file with the pattern, as text or JSON.")] = None,
+    version: Annotated[
+        int | None, typer.Option("--version", min=1, help="Larger than the last.", show_default="the next one")
+    ] = None,
+    from_: From = None,
+    drop: Drop = False,
+    topic: RulesTopic = None,
+    *,
+    options: JobOptions,
+) -> None:
+    """Adds a rule, or a new version of one. It is checked against the job first."""
+    from adstream.cli import ruling
+
+    ruling.put(job, options, rule, pattern, file, version=version, from_=from_, drop=drop, topic=topic)
+
+
+@rules.command("list")
+@takes(JobOptions)
+def rules_list(job: Job, topic: RulesTopic = None, json: AsJson = False, *, options: JobOptions) -> None:
+    """Shows the rules that a job looks for, as their topic says them last."""
+    from adstream.cli import ruling
+
+    ruling.show(job, options, topic, as_json=json)
+
+
+@rules.command("enable")
+@takes(JobOptions)
+def rules_enable(job: Job, rule: Rule, from_: From = None, topic: RulesTopic = None, *, options: JobOptions) -> None:
+    """Looks for a disabled rule again."""
+    from adstream.cli import ruling
+
+    ruling.change(job, options, rule, {"enabled": True}, from_=from_, drop=False, topic=topic)
+
+
+@rules.command("disable")
+@takes(JobOptions)
+def rules_disable(
+    job: Job, rule: Rule, from_: From = None, drop: Drop = False, topic: RulesTopic = None, *, options: JobOptions
+) -> None:
+    """Stops looking for a rule, until it is enabled or has a new version."""
+    from adstream.cli import ruling
+
+    ruling.change(job, options, rule, {"enabled": False}, from_=from_, drop=drop, topic=topic)
+
+
+@rules.command("remove")
+@takes(JobOptions)
+def rules_remove(
+    job: Job, rule: Rule, from_: From = None, drop: Drop = False, topic: RulesTopic = None, *, options: JobOptions
+) -> None:
+    """Forgets a rule."""
+    from adstream.cli import ruling
+
+    ruling.change(job, options, rule, {"removed": True}, from_=from_, drop=drop, topic=topic)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from adstream.dsl import flow, lowlevel, row_formats, serdes
 from adstream.dsl import processors as made
@@ -21,6 +21,9 @@ from adstream.dsl.serdes import Serde
 from adstream.dsl.store import StoreBuilder
 from adstream.dsl.stream import KeyPart, Stream
 from adstream.interfaces import TopicPartition, Uncaught
+
+if TYPE_CHECKING:
+    from adstream.dsl.pattern_rules import Rules
 
 
 class TimestampExtractor(enum.Enum):
@@ -239,6 +242,19 @@ class App:
             }
         )
         return GlobalKTable(graph, name, key, value, named=how.name is not None)
+
+    def rules(self, topic: str) -> Rules:
+        """Patterns that are said on a topic, and come, change and go while the job runs; for one `match` (docs/rules.md).
+
+        The topic has one partition, and every task hears all of it. In Flink: by hand, with broadcast state.
+
+        Raises:
+            TopologyError: `bad_topic`, `duplicate_source`.
+        """
+        from adstream.dsl.pattern_rules import Rules
+
+        self._claim(topic, "rules")
+        return Rules(self._graph, topic)
 
     def on_error(
         self,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from adstream.dsl.pattern import AfterMatchSkipStrategy, Pattern
     from adstream.dsl.pattern_matches import OnMaxRuns, Time
     from adstream.dsl.pattern_rows import RowMatches
+    from adstream.dsl.pattern_rules import Rules
 
 _OF_RECORDS: tuple[type, ...] = (Session, Sliding, Unlimited)
 """Windows that keys and values have, and rows do not."""
@@ -198,7 +199,7 @@ class GroupedStream:
     @overload
     def match(
         self,
-        pattern: Pattern,
+        pattern: Pattern | Rules,
         *,
         max_delay: Duration | None = ...,
         time: Time = ...,
@@ -225,7 +226,7 @@ class GroupedStream:
     ) -> dict[str, RowMatches]: ...
     def match(
         self,
-        pattern: Pattern | Mapping[str, Pattern],
+        pattern: Pattern | Mapping[str, Pattern] | Rules,
         *,
         max_delay: Duration | None = None,
         time: Time = "event",

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from adstream.dsl.kwindows import CogroupedKStream, SessionWindowedKStream, TimeWindowedKStream
     from adstream.dsl.pattern import AfterMatchSkipStrategy, Pattern
     from adstream.dsl.pattern_matches import Matches, OnMaxRuns, Time
+    from adstream.dsl.pattern_rules import Rules
     from adstream.dsl.store import StoreBuilder
     from adstream.dsl.stream import Stream
     from adstream.dsl.windows import Hopping, Session, Sliding, Tumbling, Unlimited
@@ -551,7 +552,7 @@ class KStream:
     @overload
     def match(
         self,
-        pattern: Pattern,
+        pattern: Pattern | Rules,
         *,
         max_delay: Duration | None = ...,
         time: Time = ...,
@@ -578,7 +579,7 @@ class KStream:
     ) -> dict[str, Matches]: ...
     def match(
         self,
-        pattern: Pattern | Mapping[str, Pattern],
+        pattern: Pattern | Mapping[str, Pattern] | Rules,
         *,
         max_delay: Duration | None = None,
         time: Time = "event",
@@ -807,7 +808,7 @@ class KGroupedStream:
     @overload
     def match(
         self,
-        pattern: Pattern,
+        pattern: Pattern | Rules,
         *,
         max_delay: Duration | None = ...,
         time: Time = ...,
@@ -834,7 +835,7 @@ class KGroupedStream:
     ) -> dict[str, Matches]: ...
     def match(
         self,
-        pattern: Pattern | Mapping[str, Pattern],
+        pattern: Pattern | Mapping[str, Pattern] | Rules,
         *,
         max_delay: Duration | None = None,
         time: Time = "event",

@@ -16,7 +16,7 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from adstream.dsl import natives, pattern_drawing, pattern_json, pattern_text
 from adstream.dsl.durations import Duration, duration_ms
@@ -37,6 +37,22 @@ LOOK = "$other.{"
 def element(field: str) -> Expr:
     """In what `matched(…)` asks of each taken event: a field of that event. `col(…)` is the event at hand."""
     return Expr("col", name=_TAKEN + field)
+
+
+RULE = "$rule"
+"""The stage of a match of a rule that says which one it was."""
+
+
+def rule(field: Literal["id", "version"]) -> Expr:
+    """In what is selected of the matches of rules (`app.rules`): which rule it was, and which version of it."""
+    if field not in ("id", "version"):
+        raise fault(
+            "bad_argument",
+            f"a rule has no {field!r}",
+            operation="rule",
+            hint='write `ads.rule("id")` or `ads.rule("version")`',
+        )
+    return matched(RULE).first(field)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from adstream.dsl.flow import Materialized
 from adstream.dsl.graph import Graph, Node
 from adstream.dsl.kstream import Flowing, KGroupedStream, KStream, ProcessedStream
 from adstream.dsl.pattern import LOOK, AfterMatchSkipStrategy, Pattern
+from adstream.dsl.pattern_rules import Reader, Rules
 from adstream.dsl.pattern_text import condition_text
 from adstream.dsl.serdes import Serde
 from adstream.errors import TopologyError
@@ -243,12 +244,15 @@ Patterns = Pattern | Mapping[str, Pattern]
 
 def match(
     grouped: KGroupedStream,
-    patterns: Patterns,
+    patterns: Patterns | Rules,
     options: Options,
     order_by: Callable[..., Any] | Expr | None,
     materialized: Materialized | str | None,
 ) -> Matches | dict[str, Matches]:
     """See `KGroupedStream.match`."""
+    if isinstance(patterns, Rules):
+        how = flow.materialized(materialized, "match")
+        return match_rules(grouped.keyed("match", how), patterns, options, order_by, how)
     check(patterns, options.skip)
     how = flow.materialized(materialized, "match")
     flowing = grouped.keyed("match", how)
@@ -257,12 +261,15 @@ def match(
 
 def match_unkeyed(
     stream: KStream,
-    patterns: Patterns,
+    patterns: Patterns | Rules,
     options: Options,
     order_by: Callable[..., Any] | Expr | None,
     materialized: Materialized | str | None,
 ) -> Matches | dict[str, Matches]:
     """See `KStream.match`."""
+    if isinstance(patterns, Rules):
+        how = flow.materialized(materialized, "match")
+        return match_rules(stream._flowing, patterns, options, order_by, how, unkeyed=True)
     check(patterns, options.skip)
     how = flow.materialized(materialized, "match")
     found = _add(stream._flowing, patterns, options, order_by, how, unkeyed=True)
@@ -279,6 +286,19 @@ def _add(
 ) -> list[Matches]:
     order = None if order_by is None else flow.function(flowing.graph, order_by, "order_by", "match")
     return add(flowing, patterns, Lowering(flowing.graph), options, order, how, **more)
+
+
+def match_rules(
+    flowing: Flowing,
+    rules: Rules,
+    options: Options,
+    order_by: Callable[..., Any] | Expr | None,
+    how: Materialized,
+    **more: Any,
+) -> Matches:
+    """As `match` and `match_unkeyed`, of rules."""
+    order = None if order_by is None else flow.function(flowing.graph, order_by, "order_by", "match")
+    return add_rules(flowing, rules, Reader(Lowering, options.skip), options, order, how, **more)
 
 
 def _by_name(patterns: Patterns, found: list[Matches]) -> Matches | dict[str, Matches]:
@@ -311,7 +331,6 @@ def add(
     unkeyed: bool = False,
 ) -> list[Matches]:
     """The node, where the records of a key are together; what is found of each pattern."""
-    graph = flowing.graph
     named = {"": patterns} if isinstance(patterns, Pattern) else dict(patterns)
     wanted: list[dict[str, Any]] = [
         {
@@ -321,18 +340,60 @@ def add(
         }
         for pattern in named.values()
     ]
-    parameters: dict[str, Any] = {
+    looked = {
         **wanted[0],
         **({"others": wanted[1:]} if len(wanted) > 1 else {}),
-        **({"unkeyed": True} if unkeyed else {}),
         "names": list(named),
         "conditions": lowering.conditions,
         "texts": lowering.texts,
-        "order_by": order_by,
-        **options.plan(),
-        **sums(graph),
     }
-    node = flow.add(graph, "match", [flowing.port], name=name, **parameters)
+    node = _node(flowing, looked, options, order_by, how, name, unkeyed)
+    return [Matches(flowing, node, lowering.texts, place, label) for place, label in enumerate(named)]
+
+
+def add_rules(
+    flowing: Flowing,
+    rules: Rules,
+    reader: Reader,
+    options: Options,
+    order_by: dict[str, Any] | None,
+    how: Materialized,
+    name: str | None = None,
+    unkeyed: bool = False,
+) -> Matches:
+    """The same for rules: what is found of any."""
+    graph = flowing.graph
+    if rules._graph is not graph:
+        raise _wrong(f"the rules of `{rules.topic}` are of another application", "use `app.rules(…)` of the same `app`")
+    looked = {"timed_out": False, "trace": False, "names": [""], "conditions": [], "texts": []}
+    node = _node(flowing, looked, options, order_by, how, name, unkeyed)
+    said = rules.read_by(reader, node.name)
+    kept = flow.store(graph, "patterns", Materialized(), said["store"], "match")
+    node.parameters |= {"rules": said, "stores": [*node.parameters["stores"], kept]}
+    return RuleMatches(flowing, node, [])
+
+
+def _node(
+    flowing: Flowing,
+    looked: Mapping[str, Any],
+    options: Options,
+    order_by: dict[str, Any] | None,
+    how: Materialized,
+    name: str | None,
+    unkeyed: bool,
+) -> Node:
+    graph = flowing.graph
+    keys = {"unkeyed": True} if unkeyed else {}
+    more = {"order_by": order_by, **keys, **options.plan(), **sums(graph)}
+    node = flow.add(graph, "match", [flowing.port], name=name, **looked, **more)
     kept = flow.store(graph, "patterns", how, f"{node.name}-store", "match")
     node.parameters |= {"store": kept, "stores": [kept]}
-    return [Matches(flowing, node, lowering.texts, place, label) for place, label in enumerate(named)]
+    return node
+
+
+class RuleMatches(Matches):
+    """What was found of rules: each match has, beside its stages, `"$rule": [{"id": …, "version": …}]`."""
+
+    @property
+    def trace(self) -> KStream:
+        raise _wrong("rules are not traced", "try the pattern alone: `match(Pattern.parse(…), …).trace`")

@@ -22,8 +22,9 @@ from adstream.dsl import flow, joins, natives, pattern_matches
 from adstream.dsl.expr import Expr, named_or_expr
 from adstream.dsl.faults import fault, name_list, user_line
 from adstream.dsl.flow import Materialized
+from adstream.dsl.graph import Graph
 from adstream.dsl.kstream import KStream
-from adstream.dsl.pattern import LOOK, Pattern
+from adstream.dsl.pattern import LOOK, RULE, Pattern
 from adstream.dsl.pattern_json import expr_of
 from adstream.dsl.pattern_matches import (
     LATE,
@@ -36,6 +37,7 @@ from adstream.dsl.pattern_matches import (
     looks,
     use,
 )
+from adstream.dsl.pattern_rules import Reader, Rules
 from adstream.dsl.row_joins import _records, _together
 from adstream.dsl.stream import Columns, KeyPart, Stream
 from adstream.dsl.typing_ import PRECISION_MAX, scale_of, widened
@@ -57,6 +59,16 @@ class _RowLowering(Lowering):
         native = natives.Native({"expr": tree}, repr(e))
         said = flow.function(self._graph, native, "condition", "where")
         return {**said, "uses": [use(self._graph, a, asked[_OTHER + a["name"]][1]) for a in looks(e)]}
+
+
+class _Columns:
+    """Makes what lowers conditions over these columns, for one pattern at a time."""
+
+    def __init__(self, columns: Mapping[str, str], line: str | None) -> None:
+        self._columns, self._line = dict(columns), line
+
+    def __call__(self, graph: Graph) -> Lowering:
+        return _RowLowering(Stream(graph, (0, 0), self._columns, ()), self._line)
 
 
 def _inside(
@@ -88,6 +100,8 @@ def _inside(
 def _asked(stream: Stream, asked: Mapping[str, Any], line: str | None, *, at_hand: bool) -> tuple[str, Any]:
     """The type of what `matched` asks, and the tree that is computed of each taken event (none: it is counted)."""
     look, stage = asked["look"], asked["stage"]
+    if stage == RULE and not at_hand:
+        return ("int" if asked["of"]["name"] == "version" else "str"), asked["of"]
     if asked["of"] is None:
         return "int", None
     more = {_OTHER + name: stream._columns[name] for name in stream._written()} if at_hand else {}
@@ -144,9 +158,9 @@ class Found:
 class RowMatches(Found):
     """What was found of a pattern among rows, and beside it what timed out and what came too late."""
 
-    def __init__(self, stream: Stream, keys: tuple[str, ...], found: Matches) -> None:
+    def __init__(self, stream: Stream, keys: tuple[str, ...], found: Matches, *, rules: bool = False) -> None:
         super().__init__(self, MATCHES)
-        self._stream, self._keys, self._found = stream, keys, found
+        self._stream, self._keys, self._found, self._rules = stream, keys, found, rules
 
     @property
     def timed_out(self) -> Found:
@@ -215,6 +229,14 @@ class RowMatches(Found):
             if e.op == "col" and e.name == _group(self._keys[0] if self._keys else ""):
                 copies.append(name)
             for one in looks(e):
+                if one["stage"] == RULE and not self._rules:
+                    raise fault(
+                        "bad_argument",
+                        f"`{name}` asks for a rule, and this is a match of a pattern",
+                        operation="select",
+                        line=line,
+                        hint="rules are matched by `match(app.rules(topic), …)`",
+                    )
                 if _OTHER + one["name"] not in asked:
                     dtype, tree = _asked(stream, one, line, at_hand=False)
                     asked[_OTHER + one["name"]] = dtype, tree, one
@@ -282,14 +304,15 @@ def _group(key: str) -> str:
 def match(
     stream: Stream,
     keys: tuple[str, ...],
-    patterns: Patterns,
+    patterns: Patterns | Rules,
     options: Options,
     order_by: str | Expr | Callable[..., Any] | None,
     name: str | None,
 ) -> RowMatches | dict[str, RowMatches]:
     """`GroupedStream.match`, and `Stream.match` where there are no keys."""
     line = user_line()
-    pattern_matches.check(patterns, options.skip)
+    if not isinstance(patterns, Rules):
+        pattern_matches.check(patterns, options.skip)
     graph = stream._graph
     order: dict[str, Any] | None = None
     if isinstance(order_by, str | Expr):
@@ -298,14 +321,19 @@ def match(
         order = flow.function(graph, native, "order_by", OPERATION)
     elif order_by is not None:
         order = flow.function(graph, order_by, "order_by", OPERATION)
-    lowering = _RowLowering(stream, line)
     types = [widened(stream._columns[n]) for n in keys]
     together = not keys or _together(stream, [Expr("col", name=n) for n in keys], types)
     records = _records(stream, stream._port, list(keys), types, stream._written(), together, typed=True)
     moved = joins._moved(records, name, OPERATION, None)
+    by = f"by {', '.join(keys)}: " if keys else ""
+    if isinstance(patterns, Rules):
+        reader = Reader(_Columns({n: stream._columns[n] for n in stream._written()}, line), options.skip)
+        some = pattern_matches.add_rules(moved, patterns, reader, options, order, Materialized(), name, not keys)
+        some._node.about = f"{by}rules of {patterns.topic}"
+        return RowMatches(stream, keys, some, rules=True)
+    lowering = _RowLowering(stream, line)
     found = pattern_matches.add(moved, patterns, lowering, options, order, Materialized(), name, unkeyed=not keys)
     named = {"": patterns} if isinstance(patterns, Pattern) else patterns
-    by = f"by {', '.join(keys)}: " if keys else ""
     found[0]._node.about = by + "; ".join(f"{label}{label and ': '}{pattern}" for label, pattern in named.items())
     rows = [RowMatches(stream, keys, one) for one in found]
     return rows[0] if isinstance(patterns, Pattern) else dict(zip(named, rows, strict=True))

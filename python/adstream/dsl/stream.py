@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from adstream.dsl.pattern import AfterMatchSkipStrategy, Pattern
     from adstream.dsl.pattern_matches import OnMaxRuns, Time
     from adstream.dsl.pattern_rows import RowMatches
+    from adstream.dsl.pattern_rules import Rules
 
 _SERDES = {"str": serdes.string, "int": serdes.int64, "float": serdes.float64, "bool": serdes.boolean}
 
@@ -730,7 +731,7 @@ class Stream(_Flow):
     @overload
     def match(
         self,
-        pattern: Pattern,
+        pattern: Pattern | Rules,
         *,
         max_delay: Duration | None = ...,
         time: Time = ...,
@@ -757,7 +758,7 @@ class Stream(_Flow):
     ) -> dict[str, RowMatches]: ...
     def match(
         self,
-        pattern: Pattern | Mapping[str, Pattern],
+        pattern: Pattern | Mapping[str, Pattern] | Rules,
         *,
         max_delay: Duration | None = None,
         time: Time = "event",

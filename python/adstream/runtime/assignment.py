@@ -212,7 +212,7 @@ def enumerate_tasks(
                 option="topology",
                 hint="read it once and use that stream twice",
             )
-    global_topics = [found["topic"] for found in description.get("globals", ())]
+    global_topics = list(dict.fromkeys(found["topic"] for found in description.get("globals", ())))
     only_read = [*user_sources, *(topic for topic in global_topics if kinds[topic] == "global")]
     missing = [topic for topic in only_read if topic not in found]
     if missing:
@@ -222,6 +222,13 @@ def enumerate_tasks(
             hint=f"check the name and which log it is ({log_option}); input topics are never created",
         )
 
+    for rules in (found["topic"] for found in description.get("globals", ()) if found.get("rules")):
+        if found[rules] != 1:
+            raise ConfigError(
+                f"topic `{rules}` has {found[rules]} partitions: rules have one order",
+                option="topics",
+                hint="make a topic with one partition for them",
+            )
     dead_from: dict[str, str] = {
         o["topic"]: o["source"] for sub in subtopologies for o in sub["outputs"] if o["kind"] == "dead_letters"
     }

@@ -104,8 +104,16 @@ def say(
     Raises:
         LogUnavailableError: it could not be written.
     """
-    topic = topology_topic(app).name
     record: Record = (0, 0, key, json.dumps(what, ensure_ascii=False).encode(), [])
+    write_one(log, app, topology_topic(app).name, record, sleep=sleep)
+
+
+def write_one(log: Log, app: str, topic: str, record: Record, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    """One record, committed, to partition 0 of a topic that exists.
+
+    Raises:
+        LogUnavailableError: it could not be written.
+    """
     trouble: Exception | None = None
     for _ in range(ATTEMPTS):
         try:

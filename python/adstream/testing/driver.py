@@ -256,6 +256,7 @@ class TopologyTestDriver:
         counts = {
             topic: partitions if isinstance(partitions, int) else partitions.get(topic, 1) for topic in self._inputs
         }
+        counts |= {found["topic"]: 1 for found in self._description["globals"] if found["rules"]}
         assignment = enumerate_tasks(self._description, counts, create_topics=True)
         self.partitions: dict[str, int] = dict(assignment.partitions)
         self._widest = max(counts.values(), default=1)
@@ -269,6 +270,8 @@ class TopologyTestDriver:
         self._outputs: dict[str, Output] = {}
         self._log = MemoryLog()
         self._globals = self._plan.globals()
+        self._shown: dict[TopicPartition, int] = {}
+        """How far topics of global tables were read."""
         self._global_topics = {found["topic"] for found in self._description["globals"]}
         self._positions: dict[TopicPartition, int] = {}
         self._armed: _Armed | None = None
@@ -615,8 +618,8 @@ class TopologyTestDriver:
         self._pass("before-commit", lambda: self._log.abort(outputs))
         end = None if task.disk is None or task.spec.changelog is None else self._log.end(task.spec.changelog)
         self._log.commit(outputs)
-        for topic, p, batch in outputs:
-            self._show_global((topic, p), batch)
+        for topic, p, _ in outputs:
+            self._show_global((topic, p))
             self._offer((topic, p))
         self._positions |= positions
         task.in_flight = None
@@ -676,8 +679,9 @@ class TopologyTestDriver:
         rows. Global tables are read again whole."""
         if restart and self._global_topics:
             self._globals = self._plan.globals()
+            self._shown.clear()
             for tp in ((topic, p) for topic in self._global_topics for p in range(self.partitions[topic])):
-                self._show_global(tp, self._log.read(tp, 0))
+                self._show_global(tp)
         for i, task in enumerate(self._tasks):
             lost, task.in_flight = task.in_flight, None
             if restart:
@@ -705,15 +709,16 @@ class TopologyTestDriver:
             raise RuntimeError("the driver is closed")
         if tp[0] in self._global_topics:  # what was piped before does not see it
             self.run()
-            self._show_global(tp, batch)
         self._log.append(tp, batch.records())
+        self._show_global(tp)
         self._offer(tp)
         self._journal.append((tp, batch))
         self._touched = True
 
-    def _show_global(self, tp: TopicPartition, batch: RawBatch) -> None:
+    def _show_global(self, tp: TopicPartition) -> None:
         if tp[0] in self._global_topics:
-            self._globals.apply(*tp, batch)
+            self._globals.apply(*tp, self._log.read(tp, self._shown.get(tp, 0)))
+            self._shown[tp] = self._log.end(tp)
 
     def _written(self, topic: str, since: dict[int, int]) -> list[tuple[int, int, Any]]:
         """(place in the log, partition, record) of a topic's records from these offsets on, as they were written."""

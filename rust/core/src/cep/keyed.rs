@@ -12,7 +12,8 @@
 //! due as well. In processing time
 //! everything is due one millisecond later ([`Watched::lag`]).
 //!
-//! Patterns share the events and nothing else: each does what it would do alone.
+//! Patterns share the events and nothing else: each does what it would do alone. One may have a [`Life`]: it is shown the events of
+//! its time, and behind its end no event begins a run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,10 +46,26 @@ impl<E> Default for Watch<E> {
     }
 }
 
+/// From when to when a pattern is looked for, in the time of the events, ms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    pub from: i64,
+    /// From then on no event begins a run; what had begun goes on.
+    pub until: i64,
+    /// From then on nothing is left of it; what had begun goes, untold.
+    pub gone: i64,
+}
+
+impl Life {
+    pub const ALWAYS: Life = Life { from: i64::MIN, until: i64::MAX, gone: i64::MAX };
+}
+
 /// What is looked for.
 #[derive(Debug)]
 pub struct Watched {
     pub automata: Vec<Automaton>,
+    /// By pattern.
+    pub lives: Vec<Life>,
     /// By pattern: whether time-outs are told.
     pub timed_out: Vec<bool>,
     /// How long after its time something is due, ms.
@@ -70,7 +87,7 @@ pub enum Said<E> {
     Failed(E, i64, Fault),
 }
 
-/// The conditions of a pattern on an event.
+/// The conditions of a pattern on an event of this time.
 pub type Asking<'a, 'c, E> = &'a mut dyn FnMut(usize, &E, i64) -> Box<dyn Conditions<E> + 'c>;
 
 impl<E: Clone> Keyed<E> {
@@ -168,11 +185,17 @@ impl<E: Clone> Looked<E> {
     }
 
     fn advance(&mut self, watched: &Watched, ts: i64, said: &mut Vec<(usize, Said<E>)>) {
-        let (p, automaton) = (self.pattern, &watched.automata[self.pattern]);
+        let (p, automaton, life) = (self.pattern, &watched.automata[self.pattern], &watched.lives[self.pattern]);
+        let gone = ts >= life.gone;
+        // What was over before that is told, whenever somebody looks.
+        let ts = if gone { life.gone.saturating_sub(1) } else { ts };
         // It can fail only by a strategy that throws; time has no event to blame: what was to be told waits for the next one.
         if let Ok(told) = self.runs.advance(automaton, ts, watched.timed_out[p]) {
             said.extend(told.matches.into_iter().map(|m| (p, Said::Match(m, ts))));
             said.extend(told.timed_out.into_iter().map(|(m, at)| (p, Said::TimedOut(m, at))));
+        }
+        if gone {
+            self.runs = Runs::new(automaton);
         }
     }
 
@@ -184,7 +207,10 @@ impl<E: Clone> Looked<E> {
         conditions: Asking<'_, '_, E>,
         said: &mut Vec<(usize, Said<E>)>,
     ) {
-        let (p, automaton) = (self.pattern, &watched.automata[self.pattern]);
+        let (p, automaton, life) = (self.pattern, &watched.automata[self.pattern], &watched.lives[self.pattern]);
+        if ts < life.from || ts >= life.gone || (ts >= life.until && self.runs.idle()) {
+            return;
+        }
         let runs_before = self.runs.partial.len() - 1;
         match self.runs.process(automaton, event, ts, &mut *conditions(p, event, ts)) {
             Ok(told) => {

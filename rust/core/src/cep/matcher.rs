@@ -89,6 +89,11 @@ pub trait Conditions<E> {
     /// A run asked an edge of a state (by their places); for traces. Called run by run, edge by edge.
     fn asked(&mut self, _run: &Run, _state: usize, _edge: usize, _holds: bool) {}
 
+    /// Whether an event may begin a run.
+    fn may_begin(&self) -> bool {
+        true
+    }
+
     /// Whether `asked` is worth a call.
     fn traces(&self) -> bool {
         false
@@ -327,6 +332,9 @@ impl<E: Clone> Runs<E> {
         let history = History { buffer: &self.buffer, run, ts, path: OnceCell::new() };
         let traces = conditions.traces();
         let mut plan = Plan { edges: vec![], takes: 0, ignores: 0 };
+        if run.start.is_none() && !conditions.may_begin() {
+            return Ok(plan);
+        }
         let mut todo = vec![run.state as usize];
         while let Some(at) = todo.pop() {
             for (i, edge) in automaton.states[at].edges.iter().enumerate() {

@@ -6,7 +6,11 @@
 //! ```
 //!
 //! States and stages are numbers, so state is read only by automata of the same shapes. Where there is one pattern, what is due of it
-//! stands with the events; where there are several, before the others.
+//! stands with the events; where there are several, before the others. Patterns that come and go have numbers:
+//!
+//! ```text
+//! NUMBERED (8) │ waiting │ due │ n × (number, due, runs), of those that have any
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,18 +43,73 @@ pub fn shape_of(automata: &[Automaton]) -> u64 {
     }
 }
 
-/// Errors are of events that cannot become bytes.
-pub fn write(keyed: &Keyed<Datum>, shape: u64) -> Result<Vec<u8>, String> {
+/// Instead of a shape: what follows says itself whose it is.
+const NUMBERED: u64 = u64::MAX;
+
+/// Of patterns that have these numbers.
+pub fn write_numbered(keyed: &Keyed<Datum>, numbers: &[u32]) -> Result<Vec<u8>, String> {
     let mut w = Writer::default();
-    w.u64(shape);
+    w.u64(NUMBERED);
+    write_waiting(&mut w, keyed)?;
+    write_due(&mut w, &keyed.due);
+    for (watch, number) in keyed.each.iter().zip(numbers).filter(|(w, _)| w.runs.is_some() || !w.due.is_empty()) {
+        w.varint(u64::from(*number));
+        write_due(&mut w, &watch.due);
+        write_runs(&mut w, &watch.runs)?;
+    }
+    Ok(w.bytes)
+}
+
+/// What belongs to another number is left out.
+pub fn read_numbered(bytes: &[u8], numbers: &[u32]) -> Result<Keyed<Datum>, Unread> {
+    let mut r = Reader::new(bytes);
+    match r.u64() {
+        Some(NUMBERED) => {}
+        Some(_) => return Err(Unread::OtherShape),
+        None => return Err(Unread::Broken),
+    }
+    let mut read = || -> Option<Keyed<Datum>> {
+        let (waiting, due) = (read_waiting(&mut r)?, read_due(&mut r)?);
+        let mut keyed = Keyed { waiting, due, ..Keyed::of(numbers.len()) };
+        while !r.rest.is_empty() {
+            let number = r.varint()? as u32;
+            let watch = Watch { due: read_due(&mut r)?, runs: read_runs(&mut r)? };
+            if let Some(place) = numbers.iter().position(|n| *n == number) {
+                keyed.each[place] = watch;
+            }
+        }
+        Some(keyed)
+    };
+    read().ok_or(Unread::Broken)
+}
+
+fn write_waiting(w: &mut Writer, keyed: &Keyed<Datum>) -> Result<(), String> {
     w.varint(keyed.waiting.len() as u64);
     for (ts, events) in &keyed.waiting {
         w.zigzag(*ts);
         w.varint(events.len() as u64);
         for event in events {
-            event.encode(&mut w)?;
+            event.encode(w)?;
         }
     }
+    Ok(())
+}
+
+fn read_waiting(r: &mut Reader<'_>) -> Option<BTreeMap<i64, Vec<Datum>>> {
+    let mut waiting = BTreeMap::new();
+    for _ in 0..r.varint()? {
+        let ts = r.zigzag()?;
+        let events = (0..r.varint()?).map(|_| Datum::decode(r)).collect::<Option<_>>()?;
+        waiting.insert(ts, events);
+    }
+    Some(waiting)
+}
+
+/// Errors are of events that cannot become bytes.
+pub fn write(keyed: &Keyed<Datum>, shape: u64) -> Result<Vec<u8>, String> {
+    let mut w = Writer::default();
+    w.u64(shape);
+    write_waiting(&mut w, keyed)?;
     match &keyed.each[..] {
         [only] => {
             write_due(&mut w, &(&keyed.due | &only.due));
@@ -140,12 +199,7 @@ pub fn read(bytes: &[u8], shape: u64) -> Result<Keyed<Datum>, Unread> {
 }
 
 fn read_rest(r: &mut Reader<'_>) -> Option<Keyed<Datum>> {
-    let mut waiting = BTreeMap::new();
-    for _ in 0..r.varint()? {
-        let ts = r.zigzag()?;
-        let events = (0..r.varint()?).map(|_| Datum::decode(r)).collect::<Option<_>>()?;
-        waiting.insert(ts, events);
-    }
+    let waiting = read_waiting(r)?;
     let mut keyed = Keyed { waiting, due: read_due(r)?, each: vec![Watch { runs: read_runs(r)?, ..Watch::default() }] };
     if !r.rest.is_empty() {
         keyed.each[0].due = read_due(r)?;
@@ -217,8 +271,18 @@ impl Counts {
     /// Of a key's bytes, whatever the patterns.
     pub fn of(bytes: &[u8]) -> Option<Counts> {
         let mut r = Reader::new(bytes);
-        r.u64()?;
-        let keyed = read_rest(&mut r)?;
+        let keyed = match r.u64()? {
+            NUMBERED => {
+                let (waiting, due) = (read_waiting(&mut r)?, read_due(&mut r)?);
+                let mut keyed = Keyed { waiting, due, ..Keyed::of(0) };
+                while !r.rest.is_empty() {
+                    r.varint()?;
+                    keyed.each.push(Watch { due: read_due(&mut r)?, runs: read_runs(&mut r)? });
+                }
+                keyed
+            }
+            _ => read_rest(&mut r)?,
+        };
         let waiting = keyed.waiting.values().map(|events| events.len() as u64).sum();
         let mut counts = Counts { waiting, ..Counts::default() };
         for runs in keyed.each.iter().filter_map(|watch| watch.runs.as_ref()) {

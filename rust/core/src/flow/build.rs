@@ -14,7 +14,7 @@ use super::foreign::{Answer, Propagate, Resolve, Subscribe};
 use super::func::{Func, Getter, Lookup};
 use super::in_order::InOrder;
 use super::looks::SelectMatch;
-use super::patterns::MatchPattern;
+use super::patterns::{self, MatchPattern};
 use super::pick_join::PickJoin;
 use super::process::{self, Access, Process};
 use super::rolling::Rolling;
@@ -189,7 +189,15 @@ fn node(kind: &str, b: &Builder<'_>) -> Result<Box<dyn Node>, PlanError> {
             Box::new(StreamTableJoin { p: b.read()?, table: b.lookup("table")?, buffer: b.optional_store("buffer")? })
         }
         "window_aggregate" => windowed(b)?,
-        "match" => Box::new(MatchPattern::new(b.read()?, b.store_of("store")?)?),
+        "match" => {
+            let p: patterns::Parameters = b.read()?;
+            let rules = p.rules.as_ref().map(|rules| {
+                let (global, store) = rules.names();
+                let global = b.globals.named(global).ok_or_else(|| b.wrong(format!("there is no `{global}`")))?;
+                Ok::<_, PlanError>((global, b.store(store)?))
+            });
+            Box::new(MatchPattern::new(p, b.store_of("store")?, rules.transpose()?)?)
+        }
         "select_match" => Box::new(b.read::<SelectMatch>()?),
         "suppress" => Box::new(Suppress::new(b.read::<Terms>()?, b.store_of("store")?)),
         other => return Err(b.wrong(format!("there is no operation `{other}`"))),

@@ -6,6 +6,8 @@
 //! Instead of a table it may be a store that a processor of the user keeps ([`Kept`]): Kafka Streams' global store. The processor
 //! sees every record, also after a restart, and forwards to nobody.
 //!
+//! Or they are rules ([`RuleLog`]): every record counts, in order, and tasks say how far they have come.
+//!
 //! The worker reads the topic and calls [`Globals::apply`]; tasks look. A record that cannot be read, has no key or a
 //! negative time is counted and passed over: it is nobody's dead letter, since no task has read it.
 
@@ -16,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::Deserialize;
 
 use super::process::{Access, Process};
+use super::rules::RuleLog;
 use super::serde::{unavailable, UNAVAILABLE};
 use super::stateless::Pass;
 use super::store::View;
@@ -39,6 +42,9 @@ pub struct GlobalSpec {
     /// A processor keeps it, instead of the last record of a key being its value.
     #[serde(default)]
     pub kept: Option<Kept>,
+    /// It is a topic of rules: the function that reads one.
+    #[serde(default)]
+    pub rules: Option<usize>,
 }
 
 /// A store that a processor of the user keeps from the topic.
@@ -97,6 +103,7 @@ struct Global {
     state: Mutex<State>,
     /// Where a processor keeps it.
     kept: Option<Mutex<Flow>>,
+    rules: Option<RuleLog>,
 }
 
 impl Global {
@@ -105,7 +112,7 @@ impl Global {
             Store::new(StoreSpec { name: spec.name.clone(), kind: StoreKind::KeyValue, ..StoreSpec::default() });
         let state = Mutex::new(State { store, clocks: BTreeMap::new(), counters: BTreeMap::new() });
         let kept = spec.kept.as_ref().map(|kept| Mutex::new(kept.flow()));
-        Global { spec: spec.clone(), state, kept }
+        Global { spec: spec.clone(), state, kept, rules: spec.rules.map(RuleLog::new) }
     }
 
     /// Looks into it.
@@ -208,6 +215,11 @@ impl Globals {
         Some(self.tables[self.named(name)?].store(read))
     }
 
+    /// The rules that a topic has said.
+    pub fn rules(&self, table: usize) -> &RuleLog {
+        self.tables[table].rules.as_ref().expect("a topic of rules")
+    }
+
     /// Applies records of a topic's partition, in order.
     pub fn apply(
         &self,
@@ -219,6 +231,11 @@ impl Globals {
         for table in self.tables.iter().filter(|t| t.spec.topic == topic) {
             if let Some(flow) = &table.kept {
                 table.keep(flow, partition, batch, foreign)?;
+                continue;
+            }
+            if let Some(rules) = &table.rules {
+                rules.read(topic, partition, batch, foreign)?;
+                *table.lock().counters.entry("read".into()).or_default() += batch.len() as u64;
                 continue;
             }
             let source = table.source();

@@ -52,6 +52,9 @@ pub struct Sums {
     divide: Func,
 }
 
+/// How a function is called with values, and the key before them if it wants it.
+pub type Call<'a> = &'a dyn Fn(&Func, &[&Datum]) -> Result<Datum, Failure>;
+
 impl Use {
     pub fn name(&self) -> Arc<str> {
         Arc::from(self.name.as_str())
@@ -61,7 +64,7 @@ impl Use {
         self.stage.as_deref().is_none_or(|wanted| wanted == stage)
     }
 
-    /// `at_hand`: the event that taken ones may be compared with.
+    /// `at_hand`: the event that taken ones may be compared with. `call`: of functions.
     pub fn value(
         &self,
         events: &[&Datum],
@@ -69,9 +72,10 @@ impl Use {
         sums: &Sums,
         cx: Cx<'_>,
         key: &Datum,
+        call: Call<'_>,
     ) -> Result<Datum, Failure> {
         let of = |event: &&Datum| match &self.of {
-            Some(of) => of.apply(cx, key, &[event, at_hand]),
+            Some(of) => call(of, &[event, at_hand]),
             None => Ok((*event).clone()),
         };
         let values = match self.look {
@@ -135,7 +139,8 @@ impl Node for SelectMatch {
                     _ => &[],
                 })
                 .collect();
-            Ok((wanted.name(), wanted.value(&events, &Datum::Null, &self.sums, cx, &record.key)?))
+            let call = |func: &Func, values: &[&Datum]| func.apply(cx, &record.key, values);
+            Ok((wanted.name(), wanted.value(&events, &Datum::Null, &self.sums, cx, &record.key, &call)?))
         };
         let fields = Datum::Map(self.uses.iter().map(asked).collect::<Result<_, Failure>>()?);
         let value = self.make.apply(cx, &record.key, &[&record.value, &fields])?;

@@ -39,6 +39,7 @@ pub mod pick_join;
 pub mod process;
 pub mod reads;
 pub mod rolling;
+pub mod rules;
 pub mod scan;
 pub mod schedule;
 pub mod serde;

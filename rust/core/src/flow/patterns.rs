@@ -24,10 +24,12 @@ use serde::Deserialize;
 
 use super::func::Func;
 use super::looks::{Sums, Use};
+use super::native::Native;
+use super::rules::{self, Rules};
 use super::stores::key_bytes;
 use super::{Cx, Done, Failure, Headers, Node, Record};
 use crate::cep::automaton::{Action, Kind};
-use crate::cep::keyed::{Keyed, Said, Watched};
+use crate::cep::keyed::{Keyed, Life, Said, Watch, Watched};
 use crate::cep::saved::{self, Unread};
 use crate::cep::{Automaton, Cap, CapPolicy, Conditions, History, Match, Pattern, Run};
 use crate::datum::Datum;
@@ -37,7 +39,7 @@ use crate::window::NO_TIME;
 use crate::wire::{Reader, Writer};
 
 #[derive(Debug, Deserialize)]
-struct Condition {
+pub struct Condition {
     #[serde(flatten)]
     func: Func,
     /// What it is called with beside the event, an object.
@@ -51,7 +53,9 @@ struct Condition {
 /// One pattern, and who reads what is said of it.
 #[derive(Deserialize)]
 struct Wanted {
-    pattern: Pattern,
+    /// None: rules are looked for.
+    #[serde(default)]
+    pattern: Option<Pattern>,
     /// Whether somebody hears of time-outs.
     #[serde(default)]
     timed_out: bool,
@@ -86,6 +90,9 @@ pub struct Parameters {
     on_max_runs: CapPolicy,
     #[serde(flatten)]
     sums: Sums,
+    /// Instead of patterns.
+    #[serde(default)]
+    pub rules: Option<rules::Where>,
 }
 
 fn drop_oldest() -> CapPolicy {
@@ -93,14 +100,16 @@ fn drop_oldest() -> CapPolicy {
 }
 
 pub struct MatchPattern {
-    asked: Arc<Asked>,
+    /// By pattern, and its place there.
+    asked: Vec<(Arc<Asked>, usize)>,
+    rules: Option<Rules>,
     watched: Watched,
     shape: u64,
     max_delay_ms: Option<i64>,
     idle_ms: Option<i64>,
     unkeyed: bool,
     order_by: Option<Func>,
-    /// By pattern.
+    /// By pattern; of rules all alike.
     trace: Vec<bool>,
     cap: Option<Cap>,
     store: usize,
@@ -115,11 +124,14 @@ pub struct MatchPattern {
     broken: Option<Fatal>,
 }
 
-struct Asked {
-    conditions: Vec<Condition>,
+/// What is asked about an event.
+pub struct Asked {
+    pub conditions: Vec<Condition>,
     /// By pattern.
-    stages: Vec<Vec<String>>,
-    sums: Sums,
+    pub stages: Vec<Vec<String>>,
+    pub sums: Sums,
+    /// Functions of a rule: not those of the plan.
+    pub natives: Vec<Native>,
 }
 
 /// Decoded keys that are kept after a commit.
@@ -136,7 +148,8 @@ pub fn check(parameters: &serde_json::Map<String, serde_json::Value>) -> Result<
     }
     let said = serde_json::Value::Object(parameters.clone());
     let said: Patterns = serde_json::from_value(said).map_err(|e| PlanError::new("bad_plan", e.to_string()))?;
-    std::iter::once(&said.first).chain(&said.others).try_for_each(|w| Automaton::compile(&w.pattern).map(|_| ()))
+    let patterns = std::iter::once(&said.first).chain(&said.others).filter_map(|w| w.pattern.as_ref());
+    patterns.map(Automaton::compile).try_for_each(|compiled| compiled.map(|_| ()))
 }
 
 /// Where what is said of a pattern goes.
@@ -148,19 +161,25 @@ fn ports(pattern: usize) -> [usize; 3] {
 }
 
 impl MatchPattern {
-    pub fn new(p: Parameters, store: usize) -> Result<Self, PlanError> {
+    /// `rules`: the place of their topic among the global tables, and of their store.
+    pub fn new(p: Parameters, store: usize, rules: Option<(usize, usize)>) -> Result<Self, PlanError> {
         let cap = p.max_runs.map(|runs| Cap { runs, policy: p.on_max_runs });
         let wanted: Vec<Wanted> = std::iter::once(p.first).chain(p.others).collect();
-        let automata = wanted.iter().map(|w| Ok(Automaton { cap, ..Automaton::compile(&w.pattern)? }));
+        let automata = wanted.iter().filter_map(|w| w.pattern.as_ref());
+        let automata = automata.map(|pattern| Ok(Automaton { cap, ..Automaton::compile(pattern)? }));
         let automata = automata.collect::<Result<Vec<_>, PlanError>>()?;
         let stages = automata.iter().map(|a| a.stages.clone()).collect();
+        let asked = Arc::new(Asked { conditions: p.conditions, stages, sums: p.sums, natives: vec![] });
+        let lag = i64::from(p.max_delay_ms.is_none());
         Ok(MatchPattern {
-            asked: Arc::new(Asked { conditions: p.conditions, stages, sums: p.sums }),
+            asked: (0..automata.len()).map(|place| (asked.clone(), place)).collect(),
+            rules: rules.map(|(global, store)| Rules::new(global, store, cap, p.sums, lag)),
             shape: saved::shape_of(&automata),
             watched: Watched {
+                lives: vec![Life::ALWAYS; automata.len()],
                 automata,
                 timed_out: wanted.iter().map(|w| w.timed_out).collect(),
-                lag: i64::from(p.max_delay_ms.is_none()),
+                lag,
             },
             max_delay_ms: p.max_delay_ms,
             idle_ms: p.idle_ms,
@@ -189,7 +208,7 @@ impl MatchPattern {
         if self.live.contains_key(key) {
             return Ok(());
         }
-        let found = cx.store(self.store).bytes.get(key).map(|bytes| saved::read(&bytes, self.shape));
+        let found = cx.store(self.store).bytes.get(key).map(|bytes| self.decoded(&bytes));
         let keyed = found.transpose().map_err(|unread| unreadable(cx, unread))?;
         let keyed = keyed.unwrap_or_else(|| Keyed::of(self.watched.automata.len()));
         let datum = Datum::from_key_bytes(key).unwrap_or_default();
@@ -197,10 +216,90 @@ impl MatchPattern {
         Ok(())
     }
 
+    fn decoded(&self, bytes: &[u8]) -> Result<Keyed<Datum>, Unread> {
+        match &self.rules {
+            Some(rules) => saved::read_numbered(bytes, &rules.numbers()),
+            None => saved::read(bytes, self.shape),
+        }
+    }
+
+    /// Takes up what was said of rules, and forgets those that are over.
+    fn hear(&mut self, cx: Cx<'_>) -> Done {
+        let watermark = self.watermark(cx);
+        let Some(rules) = &mut self.rules else { return Ok(()) };
+        let log = cx.graph.globals.rules(rules.global);
+        if !rules.stale(log, watermark) {
+            return Ok(());
+        }
+        let before = rules.numbers();
+        let mut store = cx.store_mut(rules.store);
+        let forgotten = rules.forget(watermark, &mut store.bytes);
+        // In processing time the event at hand is of this moment.
+        let now = watermark.saturating_add(i64::from(self.max_delay_ms.is_some()));
+        let (changes, refused) = rules.hear(log, now, &mut store.bytes);
+        drop(store);
+        cx.count_many("rule_changes", changes);
+        if cx.env.task_partition == 0 {
+            for (said, (reason, text)) in refused {
+                let place = Some(said.place.clone());
+                cx.env.letters.borrow_mut().push((place, cx.name().clone(), reason, text));
+            }
+        }
+        if forgotten {
+            self.forget(&before, cx)?;
+        }
+        self.renumber(&before);
+        Ok(())
+    }
+
+    /// What keys hold of versions that are over goes. All keys are looked at.
+    fn forget(&mut self, before: &[u32], cx: Cx<'_>) -> Done {
+        let kept = self.rules.as_ref().expect("rules").numbers();
+        let gone: Vec<usize> = (0..before.len()).filter(|place| !kept.contains(&before[*place])).collect();
+        let holds = |keyed: &Keyed<Datum>| {
+            gone.iter().any(|place| keyed.each[*place].runs.is_some() || !keyed.each[*place].due.is_empty())
+        };
+        let mut found = vec![];
+        for (key, bytes) in cx.store(self.store).bytes.unordered() {
+            if !self.live.contains_key(&key[..]) {
+                let keyed = saved::read_numbered(&bytes, before).map_err(|unread| unreadable(cx, unread))?;
+                if holds(&keyed) {
+                    found.push((key.to_vec(), (Datum::from_key_bytes(&key).unwrap_or_default(), keyed, true)));
+                }
+            }
+        }
+        self.live.extend(found);
+        for (_, keyed, changed) in self.live.values_mut().filter(|live| holds(&live.1)) {
+            *changed = true;
+            for place in &gone {
+                keyed.each[*place] = Watch::default();
+            }
+        }
+        Ok(())
+    }
+
+    /// The rules are others than those with these numbers: what is looked for, and what keys have of each.
+    fn renumber(&mut self, before: &[u32]) {
+        let Some(rules) = &self.rules else { return };
+        self.asked = rules.known.iter().map(|known| (known.asked.clone(), 0)).collect();
+        self.watched.automata = rules.known.iter().map(|known| known.automaton.clone()).collect();
+        self.watched.lives = rules.known.iter().map(|known| known.life()).collect();
+        self.watched.timed_out = vec![self.watched.timed_out.first().copied().unwrap_or(false); rules.known.len()];
+        self.trace = vec![false; rules.known.len()];
+        let places: Vec<_> = rules.numbers().iter().map(|n| before.iter().position(|b| b == n)).collect();
+        for (_, keyed, _) in self.live.values_mut() {
+            let mut each: Vec<_> = std::mem::take(&mut keyed.each).into_iter().map(Some).collect();
+            let taken = places.iter().map(|place| place.and_then(|p| each[p].take()).unwrap_or_default());
+            keyed.each = taken.collect();
+        }
+    }
+
     /// Everything that is due, the earliest first; whether anything was.
     fn fire_due(&mut self, headers: &Headers, cx: Cx<'_>) -> Result<bool, Failure> {
         let (watermark, mut any) = (self.watermark(cx), false);
-        while let Some((_, key)) = self.due.first().filter(|first| first.0 <= watermark).cloned() {
+        while self.due.first().is_some_and(|first| first.0 <= watermark) {
+            // What is due of a rule that is over is due of nothing.
+            let (_, key) = self.due.pop_first().expect("there is a first");
             self.look(&key, None, headers, cx)?;
             any = true;
         }
@@ -216,7 +315,7 @@ impl MatchPattern {
         let datum = datum.clone();
         let mut said = vec![];
         let before = keyed.all_due();
-        let (asked, trace, order_by) = (&self.asked, &self.trace, self.order_by);
+        let (asked, trace, order_by, lives) = (&self.asked, &self.trace, self.order_by, &self.watched.lives);
         let traces: RefCell<Vec<(usize, Rc<RefCell<Trace>>)>> = RefCell::default();
         let mut known = Known::default();
         let mut conditions = |pattern: usize, event: &Datum, ts: i64| {
@@ -225,13 +324,15 @@ impl MatchPattern {
                 traces.borrow_mut().push((pattern, trace.clone()));
                 trace
             });
-            if pattern == 0 {
+            let (asked, pattern_there) = &asked[pattern];
+            if *pattern_there == 0 {
                 known = Known::default();
             }
             Box::new(Asking {
                 trace: traced,
                 asked: asked.clone(),
-                pattern,
+                pattern: *pattern_there,
+                begins: ts < lives[pattern].until,
                 cx,
                 key: datum.clone(),
                 event: event.clone(),
@@ -258,10 +359,14 @@ impl MatchPattern {
         }
         for (pattern, one) in said {
             let automaton = &self.watched.automata[pattern];
+            let rule = self.rules.as_ref().map(|rules| rules.known[pattern].name());
+            let pattern = if rule.is_some() { 0 } else { pattern };
             let record = |m: Match<Datum>, ts: i64| {
                 let stages = m.0.into_iter().map(|(stage, events)| {
                     (Arc::from(automaton.stages[stage as usize].as_str()), Datum::List(events.into()))
                 });
+                let stages =
+                    stages.chain(rule.iter().map(|rule| (Arc::from("$rule"), Datum::List([rule.clone()].into()))));
                 Record::new(datum.clone(), Datum::Map(stages.collect()), ts, headers.clone())
             };
             match one {
@@ -391,6 +496,8 @@ type Known = Rc<RefCell<BTreeMap<u16, Result<bool, Fault>>>>;
 struct Asking<'a> {
     asked: Arc<Asked>,
     pattern: usize,
+    /// Whether the event may begin a run.
+    begins: bool,
     cx: Cx<'a>,
     key: Datum,
     event: Datum,
@@ -407,13 +514,14 @@ fn fault(failure: Failure) -> Fault {
 
 impl Asking<'_> {
     fn call(&self, func: &Func, values: &[&Datum]) -> Result<Datum, Fault> {
-        func.apply(self.cx, &self.key, values).map_err(fault)
+        self.asked.call(func, &self.key, values, self.cx).map_err(fault)
     }
 
     fn looked(&self, wanted: &Use, history: &History<'_, Datum>) -> Result<Datum, Fault> {
         let stage = self.asked.stages[self.pattern].iter().position(|s| wanted.is_of(s));
         let events = stage.map_or(vec![], |s| history.events(s as u16).collect());
-        wanted.value(&events, &self.event, &self.asked.sums, self.cx, &self.key).map_err(fault)
+        let call = |func: &Func, values: &[&Datum]| self.asked.call(func, &self.key, values, self.cx);
+        wanted.value(&events, &self.event, &self.asked.sums, self.cx, &self.key, &call).map_err(fault)
     }
 }
 
@@ -426,6 +534,10 @@ impl Conditions<Datum> for Asking<'_> {
 
     fn traces(&self) -> bool {
         self.trace.is_some()
+    }
+
+    fn may_begin(&self) -> bool {
+        self.begins
     }
 
     fn holds(&mut self, condition: u16, history: &History<'_, Datum>) -> Result<bool, Fault> {
@@ -457,6 +569,7 @@ impl Node for MatchPattern {
         if let Some(broken) = self.broken.take() {
             return Err(Failure::Fatal(broken));
         }
+        self.hear(cx)?;
         for (part, reason) in [(&record.key, "dropped:null_key"), (&record.value, "dropped:null_value")] {
             if part.is_null() && !(self.unkeyed && reason == "dropped:null_key") {
                 cx.count(reason);
@@ -506,13 +619,18 @@ impl Node for MatchPattern {
     }
 
     fn flush(&mut self, cx: Cx<'_>) -> Done {
+        let numbers = self.rules.as_ref().map(Rules::numbers);
         let mut store = cx.store_mut(self.store);
         for (key, (_, keyed, changed)) in self.live.iter_mut().filter(|l| l.1 .2) {
             *changed = false;
             match keyed.empty() {
                 true => store.bytes.write(key, None),
                 false => {
-                    let bytes = saved::write(keyed, self.shape).map_err(Failure::unstorable)?;
+                    let bytes = match &numbers {
+                        Some(numbers) => saved::write_numbered(keyed, numbers),
+                        None => saved::write(keyed, self.shape),
+                    };
+                    let bytes = bytes.map_err(Failure::unstorable)?;
                     store.bytes.write(key, Some(&bytes));
                 }
             }
@@ -525,6 +643,7 @@ impl Node for MatchPattern {
     }
 
     fn save(&self, out: &mut Writer) {
+        self.rules.iter().for_each(|rules| rules.save(out));
         out.zigzag(self.seen);
         if self.idle_ms.is_some() {
             out.zigzag(self.latest.0);
@@ -533,6 +652,7 @@ impl Node for MatchPattern {
     }
 
     fn load(&mut self, saved: &mut Reader<'_>) -> Option<()> {
+        self.rules.iter_mut().try_for_each(|rules| rules.load(saved))?;
         self.seen = saved.zigzag()?;
         self.latest = match saved.rest.is_empty() {
             true => (self.seen, NO_TIME),
@@ -545,8 +665,12 @@ impl Node for MatchPattern {
         self.live.clear();
         self.due.clear();
         self.broken = None;
+        if let Some(rules) = &mut self.rules {
+            self.broken = rules.restored(&cx.store(rules.store).bytes).err();
+            self.renumber(&[]);
+        }
         for (key, bytes) in cx.store(self.store).bytes.unordered() {
-            match saved::read(&bytes, self.shape) {
+            match self.decoded(&bytes) {
                 Ok(keyed) => self.due.extend(keyed.all_due().into_iter().map(|ts| (ts, key.to_vec()))),
                 Err(unread) => {
                     if let Failure::Fatal(fatal) = unreadable(cx, unread) {

@@ -51,6 +51,9 @@ impl Plan {
                                     outputs.push(json!({"topic": Plan::dead_letter_topic(&topic), "kind": "dead_letters", "source": topic}));
                                 }
                             }
+                            if let Some(topic) = self.rules_topic(&node.op) {
+                                outputs.push(json!({"topic": Plan::dead_letter_topic(topic), "kind": "dead_letters", "source": topic}));
+                            }
                             for (topic, internal) in node.op.flow_targets() {
                                 let mut output = json!({"topic": topic, "kind": if internal { "edge" } else { "user" }, "node": node.name});
                                 if let Some(asked) = node.op.number("partitions") {
@@ -103,13 +106,18 @@ impl Plan {
                        "options": s.options, "subtopology": s.subtopology})
             })
             .collect();
-        let globals: Vec<Value> = self.globals.iter().map(|g| json!({"name": g.name, "topic": g.topic})).collect();
+        let globals: Vec<Value> = self
+            .globals
+            .iter()
+            .map(|g| json!({"name": g.name, "topic": g.topic, "rules": g.rules.is_some()}))
+            .collect();
         let store = |s: &crate::flow::StoreSpec| json!({"name": s.name, "kind": s.kind, "flavour": s.flavour, "store_type": s.store_type});
         let of_worker = |g: &crate::flow::GlobalSpec| match &g.kept {
             Some(kept) => store(&kept.store),
             None => json!({"name": g.name, "kind": "key_value", "flavour": null, "store_type": null}),
         };
-        let stores: Vec<Value> = self.stores.iter().map(store).chain(self.globals.iter().map(of_worker)).collect();
+        let tables = self.globals.iter().filter(|g| g.rules.is_none()).map(of_worker);
+        let stores: Vec<Value> = self.stores.iter().map(store).chain(tables).collect();
         json!({"app": self.app, "topics": self.topics, "subtopologies": subtopologies, "sinks": sinks, "globals": globals,
                "stores": stores, "starts": self.starts,
                "formats": {"frame": crate::frame::VERSION}})

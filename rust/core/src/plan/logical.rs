@@ -1055,6 +1055,13 @@ impl Plan {
         format!("{source}-dlq")
     }
 
+    /// The topic of the rules that a node looks for.
+    pub fn rules_topic(&self, op: &Op) -> Option<&str> {
+        let Op::Flow { parameters, .. } = op else { return None };
+        let global = parameters.get("rules")?.get("global")?.as_str()?;
+        self.globals.iter().find(|g| g.name == global).map(|g| g.topic.as_str())
+    }
+
     fn name_topics(&mut self) {
         let mut topics: Vec<String> = vec![];
         let mut add = |t: String| {
@@ -1077,6 +1084,7 @@ impl Plan {
                             add(Self::dead_letter_topic(&topic));
                         }
                     }
+                    self.rules_topic(&node.op).into_iter().for_each(|topic| add(Self::dead_letter_topic(topic)));
                     node.op.flow_targets().into_iter().for_each(|(topic, _)| add(topic));
                 }
                 Op::Aggregate { .. } if self.facts[id].shuffled => add(self.edge_topic(id)),
