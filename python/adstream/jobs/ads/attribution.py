@@ -9,10 +9,11 @@
   session, then those of the same user; of these the last by (time, `event_id`). An id that is missing is equal to nothing.
 - *One row* per order and product, however often it is sent: of several conversions the earliest by (time, `event_id`).
 - A credit is told at once (PROVISIONAL) and may move while clicks come that are out of order; when the clock is `grace` past the
-  conversion the row is FINAL, and UNATTRIBUTED if there is no click. Later clicks change nothing. A click that turns out
-  to be invalid loses its credit even then: the row is told again.
-- What comes more than `grace` behind the clock goes to `late-conversions` and `late-clicks`. The clock is the newest time
-  among the products of one partition.
+  conversion the row is FINAL, and UNATTRIBUTED if there is no click. A click that turns out to be invalid loses its credit
+  even then: the row is told again.
+- What comes more than `grace` behind the clock of its own partition goes to `late-conversions` and `late-clicks`. The clock that
+  makes rows FINAL is the newest time of all. While a backlog is read, partitions are apart: a click that is not late by its own
+  may come after that, and corrects the row.
 - Only PURCHASE has revenue. `ctc_too_fast` marks credits of less than a second between click and conversion.
 - Memory: clicks and conversions of the last `memory`, by device, session and user.
 """
@@ -32,6 +33,7 @@ from adstream.jobs.ads.events import CLICK, Click, Conversion, Money, id_or_null
 
 HOUR_MS = 3_600_000
 WINDOW_HOURS = 24
+STORES = ("clicks", "invalid", "conversions", "orders", "waiting", "clocks")
 TIERS = ("device", "session", "user")
 IDS = ("device_id", "session_id", "user_id", "order_id", "product_id")
 
@@ -65,15 +67,18 @@ class Match(ads.Processor[dict[str, Any]]):
         self.grace_ms, self.memory_ms = grace_ms, memory_ms
 
     def init(self, ctx: ads.Context) -> None:
-        names = ("clicks", "invalid", "conversions", "orders", "waiting")
-        self.clicks, self.invalid, self.conversions, self.orders, self.waiting = map(ctx.get_state_store, names)
+        self.clicks, self.invalid, self.conversions, self.orders, self.waiting, self.clocks = map(
+            ctx.get_state_store, STORES
+        )
         self.ctx = ctx
         ctx.schedule("1h", "stream_time", self.forget)
 
     def process(self, record: ads.ProcessorRecord, ctx: ads.Context) -> None:
         now, event = ctx.current_stream_time_ms, record.value
         self._finish(now)
-        late = event["at"] + self.grace_ms <= now
+        clock = max(event["at"], (self.clocks.get(event["lane"]) or {"at": 0})["at"])
+        late = event["at"] + self.grace_ms <= clock
+        self.clocks.put(event["lane"], {"at": clock})
         if event["kind"] == "invalid":
             self.invalid.put(event["event_id"], {"at": max(now, event["at"])})
             self._judge_orders_of(event)
@@ -90,8 +95,7 @@ class Match(ads.Processor[dict[str, Any]]):
         key = json.dumps([event["product_id"], event["order_id"]])
         known = self.conversions.get(key)
         if known is not None:
-            earlier = [known["at"], known["event_id"]] <= [event["at"], event["event_id"]]
-            if earlier or known["final"]:
+            if [known["at"], known["event_id"]] <= [event["at"], event["event_id"]]:
                 return
             for _, prefix in _places(known):
                 self.orders.delete(f"{prefix}{known['at']:015}\n{key}")
@@ -201,6 +205,7 @@ def attribution(app: ads.App, grace_minutes: int = 60, memory_hours: int = 31) -
             "event_id",
             *(name for name in CLICK if name.endswith("_id") and name != "event_id"),
             kind=lit(kind),
+            lane=ads.concat_str(lit(kind), ads.partition().cast(str)),
             at=col("timestamp").dt.epoch_ms(),
             order_id=none,
             conversion_type=none,
@@ -232,6 +237,7 @@ def attribution(app: ads.App, grace_minutes: int = 60, memory_hours: int = 31) -
             campaign_id=none,
             advertiser_id=none,
             kind=lit("conversion"),
+            lane=ads.concat_str(lit("conversion"), ads.partition().cast(str)),
             at=col("timestamp").dt.epoch_ms(),
             conversion_type=col("conversion_type").cast(str),
             revenue_amount=when(purchase).then(col("revenue_amount").cast(str)).otherwise(lit("0.00")),
@@ -239,8 +245,8 @@ def attribution(app: ads.App, grace_minutes: int = 60, memory_hours: int = 31) -
         )
     )
     taken = ("ad_id", "campaign_id", "advertiser_id", "conversion_type", "revenue_amount", "window_ms")
-    names = ("kind", "event_id", "at", *IDS, *taken)
-    for name in ("clicks", "invalid", "conversions", "orders", "waiting"):
+    names = ("kind", "lane", "event_id", "at", *IDS, *taken)
+    for name in STORES:
         app.add_state_store(ads.store.key_value(name, key=ads.serdes.string))
     grace_ms, memory_ms = grace_minutes * HOUR_MS // 60, memory_hours * HOUR_MS
     matched = (
@@ -248,9 +254,7 @@ def attribution(app: ads.App, grace_minutes: int = 60, memory_hours: int = 31) -
         .merge(invalid.select(*names), conversions.select(*names))
         .records("product_id")
         .repartition(name="by-product")
-        .process(
-            partial(Match, grace_ms, memory_ms), "clicks", "invalid", "conversions", "orders", "waiting", name="match"
-        )
+        .process(partial(Match, grace_ms, memory_ms), *STORES, name="match")
     )
     matched.late_clicks.to("late-clicks")
     matched.late_conversions.to("late-conversions")
