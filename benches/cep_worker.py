@@ -21,6 +21,8 @@ from benches.harness import rss
 from tests.differential.cep import adstream_side
 
 TEXT = ads.serdes.string
+END_MS = 100_000_000
+"""By how much the last event is later: all windows end."""
 Row = tuple[int, int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]
 
 
@@ -45,10 +47,11 @@ def topology(said: dict[str, Any] | None) -> ads.Topology:
 def rows(path: str, start: int, low: int, high: int) -> list[Row]:
     data = Path(path).read_bytes()
     made: list[Row] = []
-    for i in range(low, min(high, len(data) // 6)):
+    last = len(data) // 6 - 1
+    for i in range(low, min(high, last + 1)):
         one = data[6 * i : 6 * i + 6]
         value = b'{"id":%d,"t":"%c","v":%d}' % (i, one[4], one[5])
-        made.append((i, start + i, b"k%d" % int.from_bytes(one[:4], "big"), value, []))
+        made.append((i, start + i + (END_MS if i == last else 0), b"k%d" % int.from_bytes(one[:4], "big"), value, []))
     return made
 
 

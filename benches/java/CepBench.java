@@ -37,6 +37,8 @@ public class CepBench {
     static final OutputTag<String> GONE = new OutputTag<String>("gone") {};
     static final int WATERMARK_EVERY = 1_000;
     static final int SAMPLE_EVERY = 997;
+    /** By how much the last event is later: all windows end. */
+    static final long END_MS = 100_000_000;
 
     static class Matches extends PatternProcessFunction<FlinkCep.Event, String> {
         static String text(Map<String, List<FlinkCep.Event>> match) {
@@ -69,7 +71,7 @@ public class CepBench {
         while (bytes.hasRemaining()) {
             FlinkCep.Event e = new FlinkCep.Event();
             e.id = events.size();
-            e.ts = start + e.id;
+            e.ts = start + e.id + (bytes.remaining() > 6 ? 0 : END_MS);
             e.key = "k" + bytes.getInt();
             e.t = String.valueOf((char) bytes.get());
             e.v = bytes.get();
