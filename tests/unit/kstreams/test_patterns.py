@@ -1,5 +1,6 @@
 """Patterns: how they are said, what is refused, what failures do. What they find: `tests/differential/cep`."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -85,7 +86,10 @@ def test_an_event_on_which_a_condition_fails_is_a_dead_letter_and_nothing_else_h
         ):
             driver.input("in").pipe(event, key="k", at=i + 1)
         assert [r.value["b"][0]["n"] for r in driver.output("out").read()] == [3]
-        assert [letter.reason for letter in driver.dead_letters("in")] == ["bad_type"]
+        [letter] = driver.dead_letters("in")
+        # The event itself, which had waited: not the record that moved time on.
+        assert (letter.reason, letter.key, letter.timestamp) == ("bad_type", b"k", 2)
+        assert json.loads(letter.value or b"") == {"t": "b", "n": "many"}
 
 
 def test_a_strategy_that_throws() -> None:
@@ -99,7 +103,41 @@ def test_a_strategy_that_throws() -> None:
         for i, letter in enumerate("acabc-"):
             driver.input("in").pipe({"t": letter}, key="k", at=i + 1)
         assert len(driver.output("out").read()) == 1
-        assert [letter.reason for letter in driver.dead_letters("in")] == ["nothing_to_skip_to"]
+        [letter] = driver.dead_letters("in")
+        assert (letter.reason, letter.timestamp, letter.value) == ("nothing_to_skip_to", 2, b'{"t":"c"}')
+
+
+def test_a_strategy_that_throws_may_stop_the_task() -> None:
+    skip = AfterMatchSkipStrategy.skip_to_first("a").throw_exception_on_miss()
+
+    def build(app: ads.App) -> None:
+        app.on_error(processing="fail")
+        app.stream("in", key=TEXT).group_by_key().match(A, max_delay="0s", skip=skip).matches.to("out", key=TEXT)
+
+    with pytest.raises(ads.FatalError, match="skips_to_its_start"):
+        with TopologyTestDriver(ads.topology(name="app")(build), partitions=1) as driver:
+            for at in (1, 2):
+                driver.input("in").pipe({"t": "a"}, key="k", at=at)
+            driver.run()
+
+
+def test_a_strategy_that_throws_when_time_passes_takes_the_match_and_nothing_else() -> None:
+    """No event completes it; it must neither vanish nor stand in the way of what comes later."""
+    skip = AfterMatchSkipStrategy.skip_to_first("b").throw_exception_on_miss()
+    pattern = A.followed_by("b").where(col("t") == "b").optional().followed_by("c").where(col("t") == "c")
+    pattern = pattern.not_followed_by("n").where(col("t") == "n").within("5ms")
+
+    def build(app: ads.App) -> None:
+        found = app.stream("in", key=TEXT).group_by_key().match(pattern, max_delay="0s", skip=skip, materialized="runs")
+        found.select(lambda match: list(match)).to("out", key=TEXT)
+
+    with TopologyTestDriver(ads.topology(name="app")(build), partitions=1) as driver:
+        for at, letter in [(10, "a"), (11, "c"), (20, "-"), (30, "a"), (31, "b"), (32, "c"), (50, "-"), (60, "-")]:
+            driver.input("in").pipe({"t": letter}, key="k", at=at)
+        assert [r.value for r in driver.output("out").read()] == [["a", "b", "c"]]
+        [letter] = driver.dead_letters("in")
+        assert (letter.reason, letter.timestamp, letter.value) == ("nothing_to_skip_to", 11, b'{"t":"c"}')
+        assert driver.patterns("runs")["k"].live_runs == 0
 
 
 def test_keys_and_values_that_are_not_there_are_counted() -> None:

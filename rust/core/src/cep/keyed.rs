@@ -83,7 +83,7 @@ pub enum Said<E> {
     Dropped(usize),
     /// The key has come to so many runs that somebody should know.
     Many(usize),
-    /// An event on which a condition failed; the runs did not see it.
+    /// An event on which a condition failed, or which ended a match whose skip strategy throws, and its time.
     Failed(E, i64, Fault),
 }
 
@@ -189,11 +189,10 @@ impl<E: Clone> Looked<E> {
         let gone = ts >= life.gone;
         // What was over before that is told, whenever somebody looks.
         let ts = if gone { life.gone.saturating_sub(1) } else { ts };
-        // It can fail only by a strategy that throws; time has no event to blame: what was to be told waits for the next one.
-        if let Ok(told) = self.runs.advance(automaton, ts, watched.timed_out[p]) {
-            said.extend(told.matches.into_iter().map(|m| (p, Said::Match(m, ts))));
-            said.extend(told.timed_out.into_iter().map(|(m, at)| (p, Said::TimedOut(m, at))));
-        }
+        let told = self.runs.advance(automaton, ts, watched.timed_out[p]);
+        said.extend(told.matches.into_iter().map(|m| (p, Said::Match(m, ts))));
+        said.extend(told.timed_out.into_iter().map(|(m, at)| (p, Said::TimedOut(m, at))));
+        said.extend(told.missed.into_iter().map(|(event, at, fault)| (p, Said::Failed(event, at, fault))));
         if gone {
             self.runs = Runs::new(automaton);
         }
@@ -219,6 +218,7 @@ impl<E: Clone> Looked<E> {
                     self.due.insert(ts.saturating_add(automaton.window_ms).saturating_add(watched.lag));
                 }
                 said.extend(told.matches.into_iter().map(|m| (p, Said::Match(m, ts))));
+                said.extend(told.missed.into_iter().map(|(event, at, fault)| (p, Said::Failed(event, at, fault))));
                 said.extend((told.dropped > 0).then_some((p, Said::Dropped(told.dropped))));
                 let (many, runs_now) = (automaton.many_runs(), self.runs.partial.len() - 1);
                 said.extend((runs_before < many && runs_now >= many).then_some((p, Said::Many(runs_now))));

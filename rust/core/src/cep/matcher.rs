@@ -129,6 +129,8 @@ pub struct Told<E> {
     pub began: bool,
     /// Runs that went because there were more than the cap allows.
     pub dropped: usize,
+    /// Of matches that nobody waits for any more, since their skip strategy throws: the last event, its time, ms, and why.
+    pub missed: Vec<(E, i64, Fault)>,
 }
 
 impl<E: Clone> Runs<E> {
@@ -149,8 +151,7 @@ impl<E: Clone> Runs<E> {
     }
 
     /// Time is `now`: runs whose window is over end. `told`: whether time-outs are to be said.
-    pub fn advance(&mut self, automaton: &Automaton, now: i64, told: bool) -> Result<Told<E>, Fault> {
-        let before = self.before_throwing(&automaton.skip);
+    pub fn advance(&mut self, automaton: &Automaton, now: i64, told: bool) -> Told<E> {
         let (mut kept, mut potential, mut timed_out) = (Heap::default(), Heap::default(), vec![]);
         for mut run in std::mem::take(&mut self.partial).into_array() {
             let state = &automaton.states[run.state as usize];
@@ -177,10 +178,12 @@ impl<E: Clone> Runs<E> {
                 self.let_go(&run);
             }
         }
-        let matches = self.emit(automaton, potential, &mut kept).inspect_err(|_| self.restore(before))?;
+        self.complete.offer_all(potential.into_array());
+        let mut missed = vec![];
+        let matches = self.emit(automaton, &mut kept, |_| true, &mut missed).expect("nobody is to blame");
         self.partial = kept;
         self.buffer.advance(now);
-        Ok(Told { matches, timed_out, began: false, dropped: 0 })
+        Told { matches, timed_out, began: false, dropped: 0, missed }
     }
 
     /// Reads an event. On an error nothing has changed.
@@ -242,7 +245,11 @@ impl<E: Clone> Runs<E> {
                 }
             }
         }
-        let matches = match self.emit(automaton, potential, &mut kept) {
+        let throws = before.is_some();
+        let waited: Vec<Run> = self.complete.iter().filter(|_| throws).cloned().collect();
+        self.complete.offer_all(potential.into_array());
+        let mut missed = vec![];
+        let matches = match self.emit(automaton, &mut kept, |run| waited.contains(run), &mut missed) {
             Ok(_) if refusing.is_some_and(|cap| kept.len() - 1 > cap.runs) => {
                 let runs = kept.len() - 1;
                 self.restore(before);
@@ -255,7 +262,7 @@ impl<E: Clone> Runs<E> {
         if let Some(id) = id {
             self.buffer.release_event(id);
         }
-        Ok(Told { matches, timed_out: vec![], began, dropped })
+        Ok(Told { matches, timed_out: vec![], began, dropped, missed })
     }
 
     fn drop_oldest(&mut self, automaton: &Automaton, kept: &mut Heap<Run>) -> usize {
@@ -438,15 +445,14 @@ impl<E: Clone> Runs<E> {
         }
     }
 
+    /// A strategy that throws blames the event at hand; of matches that it did not complete (`waited`), their own last event.
     fn emit(
         &mut self,
         automaton: &Automaton,
-        potential: Heap<Run>,
         kept: &mut Heap<Run>,
+        waited: impl Fn(&Run) -> bool,
+        missed: &mut Vec<(E, i64, Fault)>,
     ) -> Result<Vec<Match<E>>, Fault> {
-        for run in potential.into_array() {
-            self.complete.offer(run);
-        }
         let mut found = vec![];
         while let Some(earliest) = self.complete.peek() {
             let older = kept.peek().is_some_and(|older| earliest.rank() > older.rank());
@@ -455,7 +461,16 @@ impl<E: Clone> Runs<E> {
             }
             let run = self.complete.poll().expect("peeked");
             let path = run.node.map_or(vec![], |node| self.buffer.path(node, &run.version));
-            if let Some((limit, inclusive)) = prune_point(automaton, &path)? {
+            let point = match prune_point(automaton, &path) {
+                Err(fault) if waited(&run) => {
+                    let last = path.iter().flat_map(|(_, events)| events).max();
+                    missed.extend(last.map(|id| (self.buffer.events[id].0.clone(), id.ts, fault)));
+                    self.let_go(&run);
+                    continue;
+                }
+                point => point?,
+            };
+            if let Some((limit, inclusive)) = point {
                 let pruned = |run: &Run| run.start.is_some_and(|s| s < limit || (inclusive && s == limit));
                 let mut gone: Vec<Run> = vec![];
                 for heap in [&mut *kept, &mut self.complete] {

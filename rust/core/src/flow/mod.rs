@@ -377,7 +377,13 @@ impl<'a> Cx<'a> {
     pub fn as_waited(&self, origin: Option<Origin>, record: &Record, then: impl FnOnce() -> Done) -> Done {
         let row = json::write(&record.value).ok();
         let mut raw = RawBatch::default();
-        raw.push(origin.as_ref().map_or(-1, |o| o.offset), record.ts, None, row.as_deref());
+        let key = match &record.key {
+            Datum::Null => None,
+            Datum::Str(text) => Some(text.as_bytes().to_vec()),
+            Datum::Bytes(bytes) => Some(bytes.to_vec()),
+            other => json::write(other).ok(),
+        };
+        raw.push(origin.as_ref().map_or(-1, |o| o.offset), record.ts, key.as_deref(), row.as_deref());
         let (topic, partition) = origin.as_ref().map_or(("".into(), 0), |o| (o.topic.clone(), o.partition));
         let before = self.env.place.replace(Some(Place { topic, partition, raw: Arc::new(raw), row: 0 }));
         let done = match self.as_of(origin, then) {
@@ -440,7 +446,7 @@ impl<'a> Cx<'a> {
 
     fn refused(&self, reason: &str, text: &str) -> Fatal {
         let place = self.env.place.borrow();
-        let of = place.as_ref().map_or(String::new(), |p| {
+        let of = place.as_ref().filter(|p| !p.topic.is_empty()).map_or(String::new(), |p| {
             format!(" (record {} of `{}`, partition {})", p.raw.offsets[p.row], p.topic, p.partition)
         });
         Fatal::new("record_failed", format!("`{}`: {reason}: {text}{of}", self.name()))

@@ -380,8 +380,16 @@ impl MatchPattern {
                     let text = format!("`{}`: {text}; on_max_runs=\"fail\"", cx.name());
                     return Err(Failure::Fatal(Fatal::new("too_many_runs", text)));
                 }
-                Said::Failed(event, ts, (reason, text)) => {
-                    cx.settle(Err(Failure::Bad(reason, format!("{text}; at {ts} ms: {event:?}"))))?
+                Said::Failed(failed, ts, (reason, text)) => {
+                    let failure = Failure::Bad(reason, format!("{text}; at {ts} ms: {failed:?}"));
+                    match event {
+                        Some(event) if *event == failed => cx.settle(Err(failure))?,
+                        // It had waited: the record at hand is another one, with nothing wrong.
+                        _ => {
+                            let record = Record::new(datum.clone(), failed, ts, Headers::default());
+                            cx.as_waited(None, &record, || Err(failure))?
+                        }
+                    }
                 }
             }
         }
