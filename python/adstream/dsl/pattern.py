@@ -154,22 +154,34 @@ class AfterMatchSkipStrategy:
     @staticmethod
     def skip_to_first(stage: str) -> AfterMatchSkipStrategy:
         """Those that began before the stage's first event go."""
-        return AfterMatchSkipStrategy("to_first", stage)
+        return AfterMatchSkipStrategy("to_first", _stage_name(stage))
 
     @staticmethod
     def skip_to_last(stage: str) -> AfterMatchSkipStrategy:
         """Those that began before the stage's last event go."""
-        return AfterMatchSkipStrategy("to_last", stage)
+        return AfterMatchSkipStrategy("to_last", _stage_name(stage))
 
     def throw_exception_on_miss(self) -> AfterMatchSkipStrategy:
         """The event is a dead letter (`nothing_to_skip_to`, `skips_to_its_start`) where the match has no event of the stage,
         or begins with it."""
         if self.stage is None:
-            raise _malformed(f"{self} skips to no stage", "write it behind `skip_to_first` or `skip_to_last`")
+            raise _malformed(f"`{self.kind}` skips to no stage", "write it behind `skip_to_first` or `skip_to_last`")
         return replace(self, throws=True)
 
     def _plan(self) -> Any:
         return self.kind if self.stage is None else {self.kind: {"stage": self.stage, "throws": self.throws}}
+
+
+def check_skip(skip: object) -> None:
+    """Whether it is one, or none is said. Raises TopologyError: `malformed_pattern`."""
+    if skip is not None and not isinstance(skip, AfterMatchSkipStrategy):
+        raise _malformed(f"not a skip strategy: {skip!r}", "write `AfterMatchSkipStrategy.skip_past_last_event()`")
+
+
+def _stage_name(stage: object) -> str:
+    if not isinstance(stage, str):
+        raise _malformed(f"not a name of a stage: {stage!r}", "write the text that the stage is called by")
+    return stage
 
 
 # --- Patterns -------------------------------------------------------------------------------------------------------------
@@ -207,6 +219,10 @@ def _malformed(message: str, hint: str) -> Exception:
     return fault("malformed_pattern", message, operation="Pattern", hint=hint)
 
 
+def _label(stage: _Stage) -> str:
+    return stage.name if stage.group is None else f"({' '.join(map(_label, stage.group._stages))})"
+
+
 _TIMES_MAX = 10_000
 """Each time is a state of the automaton."""
 
@@ -225,6 +241,7 @@ class Pattern:
     @staticmethod
     def begin(stage: str | Pattern, skip: AfterMatchSkipStrategy | None = None) -> Pattern:
         """The first stage, by its name, or a group. `skip` is the whole pattern's."""
+        check_skip(skip)
         return Pattern((_made(stage, "strict"),), skip or AfterMatchSkipStrategy.no_skip())
 
     def next(self, stage: str | Pattern) -> Pattern:
@@ -266,6 +283,10 @@ class Pattern:
     def _last(self) -> _Stage:
         return self._stages[-1]
 
+    def _refused(self, message: str, hint: str) -> Exception:
+        """About the stage at hand."""
+        return _malformed(f"`{_label(self._last)}`: {message}", hint)
+
     def _with(self, **changes: Any) -> Self:
         return replace(self, _stages=(*self._stages[:-1], replace(self._last, **changes)))
 
@@ -282,45 +303,60 @@ class Pattern:
     def subtype(self, of: type) -> Pattern:
         """And the event is an instance of that class."""
         if not isinstance(of, type):
-            raise _malformed(f"not a class: {of!r}", "write `.subtype(Class)`")
+            raise self._refused(f"not a class: {of!r}", "write `.subtype(Class)`")
         return self._condition("and", lambda event: isinstance(event, of), "subtype")
 
     def until(self, condition: Test) -> Pattern:
         """Ends a loop: an event for which it holds is not taken, nor is any later one."""
         if self._last.until is not None:
-            raise _malformed("a second `until`", "write the conditions as one")
+            raise self._refused("a second `until`", "write the conditions as one")
         if not self._last.looping:
-            raise _malformed("`until` of what does not repeat without a bound", "write it behind `one_or_more()`")
-        return self._with(until=_test(condition, "until"))
+            raise self._refused("`until` of what does not repeat without a bound", "write it behind `one_or_more()`")
+        return self._with(until=self._test(condition, "until"))
 
     def _condition(self, how: str, condition: Test, what: str) -> Pattern:
         if self._last.group is not None:
-            raise _malformed(f"`{what}` of a group", "write it at the stages of the group")
-        new = _test(condition, what)
+            raise self._refused(f"`{what}` of a group", "write it at the stages of the group")
+        new = self._test(condition, what)
         old = self._last.condition
         return self._with(condition=new if old is None else (how, old, new))
 
+    def _test(self, condition: object, what: str) -> Test:
+        if not isinstance(condition, Expr) and not callable(condition):
+            raise self._refused(
+                f"not a condition: {condition!r}", f'write `.{what}(col("x") > 1)` or a function of the event'
+            )
+        refuse_async(condition, what, hint="ask before, on rows, `.map_async(…)`, and match on the answers")
+        return condition
+
     # Quantifiers.
+
+    def _whole(self, *numbers: object) -> None:
+        for number in numbers:
+            if type(number) is not int:
+                raise self._refused(f"{number!r} times", "write a whole number")
 
     def times(self, low: int, high: int | None = None, window: Duration | None = None) -> Pattern:
         """So often, or between so often and so often. `window`: between repetitions, as in Flink between those before the
         last (docs/patterns.md)."""
+        self._whole(low, low if high is None else high)
         if high is None:
             if low <= 0:
-                raise _malformed(f"{low} times", "write a number of 1 or more")
+                raise self._refused(f"{low} times", "write a number of 1 or more")
             return self._repeated(low, low, window)
         if low < 0 or high < low or high == 0:
             wanted = (
                 "write the smaller number first" if high > 0 else "write a number of 1 or more; `optional()` for none"
             )
-            raise _malformed(f"between {low} and {high} times", wanted)
+            raise self._refused(f"between {low} and {high} times", wanted)
         pattern = self._repeated(max(low, 1), high, window)
         return pattern._with(optional=True) if low == 0 else pattern
 
     def times_or_more(self, times: int, window: Duration | None = None) -> Pattern:
         """At least so often."""
+        self._whole(times)
         if times <= 0:
-            raise _malformed(f"{times} times or more", "write a number of 1 or more")
+            raise self._refused(f"{times} times or more", "write a number of 1 or more")
         return self._repeated(times, times, window, looping=True)
 
     def one_or_more(self, window: Duration | None = None) -> Pattern:
@@ -330,9 +366,9 @@ class Pattern:
     def _repeated(self, low: int, high: int, window: Duration | None, *, looping: bool = False) -> Pattern:
         self._not_negated("a quantifier")
         if max(low, high) > _TIMES_MAX:
-            raise _malformed(f"{max(low, high)} times", f"write at most {_TIMES_MAX}")
+            raise self._refused(f"{max(low, high)} times", f"write at most {_TIMES_MAX}")
         if self._last.times is not None:
-            raise _malformed("a second quantifier", "leave one out")
+            raise self._refused("a second quantifier", "leave one out")
         ms = None if window is None else duration_ms(window, "window", operation="Pattern")
         said = self._last.optional
         repeated = self._with(
@@ -344,9 +380,9 @@ class Pattern:
     def optional(self) -> Pattern:
         """It may be absent."""
         if len(self._stages) > 1 and self._stages[-2].greedy:
-            raise _malformed("an optional stage behind a greedy one", "leave `greedy()` out")
+            raise self._refused("an optional stage behind a greedy one", "leave `greedy()` out")
         if self._last.optional:
-            raise _malformed("`optional()` twice", "leave one out")
+            raise self._refused("`optional()` twice", "leave one out")
         self._not_negated("`optional()`")
         return self._with(optional=True)
 
@@ -354,11 +390,11 @@ class Pattern:
         """What follows leaves it the events that it would take."""
         self._not_negated("`greedy()`")
         if self._last.group is not None:
-            raise _malformed("`greedy()` of a group", "write it at a stage")
+            raise self._refused("`greedy()` of a group", "write it at a stage")
         if self._last.inner == "skip_till_any":
-            raise _malformed("`greedy()` and `allow_combinations()`", "leave one out")
+            raise self._refused("`greedy()` and `allow_combinations()`", "leave one out")
         if self._last.times is None:
-            raise _malformed("`greedy()` of what comes once", "write it behind a quantifier")
+            raise self._refused("`greedy()` of what comes once", "write it behind a quantifier")
         return self._with(greedy=True)
 
     def consecutive(self) -> Pattern:
@@ -371,9 +407,9 @@ class Pattern:
 
     def _between(self, inner: str, what: str) -> Pattern:
         if self._last.times is None:
-            raise _malformed(f"`{what}()` of what comes once", "write it behind a quantifier")
+            raise self._refused(f"`{what}()` of what comes once", "write it behind a quantifier")
         if self._last.inner != "skip_till_next":
-            raise _malformed(f"`{what}()` where repetitions are settled", "write one of them, once")
+            raise self._refused(f"`{what}()` where repetitions are settled", "write one of them, once")
         return self._with(inner=inner)
 
     def _not_negated(self, what: str) -> None:
@@ -530,10 +566,3 @@ def _made(stage: str | Pattern, contiguity: str) -> _Stage:
     if not isinstance(stage, str) or not stage or ":" in stage:
         raise _malformed(f"not a name of a stage: {stage!r}", "write a text without `:`")
     return _Stage(stage, contiguity)
-
-
-def _test(condition: object, what: str) -> Test:
-    if not isinstance(condition, Expr) and not callable(condition):
-        raise _malformed(f"not a condition: {condition!r}", f'write `.{what}(col("x") > 1)` or a function of the event')
-    refuse_async(condition, what, hint="ask before, on rows, `.map_async(…)`, and match on the answers")
-    return condition

@@ -35,6 +35,8 @@ _STARTS = {"skip_till_next": "followed_by", "skip_till_any": "followed_by_any", 
 _STARTS |= {"not_follow": "not_followed_by", "strict": "next"}
 _FLAGS = ("looping", "optional", "greedy")
 _FIELDS = ("name", "contiguity", "group", "where", "until", "times", *_FLAGS, "inner", "within", "within_previous")
+LOOKS = ("count", "first", "last", "sum", "mean", "min", "max", "any", "all", "values")
+"""What `matched` can ask."""
 _PARTS = ("digits", "every_ms", "offset", "length", "name")
 
 
@@ -58,6 +60,13 @@ def expr_of(said: Any) -> Expr:
     if not isinstance(args, list) or unknown:
         raise malformed(f"not an expression: {unknown or args!r} in `{said['op']}`", hint)
     value, dtype = said.get("value"), said.get("type")
+    for part, kind in (("name", str), ("type", str), *((part, int) for part in _PARTS if part != "name")):
+        if said.get(part) is not None and type(said[part]) is not kind:
+            raise malformed(f"not an expression: `{part}` of `{said['op']}` is {said[part]!r}", hint)
+    if said["op"] == "col" and not _column(said.get("name")):
+        raise malformed(f"not a column: {said.get('name')!r}", hint)
+    if said["op"] == "lit" and isinstance(value, list | dict):
+        raise malformed(f"not a constant: {value!r}", hint)
     try:
         if said["op"] == "lit" and value is not None:
             value = _literal(value, str(dtype))
@@ -65,6 +74,20 @@ def expr_of(said: Any) -> Expr:
         raise malformed(f"not a constant of type {dtype}: {value!r}", hint) from None
     parts = {part: said[part] for part in _PARTS if part in said}
     return Expr(said["op"], tuple(map(expr_of, args)), dtype=dtype, value=value, **parts)
+
+
+def _column(name: str | None) -> bool:
+    if not name or not name.startswith("$other.{"):
+        return bool(name)
+    try:
+        asked = json.loads(name.removeprefix("$other."))
+    except ValueError:
+        return False
+    if not isinstance(asked, dict) or set(asked) != {"stage", "look", "of"} or not isinstance(asked["stage"], str):
+        return False
+    if asked["of"] is not None:
+        expr_of(asked["of"])
+    return asked["look"] in LOOKS
 
 
 def _literal(value: Any, dtype: str) -> Any:
@@ -127,6 +150,13 @@ def _condition(condition: Any, stage: str) -> dict[str, Any]:
 
 def read(text: str | bytes) -> Pattern:
     """See `Pattern.from_json`."""
+    try:
+        return _read(text)
+    except RecursionError:
+        raise malformed("groups or conditions are nested too deeply", "hand over what `to_json` wrote") from None
+
+
+def _read(text: str | bytes) -> Pattern:
     try:
         said = json.loads(text)
     except ValueError as error:

@@ -20,7 +20,7 @@ from adstream.dsl.faults import fault
 from adstream.dsl.flow import Materialized
 from adstream.dsl.graph import Graph, Node
 from adstream.dsl.kstream import Flowing, KGroupedStream, KStream, ProcessedStream
-from adstream.dsl.pattern import LOOK, AfterMatchSkipStrategy, Pattern
+from adstream.dsl.pattern import LOOK, AfterMatchSkipStrategy, Pattern, check_skip
 from adstream.dsl.pattern_rules import Reader, Rules
 from adstream.dsl.pattern_text import condition_text
 from adstream.dsl.serdes import Serde
@@ -206,6 +206,7 @@ class Options:
     on_max_runs: OnMaxRuns = "drop_oldest"
 
     def __post_init__(self) -> None:
+        check_skip(self.skip)
         if self.time not in get_args(Time):
             raise _wrong(f"`time` is {self.time!r}", 'write "event" or "processing"')
         if self.time == "event" and self.max_delay is None:

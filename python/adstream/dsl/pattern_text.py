@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 from adstream.dsl.durations import duration_ms, format_ms
 from adstream.dsl.expr import Expr, callable_name, col, lit
 from adstream.dsl.faults import nearest
-from adstream.dsl.pattern_json import expr_of, malformed, rebuilt, stage_names
+from adstream.dsl.pattern_json import LOOKS, expr_of, malformed, rebuilt, stage_names
 from adstream.errors import TopologyError
 
 if TYPE_CHECKING:
@@ -66,7 +66,6 @@ _RESERVED = _OF_STAGES | {"and", "not", "in", "is", "null", "true", "false"}
 _THEN = {"->": "skip_till_next", "->>": "skip_till_any", "!->": "not_follow", "!": "not_next", "=>": "strict"}
 _SIGNS = {"skip_till_next": "-> ", "skip_till_any": "->> ", "not_follow": "!-> ", "not_next": "!", "strict": ""}
 
-_LOOKS = ("count", "first", "last", "sum", "mean", "min", "max", "any", "all", "values")
 _META = {"timestamp": "$timestamp", "offset": "$offset", "partition": "$partition", "key": "$key", "value": "$value"}
 _META_OF = {column: name for name, column in _META.items()}
 _OF_ONE = [
@@ -99,6 +98,8 @@ _ARGUMENTS: dict[str, tuple[int, int]] = {
 _SPECIAL = ("round", "cast", "str_slice", "dt_truncate", "decimal", "timestamp", "null")
 _PYTHON = "python"
 
+_FIRST_BOUND = {"not", "neg", "is_null", "is_not_null", "is_in"}
+"""Their first argument is written as tightly as they bind."""
 _OR, _AND, _NOT, _COMPARE, _ADD, _MUL, _UNARY, _ATOM = range(8)
 _COMPARES = {"=": "eq", "==": "eq", "!=": "ne", "<>": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
 _INFIX = {
@@ -210,7 +211,8 @@ def _write(e: Expr, taken: str | None) -> tuple[str, int]:
         right = _wrap(a[1], level + 1, taken)
         # `x = null` is refused as a mistake.
         return f"{left} {sign} {'(null)' if right == 'null' and level == _COMPARE else right}", level
-    listed = [_wrap(arg, _OR, taken) for arg in a]
+    # Each argument is written once: nested ones would double the work level by level.
+    listed = [_wrap(arg, _OR, taken) for arg in (a[1:] if e.op in _FIRST_BOUND else a)]
     match e.op:
         case "col":
             return _column_text(e.name or "", taken), _ATOM
@@ -219,12 +221,12 @@ def _write(e: Expr, taken: str | None) -> tuple[str, int]:
         case "not":
             return f"not {_wrap(a[0], _NOT, taken)}", _NOT
         case "neg":
-            number = a[0].op == "lit"
-            return f"-({listed[0]})" if number else f"-{_wrap(a[0], _UNARY, taken)}", _UNARY
+            text = _wrap(a[0], _UNARY, taken)
+            return f"-({text})" if a[0].op == "lit" and not text.startswith("(") else f"-{text}", _UNARY
         case "is_null" | "is_not_null":
             return f"{_wrap(a[0], _ADD, taken)} {e.op.replace('_', ' ')}", _COMPARE
         case "is_in":
-            return f"{_wrap(a[0], _ADD, taken)} in ({', '.join(listed[1:])})", _COMPARE
+            return f"{_wrap(a[0], _ADD, taken)} in ({', '.join(listed)})", _COMPARE
         case "round":
             return f"round({listed[0]}, {e.digits})", _ATOM
         case "cast":
@@ -310,7 +312,12 @@ def read(text: str, type_field: str) -> Pattern:
     """See `Pattern.parse`."""
     if not isinstance(text, str):
         raise malformed(f"not a text: {text!r}", 'write `Pattern.parse("a (x > 1) -> b")`')
-    return _Reader(text, type_field).pattern()
+    try:
+        return _Reader(text, type_field).pattern()
+    except RecursionError:
+        raise malformed(
+            "groups or conditions are nested too deeply", "leave parentheses out, or write a list: `x in (1, 2)`"
+        ) from None
 
 
 class _Reader:
@@ -732,7 +739,7 @@ class _Reader:
 
     def _call(self, token: _Token) -> Expr:
         name, empty = token.word(), self._is(")")
-        if name in _LOOKS:
+        if name in LOOKS:
             return self._look(name)
         if name in _META and empty:
             return col(_META[name])
@@ -745,7 +752,7 @@ class _Reader:
         if name in _SPECIAL:
             return self._special(name, token)
         if name not in _ARGUMENTS:
-            near = nearest(name, (*_ARGUMENTS, *_LOOKS, *_META, *_SPECIAL))
+            near = nearest(name, (*_ARGUMENTS, *LOOKS, *_META, *_SPECIAL))
             hint = f"did you mean `{near}`?" if near else f"there are: {', '.join(sorted(_ARGUMENTS))}"
             raise self._error(token.at, f"there is no function `{token.text}`", hint)
         args = [] if empty else [self._expression()]

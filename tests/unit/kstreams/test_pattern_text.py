@@ -111,6 +111,10 @@ def test_functions_show_and_are_not_kept() -> None:
         Pattern.begin("a").subtype(dict).to_json()
 
 
+def _where(expr: str) -> str:
+    return f'{{"adstream_pattern": 1, "stages": [{{"name": "a", "where": {{"expr": {expr}}}}}]}}'
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -125,6 +129,13 @@ def test_functions_show_and_are_not_kept() -> None:
         ('{"adstream_pattern": 1, "stages": [{"name": "a", "where": {"expr": {"op": "call"}}}]}', "a function of"),
         ('{"adstream_pattern": 1, "stages": [{"name": "a", "where": "x > 1"}]}', "not a condition"),
         ('{"adstream_pattern": 1, "skip": "all", "stages": [{"name": "a"}]}', "not a skip strategy"),
+        (_where('{"op": "col", "name": 5}'), "`name` of `col` is 5"),
+        (_where('{"op": "col"}'), "not a column: None"),
+        (_where('{"op": "col", "name": "$other.{bad"}'), "not a column"),
+        (_where('{"op": "col", "name": "$other.{}"}'), "not a column"),
+        (_where('{"op": "lit", "type": "int", "value": [1]}'), "not a constant"),
+        (_where('{"op": "round", "digits": "z", "args": [{"op": "col", "name": "x"}]}'), "`digits` of `round` is 'z'"),
+        (_where('{"op": "not", "args": [' * 2000 + '{"op": "col", "name": "x"}' + "]}" * 2000), "nested too deeply"),
         ('{"adstream_pattern": 1, "stages": [{"name": "a", "times": {"from": "1", "to": 1}}]}', "not a quantifier"),
     ],
 )
@@ -187,3 +198,22 @@ def test_what_shows_only_in_the_whole_has_the_place_of_its_stage_and_the_line_of
         ads.topology(name="app")(build).build()
     assert refused.value.code == "malformed_pattern"
     assert "test_pattern_text" in str(refused.value.line)
+
+
+@pytest.mark.parametrize("text", ["a (" + "(" * 3000 + "x" + ")" * 3000 + ")", "(" * 2000 + "a" + ")" * 2000])
+def test_what_is_nested_too_deeply_is_refused(text: str) -> None:
+    with pytest.raises(TopologyError, match="nested too deeply") as refused:
+        Pattern.parse(text)
+    assert refused.value.code == "malformed_pattern"
+
+
+def test_nested_conditions_are_written_once() -> None:
+    """Doubled level by level, this would not end."""
+    deep = col("x") > 1
+    for _ in range(50):
+        deep = ~deep
+    assert str(Pattern.begin("a").where(deep)) == f"a ({'not ' * 50}x > 1)"
+    negated = col("x")
+    for _ in range(50):
+        negated = -negated
+    assert str(Pattern.begin("a").where(negated.is_null())) == f"a ({'-' * 50}x is null)"

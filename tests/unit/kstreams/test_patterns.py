@@ -114,10 +114,10 @@ def test_a_strategy_that_throws_may_stop_the_task() -> None:
         app.on_error(processing="fail")
         app.stream("in", key=TEXT).group_by_key().match(A, max_delay="0s", skip=skip).matches.to("out", key=TEXT)
 
-    with pytest.raises(ads.FatalError, match="skips_to_its_start"):
-        with TopologyTestDriver(ads.topology(name="app")(build), partitions=1) as driver:
-            for at in (1, 2):
-                driver.input("in").pipe({"t": "a"}, key="k", at=at)
+    with TopologyTestDriver(ads.topology(name="app")(build), partitions=1) as driver:
+        driver.input("in").pipe({"t": "a"}, key="k", at=1)
+        driver.input("in").pipe({"t": "a"}, key="k", at=2)
+        with pytest.raises(ads.FatalError, match="skips_to_its_start"):
             driver.run()
 
 
@@ -182,6 +182,13 @@ def two(how: Callable[[Pattern], Pattern]) -> Callable[[], Pattern]:
         two(lambda p: p.next(A).one_or_more().greedy()),
         two(lambda p: p.where("n > 1")),  # type: ignore[arg-type]
         two(lambda p: p.next("c:d")),
+        two(lambda p: p.times("3")),  # type: ignore[arg-type]
+        two(lambda p: p.times(2.5)),  # type: ignore[arg-type]
+        two(lambda p: p.times(True)),
+        two(lambda p: p.times(1, "3")),  # type: ignore[arg-type]
+        two(lambda p: p.times_or_more(None)),  # type: ignore[arg-type]
+        lambda: Pattern.begin("a", "skip_to_next"),  # type: ignore[arg-type]
+        lambda: Pattern.begin("a", AfterMatchSkipStrategy.skip_to_first(None)),  # type: ignore[arg-type]
         lambda: Pattern.begin("a", AfterMatchSkipStrategy.skip_to_next().throw_exception_on_miss()),
     ],
 )
@@ -191,6 +198,26 @@ def test_what_is_refused_at_once(said: Callable[[], Pattern]) -> None:
     assert refused.value.code == "malformed_pattern"
     assert refused.value.hint
     assert "test_patterns.py" in str(refused.value.line)
+
+
+@pytest.mark.parametrize(
+    ("said", "stage"),
+    [
+        (two(lambda p: p.one_or_more().times(2)), "b"),
+        (two(lambda p: p.optional().optional()), "b"),
+        (two(lambda p: p.greedy()), "b"),
+        (two(lambda p: p.consecutive()), "b"),
+        (two(lambda p: p.times(0)), "b"),
+        (two(lambda p: p.until(col("n") > 1)), "b"),
+        (two(lambda p: p.where(5)), "b"),  # type: ignore[arg-type]
+        (two(lambda p: p.next(Pattern.begin("x").next("y")).one_or_more().greedy()), "(x y)"),
+        (two(lambda p: p.times(2).greedy().next("c").optional()), "c"),
+    ],
+)
+def test_what_is_refused_names_its_stage(said: Callable[[], Pattern], stage: str) -> None:
+    with pytest.raises(ads.TopologyError) as refused:
+        said()
+    assert f"`{stage}`: " in str(refused.value)
 
 
 @pytest.mark.parametrize(
