@@ -366,6 +366,8 @@ class Task:
         """Whether it has stores that are to be on disk, where those that do not say it are `default`: memory or disk."""
     def attach(self, disk: Disk, default: str) -> None:
         """Keeps its stores there; called before anything else."""
+    def new_inputs(self) -> list[str]:
+        """Inputs that whoever wrote what was restored did not read: they have no position. To be asked before anything is fed."""
     @property
     def in_memory(self) -> bool:
         """Whether a restore has to read the changelog from its beginning, whatever is on disk."""

@@ -166,6 +166,9 @@ class Log(Protocol):
         """Creates those that are missing (waits until usable); returns their names. Raises ConfigError naming the topic when
         one exists with another partition count."""
 
+    def topics(self) -> list[str]:
+        """The names of all topics that may be seen. In any thread."""
+
     def partitions(self, topics: Sequence[str]) -> dict[str, int]:
         """Partition counts; a topic that does not exist is absent."""
 
@@ -207,9 +210,6 @@ class Log(Protocol):
 class Administered(Log, Protocol):
     """A log whose topics and groups can be looked into and put back, for applications that do not run (`adstream reset`,
     `doctor`)."""
-
-    def topics(self) -> list[str]:
-        """The names of all topics that may be seen."""
 
     def delete_topics(self, topics: Sequence[str]) -> None:
         """Deletes those that exist, and returns when they are gone. Raises ConfigError when it may not."""

@@ -16,7 +16,7 @@ from adstream.cli.logs import existing_log
 from adstream.cli.options import JobOptions
 from adstream.errors import ConfigError
 from adstream.interfaces import Log
-from adstream.runtime import dead_letters
+from adstream.runtime import dead_letters, discovery
 from adstream.runtime.dead_letters import DeadLetter, dead_letter_topic, list_dead
 from adstream.runtime.manifest import topology_topic
 from adstream.testing import TopologyTestDriver
@@ -35,6 +35,7 @@ def show(job: str, options: JobOptions, limit: int, *, as_json: bool) -> None:
     chosen, built = prepare(job, options)
     log = existing_log(chosen)
     try:
+        built = discovery.found(built, log)
         letters = {topic: list_dead(log, topic, limit, app=built.app) for topic in _topics(log, built)}
     finally:
         log.close()
@@ -49,6 +50,7 @@ def replay(job: str, options: JobOptions, limit: int | None, *, yes: bool, dry_r
     chosen, built = prepare(job, options)
     log = existing_log(chosen)
     try:
+        built = discovery.found(built, log)
         topics = _topics(log, built)
         _has_run(log, built.app)
         for topic in topics:

@@ -18,6 +18,7 @@ from adstream.cli.logs import existing_log
 from adstream.cli.options import JobOptions
 from adstream.errors import ConfigError, ExitCode
 from adstream.interfaces import Administered
+from adstream.runtime import discovery
 from adstream.runtime.doctor import Finding, Measured, examine, examine_worker
 
 TIMEOUT_S = 10
@@ -32,9 +33,10 @@ def show(job: str, options: JobOptions, metrics: Sequence[str], seconds: float, 
     for worker in metrics:
         found += _ask(worker)
     if chosen.log_named:
-        description = json.loads(Plan(built.json, built.callables).describe())
         log = cast(Administered, existing_log(chosen))
         try:
+            built = discovery.found(built, log)
+            description = json.loads(Plan(built.json, built.callables).describe())
             found += examine(log, description, built.plan, lambda: time.sleep(seconds), log_option=chosen.log_option)
         finally:
             log.close()

@@ -18,7 +18,7 @@ from adstream.cli.logs import existing_log
 from adstream.cli.options import Chosen, ResetOptions
 from adstream.errors import ConfigError, ExitCode
 from adstream.interfaces import Administered
-from adstream.runtime import reset
+from adstream.runtime import discovery, reset
 from adstream.runtime.reset import Move, Place, Reset
 from adstream.targets import make_target
 
@@ -43,9 +43,10 @@ def run(
     chosen, built = prepare(job, options)
     place = _one_place(to_earliest, to_latest, to_datetime, shift_by)
     named = dict(_named_place(text) for text in topics)
-    description: Mapping[str, Any] = json.loads(Plan(built.json, built.callables).describe())
     log = cast(Administered, existing_log(chosen))
     try:
+        built = discovery.found(built, log)
+        description: Mapping[str, Any] = json.loads(Plan(built.json, built.callables).describe())
         found = reset.plan(
             log,
             description,

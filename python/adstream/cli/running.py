@@ -63,11 +63,9 @@ def start(job: str, options: RunOptions, *, bars: bool = False) -> None:
 
 def work(built: Built, settings: Settings, chosen: Chosen, *, bars: bool) -> None:
     """One worker, in this process."""
-    from adstream._core import Plan
     from adstream.runtime import launch
     from adstream.runtime.worker import Worker
 
-    plan = Plan(built.json, built.callables)
     connect(built.callables, settings.registry)
     databases = sql_function.connect(built.callables, settings.connections)
     place = open_log(settings, chosen.inputs, option=chosen.log_option or "--input")
@@ -80,13 +78,12 @@ def work(built: Built, settings: Settings, chosen: Chosen, *, bars: bool) -> Non
             progress.watch(worker)
 
     try:
-        worker = launch.run(
-            plan,
+        worker = launch.run_built(
+            built,
             settings,
             place,
             stop_at_end=chosen.stop_at_end,
             on_start=watch,
-            listeners=built.listeners,
             log_option=chosen.log_option or "--input",
         )
     finally:

@@ -16,7 +16,7 @@ from adstream.cli.logs import existing_log, named_log
 from adstream.cli.options import Chosen, JobOptions, choose
 from adstream.errors import ConfigError, ExitCode
 from adstream.interfaces import TopicSpec
-from adstream.runtime import manifest, partitioning
+from adstream.runtime import discovery, manifest, partitioning
 from adstream.runtime.assignment import Assignment, enumerate_tasks, topic_kinds
 from adstream.runtime.remade import check_topics
 from adstream.runtime.topic_settings import remarks
@@ -30,10 +30,11 @@ def check(job: str, options: JobOptions) -> None:
     if (platform := platform_topics(job)) is not None:
         return _check_platform(job, platform, choose(options))
     chosen, built = prepare(job, options)
-    description = _description(built)
-    kinds = topic_kinds(description)
     log = existing_log(chosen)
     try:
+        built = discovery.found(built, log)
+        description = _description(built)
+        kinds = topic_kinds(description)
         found = log.partitions(list(kinds))
         if inputs := [topic for topic in built.inputs if topic not in found]:
             raise _no_input(inputs)
@@ -66,9 +67,10 @@ def create(job: str, options: JobOptions, input_partitions: int) -> None:
     if (platform := platform_topics(job)) is not None:
         return _create_platform(platform, choose(options))
     chosen, built = prepare(job, options)
-    description = _description(built)
     log = named_log(chosen)
     try:
+        built = discovery.found(built, log)
+        description = _description(built)
         before = log.partitions(list(topic_kinds(description)))
         missing = [topic for topic in built.inputs if topic not in before]
         if missing and not input_partitions:
@@ -136,11 +138,12 @@ def _no_input(topics: Sequence[str]) -> ConfigError:
 def upgrade(job: str, options: JobOptions, *, as_json: bool) -> None:
     """What becomes of each part of the application that ran last; exit code 2 when it could not start."""
     chosen, built = prepare(job, options)
-    description = _description(built)
     app = built.app
-    kinds = topic_kinds(description)
     log = existing_log(chosen)
     try:
+        built = discovery.found(built, log)
+        description = _description(built)
+        kinds = topic_kinds(description)
         found = log.partitions(list(kinds))
         before = manifest.stored(log, app) if manifest.topology_topic(app).name in found else None
         now = manifest.signature(description, found)

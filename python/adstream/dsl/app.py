@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -20,6 +21,7 @@ from adstream.dsl.schema import schema_of
 from adstream.dsl.serdes import Serde
 from adstream.dsl.store import StoreBuilder
 from adstream.dsl.stream import KeyPart, Stream
+from adstream.errors import TopologyError
 from adstream.interfaces import TopicPartition, Uncaught
 
 if TYPE_CHECKING:
@@ -71,13 +73,16 @@ class App:
         self.name = name
         self._graph = Graph(name, settings=dict(settings or {}))
         self._sources: dict[str, str | None] = {}
-        self._read: dict[frozenset[str], tuple[Serde, Serde, Timestamps | None, OffsetReset | None, Flowing]] = {}
+        self._patterns: dict[re.Pattern[str], str | None] = {}
+        self._read: dict[
+            frozenset[str] | re.Pattern[str], tuple[Serde, Serde, Timestamps | None, OffsetReset | None, Flowing]
+        ] = {}
         """What `records` reads, so that the same topics in the same way are one source, as in Kafka Streams."""
 
     @overload
     def stream(
         self,
-        topic: str | Sequence[str],
+        topic: str | Sequence[str] | re.Pattern[str],
         *,
         key: Serde = ...,
         value: Serde = ...,
@@ -99,11 +104,20 @@ class App:
     ) -> Stream: ...
     def stream(self, topic: Any, schema: object = None, **options: Any) -> Stream | KStream:
         """The records of a topic: with a schema as rows (`rows`), without one as keys and values (`records`)."""
-        return self.records(topic, **options) if schema is None else self.rows(topic, schema, **options)
+        if schema is None:
+            return self.records(topic, **options)
+        if isinstance(topic, re.Pattern):
+            raise fault(
+                "bad_argument",
+                "a pattern names topics of keys and values only",
+                operation="stream",
+                hint="make rows of them: `app.stream(re.compile(…)).rows(Schema)`",
+            )
+        return self.rows(topic, schema, **options)
 
     def records(
         self,
-        topic: str | Sequence[str],
+        topic: str | Sequence[str] | re.Pattern[str],
         *,
         key: Serde = serdes.string,
         value: Serde = serdes.json_,
@@ -114,7 +128,9 @@ class App:
         source.
 
         Args:
-            topic: the topic, or several.
+            topic: the topic, or several; or all whose whole name a pattern matches, `re.compile("orders-.*")`: those that there
+                are at the start and those that appear later (docs/operations.md), without the dead letters and internal topics
+                of the application itself.
             key, value: serdes. What they cannot read is a dead letter.
             timestamp: an `ads.TimestampExtractor`, or `(key, value, record's ms, partition's ms so far)` that returns the
                 event time, ms; a negative one drops the record. By default the record's own time. One that raises fails
@@ -125,7 +141,11 @@ class App:
 
         In Kafka Streams: `StreamsBuilder.stream` with `Consumed`; `AutoOffsetReset`.
         """
-        names = frozenset([topic] if isinstance(topic, str) else (t for t in topic if isinstance(t, str)))
+        names: frozenset[str] | re.Pattern[str]
+        if isinstance(topic, re.Pattern):
+            names = topic
+        else:
+            names = frozenset([topic] if isinstance(topic, str) else (t for t in topic if isinstance(t, str)))
         again = self._read.get(names)
         if again is not None and again[:4] == (key, value, timestamp, offset_reset):
             return KStream(again[4])
@@ -136,12 +156,18 @@ class App:
     def _records(
         self,
         operation: str,
-        topic: str | Sequence[str],
+        topic: str | Sequence[str] | re.Pattern[str],
         key: Serde,
         value: Serde,
         timestamp: Timestamps | None,
         offset_reset: OffsetReset | None = None,
     ) -> Flowing:
+        if isinstance(topic, re.Pattern):
+            self._claim_pattern(topic, operation)
+            matched: dict[str, Any] = {"pattern": topic.pattern, "flags": topic.flags}
+            if offset_reset is not None:
+                matched["start"] = _start(offset_reset, operation)
+            return self._source(operation, [], key, value, timestamp, f"topics that match {topic.pattern}", **matched)
         topics = [topic] if isinstance(topic, str) else list(topic)
         if not topics or not all(isinstance(t, str) and t for t in topics):
             raise fault("bad_argument", f"not a topic: {topic!r}", operation=operation, hint="write its name")
@@ -149,7 +175,20 @@ class App:
         for name in topics:
             self._claim(name, operation)
             if offset_reset is not None:
-                self._graph.starts[name] = _start(offset_reset, operation)
+                graph.starts[name] = _start(offset_reset, operation)
+        return self._source(operation, topics, key, value, timestamp, f"topic {', '.join(topics)}")
+
+    def _source(
+        self,
+        operation: str,
+        topics: list[str],
+        key: Serde,
+        value: Serde,
+        timestamp: Timestamps | None,
+        about: str,
+        **matched: Any,
+    ) -> Flowing:
+        graph = self._graph
         key = serdes.check(key, "key", operation).at(topics[:1], "key", operation)
         value = serdes.check(value, "value", operation).at(topics[:1], "value", operation)
         node = flow.add(
@@ -160,7 +199,8 @@ class App:
             key=key.to_plan(graph.register),
             value=value.to_plan(graph.register),
             timestamp=timestamps(graph, timestamp, operation),
-            about=f"topic {', '.join(topics)}",
+            about=about,
+            **matched,
         )
         return Flowing(self.name, graph, (node.id, 0), key, value)
 
@@ -360,14 +400,23 @@ class App:
     def add_source(
         self,
         name: str,
-        *topics: str,
+        *topics: str | re.Pattern[str],
         key: Serde = serdes.string,
         value: Serde = serdes.json_,
         timestamp: Timestamps | None = None,
         offset_reset: OffsetReset | None = None,
     ) -> None:
-        """A node that reads topics. In Kafka Streams: `Topology.addSource`."""
-        flowing = self._records("add_source", topics, key, value, timestamp, offset_reset)
+        """A node that reads topics, or all that a pattern matches. In Kafka Streams: `Topology.addSource`."""
+        [*patterns] = (topic for topic in topics if isinstance(topic, re.Pattern))
+        if patterns and len(topics) > 1:
+            raise fault(
+                "bad_argument",
+                "a pattern and other topics",
+                operation="add_source",
+                hint="write one pattern for all of them, or a source for each",
+            )
+        named = [topic for topic in topics if not isinstance(topic, re.Pattern)]
+        flowing = self._records("add_source", patterns[0] if patterns else named, key, value, timestamp, offset_reset)
         self._graph.rename(self._graph.nodes[flowing.port[0]], name)
 
     def add_processor(self, name: str, processor: Callable[[], object], *parents: str) -> None:
@@ -492,7 +541,45 @@ class App:
                 line=line,
                 hint="use that stream twice: it forks",
             )
+        for pattern, where in self._patterns.items():
+            if pattern.fullmatch(topic):
+                raise self._matched(topic, pattern, operation, line, where)
         self._sources[topic] = line
+
+    def _claim_pattern(self, pattern: re.Pattern[str], operation: str) -> None:
+        line = user_line()
+        if not isinstance(pattern.pattern, str) or not pattern.pattern:
+            raise fault(
+                "bad_argument",
+                f"not a pattern of topics: {pattern!r}",
+                operation=operation,
+                line=line,
+                hint='write `re.compile("orders-.*")`',
+            )
+        if pattern in self._patterns:
+            raise fault(
+                "duplicate_source",
+                f"`{pattern.pattern}` is read already, at {self._patterns[pattern]}",
+                operation=operation,
+                line=line,
+                hint="use that stream twice: it forks",
+            )
+        for topic, where in self._sources.items():
+            if pattern.fullmatch(topic):
+                raise self._matched(topic, pattern, operation, line, where)
+        self._patterns[pattern] = line
+
+    @staticmethod
+    def _matched(
+        topic: str, pattern: re.Pattern[str], operation: str, line: str | None, where: str | None
+    ) -> TopologyError:
+        return fault(
+            "duplicate_source",
+            f"`{topic}` is matched by `{pattern.pattern}`, and each topic is read once (the other is at {where})",
+            operation=operation,
+            line=line,
+            hint="write a pattern that does not match it",
+        )
 
     def rows(
         self,

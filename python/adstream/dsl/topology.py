@@ -18,14 +18,14 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import PurePath
 from typing import Any, Union, get_args, get_origin, get_type_hints, overload
 
 from adstream.dsl import drawing, flow
 from adstream.dsl.app import App
-from adstream.dsl.faults import fault, function_line, name_list, nearest
+from adstream.dsl.faults import DEAD_LETTERS, fault, function_line, name_list, nearest
 from adstream.dsl.graph import Node
 from adstream.errors import ConfigError, TopologyError
 from adstream.interfaces import Listeners
@@ -79,6 +79,18 @@ def _optional(annotation: Any) -> tuple[Any, bool]:
     return annotation, False
 
 
+_INTERNAL = ("-repartition", "-changelog", "-sink", "-tasks", "-topology")
+"""How the names of topics end that an application makes for itself."""
+
+
+def _is_pattern(node: Mapping[str, Any]) -> bool:
+    return node["op"] == "flow" and node["kind"] == "source" and "pattern" in node
+
+
+def _pattern(node: Mapping[str, Any]) -> re.Pattern[str]:
+    return re.compile(node["pattern"], node["flags"])
+
+
 @dataclass(frozen=True, slots=True)
 class Built:
     """A topology as data: what `adstream._core.Plan` takes.
@@ -113,6 +125,46 @@ class Built:
             elif node["op"] == "flow" and node["kind"] == "source" and not node.get("internal"):
                 topics += node["topics"]
         return topics
+
+    @property
+    def patterns(self) -> list[re.Pattern[str]]:
+        """Of the sources that read all topics that match one."""
+        return [_pattern(node) for node in self.plan["nodes"] if _is_pattern(node)]
+
+    def matching(self, topics: Iterable[str]) -> Built:
+        """The same, whose sources of patterns read those of these topics that they match. What the application makes for itself
+        is not among them, and neither are the dead letters of what is matched.
+
+        Raises:
+            TopologyError: `duplicate_source`, two patterns match one topic.
+        """
+        names = sorted({*topics})
+        nodes, starts = [], dict(self.plan.get("starts", {}))
+        readers: dict[str, str] = {}
+        for node in self.plan["nodes"]:
+            if _is_pattern(node):
+                pattern = _pattern(node)
+                found = [name for name in names if pattern.fullmatch(name) and not self._own(name)]
+                # What fails is written to `<topic>-dlq`: read again, it would fail again.
+                found = [name for name in found if name not in {f"{other}{DEAD_LETTERS}" for other in found}]
+                for name in found:
+                    if name in readers:
+                        raise fault(
+                            "duplicate_source",
+                            f"`{name}` is matched by two patterns, `{readers[name]}` and `{pattern.pattern}`",
+                            operation="stream",
+                            line=node["line"],
+                            hint="write patterns that do not overlap: each topic is read once",
+                        )
+                    readers[name] = pattern.pattern
+                starts |= {name: node["start"] for name in found if "start" in node}
+                node = {**node, "topics": found}
+            nodes.append(node)
+        return replace(self, plan={**self.plan, "nodes": nodes, **({"starts": starts} if starts else {})})
+
+    def _own(self, topic: str) -> bool:
+        """Whether it is Kafka's, or one that the application makes for itself."""
+        return topic.startswith("__") or (topic.startswith(f"{self.app}-") and topic.endswith(_INTERNAL))
 
     def describe(self) -> str:
         """One line per node: number, name, inputs, what it does, its rung, the user's line.

@@ -64,6 +64,9 @@ class FilesLog:
         mine = {topic: len(self._files[topic]) for topic in topics if topic in self._files}
         return mine | self._inner.partitions([topic for topic in topics if topic not in mine])
 
+    def topics(self) -> list[str]:
+        return sorted({*self._files, *self._inner.topics()})
+
     def topic_settings(self, topics: Sequence[str]) -> dict[str, dict[str, str]]:
         return self._inner.topic_settings([topic for topic in topics if topic not in self._files])
 

@@ -20,10 +20,11 @@ from types import FrameType
 from typing import Any
 
 from adstream._core import Plan, SinkBuffer
+from adstream.dsl.topology import Built
 from adstream.errors import ConfigError
 from adstream.interfaces import Listeners, Log, Target
 from adstream.logs.files import FilesLog
-from adstream.runtime import partitioning
+from adstream.runtime import discovery, partitioning
 from adstream.runtime.assignment import Assignment, prepare
 from adstream.runtime.daemon import DaemonExecutor
 from adstream.runtime.metrics import MetricsServer, WorkerCollector
@@ -93,6 +94,43 @@ def run(
         on_start(worker)
         worker.run()
     return worker
+
+
+def run_built(
+    built: Built,
+    settings: Settings,
+    log_: Log,
+    *,
+    on_start: Callable[[Worker], None] = lambda worker: None,
+    look: Callable[[float], bool] | None = None,
+    **options: Any,
+) -> Worker:
+    """`run` of a topology whose sources may be patterns: it starts again when there are new topics that they match.
+
+    Args:
+        look: waits until topics are looked for again; see `discovery.Watch`.
+        options: those of `run`.
+
+    Raises:
+        ConfigError, FatalError: see `run`.
+    """
+    before: Worker | None = None
+    while True:
+        seen = discovery.found(built, log_)
+        places = (Plan(seen.json, seen.callables), settings, log_)
+        if not built.patterns or options.get("stop_at_end"):
+            return run(*places, on_start=on_start, listeners=built.listeners, **options)
+        with ExitStack() as watching:
+
+            def begin(worker: Worker, before: Worker | None = before) -> None:
+                on_start(worker)
+                if before is not None and not before.starts_over:  # a signal that came between the two
+                    worker.stop()
+                watching.enter_context(discovery.Watch(built, seen, log_, worker.start_over, look))  # noqa: B023 (called here)
+
+            before = run(*places, on_start=begin, listeners=built.listeners, **options)
+        if not before.starts_over:
+            return before
 
 
 def check_partitioning(plan: Plan, settings: Settings, log_: Log) -> None:

@@ -65,6 +65,7 @@ class Restorable(Protocol):
     """What is asked of `adstream._core.Task` here."""
 
     def restore(self, batch: RawBatch, known: bool = False) -> None: ...
+    def new_inputs(self) -> list[str]: ...
     @property
     def in_memory(self) -> bool: ...
 
@@ -232,10 +233,13 @@ class Restore:
         return not self.follows and self.position >= self.end and not (self._expected or self._blocks or self._ahead)
 
     def finish(self) -> dict[TopicPartition, int]:
-        """Where the inputs go on. Raises FatalError when there is state, but no position that it belongs to."""
+        """Where the inputs go on. Raises FatalError when there is state, but no position that it belongs to. One that is new to
+        the application has none, and is in no state."""
         self.close()
-        if self.rows and self.missing and self._exactly_once:
-            names = ", ".join(f"`{topic}` [{partition}]" for topic, partition in self.missing)
+        new = self._task.new_inputs() if self.missing else []
+        lost = [tp for tp in self.missing if tp[0] not in new]
+        if self.rows and lost and self._exactly_once:
+            names = ", ".join(f"`{topic}` [{partition}]" for topic, partition in lost)
             raise FatalError(
                 f"task {self._spec.name} has state ({self.rows} changelog records), but no committed position of"
                 f" {names}: its offsets expired or were deleted\nhint: set the group's offsets to where the state"

@@ -224,6 +224,8 @@ class Worker:
         self.store_tasks: Mapping[str, Sequence[int]] = assignment.store_tasks
         """Store -> its tasks."""
         self._stop_wanted = False
+        self._stop_asked = False
+        self._topics_changed = False
         self._drain_timeout_ms = settings.drain_timeout_ms
         self._drain_until_ms = 0
         self._idle_commit_ms = settings.commit_interval_ms or COMMIT_MS
@@ -325,7 +327,16 @@ class Worker:
         """Asks it to drain at its next step; safe in a signal handler."""
         if timeout_ms is not None:
             self._drain_timeout_ms = timeout_ms
-        self._stop_wanted = True
+        self._stop_wanted = self._stop_asked = True
+
+    def start_over(self) -> None:
+        """Asks it to drain, so that another worker can go on with other topics; safe in any thread."""
+        self._stop_wanted = self._topics_changed = True
+
+    @property
+    def starts_over(self) -> bool:
+        """It stopped for another one to go on, and for nothing else."""
+        return self._topics_changed and not self._stop_asked
 
     def drain(self, timeout_ms: int) -> None:
         """Stops it: what was processed is committed, the leases are given back; at most `timeout_ms`."""

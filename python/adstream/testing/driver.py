@@ -230,7 +230,10 @@ class TopologyTestDriver:
     ) -> None:
         if isinstance(topology, Built) and settings:
             raise TypeError("a built topology takes no settings any more")
-        self.built = topology if isinstance(topology, Built) else topology.build(**settings)
+        built = topology if isinstance(topology, Built) else topology.build(**settings)
+        # Of patterns: those that are named; what `input` is asked for later is there from then on.
+        self._asked = partitions
+        self.built = built.matching(partitions) if built.patterns and isinstance(partitions, Mapping) else built
         self._options = _Options(
             _positive("batch_rows", batch_rows),
             _positive("commit_every", commit_every),
@@ -242,31 +245,9 @@ class TopologyTestDriver:
         )
         connect(self.built.callables, registry or {}, default="mock://")
         self._databases = sql_function.connect(self.built.callables, connections or {})
-        with _told():
-            self._plan = Plan(self.built.json, self.built.callables)
-        self._description: dict[str, Any] = json.loads(self._plan.describe())
         self._inputs: dict[str, Input] = {}
-        for node in self.built.plan["nodes"]:
-            if node["op"] == "source":
-                self._inputs[node["topic"]] = Input(self, node)
-            elif node["op"] == "flow" and node["kind"] == "source" and not node.get("internal"):
-                self._inputs |= {topic: RecordInput(self, topic, node) for topic in node["topics"]}
-        self._inputs |= {g["topic"]: RecordInput(self, g["topic"], g) for g in self.built.plan.get("globals", ())}
-        self._records = any(node["op"] == "flow" for node in self.built.plan["nodes"])
-        counts = {
-            topic: partitions if isinstance(partitions, int) else partitions.get(topic, 1) for topic in self._inputs
-        }
-        counts |= {found["topic"]: 1 for found in self._description["globals"] if found["rules"]}
-        assignment = enumerate_tasks(self._description, counts, create_topics=True)
-        self.partitions: dict[str, int] = dict(assignment.partitions)
-        self._widest = max(counts.values(), default=1)
-        self._open = _open_sink(self.built.plan)
-        self._specs = [spec for spec in assignment.tasks if spec.kind == "stream"]
-        order = {tp: level for level, tps in enumerate(assignment.levels) for tp in tps}
-        levels: dict[int, list[int]] = {}
-        for i, spec in enumerate(self._specs):
-            levels.setdefault(order[spec.inputs[0]], []).append(i)
-        self._levels = [levels[level] for level in sorted(levels)]
+        self.partitions: dict[str, int] = {}
+        self._understand()
         self._outputs: dict[str, Output] = {}
         self._log = MemoryLog()
         self._globals = self._plan.globals()
@@ -286,17 +267,60 @@ class TopologyTestDriver:
         only_records = all(node["op"] == "flow" for node in self.built.plan["nodes"])
         self._one_by_one = only_records and commit_every == 1 and not pipelined
         """As Kafka Streams' driver: a record, a commit, the next one."""
-        self._readers = {tp: i for i, spec in enumerate(self._specs) for tp in spec.inputs}
         self._turns = Turns()
         self._folder: str | None = None
         self._disk_cache = DiskCache(_DISK_CACHE_BYTES)
         self._deaths = 0
         self._tasks = [self._start(spec) for spec in self._specs]
 
+    def _understand(self) -> None:
+        """What the plan says, and the tasks that follow from it."""
+        with _told():
+            self._plan = Plan(self.built.json, self.built.callables)
+        self._description: dict[str, Any] = json.loads(self._plan.describe())
+        kept, self._inputs = self._inputs, {}
+        for node in self.built.plan["nodes"]:
+            if node["op"] == "source":
+                self._inputs[node["topic"]] = Input(self, node)
+            elif node["op"] == "flow" and node["kind"] == "source" and not node.get("internal"):
+                self._inputs |= {topic: RecordInput(self, topic, node) for topic in node["topics"]}
+        self._inputs |= {g["topic"]: RecordInput(self, g["topic"], g) for g in self.built.plan.get("globals", ())}
+        self._records = any(node["op"] == "flow" for node in self.built.plan["nodes"])
+        asked = self._asked
+        counts = {topic: asked if isinstance(asked, int) else asked.get(topic, 1) for topic in self._inputs}
+        counts |= {found["topic"]: 1 for found in self._description["globals"] if found["rules"]}
+        assignment = enumerate_tasks(self._description, counts, create_topics=True)
+        self.partitions = {**self.partitions, **assignment.partitions}  # what a function named stays
+        self._widest = max(counts.values(), default=1)
+        self._open = _open_sink(self.built.plan)
+        self._specs = [spec for spec in assignment.tasks if spec.kind == "stream"]
+        order = {tp: level for level, tps in enumerate(assignment.levels) for tp in tps}
+        levels: dict[int, list[int]] = {}
+        for i, spec in enumerate(self._specs):
+            levels.setdefault(order[spec.inputs[0]], []).append(i)
+        self._levels = [levels[level] for level in sorted(levels)]
+        self._readers = {tp: i for i, spec in enumerate(self._specs) for tp in spec.inputs}
+        self._inputs |= {topic: one for topic, one in kept.items() if topic in self._inputs}  # they know the time
+
+    def _find(self, topic: str) -> None:
+        """A topic that a pattern matches is there from now on: as when a worker starts again with it."""
+        self.run()
+        self.built = self.built.matching({*self.built.inputs, topic})
+        counted = {task.spec.name: (task.counted, task.committed_counters) for task in self._tasks}
+        self._understand()
+        self._tasks = [self._start(spec) for spec in self._specs]
+        for task in self._tasks:
+            if task.spec.name in counted:
+                task.counted, committed = counted[task.spec.name]
+                if task.spec.changelog is None:
+                    _add(task.counted, committed)
+
     # --- Topics ---------------------------------------------------------------------------------------------------
 
     def input(self, topic: str) -> Input:
-        """An input topic, to be written to."""
+        """An input topic, to be written to. One that a source's pattern matches is there as soon as it is asked for."""
+        if topic not in self._inputs and self.built.patterns and topic in self.built.matching([topic]).inputs:
+            self._find(topic)
         try:
             return self._inputs[topic]
         except KeyError:

@@ -1123,6 +1123,14 @@ impl Task {
         }
     }
 
+    /// Inputs that the owner of what was restored did not read: they are new to the application, and have no position. To be
+    /// asked before anything is fed.
+    pub fn new_inputs(&self) -> Vec<String> {
+        let Some(known) = self.restoring.iter().flatten().find_map(|meta| inputs_of(meta)) else { return vec![] };
+        let new = self.inputs.iter().filter(|i| !known.iter().any(|topic| topic == i.topic.as_bytes()));
+        new.map(|i| i.topic.to_string()).collect()
+    }
+
     fn finish_restore(&mut self) -> Result<(), Fatal> {
         if self.local.as_ref().is_some_and(|l| l.unproven.is_some()) {
             return Err(disagrees()); // the log has nothing behind the mark
@@ -1181,6 +1189,23 @@ fn link(chain: u64, frame: &[u8]) -> u64 {
     both[..8].copy_from_slice(&chain.to_le_bytes());
     both[8..].copy_from_slice(&frame[frame.len() - 8..]); // the frame's own hash
     xxh3_64(&both)
+}
+
+/// The topics that a `meta` record has clocks of.
+fn inputs_of(meta: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let mut r = Reader::new(meta);
+    for _ in 0..r.varint()? {
+        r.u64()?;
+        r.blob()?;
+    }
+    (0..r.varint()?)
+        .map(|_| {
+            let topic = r.blob()?.to_vec();
+            r.zigzag()?;
+            r.blob()?;
+            Some(topic)
+        })
+        .collect()
 }
 
 /// The chain that a `meta` record tells.

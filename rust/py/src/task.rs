@@ -318,6 +318,11 @@ impl PyTask {
         Ok(())
     }
 
+    /// Inputs that whoever wrote what was restored did not read.
+    fn new_inputs(&self) -> Vec<String> {
+        self.lock().new_inputs()
+    }
+
     /// Whether a restore has to read the changelog from its beginning, whatever is on disk.
     #[getter]
     fn in_memory(&self) -> bool {

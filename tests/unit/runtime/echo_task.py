@@ -176,6 +176,9 @@ class EchoTask:
         self._begin()
         return self.positions()
 
+    def new_inputs(self) -> list[str]:
+        return []
+
     def restore(self, batch: RawBatch) -> None:
         assert self.fed is None, "restored after the first feed"
         for _, _, key, value, _ in batch.records():

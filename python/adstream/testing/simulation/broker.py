@@ -571,6 +571,10 @@ class SimLog:
         self.call("partitions")
         return {topic: len(self.broker.topics[topic]) for topic in topics if topic in self.broker.topics}
 
+    def topics(self) -> list[str]:
+        self.call("topics")
+        return sorted(self.broker.topics)
+
     def topic_settings(self, topics: Sequence[str]) -> dict[str, dict[str, str]]:
         return {topic: dict(self.broker.settings.get(topic, {})) for topic in topics if topic in self.broker.topics}
 
