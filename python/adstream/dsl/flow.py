@@ -18,7 +18,7 @@ from adstream.dsl.expr import Expr, callable_name, refuse_async
 from adstream.dsl.faults import fault, user_line
 from adstream.dsl.graph import Graph, Node, Port
 from adstream.dsl.serdes import Serde
-from adstream.dsl.store import StoreType, store_type_of
+from adstream.dsl.store import StoreType, entries_max, store_type_of
 
 
 def add(
@@ -281,6 +281,8 @@ class Materialized:
         history: makes it a versioned store that keeps versions so long (`history_retention`).
         store_type: `"disk"`, where the store may be larger than memory, or `"memory"`; by default what the application's
             setting `store_type` says (Kafka Streams: `withStoreType`, `dsl.store.suppliers.class`).
+        max_entries: so many keys at most, of a table without windows: one too many, and the key that was not used for longest is
+            forgotten, and nobody behind is told (Kafka Streams: `Stores.lruMap`). In memory.
     """
 
     name: str | None = None
@@ -291,21 +293,48 @@ class Materialized:
     retention: Duration | None = None
     history: Duration | None = None
     store_type: StoreType | None = None
+    max_entries: int | None = None
 
     def __post_init__(self) -> None:
         if self.store_type is not None:
             store_type_of(self.store_type, "Materialized")
+        if self.max_entries is None:
+            return
+        entries_max(self.max_entries, "Materialized")
+        other = next((n for n in ("history", "retention", "store_type") if getattr(self, n) is not None), None)
+        if other is not None and not (other == "store_type" and self.store_type == "memory"):
+            raise fault(
+                "bad_argument",
+                f"a store of `max_entries` keys has no `{other}`",
+                operation="Materialized",
+                hint="leave out one of them",
+            )
 
     @property
     def cached(self) -> bool:
         """Versions are told one by one."""
         return self.caching and self.history is None
 
+    def with_key_serde(self, key: Serde | None) -> Materialized:
+        return replace(self, key=key)
+
+    def with_value_serde(self, value: Serde | None) -> Materialized:
+        return replace(self, value=value)
+
+    def with_caching_enabled(self) -> Materialized:
+        return replace(self, caching=True)
+
     def with_caching_disabled(self) -> Materialized:
         return replace(self, caching=False)
 
+    def with_logging_enabled(self) -> Materialized:
+        return replace(self, logging=True)
+
     def with_logging_disabled(self) -> Materialized:
         return replace(self, logging=False)
+
+    def with_retention(self, retention: Duration) -> Materialized:
+        return replace(self, retention=retention)
 
     def with_store_type(self, store_type: StoreType) -> Materialized:
         return replace(self, store_type=store_type)
@@ -348,6 +377,15 @@ def store(
                 hint=f'write `retention="{retention_ms}ms"` or more',
             )
         retention_ms = wanted
+    if how.max_entries is not None and kind != "key_value":
+        raise fault(
+            "bad_argument",
+            "a store of `max_entries` keys has neither windows nor versions",
+            operation=operation,
+            hint="leave out `max_entries`",
+        )
+    if how.max_entries is not None:
+        kind, more = "lru", {**more, "max_entries": how.max_entries}
     name = how.name or fallback
     if any(known["name"] == name for known in graph.stores):
         raise fault(

@@ -238,14 +238,19 @@ def lru_map(
 ) -> StoreBuilder:
     """Values by key, of at most `max_entries` keys: one too many, and the one that was not used for longest goes. Reading is a
     use. In Kafka Streams: `Stores.lruMap`."""
-    if not isinstance(max_entries, int) or max_entries < 1:
+    entries_max(max_entries, "lru_map")
+    return _made("lru_map", name, key, value, logging, caching, max_entries=max_entries)
+
+
+def entries_max(value: object, operation: str) -> None:
+    """Raises TopologyError: `bad_argument`, it is no number of keys."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise fault(
             "bad_argument",
-            f"`max_entries` is {max_entries!r}",
-            operation="lru_map",
+            f"`max_entries` is {value!r}",
+            operation=operation,
             hint="write a whole number from 1 on",
         )
-    return _made("lru_map", name, key, value, logging, caching, max_entries=max_entries)
 
 
 def versioned_key_value(
@@ -925,6 +930,7 @@ _CLASSES: dict[str, tuple[type[_Store], type[_Store]]] = {
 
 _OF_TABLES = {
     "key_value": "timestamped_key_value",
+    "lru": "timestamped_key_value",
     "window": "timestamped_window",
     "series": "timestamped_window",
     "session": "session",

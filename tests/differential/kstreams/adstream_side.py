@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Literal
@@ -52,7 +53,7 @@ def run(case: Case, disturb: str | None = None, partitions: int = 1) -> Result:
     try:
         driver = TopologyTestDriver(
             Builder(case, seen).build(),
-            partitions=partitions,
+            partitions=dict.fromkeys(case["topics"], partitions),  # of a pattern, all that there will be
             commit_every=1,
             store_type=store_type,
             wall_clock=case.get("options", {}).get("wall_clock", 0),
@@ -138,6 +139,7 @@ class Builder(Processors):
             logging=store.get("logging", True),
             retention=ms(store.get("retention")),
             history=ms(store.get("history")),
+            max_entries=store.get("lru"),
         )
 
     def fn(self, node: Json, field: str = "fn") -> Callable[..., Any]:
@@ -182,7 +184,8 @@ class Builder(Processors):
         raise NoWord(f"timestamps {asked[0]}")
 
     def _stream(self, node: Json) -> Any:
-        return self.app.stream(node["topics"], timestamp=self.timestamps(node.get("timestamps")), **self.serdes(node))
+        topics = re.compile(node["pattern"]) if "pattern" in node else node["topics"]
+        return self.app.stream(topics, timestamp=self.timestamps(node.get("timestamps")), **self.serdes(node))
 
     def _table(self, node: Json) -> Any:
         timestamp = self.timestamps(node.get("timestamps"))

@@ -452,6 +452,47 @@ def chains(g: Gen) -> None:
     g.finish(ref, 1)
 
 
+def lru_tables(g: Gen) -> None:
+    """Tables whose stores forget what was not used for longest, and tell nobody."""
+    g.options.pop("cache", None)  # what a cache answers is no use of the store behind it; here each look is one
+    table = g.table(versioned=False)
+    match g.pick(["table", "to_table", "stream", "aggregate", "aggregate", "group", "join"]):
+        case "table":
+            ref = g.table_op(table) if g.chance(0.5) else table
+        case "to_table":
+            ref = g.to_table(g.prepare(g.stream()))
+        case "stream":
+            ref = g.stream_table_join(g.prepare(g.stream(table.key), 0), table)
+        case "group":
+            ref = g.aggregated(g.group_table(table))
+        case "join":
+            ref = g.table_join(table, g.table(table.key, versioned=False))
+        case _:
+            ref = g.aggregated(g.group(g.stream("string")))
+    g.finish(ref, 1)
+    windowed = {node["id"] for node in g.nodes if node["op"] in ("windowed_by", "cogroup")}
+    for number, node in enumerate(g.nodes):
+        kept = node["op"] in ("table", "to_table", "count", "reduce", "aggregate")
+        if kept and not windowed & set(node.get("in", ())) and "history" not in (node.get("store") or {}):
+            node["store"] = {"name": f"l{number}", "lru": g.pick([1, 2, 2, 3])}
+
+
+def patterns(g: Gen) -> None:
+    """A source of all topics that a pattern matches."""
+    ref = g.stream()
+    source = g.nodes[-1]
+    types = g.topics[source["topics"][0]]
+    source["topics"] += [g.topic(types["key"], types["value"]) for _ in range(g.pick([0, 1, 1, 2]))]
+    source["pattern"] = "|".join(source["topics"])
+    if g.chance(0.3):
+        ref = g.add("merge", [ref, g.stream(ref.key, ref.value)], "stream", ref.key, ref.value)
+    if g.chance(0.5):
+        ref = g.stateless(ref)
+    g.finish(ref if g.chance(0.4) else g.aggregated(g.group(ref)), 1)
+    if any(["meta"] in node.get("script", {}).get("do", ()) for node in g.nodes):
+        del source["pattern"]  # the original's driver counts offsets for all topics of a pattern together
+
+
 def misuse(g: Gen) -> None:
     """What the original refuses before there is any input."""
     stream = g.stream("string", "int64")
@@ -548,5 +589,7 @@ FAMILIES: dict[str, Callable[[Gen], None]] = {
     "caches": caches,
     "composed": composed,
     "chains": chains,
+    "lru_tables": lru_tables,
+    "patterns": patterns,
     "misuse": misuse,
 }

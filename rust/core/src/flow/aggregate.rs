@@ -74,7 +74,7 @@ impl Node for Aggregate {
             return Ok(());
         }
         let fold = &self.folds[input];
-        let stored = cx.store(self.store).latest(&record.key)?;
+        let stored = cx.latest(self.store, &record.key)?;
         let (before, ts) = match &stored {
             Some((value, ts)) => (value.clone(), record.ts.max(*ts)),
             None => (fold.initial(cx)?, record.ts),
@@ -111,7 +111,7 @@ pub struct TableAggregate {
 
 impl Node for TableAggregate {
     fn process(&mut self, _: usize, record: Record, cx: Cx<'_>) -> Done {
-        let stored = cx.store(self.store).latest(&record.key)?;
+        let stored = cx.latest(self.store, &record.key)?;
         let (before, was) = stored.clone().unwrap_or((Datum::Null, i64::MIN));
         let mut after = before.clone();
         let mut ts = record.ts;

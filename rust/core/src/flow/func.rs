@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::process::Access;
-use super::stores::key_bytes;
+use super::stores::{key_bytes, StoreKind};
 use super::transform::{Transformed, Transformer};
 use super::{Cx, Failure, Globals};
 use crate::datum::Datum;
@@ -169,7 +169,7 @@ impl Lookup {
     /// The value and its time; `None`: the table has no such key.
     pub fn get(&self, cx: Cx<'_>, key: &Datum) -> Result<Option<(Datum, i64)>, Failure> {
         Ok(match self {
-            Lookup::Store(index) => cx.store(*index).latest(key)?,
+            Lookup::Store(index) => cx.latest(*index, key)?,
             Lookup::Told(index) => cx.store(*index).latest_told(key)?,
             Lookup::Global(index) => cx.graph.globals.get(*index, &key_bytes(key)?),
             Lookup::Filter { of, predicate, negate } => match of.get(cx, key)? {
@@ -204,7 +204,9 @@ impl Lookup {
     /// As of a time, where the table is versioned; the latest where it is not.
     pub fn get_as_of(&self, cx: Cx<'_>, key: &Datum, ts: i64) -> Result<Option<(Datum, i64)>, Failure> {
         match self {
-            Lookup::Store(index) => cx.store(*index).as_of(key, ts),
+            Lookup::Store(index) if cx.store(*index).spec.kind == StoreKind::Versioned => {
+                cx.store(*index).as_of(key, ts)
+            }
             Lookup::Filter { of, predicate, negate } => match of.get_as_of(cx, key, ts)? {
                 Some((value, at)) if predicate.holds(cx, key, &[&value])? != *negate => Ok(Some((value, at))),
                 _ => Ok(None),

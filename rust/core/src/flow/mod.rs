@@ -500,6 +500,13 @@ impl<'a> Cx<'a> {
     pub fn store_mut(&self, index: usize) -> RefMut<'a, Store> {
         self.graph.stores[index].borrow_mut()
     }
+    /// The present value of a key of a table's store. Of one that forgets what was not used for longest, it is a use.
+    pub fn latest(&self, store: usize, key: &Datum) -> Result<Option<stores::Timed>, Failure> {
+        if self.store(store).spec.kind != stores::StoreKind::Lru {
+            return self.store(store).latest(key);
+        }
+        Ok(self.store_mut(store).lru_get(&stores::key_bytes(key)?))
+    }
 
     /// Writes a record out.
     pub fn send(&self, outgoing: Outgoing) {

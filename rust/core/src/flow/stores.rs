@@ -25,7 +25,7 @@ use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 
-use super::store::{ByteStore, Found};
+use super::store::{ByteStore, Found, View};
 use super::versions::Put;
 use super::Failure;
 use crate::datum::Datum;
@@ -219,6 +219,7 @@ impl Store {
         let kind = self.spec.kind;
         let w = match (kind, key) {
             (StoreKind::Versioned, _) => return self.version_latest(key),
+            (StoreKind::Lru, _) => return Ok(self.lru_peek(View::Present, &key_bytes(key)?)),
             (StoreKind::KeyValue, _) => return self.get(key),
             (_, Datum::Windowed(w)) => w,
             _ => return self.get(key),
@@ -246,6 +247,7 @@ impl Store {
     pub fn put_table(&mut self, key: &Datum, value: &Datum, ts: i64) -> Result<Put, Failure> {
         match self.spec.kind {
             StoreKind::Versioned => self.version_put(key, value, ts),
+            StoreKind::Lru => self.lru_put(&key_bytes(key)?, value, ts).map(|()| Put::Latest),
             _ => self.put(key, value, ts).map(|()| Put::Latest),
         }
     }

@@ -155,7 +155,7 @@ impl Node for Source {
             return Ok(());
         }
         let Some(store) = self.store else { return cx.forward(Record { old: Datum::Null, ..record }) };
-        let before = cx.store(store).latest(&record.key)?;
+        let before = cx.latest(store, &record.key)?;
         if before.as_ref().is_some_and(|b| record.ts < b.1) {
             cx.count("out_of_order"); // without versions the last to arrive wins, as in Kafka Streams
         }
@@ -210,7 +210,7 @@ impl Node for Derived {
     fn process(&mut self, _: usize, record: Record, cx: Cx<'_>) -> Done {
         let value = self.what.of(&record.key, &record.value, cx)?;
         let before = match self.store {
-            Some(store) => cx.store(store).latest(&record.key)?.map(|b| b.0),
+            Some(store) => cx.latest(store, &record.key)?.map(|b| b.0),
             None => None,
         };
         let old = match (self.teller.sends_old(), self.store) {

@@ -64,7 +64,7 @@ impl Node for TableJoin {
         match self.store {
             None => cx.forward(change),
             Some(store) => {
-                let before = cx.store(store).latest(&change.key)?.map(|b| b.0);
+                let before = cx.latest(store, &change.key)?.map(|b| b.0);
                 self.teller.keep(store, change, before, cx)
             }
         }

@@ -100,7 +100,7 @@ impl Node for TransformValues {
                 cx.forward(Record { value, old, ..record })
             }
             Some(store) => {
-                let before = cx.store(store).latest(&record.key)?.map(|b| b.0);
+                let before = cx.latest(store, &record.key)?.map(|b| b.0);
                 let change = Record { value, old: before.clone().unwrap_or_default(), ..record };
                 self.teller.keep(store, change, before, cx)
             }
