@@ -317,12 +317,21 @@ class TopologyTestDriver:
 
     # --- Topics ---------------------------------------------------------------------------------------------------
 
-    def input(self, topic: str) -> Input:
-        """An input topic, to be written to. One that a source's pattern matches is there as soon as it is asked for."""
+    def input(self, topic: str, *, start: Moment | None = None, advance: Duration | None = None) -> Input:
+        """An input topic, to be written to. One that a source's pattern matches is there as soon as it is asked for.
+
+        Args:
+            start: the timestamp of the next record that does not say its own.
+            advance: by how much each such record moves that of the next one on; by default not at all.
+
+        In Kafka Streams: `createInputTopic(topic, …, startTimestamp, autoAdvance)`.
+        """
         if topic not in self._inputs and self.built.patterns and topic in self.built.matching([topic]).inputs:
             self._find(topic)
         try:
-            return self._inputs[topic]
+            found = self._inputs[topic]
+            found.begin(None if start is None else _ms(start), advance)
+            return found
         except KeyError:
             raise KeyError(f"the topology does not read `{topic}`; it reads {', '.join(self._inputs)}") from None
 
@@ -333,6 +342,16 @@ class TopologyTestDriver:
         if topic not in self._outputs:
             self._outputs[topic] = Output(self, topic)
         return self._outputs[topic]
+
+    def produced_topics(self) -> list[str]:
+        """The topics that the application has written so far, internal ones included. In Kafka Streams: `producedTopicNames`."""
+        self.run()
+        inputs = {*self._inputs}
+        return sorted(t for t in self.partitions if t not in inputs and self._written(t, {}))
+
+    def stores(self) -> dict[str, Any]:
+        """All state stores of keys and values, by name; see `store`. In Kafka Streams: `getAllStateStores`."""
+        return {name: self.store(name) for name in queries.specs_of(self.built.plan)}
 
     def dead_letters(self, topic: str) -> list[DeadLetter]:
         """What was refused so far of an input topic, in the order of refusal. Reading takes nothing away."""
@@ -838,7 +857,26 @@ class Input:
         fields = {f["name"]: {**f, "path": paths.get(f["name"], f["path"])} for f in source["fields"]}
         self._time: Mapping[str, Any] | None = fields.get(source["timestamp"])
         self._key = [fields[name] for name in source["key"] or ()]
-        self._timestamp = 0
+        self._timestamp = self._advance_ms = 0
+
+    def begin(self, start: int | None, advance: Duration | None) -> None:
+        """See `TopologyTestDriver.input`."""
+        if start is not None:
+            self._timestamp = start
+        if advance is not None:
+            self._advance_ms = duration_ms(advance, "advance", operation="input")
+
+    def advance_time(self, by: Duration) -> None:
+        """Moves the timestamp on that the next record has if it does not say its own. In Kafka Streams: `advanceTime`."""
+        self._timestamp += duration_ms(by, "by", operation="advance_time")
+
+    def _moment(self, given: int | None) -> int:
+        """The next record's timestamp."""
+        if given is not None:
+            self._timestamp = given
+            return given
+        at, self._timestamp = self._timestamp, self._timestamp + self._advance_ms
+        return at
 
     def pipe(
         self,
@@ -877,9 +915,8 @@ class Input:
                 payload = self._encoded(event)
         else:
             payload = value.encode() if isinstance(value, str) else value
-        self._timestamp = self._timestamp if given is None else given
         encoded = None if key is None else _encode_key(key)
-        self._write(encoded, payload, partition, headers)
+        self._write(encoded, payload, partition, headers, given)
 
     def _encoded(self, event: dict[str, Any]) -> bytes:
         """By the topic's format. Raises ValueError: it can only be read."""
@@ -897,13 +934,14 @@ class Input:
         value: bytes | None,
         partition: int | None,
         headers: Iterable[tuple[str, bytes | None]],
+        given: int | None,
     ) -> None:
         count = self._driver.partitions[self.topic]
         if partition is None:
             partition = 0 if key is None else (murmur2(key) & 0x7FFFFFFF) % count
         if not 0 <= partition < count:
             raise ValueError(f"`{self.topic}` has {count} partitions, there is no {partition}")
-        record = (0, self._timestamp, key, value, list(headers))
+        record = (0, self._moment(given), key, value, list(headers))
         self._driver._pipe((self.topic, partition), RawBatch([record]))
 
     def pipe_many(
@@ -934,7 +972,7 @@ class RecordInput(Input):
     def __init__(self, driver: TopologyTestDriver, topic: str, source: Mapping[str, Any]) -> None:
         self._driver = driver
         self.topic = topic
-        self._timestamp = 0
+        self._timestamp = self._advance_ms = 0
         self._key_spec, self._value_spec = json.dumps(source["key"]), json.dumps(source["value"])
 
     def pipe(
@@ -974,8 +1012,7 @@ class RecordInput(Input):
         headers: Iterable[tuple[str, bytes | None]] = (),
     ) -> None:
         """Writes one record as it is."""
-        self._timestamp = self._timestamp if at is None else _ms(at)
-        self._write(key, value, partition, headers)
+        self._write(key, value, partition, headers, None if at is None else _ms(at))
 
 
 class Output:

@@ -1,7 +1,7 @@
 """Real applications on a real broker, side by side: Kafka Streams and adstream read the same topics of several partitions,
 exactly once, and what they write must be the same, record for record and byte for byte.
 
-    python -m tests.differential.kstreams.live --seed 7 --count 40 [--family NAME]
+    python -m tests.differential.kstreams.live --seed 7 --count 40 [--family NAME | --chains]
 
 The test driver of the original has one partition, one task and no clients. What only a broker shows: which of several
 inputs is next (the heads' times, and waiting for those that are behind), one stream time for each task, what lies in
@@ -12,10 +12,14 @@ one time (the original takes any, adstream the first topic): no two topics have 
 shuffle: cases with a shuffle have one partition, and none whose second half reads anything besides. Where keys change
 without a shuffle, several tasks write to one partition: there the records are compared without their order.
 What depends on when commits are made (caches) or on a clock is left out.
+
+`--chains`: two applications, the second of which reads what the first one writes, keys with windows included. Either may be
+the original or adstream; what two originals write is what the three other chains must write, in between and at the end.
 """
 
 import argparse
 import json
+import random
 import sys
 import uuid
 from collections import Counter
@@ -32,6 +36,7 @@ from tests.differential.kstreams.adstream_side import Builder, serde
 from tests.differential.kstreams.families import FAMILIES
 from tests.differential.kstreams.generate import Case, generate
 from tests.differential.kstreams.original import Original
+from tests.differential.kstreams.topologies import Gen
 from tests.logs.conformance import read_all, wait_until_settled
 from tests.servers import Kafka
 
@@ -59,6 +64,59 @@ def live_cases(seed: int, count: int, families: list[str] | None = None) -> Iter
 def _without_ties(case: Case) -> Case:
     at: dict[int, str] = {}
     return case | {"inputs": [r for r in case["inputs"] if at.setdefault(r["ts"], r["topic"]) == r["topic"]]}
+
+
+LINKS = (
+    "tumbling",
+    "hopping",
+    "sliding",
+    "session",
+    "unlimited",
+    "aggregates",
+    "tables",
+    "table_joins",
+    "stateless",
+    "cogroups",
+)
+"""Families of first applications."""
+
+
+def chained(seed: int, count: int) -> Iterator[tuple[Case, Case]]:
+    """Pairs of cases: the second reads an output topic of the first."""
+    found = number = 0
+    while found < count:
+        [first] = generate(seed + number, 1, [LINKS[number % len(LINKS)]])
+        number += 1
+        links = [node["topic"] for node in first["nodes"] if node["op"] == "to" and "topic" in node]
+        if fits(first) and links:
+            second = _behind(first, links[0], random.Random(f"{seed}/{number}"))
+            if fits(second):
+                found += 1
+                yield _without_ties(first), second
+        assert number < 100 * count
+
+
+def _behind(first: Case, link: str, rng: random.Random) -> Case:
+    types = first["topics"][link]
+    g = Gen(rng, f"{first['name']}-behind", "chain", unit=1)
+    read = g.topic(types["key"], types["value"])
+    ref = g.set(g.add("stream", [], "stream", types["key"], types["value"], topics=[read]), source=True)
+    match g.pick(["stateless", "table", "aggregate", "aggregate", "windows"]):
+        case "stateless":
+            ref = g.stateless(ref)
+        case "table":
+            ref = g.to_table(ref)
+        case "aggregate":
+            ref = g.aggregated(g.group(ref))
+        case _:
+            ref = g.aggregated(g.windowed(g.group(ref)))
+    g.finish(ref, 1)
+    names = {name: link if name == read else f"last-{name}" for name in g.topics}  # no two topics have one name
+    for node in g.nodes:
+        node |= {"topics": [link]} if "topics" in node else {"topic": names[node["topic"]]} if "topic" in node else {}
+    topics = {names[name]: about for name, about in g.topics.items()}
+    case: Case = {"name": g.name, "family": g.family, "seed": first["seed"], "topics": topics, "nodes": g.nodes}
+    return case | ({"stores": g.stores} if g.stores else {}) | {"inputs": []}
 
 
 MOVES = {"map", "flat_map", "select_key", "process", "add_processor"}
@@ -187,6 +245,57 @@ class Live:
                     return _told(case, topic, want, found)
         return None
 
+    def chain(self, first: Case, second: Case) -> str | None:
+        """What differs of two applications in a row, whoever runs them, and differs again."""
+        if self._chain_once(first, second) is None:
+            return None
+        told = self._chain_once(first, second)
+        self.unsteady += told is None
+        return told
+
+    def _chain_once(self, first: Case, second: Case) -> str | None:
+        mark = uuid.uuid4().hex[:8]
+        cut = any(len(_subtopologies(case)) > 1 for case in (first, second)) or moves(first)
+        partitions = 1 if cut else PARTITIONS
+        source, sides = f"in-{mark}", ("theirs", "mine")
+        outputs = [[name for name, about in case["topics"].items() if about.get("out")] for case in (first, second)]
+        names = [f"{source}-{t}" for t, about in first["topics"].items() if not about.get("out")]
+        names += [f"{one}-{mark}-{t}" for one in sides for t in outputs[0]]
+        names += [f"{one}-{two}-{mark}-{t}" for one in sides for two in sides for t in outputs[1]]
+        self.log.create_topics([TopicSpec(name, partitions, KEPT) for name in names])
+        _write(self.log, first, source, partitions)
+        self.runs += 1
+        for one in sides:
+            if not self._ran(one, first, source, f"{one}-{mark}"):
+                return None
+            for two in sides:
+                if not self._ran(two, second, f"{one}-{mark}", f"{one}-{two}-{mark}"):
+                    return None
+        self.partitions[partitions] += 1
+        for stage, case, places in (
+            (0, first, [f"{one}-{mark}" for one in sides]),
+            (1, second, [f"{one}-{two}-{mark}" for one in sides for two in sides]),
+        ):
+            for topic in outputs[stage]:
+                ordered = partitions == 1 or not moves(case)
+                want, *others = (self._read(f"{place}-{topic}", partitions, ordered) for place in places)
+                self.records += sum(map(len, want.values()))
+                for place, found in zip(places[1:], others, strict=True):
+                    if found != want:
+                        return f"{place}: {json.dumps(first)}\n{_told(case, topic, want, found)}"
+        return None
+
+    def _ran(self, side: str, case: Case, source: str, target: str) -> bool:
+        """Runs an application to the end of its input; False: the original fails with it."""
+        placed = _placed(case, source, target)
+        if side == "mine":
+            launch.run(_built(placed, target), Settings(app=target, cache=False), self.log, stop_at_end=True)
+            return True
+        told = self._original.run(placed)
+        if "error" in told:
+            self.failed[f"{told['error']['cause']}: {told['error']['message'][:100]}"] += 1
+        return "error" not in told
+
     def _read(self, topic: str, partitions: int, ordered: bool) -> dict[int | None, list[Json]]:
         """By partition, in order; and under None those without a key, which go to any partition."""
         told: dict[int | None, list[Json]] = {p: [] for p in range(partitions)} | {None: []}
@@ -218,12 +327,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--family", action="append", choices=FAMILIES)
+    parser.add_argument("--chains", action="store_true")
     arguments = parser.parse_args()
     wrong = []
     with Kafka() as kafka, Original(live=kafka.bootstrap) as original:
         live = Live(kafka, original)
-        for case in live_cases(arguments.seed, arguments.count, arguments.family):
-            kind = live.difference(case)
+        told = (
+            (live.chain(*pair) for pair in chained(arguments.seed, arguments.count))
+            if arguments.chains
+            else (live.difference(case) for case in live_cases(arguments.seed, arguments.count, arguments.family))
+        )
+        for kind in told:
             if kind is not None:
                 wrong.append(kind)
                 print(kind)

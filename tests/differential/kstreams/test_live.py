@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from tests.differential.kstreams.live import PARTITIONS, Live, live_cases
+from tests.differential.kstreams.live import PARTITIONS, Live, chained, live_cases
 from tests.differential.kstreams.original import Original
 from tests.servers import Kafka
 
@@ -27,3 +27,21 @@ def test_applications_on_a_broker(kafka: Kafka) -> None:
     assert live.failed.total() <= count / 4, live.failed
     assert live.partitions[PARTITIONS] > 0
     assert live.records > 3 * count
+
+
+@pytest.mark.timeout(900)
+def test_applications_in_a_row(kafka: Kafka) -> None:
+    """Either may be the original's or ours: each reads what the other writes. `ADSTREAM_TEST_CHAINS` says how many."""
+    count = int(os.environ.get("ADSTREAM_TEST_CHAINS", 5))
+    seed = random.SystemRandom().randrange(2**32)
+    with Original(live=kafka.bootstrap) as original:
+        live = Live(kafka, original)
+        wrong = [told for pair in chained(seed, count) if (told := live.chain(*pair)) is not None]
+        live.close()
+    assert not wrong, "\n".join(
+        [f"python -m tests.differential.kstreams.live --chains --seed {seed} --count {count}", *wrong]
+    )
+    assert live.runs >= count
+    assert live.unsteady <= 1
+    assert live.failed.total() <= count / 2, live.failed
+    assert live.records > count

@@ -383,3 +383,26 @@ def test_a_supplier_of_one_processor_is_refused() -> None:
 
     with pytest.raises(ads.TopologyError, match="the same processor twice"):
         ads.topology(name="app")(build).build()
+
+
+def test_a_driver_lets_time_advance_by_itself_and_tells_what_there_is() -> None:
+    """Kafka Streams' `createInputTopic(topic, …, start, advance)`, `advanceTime`, `producedTopicNames`, `getAllStateStores`."""
+
+    @ads.topology(name="app")
+    def counting(app: ads.App) -> None:
+        text = ads.serdes.string
+        app.stream("in", key=text, value=text).group_by_key().count("counts").to_stream().to("out")
+
+    with TopologyTestDriver(counting, partitions=1, commit_every=1) as driver:
+        assert driver.produced_topics() == []
+        records = driver.input("in", start=1_000, advance="10ms")
+        for _ in range(2):
+            records.pipe("x", key="a")
+        records.advance_time("1s")
+        records.pipe("x", key="a")
+        driver.input("in").pipe("x", key="a", at=5)
+        driver.input("in").pipe("x", key="a")
+        assert [r.timestamp for r in driver.output("out").read()] == [1_000, 1_010, 2_020, 2_020, 2_020]
+        assert driver.produced_topics() == ["app-0-changelog", "out"]
+        assert list(driver.stores()) == ["counts"]
+        assert driver.stores()["counts"].get("a").value == 5

@@ -74,6 +74,17 @@ def test_by_javas_partitioner_all_is_well(partitions: int) -> None:
     assert found.seen == len(KEYS)
 
 
+@pytest.mark.parametrize("tail", [8, 16])
+def test_keys_of_windows_lie_by_the_key_inside(tail: int) -> None:
+    """As Kafka Streams writes them; without one that lies elsewhere."""
+    whole: list[bytes | None] = [key + i.to_bytes(tail) for i, key in enumerate(KEYS)]
+    [found] = sample(written(lambda i, key: javas_partition(key[:-tail], 4), whole), ["orders"])
+    assert found.good
+    assert found.seen == len(KEYS)
+    [found] = sample(written(lambda i, key: javas_partition(key[: -tail + (i == 7)], 4), whole), ["orders"])
+    assert not found.good
+
+
 def test_by_crc32_it_is_said_whose_that_is() -> None:
     log = written(lambda i, key: zlib.crc32(key) % 4)
     [found] = sample(log, ["orders"])

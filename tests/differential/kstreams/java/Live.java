@@ -14,6 +14,7 @@ import java.util.HashSet;
 import java.util.Map;
 import java.util.Properties;
 import java.util.Set;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.atomic.AtomicReference;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.ListOffsetsOptions;
@@ -21,6 +22,7 @@ import org.apache.kafka.clients.admin.OffsetSpec;
 import org.apache.kafka.clients.consumer.OffsetAndMetadata;
 import org.apache.kafka.common.IsolationLevel;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.errors.UnknownTopicOrPartitionException;
 import org.apache.kafka.streams.KafkaStreams;
 import org.apache.kafka.streams.StreamsConfig;
 import org.apache.kafka.streams.errors.StreamsUncaughtExceptionHandler.StreamThreadExceptionResponse;
@@ -66,7 +68,7 @@ public final class Live {
             });
             streams.start();
             long deadline = System.currentTimeMillis() + TIMEOUT_MS;
-            while (failed.get() == null && !isDone(asked, app, admin)) {
+            while (failed.get() == null && !isSurelyDone(asked, app, admin)) {
                 if (System.currentTimeMillis() > deadline) {
                     throw new IllegalStateException(app + " did not come to an end: " + streams.state());
                 }
@@ -80,6 +82,18 @@ public final class Live {
             result.set("error", Recorder.error("run", failed.get()));
         }
         return result;
+    }
+
+    /** An internal topic that is being made may be listed before its partitions have leaders. */
+    private static boolean isSurelyDone(JsonNode asked, String app, Admin admin) throws Exception {
+        try {
+            return isDone(asked, app, admin);
+        } catch (ExecutionException e) {
+            if (e.getCause() instanceof UnknownTopicOrPartitionException) {
+                return false;
+            }
+            throw e;
+        }
     }
 
     /**
