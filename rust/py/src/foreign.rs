@@ -232,6 +232,10 @@ impl Foreign for Callables {
         })
     }
 
+    fn pure(&self, function: usize) -> bool {
+        self.native[function].is_some()
+    }
+
     fn translate(&self, function: usize, payloads: &[Option<&[u8]>]) -> Result<Vec<Translated>, Fault> {
         Python::attach(|py| {
             let made = || -> PyResult<Vec<Translated>> {

@@ -133,3 +133,27 @@ def test_what_does_not_go_together_is_refused(options: dict[str, Any], told: str
         driver_of(PAIR, **options)
     assert refused.value.code == "bad_argument"
     assert refused.value.hint
+
+
+@pytest.mark.parametrize(("bound", "waits"), [("0ms", set()), ("5ms", {"a"})])
+def test_what_begins_nothing_is_kept_only_while_something_may_come_before_it(bound: str, waits: set[str]) -> None:
+    """And what it would have failed on is told in both."""
+    pattern = Pattern.begin("one").where(col("v") > 5).next("two").where(col("v") > 7)
+
+    @ads.topology(name="idle")
+    def idle(app: ads.App) -> None:
+        found = (
+            app.stream("in", key=ads.serdes.string).group_by_key().match(pattern, max_delay=bound, materialized="runs")
+        )
+        found.matches.to("found", key=ads.serdes.string)
+
+    with TopologyTestDriver(idle, partitions=1, commit_every=1) as driver:
+        driver.input("in").pipe({"v": 1}, key="a", at=1_000)
+        assert set(driver.patterns("runs")) == waits
+        driver.input("in").pipe({"v": "no number"}, key="a", at=1_000)
+        driver.input("in").pipe({"v": 6}, key="a", at=1_001)
+        driver.input("in").pipe({"v": 8}, key="a", at=1_001)
+        driver.input("in").pipe({"v": 1}, key="a", at=1_002)
+        driver.input("in").pipe({"v": 1}, key="b", at=2_000)
+        assert [[e["v"] for es in r.value.values() for e in es] for r in driver.output("found").read()] == [[6, 8]]
+        assert len(driver.dead_letters("in")) == 1

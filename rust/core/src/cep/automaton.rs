@@ -169,6 +169,27 @@ impl Automaton {
         }
     }
 
+    /// Whether an event begins a run where there is none. `holds`: a condition on it; none, and none comes back: that cannot be said
+    /// of it now.
+    pub fn begins(&self, holds: &mut dyn FnMut(u16) -> Option<bool>) -> Option<bool> {
+        self.takes(self.start, holds)
+    }
+
+    /// All edges are asked that [`super::Runs::process`] would ask of a start run: a condition may fail on any of them.
+    fn takes(&self, at: usize, holds: &mut dyn FnMut(u16) -> Option<bool>) -> Option<bool> {
+        for edge in &self.states[at].edges {
+            if !edge.guard.of_start(holds)? {
+                continue;
+            }
+            match edge.action {
+                Action::Take => return Some(true),
+                Action::Proceed if self.takes(edge.target, holds)? => return Some(true),
+                Action::Proceed | Action::Ignore => {}
+            }
+        }
+        Some(false)
+    }
+
     pub fn stage_of(&self, state: usize) -> &str {
         &self.stages[self.states[state].stage as usize]
     }

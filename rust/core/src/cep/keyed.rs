@@ -104,9 +104,10 @@ impl<E: Clone> Keyed<E> {
         self.waiting.entry(ts).or_default().push(event);
     }
 
-    /// Everything that is due, in order.
-    pub fn all_due(&self) -> BTreeSet<i64> {
-        self.each.iter().fold(self.due.clone(), |all, watch| &all | &watch.due)
+    /// When something is due next.
+    pub fn next_due(&self) -> Option<i64> {
+        let each = self.each.iter().filter_map(|watch| watch.due.first());
+        self.due.first().into_iter().chain(each).min().copied()
     }
 
     /// Something is due, and the watermark is there. `sort` puts events of one time in order.

@@ -60,6 +60,17 @@ impl Guard {
         }
     }
 
+    /// Of a run that has taken nothing; none if a condition says nothing.
+    pub fn of_start(&self, holds: &mut dyn FnMut(u16) -> Option<bool>) -> Option<bool> {
+        Some(match self {
+            Guard::Always | Guard::Within(_) => true,
+            Guard::Is(condition) => holds(*condition)?,
+            Guard::Not(guard) => !guard.of_start(holds)?,
+            Guard::And(both) => both[0].of_start(holds)? && both[1].of_start(holds)?,
+            Guard::Or(both) => both[0].of_start(holds)? || both[1].of_start(holds)?,
+        })
+    }
+
     pub fn negated(self) -> Guard {
         Guard::Not(Box::new(self))
     }

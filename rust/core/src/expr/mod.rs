@@ -105,6 +105,10 @@ pub trait Foreign: Send + Sync {
     fn apply(&self, _function: usize, _args: &[crate::datum::Datum]) -> Result<crate::datum::Datum, Fault> {
         unreachable!("the plan has no functions of single values")
     }
+    /// Whether it says the same of the same values whenever and however often it is asked: it is no function of the user.
+    fn pure(&self, _function: usize) -> bool {
+        false
+    }
     /// Payloads of another format as JSON, or the reverse; `None` stays `None`. One answer for each, or the text of why there
     /// is none; the outer error: nobody can go on.
     fn translate(&self, _function: usize, _payloads: &[Option<&[u8]>]) -> Result<Vec<Translated>, Fault> {

@@ -494,6 +494,11 @@ impl<'a> Cx<'a> {
         self.env.foreign.apply(function, args).map_err(Failure::from)
     }
 
+    /// Whether a function may be asked at another time, or more often.
+    pub fn pure(&self, function: usize) -> bool {
+        self.env.foreign.pure(function)
+    }
+
     pub fn store(&self, index: usize) -> Ref<'a, Store> {
         self.graph.stores[index].borrow()
     }

@@ -10,13 +10,16 @@
 //! time goes on as the logged clock does, once no record has come for so long. In processing time an event's time is what the
 //! logged clock shows when it comes, and what is due is looked at when the clock has passed it.
 //!
+//! An event that begins no run, of a key that has none, is forgotten when it comes, if nothing can still come before it: it has no
+//! bound to wait for. Its conditions are asked at once then, those of expressions; the user's functions are asked when time passes.
+//!
 //! In the store each key has its state whole; between commits it lives decoded in memory. A match is an object: its stages, in order
 //! of their first event, with their events, oldest first. Who asks has port 3: for each event which edges each run asked, and what it
 //! did. Further patterns have three ports each, behind these: matches, what was given up, traces. They share events, and what
 //! conditions that look at the event alone have said of it.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -118,8 +121,8 @@ pub struct MatchPattern {
     /// How far it had come with the latest record, and what the clock showed then.
     latest: (i64, i64),
     /// Decoded, by key, and whether it was changed since it was stored.
-    live: BTreeMap<Vec<u8>, (Datum, Keyed<Datum>, bool)>,
-    /// What is due, of all keys.
+    live: HashMap<Vec<u8>, (Datum, Keyed<Datum>, bool)>,
+    /// When something of a key is due next, of all keys.
     due: BTreeSet<(i64, Vec<u8>)>,
     broken: Option<Fatal>,
 }
@@ -190,7 +193,7 @@ impl MatchPattern {
             store,
             seen: NO_TIME,
             latest: (NO_TIME, NO_TIME),
-            live: BTreeMap::new(),
+            live: HashMap::new(),
             due: BTreeSet::new(),
             broken: None,
         })
@@ -294,6 +297,26 @@ impl MatchPattern {
         }
     }
 
+    /// Whether an event that is not late changes nothing, and that can be said now.
+    fn passes_by(&self, record: &Record, key: &[u8], cx: Cx<'_>) -> bool {
+        if self.max_delay_ms != Some(0) || self.order_by.is_some() || self.rules.is_some() || self.trace.contains(&true)
+        {
+            return false;
+        }
+        let Some((asked, _)) = self.asked.first() else { return false };
+        let mut holds = |condition: u16| {
+            let said = &asked.conditions[condition as usize];
+            let alone = !said.history && said.uses.is_empty() && cx.pure(said.func.call);
+            alone.then(|| said.func.holds(cx, &record.key, &[&record.value]).ok()).flatten()
+        };
+        let none_begins = self.watched.automata.iter().all(|a| a.begins(&mut holds) == Some(false));
+        none_begins
+            && match self.live.get(key) {
+                Some((_, keyed, _)) => keyed.empty(),
+                None => cx.store(self.store).bytes.get(key).is_none(),
+            }
+    }
+
     /// Everything that is due, the earliest first; whether anything was.
     fn fire_due(&mut self, headers: &Headers, cx: Cx<'_>) -> Result<bool, Failure> {
         let (watermark, mut any) = (self.watermark(cx), false);
@@ -314,7 +337,7 @@ impl MatchPattern {
         *changed = true;
         let datum = datum.clone();
         let mut said = vec![];
-        let before = keyed.all_due();
+        let before = keyed.next_due();
         let (asked, trace, order_by, lives) = (&self.asked, &self.trace, self.order_by, &self.watched.lives);
         let traces: RefCell<Vec<(usize, Rc<RefCell<Trace>>)>> = RefCell::default();
         let mut known = Known::default();
@@ -350,13 +373,7 @@ impl MatchPattern {
                 keyed.fire(&self.watched, watermark, &mut sort, &mut conditions, &mut said);
             }
         }
-        let after = keyed.all_due();
-        for ts in before.difference(&after) {
-            self.due.remove(&(*ts, key.to_vec()));
-        }
-        for ts in after.difference(&before) {
-            self.due.insert((*ts, key.to_vec()));
-        }
+        note_due(&mut self.due, key, before, keyed.next_due());
         for (pattern, one) in said {
             let automaton = &self.watched.automata[pattern];
             let rule = self.rules.as_ref().map(|rules| rules.known[pattern].name());
@@ -474,6 +491,14 @@ fn did(automaton: &Automaton, edges: &[(Run, usize, usize, bool)]) -> &'static s
         (_, _, true, _) => "skipped",
         _ => "dropped",
     }
+}
+
+/// `after` is noted in any case: what was noted may have been of something that is over.
+fn note_due(due: &mut BTreeSet<(i64, Vec<u8>)>, key: &[u8], before: Option<i64>, after: Option<i64>) {
+    if let Some(ts) = before.filter(|_| before != after) {
+        due.remove(&(ts, key.to_vec()));
+    }
+    due.extend(after.map(|ts| (ts, key.to_vec())));
 }
 
 fn unreadable(cx: Cx<'_>, unread: Unread) -> Failure {
@@ -596,6 +621,11 @@ impl Node for MatchPattern {
         } else if record.ts <= self.watermark(cx) {
             cx.count("late");
             return cx.forward_to(2, record);
+        } else if self.passes_by(&record, &key, cx) {
+            self.seen = record.ts;
+            self.latest = (self.seen, cx.env.wall);
+            self.fire_due(&record.headers, cx)?;
+            return Ok(());
         }
         self.load(&key, cx)?;
         let ts = match self.max_delay_ms {
@@ -603,9 +633,10 @@ impl Node for MatchPattern {
             None => cx.env.wall,
         };
         let (_, keyed, changed) = self.live.get_mut(&key).expect("loaded");
+        let before = keyed.next_due();
         keyed.arrive(record.value, ts, &self.watched);
         *changed = true;
-        self.due.insert((ts.saturating_add(self.watched.lag), key));
+        note_due(&mut self.due, &key, before, keyed.next_due());
         if self.max_delay_ms.is_some() {
             self.seen = self.seen.max(ts);
             self.latest = (self.seen, cx.env.wall);
@@ -629,7 +660,9 @@ impl Node for MatchPattern {
     fn flush(&mut self, cx: Cx<'_>) -> Done {
         let numbers = self.rules.as_ref().map(Rules::numbers);
         let mut store = cx.store_mut(self.store);
-        for (key, (_, keyed, changed)) in self.live.iter_mut().filter(|l| l.1 .2) {
+        let mut changed: Vec<_> = self.live.iter_mut().filter(|l| l.1 .2).collect();
+        changed.sort_unstable_by(|a, b| a.0.cmp(b.0));
+        for (key, (_, keyed, changed)) in changed {
             *changed = false;
             match keyed.empty() {
                 true => store.bytes.write(key, None),
@@ -644,7 +677,7 @@ impl Node for MatchPattern {
             }
         }
         match self.live.len() > KEPT {
-            true => self.live.clear(),
+            true => self.live = HashMap::new(),
             false => self.live.retain(|_, (_, keyed, _)| !keyed.empty()),
         }
         Ok(())
@@ -679,7 +712,7 @@ impl Node for MatchPattern {
         }
         for (key, bytes) in cx.store(self.store).bytes.unordered() {
             match self.decoded(&bytes) {
-                Ok(keyed) => self.due.extend(keyed.all_due().into_iter().map(|ts| (ts, key.to_vec()))),
+                Ok(keyed) => self.due.extend(keyed.next_due().map(|ts| (ts, key.to_vec()))),
                 Err(unread) => {
                     if let Failure::Fatal(fatal) = unreadable(cx, unread) {
                         self.broken = Some(fatal);
