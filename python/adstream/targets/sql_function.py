@@ -123,7 +123,7 @@ class SqlFunction:
             state = error.sqlstate
             if state is None and isinstance(error, psycopg.DataError):
                 raise  # the driver has no way to write it: a NUL in a text
-            if state == "P0001" or lies_in_a_row(state):
+            if state is not None and (state == "P0001" or state.startswith("23") or lies_in_a_row(state)):
                 raise
             self.close()
             said = (error.diag.message_primary or str(error)).strip().splitlines()

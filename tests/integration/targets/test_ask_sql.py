@@ -119,6 +119,20 @@ def test_text_that_postgres_has_not_is_the_rows_fault(url: str, folder: Path) ->
         assert [r.value["ticket"] for r in driver.output("tickets").read()] == ["car2"]
 
 
+LONG = "".join(chr(0x4E00 + n * 7919 % 20_000) for n in range(5_000))
+"""No index of Postgres takes it."""
+
+
+@pytest.mark.parametrize("id", ["forbidden", LONG])
+def test_a_constraint_or_a_limit_is_the_rows_fault(url: str, folder: Path, id: str) -> None:
+    more = "ALTER TABLE toll.passed ADD CHECK (id <> 'forbidden');"
+    (folder / "0003_more.sql").write_text(more)
+    with TopologyTestDriver(toll(folder), partitions=1, connections={"sql": url}) as driver:
+        driver.input("cars").pipe(car(1, 0) | {"id": id})
+        driver.input("cars").pipe(car(2, 0))
+        assert [r.value["ticket"] for r in driver.output("tickets").read()] == ["car2"]
+
+
 def test_migrations_are_run_once_and_must_not_change(url: str, folder: Path) -> None:
     for _ in range(2):
         sql_function.migrate(url, "toll", folder)
