@@ -204,6 +204,19 @@ def test_late_beside_two_kept_clicks_is_one_refund(job: Job):
     assert job.ids() == ["late"]
 
 
+@pytest.mark.parametrize("again", ["10:30:20", "12:00:00"])
+def test_a_click_that_comes_again_is_no_duplicate_of_itself(job: Job, again: str):
+    """`ads.clicks` forgets an event after an hour, and knows nothing of copies on other partitions."""
+    for id in ("e1", "e2"):
+        job.click("10:30:15", id)
+    job.click(again, device_id="other", ad_id="x")
+    for id in ("e1", "e2", "e1"):
+        job.click("10:30:15", id)
+    job.clock()
+    assert job.ids() == ["e2"]
+    assert [r.value["event_id"] for r in job.driver.output("invalid-clicks").read()] == ["e2"]
+
+
 def test_another_ad_or_device_is_another_click(job: Job):
     job.click("10:30:00")
     job.click("10:30:01", ad_id="ad2")
