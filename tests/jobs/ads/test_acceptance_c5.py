@@ -109,6 +109,64 @@ def test_a_wrong_price_is_a_dead_letter(ledger: Ledger, price: object) -> None:
     ledger.check()
 
 
+CHANGED = {
+    "event_type": "CAMPAIGN_UPDATED",
+    "timestamp": "2024-01-15T10:00:00Z",
+    "campaign_id": "c",
+    "advertiser_id": "A",
+    "daily_budget": 1,
+    "status": "ACTIVE",
+}
+
+
+@pytest.mark.parametrize(
+    ("topic", "record", "reason"),
+    [
+        ("ad-clicks", event(1, 1200, event_id=""), "no_id"),
+        ("ad-clicks", event(1, 1200, advertiser_id=""), "no_id"),
+        ("ad-clicks", event(1, 1200, event_id="e" * 400), "id_too_long"),
+        ("ad-clicks", event(1, 1200, event_id="e\0"), "callable_raised"),
+        ("ad-payments", PAID | {"payment_id": ""}, "no_id"),
+        ("ad-payments", PAID | {"payment_id": "p" * 400}, "id_too_long"),
+        ("ad-payments", PAID | {"amount": 0}, "bad_amount"),
+        ("ad-payments", PAID | {"timestamp": 1705314615}, "bad_field:timestamp"),
+        ("ad-payments", PAID | {"timestamp": "2024-01-17T10:00:00Z"}, "ahead_of_clock"),
+        ("campaign-events", CHANGED | {"event_type": "CAMPAIGN_CREATE"}, "bad_field:event_type"),
+        ("campaign-events", CHANGED | {"status": "paused"}, "bad_field:status"),
+        ("campaign-events", CHANGED | {"campaign_id": ""}, "no_id"),
+        ("campaign-events", CHANGED | {"event_id": "e" * 400}, "id_too_long"),
+        ("campaign-events", CHANGED | {"daily_budget": -1}, "bad_budget"),
+        ("campaign-events", CHANGED | {"timestamp": "2024-01-17T10:00:00Z"}, "ahead_of_clock"),
+    ],
+)
+def test_a_bad_record_holds_nobody_up(ledger: Ledger, topic: str, record: dict[str, object], reason: str) -> None:
+    with started(ledger, partitions=1) as driver:
+        driver.input("ad-payments").pipe(PAID | {"payment_id": "p0"})
+        driver.input(topic).pipe(record, at="2024-01-15T10:30:15Z")
+        for number in (2, 3):
+            driver.input("ad-clicks").pipe(event(number, 1200, campaign_id="c" if number == 2 else None))
+        booked = [(r.value["posting_id"], r.value["status"]) for r in driver.output("ad-ledger").read()]
+        assert sorted(booked) == [("click:e2", "POSTED"), ("click:e3", "POSTED"), ("payment:p0", "POSTED")]
+        assert [d.reason for d in driver.dead_letters(topic)] == [reason]
+    ledger.check()
+
+
+def test_a_pause_for_somebody_elses_reason_is_heeded(ledger: Ledger) -> None:
+    with started(ledger, partitions=1) as driver:
+        driver.input("ad-payments").pipe(PAID)
+        driver.input("campaign-events").pipe(CHANGED | {"status": "PAUSED", "reason": "FRAUD", "daily_budget": None})
+        driver.input("ad-clicks").pipe(event(1, 1200))
+        told = {r.value["posting_id"]: r.value["reason"] for r in driver.output("ad-ledger").read()}
+    assert told["click:e1"] == "NOT_ACTIVE"
+
+
+def test_a_click_without_a_campaign_pauses_none(ledger: Ledger) -> None:
+    with started(ledger, partitions=1) as driver:
+        driver.input("ad-clicks").pipe(event(1, 1200, campaign_id=None))
+        assert [r.value["reason"] for r in driver.output("ad-ledger").read()] == ["NO_BALANCE"]
+        assert driver.output("campaign-events").read() == []
+
+
 @pytest.mark.parametrize("step", ["process", "close", "produce", "before-commit", "after-commit"])
 @pytest.mark.parametrize("commits", [0, 1, 2])
 def test_a_crash_shows_nowhere(ledger: Ledger, step: str, commits: int) -> None:

@@ -148,13 +148,27 @@ def test_what_cannot_be_booked_is_a_dead_letter(ledger: Ledger) -> None:
         events.pipe(compensated(3, 10, refund_id=None))
         events.pipe(compensated(4, 10, event_id=None))
         events.pipe(compensated(5, 10, advertiser_id="nobody"))
+        events.pipe(compensated(6, 10, refund_id=""))
+        events.pipe(compensated(7, 10, event_id="e" * 400))
         dead = [d.reason for d in driver.dead_letters("compensation-events")]
-        assert sorted(dead) == ["bad_refund", "bad_refund", "no_click", "unknown_advertiser"]
+        assert sorted(dead) == ["bad_refund", "bad_refund", "id_too_long", "no_click", "unknown_advertiser"]
         counters = driver.counters()
-        assert {"filtered:no_refund_id": 1} in counters.values()
+        assert {"filtered:no_refund_id": 2} in counters.values()
         assert {"dead:unknown_advertiser": 1} in counters.values()
         assert driver.output("refund-applied").read() == []
     assert ledger.value("SELECT count(*) FROM ads_ledger.parked") == 0
+
+
+@pytest.mark.parametrize("id", ["r" * 400, "click:e2", "payment:p2", "campaign:1"])
+def test_a_refund_under_an_id_that_is_not_its_own_stops_no_charge(ledger: Ledger, id: str) -> None:
+    """It would wait for its charge, and be booked in the charge's transaction: neither could be."""
+    ledger.post(deposit(1, 5000))
+    at = {"connections": {"ledger": ledger.url}, "partitions": 1}
+    with TopologyTestDriver(compensation, **at) as driver:  # type: ignore[arg-type]
+        driver.input("compensation-events").pipe(compensated(2, 1200, refund_id=id))
+        assert [d.reason for d in driver.dead_letters("compensation-events")] == ["bad_refund_id"]
+    [answer] = ledger.post(click("e2", 1200))
+    assert (answer["status"], ledger.balance()) == ("POSTED", 3800)
 
 
 @pytest.mark.parametrize("order", [*permutations(["click", "refund"]), ("refund", "refund", "click", "refund")])

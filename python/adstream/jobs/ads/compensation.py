@@ -11,16 +11,26 @@
   booked with the charge, by `ads.ledger` in the same transaction; the topic `compensation-released` says so, and the answer
   is told here. After 24 hours it is a matter for people: `adstream ads parked list`, `adstream ads parked release`.
 - An advertiser whom the ledger does not know, or a negative amount, is a dead letter (`unknown_advertiser`, `bad_refund`); an
-  event without a `refund_id` could be paid twice and is dropped and counted (`no_refund_id`).
+  event without a `refund_id` could be paid twice and is dropped and counted (`no_refund_id`). A `refund_id` that begins as the
+  id of a posting of another kind does, or has more than 300 bytes, is a dead letter (`bad_refund_id`).
 """
 
 from __future__ import annotations
 
 from datetime import datetime
+from functools import reduce
 
 import adstream as ads
 from adstream import col
+from adstream.jobs.ads.events import id_or_null, named, short
 from adstream.jobs.ads.ledger import MIGRATIONS, ROLE, Money, conflicts, effects, publish
+
+OWN_ID = reduce(
+    lambda a, b: a & b,
+    [~col("refund_id").str.starts_with(kind) for kind in ("click:", "payment:", "campaign:", "resume:")],
+    col("refund_id").str.len_bytes() <= 300,
+)
+"""A refund that waits under the id of another posting, or under one that no posting can have, would stop its charge."""
 
 
 class Compensation(ads.Record):
@@ -59,10 +69,14 @@ def compensation(app: ads.App, within: str = "7d") -> None:
     asked = (
         app.stream("compensation-events", Compensation, timestamp="timestamp")
         .merge(app.stream("compensation-released", Compensation, timestamp="timestamp"))
+        .with_columns(refund_id=id_or_null("refund_id"), event_id=id_or_null("event_id"))
         .filter(col("refund_id").is_not_null(), reason="no_refund_id")
         .require(
             bad_refund=(col("refund_amount") >= 0).fill_null(False),
             no_click=col("event_id").is_not_null(),
+            bad_refund_id=OWN_ID,
+            id_too_long=short("event_id", "advertiser_id", "campaign_id"),
+            unknown_advertiser=named("advertiser_id"),
         )
         .select(
             id=col("refund_id"),

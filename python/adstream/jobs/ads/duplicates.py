@@ -11,8 +11,8 @@
 - Clicks are put in order by (time, `event_id`) within `grace`, so the order in which they came changes nothing.
 - A click that is later than that is a duplicate if it is less than 300 s from any kept click of the last `memory`; else
   nothing is said of it: it counts.
-- The same event again is no duplicate click: it would be refunded for itself. `ads.clicks` knows an event for an hour, and per partition
-  of `ad-events`; here it is known for `memory`, wherever its copies lay.
+- The same event again is no duplicate click: it would be refunded for itself. `ads.clicks` knows an event for an hour, and per
+  partition of `ad-events`; here it is known for `memory`, wherever its copies lay.
 - Each duplicate has one refund, `dup:<event_id>`, of its own price. The ledger caps it by what was charged.
 - A click without a device or an ad is like no other (`no_device`, `no_ad`): it counts.
 - `duplicate-clicks` counts the original, too, as the field says; it is told again whenever a duplicate is added, and booked by

@@ -85,6 +85,11 @@ def short(*names: str) -> ads.Expr:
     return reduce(lambda a, b: a & b, rules)
 
 
+def named(*names: str) -> ads.Expr:
+    """Whether none of these ids is empty text."""
+    return reduce(lambda a, b: a & b, [col(name) != "" for name in names])
+
+
 class CampaignEvent(ads.Record):
     """`campaign-events`. All but CAMPAIGN_STATUS_CHANGED name everything; that one only what changes."""
 

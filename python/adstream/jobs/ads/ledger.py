@@ -14,6 +14,8 @@
   daily budget; `NOT_ACTIVE`, behind an event that paused or deleted the campaign. A day begins at midnight of the
   advertiser's zone, and a click belongs to the day in which it happened, whenever it comes.
 - The same id with another price, time or owner is booked nowhere: `IDEMPOTENCY_CONFLICT`, an alert.
+- An event whose id, advertiser or, of a campaign's event, campaign is empty or of more than 256 bytes is a dead letter (`no_id`,
+  `id_too_long`), as is one of an unknown type or status. A click may have no campaign: then none is paused.
 - A price that is missing, negative, of 10^13 or more, or has a fraction of the currency's smallest unit, is a dead letter.
 """
 
@@ -24,13 +26,16 @@ from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import adstream as ads
 from adstream import col
+from adstream.jobs.ads.events import named, short
 
 Money = Annotated[Decimal, ads.decimal(15, 2)]
 MIGRATIONS = Path(__file__).parent / "migrations"
+HOLDS = ["BUDGET", "BALANCE"]
+"""Why the ledger pauses a campaign."""
 ROLE = "ads_ledger_app"
 """What it may do in the database: append, and ask."""
 
@@ -55,14 +60,15 @@ class Payment(ads.Record):
 
 
 class CampaignEvent(ads.Record):
-    """What of the topic `campaign-events` concerns money. Those with a `reason` are the ledger's own."""
+    """What of the topic `campaign-events` concerns money. Those with a `reason` of `HOLDS` are the ledger's own."""
 
     event_id: str = ads.content_id()
+    event_type: Literal["CAMPAIGN_CREATED", "CAMPAIGN_UPDATED", "CAMPAIGN_APPROVED", "CAMPAIGN_STATUS_CHANGED"]
     timestamp: datetime
     campaign_id: str
     advertiser_id: str
     daily_budget: Money | None
-    status: str | None
+    status: Literal["PENDING", "ACTIVE", "PAUSED", "DELETED"] | None
     reason: str | None
 
 
@@ -118,7 +124,7 @@ def effects(decided: ads.Stream, id: str) -> ads.Stream:
 
 def publish(following: ads.Stream) -> None:
     """Writes changes of status and alerts to their topics."""
-    following.filter(col("effect") == "STATUS").select(
+    following.filter((col("effect") == "STATUS") & (col("campaign_id") != "")).select(
         "event_id",
         "campaign_id",
         "advertiser_id",
@@ -145,7 +151,11 @@ def ledger(app: ads.App, within: str = "1d") -> None:
     nothing = ads.lit(None)
     clicks = (
         app.stream("ad-clicks", Click, timestamp="timestamp")
-        .require(bad_price=(col("actual_price") >= 0).fill_null(False))
+        .require(
+            no_id=named("event_id", "advertiser_id"),
+            id_too_long=short("event_id", "advertiser_id", "campaign_id"),
+            bad_price=(col("actual_price") >= 0).fill_null(False),
+        )
         .select(
             id=ads.concat_str(ads.lit("click:"), col("event_id")),
             type=ads.lit("CHARGE"),
@@ -157,8 +167,12 @@ def ledger(app: ads.App, within: str = "1d") -> None:
         )
     )
     payments = (
-        app.stream("ad-payments", Payment, timestamp="timestamp")
-        .require(bad_amount=col("amount") > 0)
+        app.stream("ad-payments", Payment, timestamp="timestamp", max_ahead="1d")
+        .require(
+            no_id=named("payment_id", "advertiser_id"),
+            id_too_long=short("payment_id", "advertiser_id"),
+            bad_amount=col("amount") > 0,
+        )
         .select(
             id=ads.concat_str(ads.lit("payment:"), col("payment_id")),
             type=ads.lit("DEPOSIT"),
@@ -170,9 +184,14 @@ def ledger(app: ads.App, within: str = "1d") -> None:
         )
     )
     terms = (
-        app.stream("campaign-events", CampaignEvent, timestamp="timestamp")
-        .filter(col("reason").is_null())
-        .require(bad_budget=(col("daily_budget") >= 0).fill_null(True))
+        app.stream("campaign-events", CampaignEvent, timestamp="timestamp", max_ahead="1d")
+        .filter((~col("reason").is_in(HOLDS)).fill_null(True), reason="own")
+        .require(
+            unknown_type=col("event_type").is_not_null(),  # a column that nobody asks for is not looked at
+            no_id=named("event_id", "campaign_id", "advertiser_id"),
+            id_too_long=short("event_id", "campaign_id", "advertiser_id"),
+            bad_budget=(col("daily_budget") >= 0).fill_null(True),
+        )
         .select(
             id=ads.concat_str(ads.lit("campaign:"), col("event_id")),
             type=ads.lit("CAMPAIGN"),
