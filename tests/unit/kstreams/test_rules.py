@@ -237,6 +237,16 @@ def test_a_crash_forgets_no_rule_and_takes_none_up_twice(build: Callable[[ads.Ap
         assert job.refused() == ["bad_rule"]
 
 
+def test_time_outs_are_told_after_a_restart_before_the_first_rule() -> None:
+    with Job() as job:
+        job.send("..", 0)
+        job.driver.restart()
+        job.say("r", PAIR)
+        job.send("a", 2_000)
+        job.send("..", 60_000)
+        assert job.read("gone") == ["r 1"]
+
+
 def test_in_processing_time() -> None:
     def build(app: ads.App) -> None:
         found = app.stream("in", key=TEXT).group_by_key().match(app.rules("rules"), time="processing")

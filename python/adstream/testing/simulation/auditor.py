@@ -23,6 +23,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from adstream.runtime.task import State
+from adstream.testing.simulation.scenario import SMALL, versions
 
 if TYPE_CHECKING:
     from adstream._core import Record
@@ -349,6 +350,24 @@ def _foreign(cluster: Cluster) -> list[str]:
 
 def _patterned(cluster: Cluster) -> list[str]:
     """Whatever the order of arrival within the delay: events go by time; what is behind the watermark is late."""
+    return _matched(cluster, lambda large: (0, 50, None))
+
+
+def _ruled(cluster: Cluster) -> list[str]:
+    """As `_patterned`; which version it is goes by the time of the large event."""
+    first, second = (value for _, value in versions(cluster.scenario.seed))
+    begins = second["from"]
+    gone = begins if second["running"] == "drop" else None
+
+    def version(large: dict[str, Any]) -> tuple[int, int, int | None]:
+        number = first["version"] if large["at"] < begins else second["version"]
+        return number, SMALL[number], gone if number == first["version"] else None
+
+    return _matched(cluster, version)
+
+
+def _matched(cluster: Cluster, version: Callable[[dict[str, Any]], tuple[int, int, int | None]]) -> list[str]:
+    """`version`: of a large event, which one finds it, below what the other has to be, when nothing is left of that version."""
     broker = cluster.broker
     dead: list[tuple[int, int, str]] = []
     late: list[Row] = []
@@ -377,19 +396,21 @@ def _patterned(cluster: Cluster) -> list[str]:
             for place, large in enumerate(due):
                 if large["n"] < 50:
                     continue
-                following = (e for e in due[place + 1 :] if e["n"] < 50 and e["kind"] == large["kind"])
+                number, below, gone = version(large)
+                following = (e for e in due[place + 1 :] if e["n"] < below and e["kind"] == large["kind"])
                 small = next(following, None)
                 if small is not None and small["at"] - large["at"] < 300_000:
-                    answered.append((user, large["id"], small["id"]))
-                elif large["at"] + 300_000 <= watermark:
-                    unanswered.append((user, large["id"]))
+                    if gone is None or small["at"] < gone:
+                        answered.append((user, number, large["id"], small["id"]))
+                elif large["at"] + 300_000 <= watermark and (gone is None or large["at"] + 300_000 < gone):
+                    unanswered.append((user, number, large["id"]))
     told = [json.loads(r[3] or b"") for _, r in _records(broker, "answered")]
     quiet = [json.loads(r[3] or b"") for _, r in _records(broker, "unanswered")]
     behind = [json.loads(r[3] or b"") for _, r in _records(broker, "patterns-late")]
     blind = waiting + len(answered) + len(unanswered) > 200 and not (answered and unanswered)
     return [
-        *_bags("answered", ((r["user"], r["large"], r["small"]) for r in told), answered),
-        *_bags("unanswered", ((r["user"], r["large"]) for r in quiet), unanswered),
+        *_bags("answered", ((r["user"], r.get("version", 0), r["large"], r["small"]) for r in told), answered),
+        *_bags("unanswered", ((r["user"], r.get("version", 0), r["large"]) for r in quiet), unanswered),
         *_bags("late", ((r["id"], _ms(r["at"])) for r in behind), late),
         *_bags("dead", _dead(broker, "events-dlq"), dead),
         *(["patterns: none was found, the check is blind"] if blind else []),
@@ -404,6 +425,7 @@ JUDGES: Mapping[str, Callable[[Cluster], list[str]]] = {
     "sim.joins": _joined,
     "sim.foreign": _foreign,
     "sim.patterns": _patterned,
+    "sim.rules": _ruled,
 }
 
 

@@ -10,6 +10,7 @@ result is; that is the auditor's, which in turn looks at the broker and never in
     sim.joins           keys and values: two streams behind repartition topics, each pair once; a stream with its own table
     sim.foreign         keys and values: a table with counts by foreign key, which asks and is answered by topics
     sim.patterns        a pattern on rows: what looks back, time-outs, late events
+    sim.rules           the same said on a topic, in two versions, of which one takes over from the other in the middle
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from adstream.dsl.app import App
 from adstream.dsl.expr import col, window_start
 from adstream.dsl.flow import Materialized
 from adstream.dsl.joins import JoinWindows
-from adstream.dsl.pattern import Pattern, matched
+from adstream.dsl.pattern import Pattern, matched, rule
 from adstream.dsl.schema import Record
 from adstream.dsl.sinks import Sql
 from adstream.dsl.topology import Topology, topology
@@ -47,7 +48,7 @@ STEPS = ("close", "begin", "produce", "offsets", "commit", "committed", "settled
 EVENT_START_MS = 1_705_312_800_000
 JOBS = ("ads.performance", "sim.passing", "sim.counts")
 """What seeds choose from. A longer list would make other scenarios of seeds that found something."""
-MORE_JOBS = ("sim.records", "sim.joins", "sim.foreign", "sim.patterns")
+MORE_JOBS = ("sim.records", "sim.joins", "sim.foreign", "sim.patterns", "sim.rules")
 """Run when they are asked for."""
 
 
@@ -141,6 +142,31 @@ def patterns(app: App) -> None:
     found.late.to("patterns-late")
 
 
+@topology(name="sim-rules")
+def rules(app: App) -> None:
+    """As `patterns`, by rules: each match with the version that found it."""
+    events = app.stream("events", Event, timestamp="at", key="user")
+    found = events.group_by("user").match(app.rules(RULES), max_delay="5s")
+    said = {"user": col("user"), "version": rule("version"), "large": matched("large").first("id")}
+    found.select(**said, small=matched("small").first("id")).to("answered", key="user")
+    found.timed_out.select(**said).to("unanswered", key="user")
+    found.late.to("patterns-late")
+
+
+RULES = "events-rules"
+SMALL = {1: 50, 2: 20}
+"""Version -> below what an event is small."""
+
+
+def versions(seed: int) -> list[tuple[int, dict[str, Any]]]:
+    """Two of one rule, said before the first event; the second one from some time on."""
+    rng = Random(f"{seed} rules")
+    text = "large (n >= 50) -> small (n < {} and kind = last(large.kind)) within 5m"
+    said = [{"version": version, "pattern": text.format(below)} for version, below in SMALL.items()]
+    said[1] |= {"from": EVENT_START_MS + rng.randrange(1_000_000), "running": rng.choice(("finish", "drop"))}
+    return list(enumerate(said))
+
+
 @dataclass(frozen=True)
 class Job:
     """A built topology and the topics that must exist before it starts."""
@@ -169,6 +195,8 @@ def job_of(name: str) -> Job:
         made, source, outputs = joins, "events", ("pairs", "beside")
     elif name == "sim.foreign":
         made, source, outputs = foreign, "events", ("joined",)
+    elif name == "sim.rules":
+        made, source, outputs = rules, "events", ("answered", "unanswered", "patterns-late")
     elif name == "sim.patterns":
         made, source, outputs = patterns, "events", ("answered", "unanswered", "patterns-late")
     else:
@@ -260,6 +288,7 @@ def make(seed: int, job: str | None = None) -> Scenario:
     wild = rng.choice((0.3, 1.0, 2.0))
     """How much goes wrong by chance."""
     topics = {chosen.source: partitions, **dict.fromkeys(chosen.outputs, partitions)}
+    topics |= {RULES: 1} if chosen.name == "sim.rules" else {}
     lossy = chosen.name == "sim.passing" and rng.random() < 0.25
     return Scenario(
         seed=seed,
@@ -333,6 +362,7 @@ def _troubles(rng: Random, workers: int, trouble_ms: int) -> list[Trouble]:
 
 # Traffic
 
+RawRecord = tuple[int, int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]
 Row = tuple[int, bytes | None, bytes, int]
 """partition, key, value, timestamp"""
 
@@ -343,6 +373,9 @@ def _sends(rng: Random, job: Job, seed: int, partitions: int, trouble_ms: int) -
     transactional = rng.choice((0.0, 0.3))
     sends: list[Send] = []
     ready, at = rng.choice((0.0, 0.5)), 0  # so much is there before anybody starts
+    if job.name == "sim.rules":
+        both: list[RawRecord] = [(i, EVENT_START_MS, b"pair", json.dumps(v).encode(), []) for i, v in versions(seed)]
+        sends.append(Send(0, [((RULES, 0), RawBatch(both))], False, False))
     position = 0
     while position < len(rows):
         step = rng.randint(1, 60)

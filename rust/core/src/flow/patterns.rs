@@ -112,8 +112,10 @@ pub struct MatchPattern {
     idle_ms: Option<i64>,
     unkeyed: bool,
     order_by: Option<Func>,
-    /// By pattern; of rules all alike.
+    /// By pattern.
     trace: Vec<bool>,
+    /// Of rules: whether time-outs are told.
+    gone_told: bool,
     cap: Option<Cap>,
     store: usize,
     /// How far time has come.
@@ -189,6 +191,7 @@ impl MatchPattern {
             unkeyed: p.unkeyed,
             order_by: p.order_by,
             trace: wanted.iter().map(|w| w.trace).collect(),
+            gone_told: wanted[0].timed_out,
             cap,
             store,
             seen: NO_TIME,
@@ -287,7 +290,7 @@ impl MatchPattern {
         self.asked = rules.known.iter().map(|known| (known.asked.clone(), 0)).collect();
         self.watched.automata = rules.known.iter().map(|known| known.automaton.clone()).collect();
         self.watched.lives = rules.known.iter().map(|known| known.life()).collect();
-        self.watched.timed_out = vec![self.watched.timed_out.first().copied().unwrap_or(false); rules.known.len()];
+        self.watched.timed_out = vec![self.gone_told; rules.known.len()];
         self.trace = vec![false; rules.known.len()];
         let places: Vec<_> = rules.numbers().iter().map(|n| before.iter().position(|b| b == n)).collect();
         for (_, keyed, _) in self.live.values_mut() {
