@@ -40,6 +40,12 @@ class Job:
         refund["amount"] = click["actual_price"] if amount is None else amount
         self.driver.input("refund-applied").pipe(refund, key="A")
 
+    def decided(self, id: str, status: str, amount: int) -> None:
+        """As the ledger tells it."""
+        click = self.clicks[id]
+        row = {"posting_id": f"click:{id}", "kind": "CHARGE", "status": status, "amount": amount}
+        self.driver.input("ad-ledger").pipe(row | {"timestamp": click["timestamp"]}, key="A")
+
     def row(self, minute: int = 0, campaign: str = "c") -> dict[str, Any]:
         return self.driver.table(SQL)[campaign, "p", "HOME", TEN.replace(minute=minute)]
 
@@ -99,6 +105,32 @@ def test_a_refund_counts_once_and_only_if_it_was_applied(job: Job):
     job.refund("b")
     job.refund("c", status="REJECTED", amount=0)
     assert (job.row()["click_count_net"], job.row()["total_spend_net"]) == (1, Decimal("2400.00"))
+
+
+@pytest.mark.parametrize("first", ["click", "ledger"])
+def test_what_the_ledger_did_not_charge_is_no_spend(job: Job, first: str):
+    """F20: net spend is charges less refunds. A click is told of by two topics, in any order."""
+    for id in "abc":
+        job.click(id, "10:01:00")
+    if first == "ledger":
+        job.clicks["d"] = job.clicks["c"] | {"event_id": "d"}
+    else:
+        job.click("d", "10:01:00")
+    job.decided("a", "POSTED", 1200)
+    for id in "bd":
+        job.decided(id, "UNBILLED", 0)
+    job.decided("b", "UNBILLED", 0)  # told again
+    job.decided("c", "POSTED", 1200)
+    if first == "ledger":
+        job.click("d", "10:01:00")
+    payment = {"posting_id": "payment:b", "kind": "DEPOSIT", "status": "POSTED", "amount": 9}
+    job.driver.input("ad-ledger").pipe(payment | {"timestamp": "2024-01-15T10:01:00Z"}, key="A")
+    assert (job.row()["total_spend"], job.row()["total_spend_net"]) == (Decimal("4800.00"), Decimal("2400.00"))
+    for id in "bc":  # one of a click that was charged, one of a click that was not
+        job.duplicate(id)
+    job.refund("b", amount=0, status="REJECTED")
+    job.refund("c")
+    assert (job.row()["click_count_net"], job.row()["total_spend_net"]) == (2, Decimal("1200.00"))
 
 
 def test_the_window_is_that_of_the_click(job: Job):

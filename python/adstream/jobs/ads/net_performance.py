@@ -1,13 +1,16 @@
 """Net performance: what is left of clicks and spend when duplicates are out and refunds are given back.
 
     ad-events ─ impressions, conversions ──┐
-    ad-clicks ─────────────────────────────┤                             ┌─ ad_performance_metrics_net, ad-performance-net
-    invalid-clicks ─────┬─ one click less ─┼─ per campaign, product, ────┤
-    refund-applied ─────┴─ its refund ─────┘  placement and five minutes └─ product-metrics    per product, for `ads.ranking`
+    ad-clicks ─────────┬───────────────────┤                             ┌─ ad_performance_metrics_net, ad-performance-net
+    ad-ledger ─────────┴─ not charged ─────┤                             │
+    invalid-clicks ────┬─ one click less ──┼─ per campaign, product, ────┤
+    refund-applied ────┴─ its refund ──────┘  placement and five minutes └─ product-metrics    per product, for `ads.ranking`
 
 - The key is that of `ad_performance_metrics_realtime`, which has the gross numbers as they came: the two tables are joined by it.
 - A duplicate leaves `click_count_net` when `ads.duplicates` has found it, its money leaves `total_spend_net` when the ledger has
   given it back (`refund-applied`, APPLIED), both in the window of the click. Each correction tells the row again.
+- A click that the ledger did not charge (`ad-ledger`, UNBILLED) counts, and its price leaves `total_spend_net`: this is what was
+  charged less what was refunded.
 - Whatever is late counts: rows are kept for `memory` behind their last change.
 - What `ads.performance` refuses, such as a conversion without revenue, it has as dead letters; here it is left out and counted.
 """
@@ -37,6 +40,15 @@ class RefundApplied(ads.Record):
     timestamp: datetime
     status: Literal["APPLIED", "REJECTED"]
     amount: Money | None
+
+
+class Booked(ads.Record):
+    """`ad-ledger`, of the ledger."""
+
+    posting_id: str
+    timestamp: datetime
+    kind: str
+    status: str
 
 
 def counted(stream: ads.Stream, **numbers: ads.Expr) -> ads.Stream:
@@ -74,8 +86,20 @@ def net_performance(app: ads.App, memory: str = "26h") -> None:
     refunded = invalid.join(
         refunds.select("event_id", "amount"), on="event_id", within="1m", grace=memory, name="refunded"
     )
+    unbilled = (
+        app.stream("ad-ledger", Booked, timestamp="timestamp")
+        .filter((col("kind") == "CHARGE") & (col("status") == "UNBILLED"), reason="booked")
+        .deduplicate("posting_id", within=memory)
+        .select(event_id=col("posting_id").str.slice(len("click:")))
+    )
+    not_charged = clicks.select("event_id", "timestamp", *KEY, "actual_price").join(
+        unbilled, on="event_id", within="1m", grace=memory, name="not-charged"
+    )
     changes = shown.merge(
-        clicked, counted(invalid, clicks_net=lit(-1)), counted(refunded, spend_net=NOTHING - col("amount"))
+        clicked,
+        counted(invalid, clicks_net=lit(-1)),
+        counted(refunded, spend_net=NOTHING - col("amount")),
+        counted(not_charged, spend_net=NOTHING - col("actual_price")),
     ).filter(col("campaign_id").is_not_null(), reason="no_campaign")
 
     rows = (
