@@ -246,11 +246,19 @@ def test_an_impression_needs_no_price(job: Job) -> None:
     assert job.row["impression_count"] == 1
 
 
-def test_without_a_campaign_an_event_is_dropped_and_counted(job: Job) -> None:
-    job.impressions(3, campaign_id=None)
+@pytest.mark.parametrize("campaign", [None, ""])
+def test_without_a_campaign_an_event_is_dropped_and_counted(job: Job, campaign: str | None) -> None:
+    job.impressions(3, campaign_id=campaign)
     assert job.rows == {}
     assert sum(reasons.get("filtered:no_campaign", 0) for reasons in job.driver.counters().values()) == 3
     assert job.reasons() == []
+
+
+def test_an_empty_event_id_is_none(job: Job) -> None:
+    """All events that have one would be copies of the first."""
+    job.impressions(2, event_id="")
+    assert job.rows == {}
+    assert job.reasons() == ["no_event_id"] * 2
 
 
 def test_what_has_no_campaign_does_not_move_time(job: Job) -> None:

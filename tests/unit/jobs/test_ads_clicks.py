@@ -84,6 +84,7 @@ def test_only_clicks(driver: TopologyTestDriver):
         ({"campaign_id": "c" * 257}, "id_too_long"),
         ({"campaign_id": "가" * 86}, "id_too_long"),
         ({"event_id": "e" * 257}, "id_too_long"),
+        ({"event_id": ""}, "no_event_id"),
     ],
 )
 def test_refused(driver: TopologyTestDriver, fields: dict[str, Any], reason: str):

@@ -133,6 +133,14 @@ def test_what_the_ledger_did_not_charge_is_no_spend(job: Job, first: str):
     assert (job.row()["click_count_net"], job.row()["total_spend_net"]) == (2, Decimal("1200.00"))
 
 
+def test_empty_ids_are_none(job: Job):
+    job.event("IMPRESSION", "i", "10:01:00", product_id="")
+    job.click("a", "10:01:00", product_id=None)
+    job.event("IMPRESSION", "j", "10:01:00", campaign_id="")
+    [row] = job.driver.table(SQL).values()
+    assert (row["product_id"], row["impression_count"], row["click_count"]) == (None, 1, 1)
+
+
 def test_the_window_is_that_of_the_click(job: Job):
     job.click("a", "10:04:59.999")
     job.click("b", "10:05:00")

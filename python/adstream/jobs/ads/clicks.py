@@ -6,7 +6,8 @@
 
 - An event is known by its `event_id`, or, where it has none, by its bytes: the same bytes sent again are the same event.
   Ids are remembered for `within` of event time, per partition; a copy lies on the partition of its original, since both
-  have one key. Two real clicks without an id whose bytes are equal count as one: give events an id.
+  have one key. Two real clicks without an id whose bytes are equal count as one: give events an id. Empty text is none, and
+  refused (`no_event_id`): all events that have it would be copies of the first.
 - A click must have a price of at least 0 (`bad_price`) and an advertiser (`no_advertiser`). Ids of more than 256 bytes are
   refused (`id_too_long`), as are events of an unknown type (`bad_field:event_type`) and times that are no RFC 3339
   text (`bad_field:timestamp`).
@@ -31,6 +32,7 @@ def clicks(app: ads.App, within: str = "1h") -> None:
         .with_columns(**{name: id_or_null(name) for name in IDS})
         .require(
             id_too_long=short("event_id", *IDS),
+            no_event_id=col("event_id") != "",
             no_advertiser=col("advertiser_id").is_not_null(),
             bad_price=col("actual_price") >= 0,
         )

@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 
 import adstream as ads
 from adstream import col, lit, when
-from adstream.jobs.ads.events import Click, Money
+from adstream.jobs.ads.events import Click, Money, id_or_null
 from adstream.jobs.ads.performance import AdEvent, conversion, impression, ratio
 
 KEY = ("campaign_id", "product_id", "placement")
@@ -65,7 +65,9 @@ def net_performance(app: ads.App, memory: str = "26h") -> None:
     events = (
         app.stream("ad-events", AdEvent, timestamp="timestamp", key="device_id")
         .filter(impression | (conversion & (col("revenue_amount") >= 0)), reason="no_view")
+        .filter(col("event_id") != "", reason="no_event_id")
         .deduplicate("event_id", within="1h")
+        .with_columns(**{name: id_or_null(name) for name in ("campaign_id", "product_id")})
     )
     shown = counted(
         events,

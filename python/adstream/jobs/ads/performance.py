@@ -8,7 +8,8 @@
                                                                  └─ product-metrics:{product_id}       sums over all windows
 
 - A click must have a price and a conversion a revenue, of at least 0, else the event is a dead letter
-  (`bad_price`, `bad_revenue`). An event without a campaign is dropped and counted (`no_campaign`).
+  (`bad_price`, `bad_revenue`). An event without a campaign is dropped and counted (`no_campaign`);
+  one whose `event_id` is empty text is a dead letter (`no_event_id`).
 - `ctr` and `cvr` of a window are per cent, those of a product fractions; `roas` is revenue by spend. What
   would be divided by nothing is 0; clicks without any impression in their window, which happens at its edges,
   are marked `ctr_undefined`.
@@ -57,11 +58,12 @@ def performance(app: ads.App, grace: str = "10s") -> None:
     gross = (
         app.stream("ad-events", AdEvent, timestamp="timestamp", key="device_id")
         .require(
+            no_event_id=col("event_id") != "",
             bad_price=~click | (col("actual_price") >= 0),
             bad_revenue=~conversion | (col("revenue_amount") >= 0),
         )
         .deduplicate("event_id", within="1h")
-        .filter(col("campaign_id").is_not_null(), reason="no_campaign")
+        .filter((col("campaign_id") != "").fill_null(False), reason="no_campaign")
         .group_by(*key)
         .windowed_by(ads.tumbling("5m", grace=grace, retention="25h"))
         .aggregate(
