@@ -16,11 +16,12 @@ from typing import Any, Literal, get_args
 from adstream.dsl import flow, natives, pattern_drawing, store
 from adstream.dsl.durations import Duration, duration_ms
 from adstream.dsl.expr import Expr
-from adstream.dsl.faults import fault
+from adstream.dsl.faults import fault, nearest, user_line
 from adstream.dsl.flow import Materialized
 from adstream.dsl.graph import Graph, Node
 from adstream.dsl.kstream import Flowing, KGroupedStream, KStream, ProcessedStream
-from adstream.dsl.pattern import LOOK, AfterMatchSkipStrategy, Pattern, check_skip
+from adstream.dsl.pattern import LOOK, RULE, AfterMatchSkipStrategy, Pattern, check_skip
+from adstream.dsl.pattern_json import stage_names
 from adstream.dsl.pattern_rules import Reader, Rules
 from adstream.dsl.pattern_text import condition_text
 from adstream.dsl.serdes import Serde
@@ -97,8 +98,17 @@ def sums(graph: Graph) -> dict[str, Any]:
 class Matches:
     """What was found of a pattern, and beside it what timed out and what came too late."""
 
-    def __init__(self, flowing: Flowing, node: Node, texts: list[str], place: int = 0, label: str = "") -> None:
-        self._flowing, self._node, self._texts = flowing, node, texts
+    def __init__(
+        self,
+        flowing: Flowing,
+        node: Node,
+        texts: list[str],
+        stages: list[str] | None,
+        place: int = 0,
+        label: str = "",
+    ) -> None:
+        """`stages`: the pattern's; None: of many patterns, not known here."""
+        self._flowing, self._node, self._texts, self._stages = flowing, node, texts, stages
         self._place, self._label = place, label
 
     def _port(self, port: int, value: Serde | None = None) -> KStream:
@@ -161,6 +171,7 @@ class Matches:
         `ads.struct(card=ads.key(), n=ads.matched("a").count())`. In Flink: `select`."""
         if not isinstance(fn, Expr):
             return self.matches.map_values(fn)
+        self._check(looks(fn), user_line())
         graph = self._flowing.graph
         node = flow.add(
             graph,
@@ -171,6 +182,19 @@ class Matches:
             **sums(graph),
         )
         return KStream(self._flowing.at(node, value=None))
+
+    def _check(self, asked: list[dict[str, Any]], line: str | None) -> None:
+        """Whether what is asked of a match are stages that it can have."""
+        for stage in (one["stage"] for one in asked):
+            if self._stages is None or stage is None or stage in self._stages:
+                continue
+            if stage == RULE:
+                text, hint = "this is a match of a pattern, and no rule's", "rules: `match(app.rules(topic), …)`"
+            else:
+                near = nearest(stage, self._stages)
+                text = f"the pattern has no stage `{stage}`"
+                hint = f"did you mean `{near}`?" if near else f"it has {', '.join(self._stages)}"
+            raise fault("malformed_pattern", text, operation="select", line=line, hint=hint)
 
     def flat_select(self, fn: Callable[..., Any]) -> KStream:
         """Any number of values for each match. In Flink: `flatSelect`."""
@@ -349,7 +373,8 @@ def add(
         "texts": lowering.texts,
     }
     node = _node(flowing, looked, options, order_by, how, name, unkeyed)
-    return [Matches(flowing, node, lowering.texts, place, label) for place, label in enumerate(named)]
+    stages = [stage_names(pattern._stages) for pattern in named.values()]
+    return [Matches(flowing, node, lowering.texts, stages[i], i, label) for i, label in enumerate(named)]
 
 
 def add_rules(
@@ -371,7 +396,7 @@ def add_rules(
     said = rules.read_by(reader, node.name)
     kept = flow.store(graph, "patterns", Materialized(), said["store"], "match")
     node.parameters |= {"rules": said, "stores": [*node.parameters["stores"], kept]}
-    return RuleMatches(flowing, node, [])
+    return RuleMatches(flowing, node, [], None)
 
 
 def _node(

@@ -158,9 +158,9 @@ class Found:
 class RowMatches(Found):
     """What was found of a pattern among rows, and beside it what timed out and what came too late."""
 
-    def __init__(self, stream: Stream, keys: tuple[str, ...], found: Matches, *, rules: bool = False) -> None:
+    def __init__(self, stream: Stream, keys: tuple[str, ...], found: Matches) -> None:
         super().__init__(self, MATCHES)
-        self._stream, self._keys, self._found, self._rules = stream, keys, found, rules
+        self._stream, self._keys, self._found = stream, keys, found
 
     @property
     def timed_out(self) -> Found:
@@ -228,15 +228,8 @@ class RowMatches(Found):
             e = self._of_group(named_or_expr(given), name, line)
             if e.op == "col" and e.name == _group(self._keys[0] if self._keys else ""):
                 copies.append(name)
+            self._found._check(looks(e), line)
             for one in looks(e):
-                if one["stage"] == RULE and not self._rules:
-                    raise fault(
-                        "bad_argument",
-                        f"`{name}` asks for a rule, and this is a match of a pattern",
-                        operation="select",
-                        line=line,
-                        hint="rules are matched by `match(app.rules(topic), …)`",
-                    )
                 if _OTHER + one["name"] not in asked:
                     dtype, tree = _asked(stream, one, line, at_hand=False)
                     asked[_OTHER + one["name"]] = dtype, tree, one
@@ -330,7 +323,7 @@ def match(
         reader = Reader(_Columns({n: stream._columns[n] for n in stream._written()}, line), options.skip)
         some = pattern_matches.add_rules(moved, patterns, reader, options, order, Materialized(), name, not keys)
         some._node.about = f"{by}rules of {patterns.topic}"
-        return RowMatches(stream, keys, some, rules=True)
+        return RowMatches(stream, keys, some)
     lowering = _RowLowering(stream, line)
     found = pattern_matches.add(moved, patterns, lowering, options, order, Materialized(), name, unkeyed=not keys)
     named = {"": patterns} if isinstance(patterns, Pattern) else patterns

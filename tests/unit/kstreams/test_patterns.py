@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import adstream as ads
-from adstream import AfterMatchSkipStrategy, Pattern, col, element, matched
+from adstream import AfterMatchSkipStrategy, Pattern, TopologyError, col, element, matched
 from adstream.testing import TopologyTestDriver
 
 TEXT = ads.serdes.string
@@ -278,3 +278,23 @@ def test_runs_of_another_pattern_are_not_taken_over() -> None:
         else:
             with pytest.raises(ads._core.CoreError, match="runs of another pattern"):
                 other.process(10)
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_misspelt_stage_is_refused_where_something_is_selected(rows: bool) -> None:
+    pattern = Pattern.begin(Pattern.begin("small").next("large")).times(2).followed_by("end")
+
+    class Event(ads.Record):
+        k: str
+        n: int
+
+    def build(app: ads.App) -> None:
+        if rows:
+            found = app.stream("in", schema=Event).group_by("k").match(pattern, max_delay="0s")
+            found.select(a=ads.matched("small").count(), n=ads.matched("lrge").first("n")).to("out")
+        else:
+            records = app.stream("in").group_by_key().match(pattern, max_delay="0s")
+            records.select(ads.struct(a=ads.matched("small").count(), n=ads.matched("lrge").first("n"))).to("out")
+
+    with pytest.raises(TopologyError, match=r"no stage `lrge`.*\n.*did you mean `large`"):
+        ads.topology(name="app")(build).build()

@@ -310,7 +310,7 @@ def test_misuse_is_refused_when_the_topology_is_built() -> None:
         app.rules("rules")
 
     assert "looked for already" in refused_at_build(twice)
-    assert "asks for a rule" in refused_at_build(asked_of_a_pattern)
+    assert "no rule's" in refused_at_build(asked_of_a_pattern)
     assert "not traced" in refused_at_build(traced)
     assert "duplicate_source" in refused_at_build(as_a_stream_too)
     with pytest.raises(TopologyError, match="a rule has no 'name'"):
