@@ -136,6 +136,7 @@ def _untimed(case: Case) -> bool:
             or "grace" in node
             or "partitioner" in node
             or "history" in (node.get("store") or {})
+            or "lru" in (node.get("store") or {})  # so many keys a task
             for node in case["nodes"]
         )
     )
