@@ -265,14 +265,15 @@ def test_who_is_held_by_the_ledger_comes_back_only_if_it_is_active(job: Job):
     assert job.ids() == ["A", "C"]
 
 
-def test_two_reasons_hold_until_both_are_gone(job: Job):
+def test_the_newest_word_of_the_ledger_holds_whatever_its_reason(job: Job):
+    """It says PAUSED for the first reason, and ACTIVE when the last is gone."""
     job.campaign("A")
     settle(job)
     job.status("A", "PAUSED", reason="BUDGET")
-    job.status("A", "PAUSED", reason="BALANCE")
-    job.status("A", "ACTIVE", reason="BUDGET")
     assert job.ids() == []
     job.status("A", "ACTIVE", reason="BALANCE")
+    assert job.ids() == ["A"]
+    job.status("A", "PAUSED", "2024-01-15T10:00:00Z", reason="BUDGET")
     assert job.ids() == ["A"]
 
 

@@ -7,7 +7,8 @@
 
 - *A campaign as it stands*: of its events the latest by (timestamp, `event_id`), whatever the order of their coming.
   CAMPAIGN_STATUS_CHANGED changes the status alone. With the reason BUDGET or BALANCE, as the ledger writes it, it holds
-  the campaign back, or lets it go again, beside its status: who has deleted a campaign does not get it back at midnight.
+  the campaign back, or lets it go again, beside its status: who has deleted a campaign does not get it back at midnight. The
+  ledger says PAUSED for the first reason and ACTIVE when none is left, so the newest holds, whatever its reason.
 - *Eligible*: ACTIVE, APPROVED, not held back, from `effective_from` on (a timer, no event is needed), with a bid of at least
   the reserve.
 - *Rates* are smoothed (`ads.rank.smoothed`): 1 click of 1 impression is not 100 %. Without counts they are taken as they
@@ -56,17 +57,21 @@ class Campaigns(ads.Processor[dict[str, Any]]):
 
     def process(self, record: ads.ProcessorRecord, ctx: ads.Context) -> None:
         event = record.value
-        known: dict[str, Any] = self.campaign or {"order": NEVER, "status_order": NEVER, "begun": 0, "holds": {}}
+        known: dict[str, Any] = self.campaign or {
+            "order": NEVER,
+            "status_order": NEVER,
+            "begun": 0,
+            "hold": [NEVER, False],
+        }
         before = _listed(known)
         order = [event["timestamp"], event["event_id"]]
-        known = {**known, "holds": dict(known["holds"])}
+        known = dict(known)
         if event["due"]:
             known["begun"] = max(known["begun"], event["effective_from"])
         elif event["event_type"] == "CAMPAIGN_STATUS_CHANGED":
             if event["reason"] in HOLDS:
-                held = known["holds"].get(event["reason"], [NEVER, False])
-                if order > held[0]:
-                    known["holds"][event["reason"]] = [order, event["status"] == "PAUSED"]
+                if order > known["hold"][0]:
+                    known["hold"] = [order, event["status"] == "PAUSED"]
             elif order > known["status_order"] and event["status"] is not None:
                 known |= {"status_order": order, "status": event["status"]}
         else:
@@ -86,7 +91,7 @@ def _listed(campaign: dict[str, Any]) -> dict[str, Any] | None:
     if (
         campaign.get("status") != "ACTIVE"
         or campaign.get("approval_status") != "APPROVED"
-        or any(held for _, held in campaign["holds"].values())
+        or campaign["hold"][1]
         or since > campaign["begun"]
     ):
         return None

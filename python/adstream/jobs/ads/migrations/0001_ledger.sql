@@ -42,6 +42,7 @@ CREATE TABLE campaign (
     budget_day date,         -- paused for this day's budget,
     budget_price bigint,     --   until so much of it is left
     balance_price bigint,    -- paused until so much is available
+    told_at timestamptz,     -- the last change of status that was told; the next one is newer
     PRIMARY KEY (advertiser_id, campaign_id)
 );
 COMMENT ON TABLE campaign IS 'the terms in force (of the newest event) and why the ledger paused it';

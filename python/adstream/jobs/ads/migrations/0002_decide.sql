@@ -44,10 +44,16 @@ CREATE FUNCTION book(drafts draft[]) RETURNS void LANGUAGE sql SET search_path =
 $$;
 
 CREATE FUNCTION status_changed(at timestamptz, advertiser_id text, campaign_id text, status text, reason text)
-RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
-    SELECT jsonb_build_object('effect', 'STATUS', 'at', to_char($1 AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
-        'campaign_id', $3, 'status', $4, 'reason', $5)
-$$;
+RETURNS jsonb LANGUAGE plpgsql SET search_path = ads_ledger, pg_temp AS $$
+DECLARE
+    told timestamptz := at;
+BEGIN
+    -- Who reads it takes the newest, and a refund or a deposit may be older than the pause that it ends.
+    UPDATE campaign k SET told_at = greatest($1, k.told_at + interval '1 millisecond')
+    WHERE (k.advertiser_id, k.campaign_id) = ($2, $3) RETURNING k.told_at INTO told;
+    RETURN jsonb_build_object('effect', 'STATUS', 'at', to_char(told AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
+        'campaign_id', $3, 'status', $4, 'reason', $5);
+END $$;
 
 -- Lifts the pauses of an advertiser's campaigns whose reason is gone; what became active, as effects. `day`: a budget's pause is
 -- over when a later day has begun.
