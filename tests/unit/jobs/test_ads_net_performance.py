@@ -34,9 +34,10 @@ class Job:
     def duplicate(self, id: str) -> None:
         self.driver.input("invalid-clicks").pipe(self.clicks[id], key="d")
 
-    def refund(self, id: str, amount: int | None = None, status: str = "APPLIED") -> None:
+    def refund(self, id: str, amount: int | None = None, status: str = "APPLIED", **fields: str) -> None:
         click = self.clicks[id]
-        refund = {"refund_id": f"dup:{id}", "event_id": id, "timestamp": click["timestamp"], "status": status}
+        refund = {"refund_id": f"dup:{id}", "event_id": id, "timestamp": click["timestamp"], "status": status} | fields
+        refund["click_time"] = click["timestamp"]
         refund["amount"] = click["actual_price"] if amount is None else amount
         self.driver.input("refund-applied").pipe(refund, key="A")
 
@@ -44,6 +45,7 @@ class Job:
         """As the ledger tells it."""
         click = self.clicks[id]
         row = {"posting_id": f"click:{id}", "kind": "CHARGE", "status": status, "amount": amount}
+        row["requested"] = click["actual_price"]
         self.driver.input("ad-ledger").pipe(row | {"timestamp": click["timestamp"]}, key="A")
 
     def row(self, minute: int = 0, campaign: str = "c") -> dict[str, Any]:
@@ -131,6 +133,14 @@ def test_what_the_ledger_did_not_charge_is_no_spend(job: Job, first: str):
     job.refund("b", amount=0, status="REJECTED")
     job.refund("c")
     assert (job.row()["click_count_net"], job.row()["total_spend_net"]) == (2, Decimal("1200.00"))
+
+
+def test_a_refund_of_a_click_that_is_no_duplicate_is_netted(job: Job):
+    """F20, whoever asked for it, and whenever."""
+    for id in "ab":
+        job.click(id, "10:01:00")
+    job.refund("b", 500, refund_id="goodwill:1", timestamp="2024-01-15T18:00:00Z")
+    assert (job.row()["click_count_net"], job.row()["total_spend_net"]) == (2, Decimal("1900.00"))
 
 
 def test_empty_ids_are_none(job: Job):

@@ -58,7 +58,10 @@ def test_golden_trace(partitions: int, copies: int):
     assert found == {"dup:e2": "1200.00", "dup:e3": "1300.00", "dup:e5": "1200.00"}
     assert len(refunds) == 3
 
-    applied = [(key, refund | {"status": "APPLIED", "amount": refund["refund_amount"]}) for key, refund in refunds]
+    applied = [
+        (key, refund | {"status": "APPLIED", "amount": refund["refund_amount"], "click_time": refund["timestamp"]})
+        for key, refund in refunds
+    ]
     [rows] = through(
         net_performance,
         partitions,

@@ -1,10 +1,10 @@
 """Net performance: what is left of clicks and spend when duplicates are out and refunds are given back.
 
     ad-events ─ impressions, conversions ──┐
-    ad-clicks ─────────┬───────────────────┤                             ┌─ ad_performance_metrics_net, ad-performance-net
-    ad-ledger ─────────┴─ not charged ─────┤                             │
-    invalid-clicks ────┬─ one click less ──┼─ per campaign, product, ────┤
-    refund-applied ────┴─ its refund ──────┘  placement and five minutes └─ product-metrics    per product, for `ads.ranking`
+    invalid-clicks ─ one click less ───────┤                             ┌─ ad_performance_metrics_net, ad-performance-net
+    ad-clicks ────────┬────────────────────┼─ per campaign, product, ────┤
+    ad-ledger ────────┼─ not charged ──────┤  placement and five minutes └─ product-metrics    per product, for `ads.ranking`
+    refund-applied ───┴─ given back ───────┘
 
 - The key is that of `ad_performance_metrics_realtime`, which has the gross numbers as they came: the two tables are joined by it.
 - A duplicate leaves `click_count_net` when `ads.duplicates` has found it, its money leaves `total_spend_net` when the ledger has
@@ -37,7 +37,7 @@ class RefundApplied(ads.Record):
 
     refund_id: str
     event_id: str
-    timestamp: datetime
+    click_time: datetime
     status: Literal["APPLIED", "REJECTED"]
     amount: Money | None
 
@@ -49,6 +49,7 @@ class Booked(ads.Record):
     timestamp: datetime
     kind: str
     status: str
+    requested: Money | None
 
 
 def counted(stream: ads.Stream, **numbers: ads.Expr) -> ads.Stream:
@@ -81,27 +82,23 @@ def net_performance(app: ads.App, memory: str = "26h") -> None:
     )
     invalid = app.stream("invalid-clicks", Click, timestamp="timestamp", key="device_id")
     refunds = (
-        app.stream("refund-applied", RefundApplied, timestamp="timestamp")
+        app.stream("refund-applied", RefundApplied, timestamp="click_time")
         .filter(col("status") == "APPLIED", reason="rejected")
         .deduplicate("refund_id", within=memory)
-    )
-    refunded = invalid.join(
-        refunds.select("event_id", "amount"), on="event_id", within="1m", grace=memory, name="refunded"
+        .select("event_id", less="amount")
     )
     unbilled = (
         app.stream("ad-ledger", Booked, timestamp="timestamp")
         .filter((col("kind") == "CHARGE") & (col("status") == "UNBILLED"), reason="booked")
         .deduplicate("posting_id", within=memory)
-        .select(event_id=col("posting_id").str.slice(len("click:")))
+        .select(event_id=col("posting_id").str.slice(len("click:")), less="requested")
     )
-    not_charged = clicks.select("event_id", "timestamp", *KEY, "actual_price").join(
-        unbilled, on="event_id", within="1m", grace=memory, name="not-charged"
+    # A decision and its click have one time: what a row of either waits for is the other topic, not a later event.
+    corrected = clicks.select("event_id", "timestamp", *KEY).join(
+        refunds.merge(unbilled), on="event_id", within="1m", grace=memory, name="corrected"
     )
     changes = shown.merge(
-        clicked,
-        counted(invalid, clicks_net=lit(-1)),
-        counted(refunded, spend_net=NOTHING - col("amount")),
-        counted(not_charged, spend_net=NOTHING - col("actual_price")),
+        clicked, counted(invalid, clicks_net=lit(-1)), counted(corrected, spend_net=NOTHING - col("less"))
     ).filter(col("campaign_id").is_not_null(), reason="no_campaign")
 
     rows = (
