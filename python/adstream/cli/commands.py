@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from adstream.cli.failing import exit_code, tell
-from adstream.cli.options import JobOptions, ReplayOptions, ResetOptions, RunOptions, takes
+from adstream.cli.options import JobOptions, LogOptions, ReplayOptions, ResetOptions, RunOptions, takes
 from adstream.errors import ConfigError
 
 
@@ -51,6 +51,10 @@ app.add_typer(upgrade, name="upgrade")
 app.add_typer(generate, name="generate")
 app.add_typer(dlq, name="dlq")
 app.add_typer(rules, name="rules")
+ads = _group("The ads platform.")
+parked = _group("Refunds whose charge has not come.")
+app.add_typer(ads, name="ads")
+ads.add_typer(parked, name="parked")
 
 Job = Annotated[str, typer.Argument(metavar="JOB", help="ads.performance, or module:attribute.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
@@ -380,6 +384,46 @@ def rules_remove(
     from adstream.cli import ruling
 
     ruling.change(job, options, rule, {"removed": True}, from_=from_, drop=drop, topic=topic)
+
+
+LedgerSql = Annotated[
+    str,
+    typer.Option("--sql", metavar="[ledger=]URL", help="The ledger: postgresql://USER@HOST/DB.", show_default=False),
+]
+
+
+@app.command()
+@takes(LogOptions)
+def audit(
+    platform: Annotated[str, typer.Argument(metavar="PLATFORM", help="ads.", show_default=False)],
+    sql: LedgerSql,
+    json: AsJson = False,
+    *,
+    options: LogOptions,
+) -> None:
+    """Says whether the rules of money hold, by queries of its own; with a log, whether `ad-ledger` tells what is recorded.
+    Exit code 1: one is broken."""
+    from adstream.cli import money
+
+    money.audit(platform, sql, options, as_json=json)
+
+
+@parked.command("list")
+def parked_list(sql: LedgerSql, json: AsJson = False) -> None:
+    """Shows refunds that wait for their charge, and those that have done so for 24 hours (MANUAL)."""
+    from adstream.cli import money
+
+    money.parked(sql, as_json=json)
+
+
+@parked.command("release")
+def parked_release(
+    refunds: Annotated[list[str], typer.Argument(metavar="REFUND_ID…", show_default=False)], sql: LedgerSql
+) -> None:
+    """Books refunds whose charge has come; the others wait for another 24 hours."""
+    from adstream.cli import money
+
+    money.release(refunds, sql)
 
 
 @app.command()

@@ -42,6 +42,14 @@ def test_a_refund_before_its_charge_ends_as_in_the_other_order(ledger: Ledger, b
     ledger.check()
 
 
+def test_a_click_that_comes_twice_in_a_batch_releases_its_refund_once(ledger: Ledger) -> None:
+    ledger.post(deposit(1, 5000))
+    ledger.refund(refund("r", "e1", 1200))
+    ledger.post(click("e1", 1200), click("e1", 1200), click("e1", 1300))
+    assert ledger.balance() == 5000
+    ledger.check()
+
+
 def test_of_two_refunds_of_a_click_the_second_is_rejected(ledger: Ledger) -> None:
     ledger.post(deposit(1, 5000), click("e1", 1200))
     answers = ledger.refund(refund("r1", "e1", 1200), refund("r2", "e1", 1200))

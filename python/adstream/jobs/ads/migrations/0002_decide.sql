@@ -39,8 +39,10 @@ CREATE FUNCTION book(drafts draft[]) RETURNS void LANGUAGE sql SET search_path =
         RETURNING seq, kind, advertiser_id, amount, status
     )
     INSERT INTO entry (posting_seq, line, account, debit, credit)
-    SELECT p.seq, l.line, l.account, l.debit, l.credit
-    FROM p CROSS JOIN LATERAL lines(p.kind, p.advertiser_id, p.amount) l WHERE p.status = 'POSTED'
+    SELECT p.seq, line, account_of(p.kind, line, p.advertiser_id), CASE WHEN line IN (1, 3) THEN p.amount ELSE 0 END,
+        CASE WHEN line IN (2, 4) THEN p.amount ELSE 0 END
+    FROM p JOIN (VALUES (1), (2), (3), (4)) l (line) ON line <= CASE p.kind WHEN 'REFUND' THEN 4 ELSE 2 END
+    WHERE p.status = 'POSTED'
 $$;
 
 CREATE FUNCTION status_changed(at timestamptz, advertiser_id text, campaign_id text, status text, reason text)
@@ -182,7 +184,7 @@ CREATE FUNCTION post(
 ) RETURNS TABLE (
     posting_id text, kind text, advertiser_id text, campaign_id text, "timestamp" timestamptz, day text, status text, reason text,
     requested numeric, amount numeric, balance numeric, spend numeric, budget numeric, effects text
-) LANGUAGE plpgsql SECURITY DEFINER SET search_path = ads_ledger, pg_temp AS $$
+) LANGUAGE plpgsql SECURITY DEFINER SET search_path = ads_ledger, pg_temp SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
     s setting;
@@ -339,7 +341,7 @@ BEGIN
 
     -- Refunds that waited for one of these charges.
     FOR r IN
-        SELECT w.* FROM unnest($1) x (id) JOIN waiting w ON w.ref = x.id WHERE w.state = 'WAITING' ORDER BY w.since, w.id
+        SELECT w.* FROM waiting w WHERE w.ref = ANY ($1) AND w.state = 'WAITING' ORDER BY w.since, w.id
     LOOP
         PERFORM refund_one(r.id, r.hash, r.ref, r.advertiser_id, r.campaign_id, r.at, r.requested);
     END LOOP;
