@@ -57,6 +57,24 @@ def test_a_late_click_is_of_the_day_in_which_it_happened(funded: Ledger) -> None
     assert (spend(funded, "2024-01-15"), spend(funded, "2024-01-16")) == (1200, 1200)
 
 
+def test_a_click_that_is_dated_tomorrow_neither_ends_a_pause_nor_hides_one(funded: Ledger) -> None:
+    """A device's clock may be wrong by up to a day. By the ledger's own clock it is 15 January, 10:30 UTC."""
+    funded._post._opened().execute("SELECT set_config('ads_ledger.now', %s, false)", [AT.isoformat()])
+    tomorrow = AT + timedelta(hours=20)
+    funded.post(click("ahead", 1200, when=tomorrow))
+    funded.post(*(click(n, 1200) for n in range(1, 85)))
+    assert statuses(funded) == [("PAUSED", "BUDGET")]
+    funded.post(click("ahead2", 1200, when=tomorrow), terms(2, 99_000, when=tomorrow))
+    funded.post(click("ahead3", 99_000, when=tomorrow))
+    assert statuses(funded) == [("PAUSED", "BUDGET")]
+    assert (spend(funded), spend(funded, "2024-01-16")) == (99_600, 2400)
+    funded._post._opened().execute("SELECT set_config('ads_ledger.now', %s, false)", [tomorrow.isoformat()])
+    [answer] = funded.post(click(85, 1200, when=tomorrow))
+    assert answer["status"] == "POSTED"
+    assert statuses(funded) == [("PAUSED", "BUDGET"), ("ACTIVE", "BUDGET")]
+    funded.check()
+
+
 def test_a_late_click_over_yesterdays_budget_pauses_nobody(funded: Ledger) -> None:
     answers = funded.post(click(1, 1200, when=at("15:00:20")), click(2, 100_001, when=at("14:59:59")))
     assert names(answers, "status", "reason") == [("POSTED", None), ("UNBILLED", "OVER_BUDGET")]

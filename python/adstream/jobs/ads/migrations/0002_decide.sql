@@ -224,7 +224,9 @@ BEGIN
     FOR r IN
         WITH asked AS (
             SELECT DISTINCT ON (x.id) x.*, coalesce(x.campaign, '') AS camp, a.available,
-                (x.at AT TIME ZONE coalesce(a.zone, s.zone))::date AS day
+                (x.at AT TIME ZONE coalesce(a.zone, s.zone))::date AS day,
+                -- Devices may be a day ahead: a day that has not begun here ends no pause. A minute, for clocks apart.
+                ((clock() + interval '1 minute') AT TIME ZONE coalesce(a.zone, s.zone))::date AS today
             FROM unnest($1, $2, $3, $4, $5, minors, $7, hashes) WITH ORDINALITY
                     x (id, kind, adv, campaign, at, price, state, hash, o)
                 JOIN advertiser a ON a.advertiser_id = x.adv
@@ -251,7 +253,7 @@ BEGIN
             budgets[r.k] := r.daily_budget;
             stopped[r.k] := r.stopped_at;
             newest[r.k] := coalesce((SELECT max(z.day) FROM campaign_day z
-                WHERE z.advertiser_id = r.adv AND z.campaign_id = r.camp), '-infinity');
+                WHERE z.advertiser_id = r.adv AND z.campaign_id = r.camp AND z.day <= r.today), '-infinity');
         END IF;
         IF spent[r.c] IS NULL THEN
             spent[r.c] := coalesce(r.spend, 0);
@@ -260,7 +262,8 @@ BEGIN
         why := NULL;
         take := 0;
         follows := NULL;
-        IF paused[r.a] AND (looked[r.a] IS NULL OR looked[r.a] < r.day) AND r.kind = 'CHARGE' THEN  -- a day may have begun
+        IF paused[r.a] AND (looked[r.a] IS NULL OR looked[r.a] < r.day) AND r.day <= r.today  -- a day may have begun
+            AND r.kind = 'CHARGE' THEN
             PERFORM book(drafts);
             drafts := '{}';
             i := 0;
@@ -268,12 +271,12 @@ BEGIN
             looked[r.a] := r.day;
         END IF;
         IF r.kind = 'CHARGE' THEN
-            newest[r.k] := greatest(newest[r.k], r.day);
+            newest[r.k] := greatest(newest[r.k], CASE WHEN r.day <= r.today THEN r.day END);
             IF stopped[r.k] <= r.at THEN
                 why := 'NOT_ACTIVE';
             ELSIF spent[r.c] + r.price > budgets[r.k] THEN
                 why := 'OVER_BUDGET';
-                IF r.day >= newest[r.k] THEN
+                IF r.day BETWEEN newest[r.k] AND r.today THEN
                     more := pause(r.at, r.adv, r.camp, 'BUDGET', r.price, r.day);
                     paused[r.a] := true;
                     follows := coalesce(follows || more, more, follows);
@@ -297,7 +300,7 @@ BEGIN
                     ON CONFLICT (advertiser_id, campaign_id, day) DO UPDATE SET alerted = EXCLUDED.alerted;
                 END IF;
             END IF;
-            IF take > 0 AND spent[r.c] = budgets[r.k] AND r.day >= newest[r.k] THEN
+            IF take > 0 AND spent[r.c] = budgets[r.k] AND r.day BETWEEN newest[r.k] AND r.today THEN
                 more := pause(r.at, r.adv, r.camp, 'BUDGET', r.price, r.day);
                 paused[r.a] := true;
                 follows := coalesce(follows || more, more, follows);
@@ -322,10 +325,11 @@ BEGIN
             INTO p FROM campaign k WHERE k.advertiser_id = r.adv AND k.campaign_id = r.camp;
             budgets[r.k] := p.daily_budget;
             stopped[r.k] := p.stopped_at;
-            follows := lift(r.adv, r.at, r.day);
+            follows := lift(r.adv, r.at, least(r.day, r.today));
             -- Of the newest day that it has: what has been spent may be more than what may be, from now on.
             SELECT z.day, z.spend, z.alerted INTO p FROM campaign_day z
-            WHERE z.advertiser_id = r.adv AND z.campaign_id = r.camp AND z.day >= r.day ORDER BY z.day DESC LIMIT 1;
+            WHERE z.advertiser_id = r.adv AND z.campaign_id = r.camp AND z.day BETWEEN least(r.day, r.today) AND r.today
+            ORDER BY z.day DESC LIMIT 1;
             IF p.spend > 0 AND p.spend >= budgets[r.k] THEN
                 more := pause(r.at, r.adv, r.camp, 'BUDGET', 1, p.day);
                 paused[r.a] := true;
