@@ -10,6 +10,7 @@ import pytest
 from adstream.jobs.ads.ledger import ledger as job
 from adstream.testing import TopologyTestDriver
 from tests.jobs.ads.money import AT, Ledger, click, deposit, names
+from tests.unit.jobs.examples import CAMPAIGN_EVENT
 
 pytestmark = pytest.mark.servers
 
@@ -149,6 +150,15 @@ def test_a_bad_record_holds_nobody_up(ledger: Ledger, topic: str, record: dict[s
         assert sorted(booked) == [("click:e2", "POSTED"), ("click:e3", "POSTED"), ("payment:p0", "POSTED")]
         assert [d.reason for d in driver.dead_letters(topic)] == [reason]
     ledger.check()
+
+
+def test_the_examples_are_accepted(ledger: Ledger) -> None:
+    with started(ledger, partitions=2) as driver:
+        driver.input("campaign-events").pipe(CAMPAIGN_EVENT)
+        driver.run()
+        assert driver.dead_letters("campaign-events") == []
+    [campaign] = ledger.query("SELECT campaign_id, daily_budget, status FROM ads_ledger.campaign")
+    assert campaign == {"campaign_id": "campaign_100", "daily_budget": 100_000, "status": "ACTIVE"}
 
 
 def test_a_pause_for_somebody_elses_reason_is_heeded(ledger: Ledger) -> None:

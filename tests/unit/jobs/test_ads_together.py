@@ -12,8 +12,10 @@ from adstream.jobs.ads.attribution import attribution
 from adstream.jobs.ads.clicks import clicks
 from adstream.jobs.ads.duplicates import duplicates
 from adstream.jobs.ads.net_performance import net_performance
+from adstream.jobs.ads.performance import performance
+from adstream.jobs.ads.ranking import ranking
 from adstream.testing import TopologyTestDriver
-from tests.unit.jobs.examples import AD_EVENT
+from tests.unit.jobs.examples import AD_EVENT, CAMPAIGN_EVENT, CONVERSION_EVENT
 from tests.unit.jobs.test_ads_duplicates import GOLDEN
 
 Records = list[tuple[Any, dict[str, Any]]]
@@ -101,3 +103,24 @@ def test_a_refund_of_another_system_on_the_shared_topic_is_refused():
         driver.input("refund-applied").pipe(rollback)
         [letter] = driver.dead_letters("refund-applied")
         assert letter.reason.startswith("missing_field:")
+
+
+@pytest.mark.parametrize(
+    ("topology", "topic", "example"),
+    [
+        (clicks, "ad-events", AD_EVENT),
+        (performance, "ad-events", AD_EVENT),
+        (net_performance, "ad-events", AD_EVENT | {"event_type": "IMPRESSION"}),
+        (net_performance, "ad-events", AD_EVENT | {"event_type": "CONVERSION", "revenue_amount": 50000}),
+        (ranking, "campaign-events", CAMPAIGN_EVENT),
+        (attribution, "conversion-events", CONVERSION_EVENT),
+    ],
+)
+def test_the_example_of_a_topic_is_accepted_by_who_reads_it(topology: Any, topic: str, example: dict[str, Any]):
+    with TopologyTestDriver(topology, partitions=1, wall_clock="2024-01-15T12:00:00Z") as driver:
+        driver.input(topic).pipe(example)
+        driver.run()
+        assert driver.dead_letters(topic) == []
+        said = driver.counters()
+    assert said[topic]["read"] == 1
+    assert not [reason for found in said.values() for reason in found if reason.startswith(("filtered", "dropped"))]
