@@ -417,13 +417,17 @@ def parked_list(sql: LedgerSql, json: AsJson = False) -> None:
 
 
 @parked.command("release")
+@takes(LogOptions)
 def parked_release(
-    refunds: Annotated[list[str], typer.Argument(metavar="REFUND_ID…", show_default=False)], sql: LedgerSql
+    refunds: Annotated[list[str], typer.Argument(metavar="REFUND_ID…", show_default=False)],
+    sql: LedgerSql,
+    *,
+    options: LogOptions,
 ) -> None:
-    """Books refunds whose charge has come; the others wait for another 24 hours."""
+    """Books refunds whose charge has come, and tells them on `compensation-released`; the others wait for another 24 hours."""
     from adstream.cli import money
 
-    money.release(refunds, sql)
+    money.release(refunds, sql, options)
 
 
 @app.command()

@@ -10,12 +10,16 @@ from typing import Any
 
 import typer
 
+from adstream._core import murmur2
 from adstream.cli.logs import existing_log
 from adstream.cli.options import LogOptions, choose
 from adstream.errors import ConfigError, ExitCode
+from adstream.interfaces import Log
 from adstream.jobs.ads import audit as rules
+from adstream.runtime import control
+from adstream.runtime.launch import clock_ms
 
-TOPIC = "ad-ledger"
+TOPIC, RELEASED = "ad-ledger", "compensation-released"
 
 
 def audit(platform: str, sql: str, options: LogOptions, *, as_json: bool) -> None:
@@ -56,12 +60,40 @@ def parked(sql: str, *, as_json: bool) -> None:
         typer.echo(f"{len(found)} parked" if found else "nothing is parked")
 
 
-def release(refunds: list[str], sql: str) -> None:
-    with _said():
-        for refund in refunds:
-            became = rules.release(_url(sql), refund, getpass.getuser())
-            told = {"BOOKED": "booked", "PARKED": "its charge is not there: it waits for another 24 hours"}
-            typer.echo(f"{refund}: {told.get(became, 'is not parked')}")
+def release(refunds: list[str], sql: str, options: LogOptions) -> None:
+    """What is booked is told on `compensation-released`, again if it was told before: `ads.compensation` tells others once."""
+    url, chosen = _url(sql), choose(options)
+    if not chosen.log_named:
+        raise ConfigError(
+            f"what is released has to be told on `{RELEASED}`",
+            option="--bootstrap",
+            hint="name the log of `ads.compensation`",
+        )
+    log = existing_log(chosen)
+    try:
+        partitions = log.partitions([RELEASED]).get(RELEASED)
+        if partitions is None:
+            raise ConfigError(
+                f"there is no topic `{RELEASED}`", option=chosen.log_option, hint="has `ads.compensation` run there?"
+            )
+        with _said():
+            for refund in refunds:
+                became = rules.release(url, refund, getpass.getuser())
+                told = {"BOOKED": "booked", "PARKED": "its charge is not there: it waits for another 24 hours"}
+                row = rules.booked(url, refund)
+                if row is not None:
+                    _tell(log, row, partitions)
+                typer.echo(
+                    f"{refund}: {told.get(became, 'is not parked' if row is None else 'was booked, and is told again')}"
+                )
+    finally:
+        log.close()
+
+
+def _tell(log: Log, row: dict[str, Any], partitions: int) -> None:
+    key, value = row["advertiser_id"].encode(), json.dumps(row, ensure_ascii=False).encode()
+    partition = (murmur2(key) & 0x7FFFFFFF) % partitions
+    control.write_one(log, "ads", RELEASED, (0, clock_ms(), key, value, []), partition=partition)
 
 
 def _url(sql: str) -> str:

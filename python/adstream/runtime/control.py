@@ -108,8 +108,16 @@ def say(
     write_one(log, app, topology_topic(app).name, record, sleep=sleep)
 
 
-def write_one(log: Log, app: str, topic: str, record: Record, *, sleep: Callable[[float], None] = time.sleep) -> None:
-    """One record, committed, to partition 0 of a topic that exists.
+def write_one(
+    log: Log,
+    app: str,
+    topic: str,
+    record: Record,
+    *,
+    partition: int = 0,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """One record, committed, to a topic that exists.
 
     Raises:
         LogUnavailableError: it could not be written.
@@ -123,7 +131,7 @@ def write_one(log: Log, app: str, topic: str, record: Record, *, sleep: Callable
             sleep(PAUSE_S)
             continue
         try:
-            commit = Commit([(topic, 0, RawBatch([record]))], {}, app, None)
+            commit = Commit([(topic, partition, RawBatch([record]))], {}, app, None)
             if write(writer, commit, lambda name: None).outcome is Outcome.COMMITTED:
                 return
         finally:

@@ -1,6 +1,7 @@
 """`adstream audit ads` and `adstream ads parked`: on a real ledger, whole and damaged."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -11,7 +12,9 @@ from adstream._core import RawBatch
 from adstream.cli.commands import app as commands
 from adstream.interfaces import Outcome, TopicSpec
 from adstream.jobs.ads.audit import RULES, audit
+from adstream.jobs.ads.compensation import compensation
 from adstream.logs.embedded import EmbeddedLog
+from adstream.testing import TopologyTestDriver
 from tests.jobs.ads.money import Ledger, click, deposit, refund, terms
 
 pytestmark = pytest.mark.servers
@@ -92,7 +95,7 @@ def test_a_topic_that_tells_something_else_is_found(lived: Ledger, tmp_path: Pat
     assert "what `ad-ledger` tells is what is recorded: 1 times, as in click:" in done.output
 
 
-def test_parked_refunds_are_listed_and_released(lived: Ledger) -> None:
+def test_parked_refunds_are_listed_and_released(lived: Ledger, tmp_path: Path) -> None:
     done = run("ads", "parked", "list", "--sql", lived.url)
     assert done.output.splitlines()[-1] == "1 parked"
     assert "dup:9: 1200 of click:9 for A" in done.output
@@ -100,13 +103,55 @@ def test_parked_refunds_are_listed_and_released(lived: Ledger) -> None:
         json.loads(line) for line in run("ads", "parked", "list", "--sql", lived.url, "--json").output.splitlines()
     ]
     assert (row["refund_id"], row["state"]) == ("dup:9", "WAITING")
-    done = run("ads", "parked", "release", "dup:9", "dup:2", "--sql", lived.url)
+    assert "--bootstrap" in run("ads", "parked", "release", "dup:9", "--sql", lived.url).output
+    log = EmbeddedLog(tmp_path / "log")
+    log.create_topics([TopicSpec("compensation-released", 4)])
+    log.close()
+    release = ("ads", "parked", "release", "dup:9", "dup:2", "--sql", lived.url, "--log", f"dir:{tmp_path / 'log'}")
+    done = run(*release)
     assert done.output.splitlines() == [
         "dup:9: its charge is not there: it waits for another 24 hours",
         "dup:2: is not parked",
     ]
     lived.post(click(9, 0))
     assert run("ads", "parked", "list", "--sql", lived.url).output == "nothing is parked\n"
+
+
+def test_a_refund_that_people_release_is_told(ledger: Ledger, tmp_path: Path) -> None:
+    """Its charge came when it had waited too long: it is booked by hand, and whoever nets refunds hears of it."""
+    log = EmbeddedLog(tmp_path / "log")
+    log.create_topics([TopicSpec("compensation-released", 4)])
+    log.close()
+    ledger.post(deposit(1, 5000))
+    yesterday = (datetime.now(UTC) - timedelta(hours=25)).isoformat()
+    ledger._refund._opened().execute("SELECT set_config('ads_ledger.now', %s, false)", [yesterday])
+    ledger.refund(refund("dup:9", 9, 1200))
+    ledger.post(click(9, 1200))
+    release = ("ads", "parked", "release", "dup:9", "--sql", ledger.url, "--log", f"dir:{tmp_path / 'log'}")
+    assert run(*release).output == "dup:9: booked\n"
+    assert run(*release).output == "dup:9: was booked, and is told again\n"
+    log = EmbeddedLog(tmp_path / "log")
+    told = []
+    for p in range(4):
+        reader = log.reader()
+        reader.add("compensation-released", p, 0)
+        while (batch := reader.read("compensation-released", p, 100)) is not None:
+            told += [json.loads(record[3] or b"") for record in batch.records()]
+        reader.close()
+    log.close()
+    assert len(told) == 2
+    assert told[0] == told[1]
+    assert {name: told[0][name] for name in ("refund_id", "advertiser_id", "refund_amount", "event_id")} == {
+        "refund_id": "dup:9",
+        "advertiser_id": "A",
+        "refund_amount": "1200",
+        "event_id": "9",
+    }
+    with TopologyTestDriver(compensation, partitions=1, connections={"ledger": ledger.url}) as driver:
+        for row in told:
+            driver.input("compensation-released").pipe(row)
+        [applied] = driver.output("refund-applied").read()
+    assert (applied.value["refund_id"], applied.value["status"]) == ("dup:9", "APPLIED")
 
 
 def test_where_there_is_no_ledger_it_says_so(ledger: Ledger) -> None:

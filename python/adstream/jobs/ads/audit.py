@@ -125,6 +125,21 @@ def parked(url: str) -> list[tuple[Any, ...]]:
         ).fetchall()
 
 
+def booked(url: str, refund_id: str) -> dict[str, Any] | None:
+    """A refund that was parked and is booked now, as `compensation-released` tells it."""
+    import psycopg
+
+    with psycopg.connect(url) as link:
+        found = link.execute(
+            "SELECT w.id, w.advertiser_id, w.campaign_id, ads_ledger.major(w.requested, s.exponent)::text, substr(w.ref, 7),"
+            " to_char(w.at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"
+            " FROM ads_ledger.parked w JOIN ads_ledger.posting p ON p.id = w.id, ads_ledger.setting s WHERE w.id = %s",
+            [refund_id],
+        ).fetchone()
+    names = ("refund_id", "advertiser_id", "campaign_id", "refund_amount", "event_id", "timestamp")
+    return None if found is None else dict(zip(names, found, strict=True))
+
+
 def release(url: str, refund_id: str, by: str) -> str:
     """What became of it: `BOOKED`, `PARKED` (for another 24 hours), `NOT_PARKED`."""
     import psycopg
