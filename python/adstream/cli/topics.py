@@ -16,7 +16,7 @@ from adstream.cli.logs import existing_log, named_log
 from adstream.cli.options import Chosen, JobOptions, choose
 from adstream.errors import ConfigError, ExitCode
 from adstream.interfaces import TopicSpec
-from adstream.runtime import discovery, manifest, partitioning
+from adstream.runtime import discovery, manifest, partitioning, rules
 from adstream.runtime.assignment import Assignment, enumerate_tasks, topic_kinds
 from adstream.runtime.remade import check_topics
 from adstream.runtime.topic_settings import remarks
@@ -76,6 +76,8 @@ def create(job: str, options: JobOptions, input_partitions: int) -> None:
         if missing and not input_partitions:
             raise _no_input(missing)
         log.create_topics([TopicSpec(topic, input_partitions) for topic in missing])
+        said = {found["topic"] for found in description["globals"] if found["rules"]} - before.keys()
+        log.create_topics([TopicSpec(topic, 1, rules.SETTINGS) for topic in sorted(said)])
         assignment = _assignment(description, chosen, log.partitions(list(topic_kinds(description))))
         log.create_topics(assignment.topics)
         _show(assignment, before, missing="created")

@@ -215,14 +215,17 @@ def enumerate_tasks(
     global_topics = list(dict.fromkeys(found["topic"] for found in description.get("globals", ())))
     only_read = [*user_sources, *(topic for topic in global_topics if kinds[topic] == "global")]
     missing = [topic for topic in only_read if topic not in found]
+    ruling = [found["topic"] for found in description.get("globals", ()) if found.get("rules")]
     if missing:
+        made = "`adstream topics create JOB` and `adstream rules put` make one of rules"
         raise ConfigError(
             f"there is no topic {_names(missing)}",
             option="topics",
-            hint=f"check the name and which log it is ({log_option}); input topics are never created",
+            hint=f"check the name and which log it is ({log_option}); "
+            + (made if missing[0] in ruling else "input topics are never created"),
         )
 
-    for rules in (found["topic"] for found in description.get("globals", ()) if found.get("rules")):
+    for rules in ruling:
         if found[rules] != 1:
             raise ConfigError(
                 f"topic `{rules}` has {found[rules]} partitions: rules have one order",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from adstream.logs.embedded import EmbeddedLog
 from tests.unit.cli.support import call
 
 JOB = """
@@ -101,3 +102,14 @@ def test_who_is_not_there_cannot_be_disabled_and_versions_grow(folder: Path) -> 
     code, _, err = rules(folder, "put", "pair", "--pattern", PAIR, "--version", "7")
     assert code != 0
     assert "--version" in err
+
+
+def test_topics_create_makes_a_topic_of_one_partition(folder: Path) -> None:
+    (folder / "log").mkdir()
+    log = f"dir:{folder / 'log'}"
+    code, _, err = call("topics", "create", "shop:fraud", "--inputs", "3", "--log", log, cwd=folder)
+    assert code == 0, err
+    assert "version 1" in rules(folder, "put", "pair", "--pattern", PAIR)[1]
+    made = EmbeddedLog(folder / "log")
+    assert made.partitions(["in", "fraud-rules"]) == {"in": 3, "fraud-rules": 1}
+    made.close()
