@@ -259,6 +259,27 @@ def test_in_processing_time() -> None:
         assert [r.value for r in driver.output("out").read()] == ["r"]
 
 
+def test_in_processing_time_what_was_due_before_a_task_begins_again_is_told() -> None:
+    """It begins with a clock that is further on, and the version of the run is over for certain then."""
+
+    def build(app: ads.App) -> None:
+        found = app.stream("in", key=TEXT).group_by_key().match(app.rules("rules"), time="processing")
+        found.timed_out.to("gone", key=TEXT)
+
+    with TopologyTestDriver(ads.topology(name="app")(build), partitions=1) as driver:
+        driver.advance_wall_clock("100s")
+        driver.input("rules").pipe({"version": 1, "pattern": PAIR}, key="r")
+        driver.input("in").pipe({"t": "a"}, key="k", at=0)
+        driver.advance_wall_clock("1s")
+        driver.input("rules").pipe({"version": 1, "pattern": PAIR, "enabled": False}, key="r")
+        driver.input("in").pipe({"t": "."}, key="other", at=0)
+        driver.run()
+        for task in driver._tasks:
+            task.core.begin(130_000)  # as a worker does after a restore
+        driver.input("in").pipe({"t": "."}, key="other", at=0)
+        assert len(list(driver.output("gone").read())) == 1
+
+
 def test_without_a_key() -> None:
     def build(app: ads.App) -> None:
         app.stream("in", schema=Event).match(app.rules("rules"), max_delay="0s").select(rule=ads.rule("id")).to("out")

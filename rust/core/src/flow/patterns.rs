@@ -605,6 +605,10 @@ impl Node for MatchPattern {
         if let Some(broken) = self.broken.take() {
             return Err(Failure::Fatal(broken));
         }
+        if self.max_delay_ms.is_none() {
+            // First what is due: a task that begins again finds the clock further on, and forgets rules that ended meanwhile.
+            self.fire_due(&Headers::default(), cx)?;
+        }
         self.hear(cx)?;
         for (part, reason) in [(&record.key, "dropped:null_key"), (&record.value, "dropped:null_value")] {
             if part.is_null() && !(self.unkeyed && reason == "dropped:null_key") {
@@ -617,7 +621,6 @@ impl Node for MatchPattern {
             false => key_bytes(&record.key)?,
         };
         if self.max_delay_ms.is_none() {
-            self.fire_due(&Headers::default(), cx)?;
             if self.order_by.is_none() {
                 return self.look(&key, Some(&record.value), &record.headers, cx);
             }
