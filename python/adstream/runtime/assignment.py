@@ -94,6 +94,8 @@ class Assignment:
     sinks: tuple[Mapping[str, Any], ...] = field(default=())
     globals: tuple[TopicPartition, ...] = ()
     """What every worker reads whole, for its global tables."""
+    rules: tuple[str, ...] = ()
+    """The global topics of rules: how far a task has heard of them is part of its state."""
     stores: tuple[dict[str, Any], ...] = ()
     """State stores of record flows: `name`, `kind`, `flavour`."""
     store_tasks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -107,7 +109,7 @@ class Assignment:
     def positioned(self) -> list[str]:
         """The topics in which it has positions that outlive a worker."""
         changelogs = {task.changelog[0] for task in self.tasks if task.changelog is not None}
-        return sorted({*self.user_sources, *self.edges, *changelogs})
+        return sorted({*self.user_sources, *self.edges, *changelogs, *self.rules})
 
     @property
     def lease_topic(self) -> str:
@@ -310,6 +312,7 @@ def enumerate_tasks(
         topics=tuple(specs),
         sinks=tuple(description["sinks"]),
         globals=tuple((topic, p) for topic in global_topics for p in range(partitions[topic])),
+        rules=tuple(ruling),
         stores=tuple(description.get("stores", ())),
         store_tasks=_store_tasks(subtopologies, tasks),
     )

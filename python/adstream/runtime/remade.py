@@ -12,9 +12,10 @@ kept with its ids in the manifest, of its first start on, and looked at
 An input that gets more partitions is told in the same look: a start is refused then (`manifest.py`), and who runs would never
 read the new ones.
 
-Which topics: inputs, shuffles, changelogs, and what sinks are written from, whose positions lie in targets that outlive any
-topic. Global tables are read whole at each start: of their topics it is enough that a worker looks while it runs. A log
-without ids (Kafka before 2.8, a broker that may not be asked) is not judged.
+Which topics: inputs, shuffles, changelogs, topics of rules (how far a task has heard is part of its state), and what sinks
+are written from, whose positions lie in targets that outlive any topic. Global tables are read whole at each start: of their
+topics it is enough that a worker looks while it runs. A log without ids (Kafka before 2.8, a broker that may not be asked) is
+not judged.
 """
 
 from __future__ import annotations

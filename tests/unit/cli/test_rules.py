@@ -113,3 +113,20 @@ def test_topics_create_makes_a_topic_of_one_partition(folder: Path) -> None:
     made = EmbeddedLog(folder / "log")
     assert made.partitions(["in", "fraud-rules"]) == {"in": 3, "fraud-rules": 1}
     made.close()
+
+
+def test_a_topic_that_was_made_again_while_nobody_ran_is_told(folder: Path) -> None:
+    """How far a task has heard is part of its state: it would go on with rules that are no more, deaf to new ones."""
+    (folder / "log").mkdir()
+    log = f"dir:{folder / 'log'}"
+    assert call("topics", "create", "shop:fraud", "--inputs", "1", "--log", log, cwd=folder)[0] == 0
+    for rule in ("r0", "r1"):
+        rules(folder, "put", rule, "--pattern", PAIR)
+    assert call("run", "shop:fraud", "--stop-at-end", "--log", log, cwd=folder)[0] == 0
+    made = EmbeddedLog(folder / "log")
+    made.delete_topics(["fraud-rules"])
+    made.close()
+    rules(folder, "put", "other", "--pattern", PAIR)
+    code, _, err = call("run", "shop:fraud", "--stop-at-end", "--log", log, cwd=folder)
+    assert code == 2, err
+    assert "`fraud-rules` was deleted and made again" in err
