@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 FIELDS = ("version", "pattern", "from", "running", "enabled", "removed")
 VERSION_MAX = 2**63 - 1
+TIME_MAX = 253_402_300_799_999
+"""The end of the year 9999: what lies behind it is microseconds."""
 
 
 class Rules:
@@ -152,7 +154,7 @@ def read(value: str) -> dict[str, Any]:
 
 def event_time(at: object) -> int:
     """Of `from`, epoch ms. Raises ValueError."""
-    if type(at) is int and at >= 0:
+    if type(at) is int and 0 <= at <= TIME_MAX:
         return at
     if isinstance(at, str):
         moment = datetime.fromisoformat(at)

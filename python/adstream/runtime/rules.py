@@ -35,7 +35,8 @@ class SaidRule:
 
     @property
     def version(self) -> int:
-        return int((self.value or {}).get("version", 0))
+        said = (self.value or {}).get("version")
+        return said if type(said) is int else 0
 
     @property
     def enabled(self) -> bool:

@@ -187,6 +187,7 @@ def test_disabled_enabled_removed(build: Callable[[ads.App], None]) -> None:
         (b'{"version": 1, "patern": "a"}', "bad_rule"),
         (b'{"version": 1, "pattern": "a", "from": "2024-01-15T10:00:00"}', "bad_rule"),
         (b'{"version": 1, "pattern": "a", "running": "stop"}', "bad_rule"),
+        (b'{"version": 1, "pattern": "a", "from": 1768471200000000}', "bad_rule"),
         (b'{"version": 1}', "bad_rule"),
         (b'{"version": 1, "pattern": "b (t = \'b\')"}', "stale_rule"),
         (b'{"version": 2, "pattern": "b (t = \'b\')"}', "rule_conflict"),
