@@ -23,7 +23,7 @@ def test_the_plan():
     source = by_op["source"][0]
     assert (source["topic"], source["timestamp"], source["key"]) == ("ad-events", "timestamp", ["device_id"])
     assert [f["name"] for f in source["fields"] if not f["nullable"]] == ["event_id", "event_type", "timestamp"]
-    assert [reason for reason, _ in by_op["require"][0]["rules"]] == ["bad_price", "bad_revenue"]
+    assert [reason for reason, _ in by_op["require"][0]["rules"]] == ["no_event_id", "bad_price", "bad_revenue"]
     assert by_op["filter"][0]["reason"] == "no_campaign"
     gross, products = by_op["aggregate"]
     assert (gross["name"], gross["keys"]) == ("gross", ["campaign_id", "product_id", "placement"])
