@@ -33,13 +33,13 @@ class Place:
     def say(self, rule: str, value: dict[str, Any]) -> None:
         rules.say(self.log, self.app, self.topic, self.reader, rule, value, clock_ms(), sleep=time.sleep)
 
-    def current(self, rule: str) -> dict[str, Any]:
-        """As it was said last. Raises ConfigError."""
+    def current(self, rule: str) -> rules.SaidRule:
+        """As tasks know it. Raises ConfigError."""
         known = rules.current(self.log, self.topic, self.reader)
-        if rule not in known or known[rule].value is None:
+        if rule not in known:
             names = ", ".join(f"`{name}`" for name in sorted(known)) or "none"
             raise ConfigError(f"`{self.topic}` has no rule `{rule}`", option="ID", hint=f"there are: {names}")
-        return dict(known[rule].value or {})
+        return known[rule]
 
 
 @contextmanager
@@ -100,7 +100,14 @@ def change(
 ) -> None:
     """Says a known rule again, with `what` in place of what it was. Raises ConfigError, LogUnavailableError."""
     with place(job, options, topic) as at:
-        said = {key: v for key, v in at.current(rule).items() if key not in ("from", "running", "enabled")}
+        known, ends = at.current(rule), bool(what.get("removed"))
+        said: dict[str, Any] = {} if ends else {"version": known.version}
+        # With its pattern, which a compacted topic has nowhere else. What this job cannot look for need not be said to end it.
+        if known.value and not ends and (known.wrong is None or what["enabled"]) and "pattern" in known.value:
+            said["pattern"] = known.value["pattern"]
+        elif what.get("enabled"):
+            text = f"nothing is known of `{rule}` that could be looked for"
+            raise ConfigError(text, option="ID", hint="`adstream rules put` says its pattern again")
         at.say(rule, {**said, **what, **_when(from_, drop)})
         word = "removed" if what.get("removed") else "enabled" if what["enabled"] else "disabled"
         typer.echo(f"{at.topic}: `{rule}`, {word}")
@@ -112,7 +119,8 @@ def show(job: str, options: JobOptions, topic: str | None, *, as_json: bool) -> 
         known = rules.current(at.log, at.topic, at.reader)
         for rule in known.values():
             if as_json:
-                plain = {"id": rule.id, **(rule.value or {}), "wrong": rule.wrong, "at": rule.timestamp}
+                plain = {"id": rule.id, **(rule.value or {}), "wrong": rule.wrong, "refused": rule.refused}
+                plain |= {"at": rule.timestamp}
                 typer.echo(json.dumps(plain, ensure_ascii=False))
                 continue
             typer.echo(_line(rule))
@@ -128,7 +136,8 @@ def _line(rule: rules.SaidRule) -> str:
     begins = f"  from {_time(value['from'])}" if "from" in value else ""
     state = "" if rule.enabled else "  disabled"
     text = pattern if isinstance(pattern, str) else json.dumps(pattern, ensure_ascii=False)
-    return f"{rule.id}  version {rule.version}{state}{begins}  {text}"
+    later = "" if rule.refused is None else f"  (a later record is refused: {rule.refused.splitlines()[0]})"
+    return f"{rule.id}  version {rule.version}{state}{begins}  {text}{later}"
 
 
 def _time(at: object) -> str:

@@ -134,7 +134,10 @@ class Reader:
 
 def read(value: str) -> dict[str, Any]:
     """A record's value, checked but for the pattern. Raises ValueError."""
-    said = json.loads(value)
+    try:
+        said = json.loads(value)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     if not isinstance(said, dict):
         raise ValueError(f"a rule is an object, not {said!r}")
     if unknown := sorted(set(said) - set(FIELDS)):
@@ -144,6 +147,7 @@ def read(value: str) -> dict[str, Any]:
             raise ValueError(f"`{name}` is true or false, not {said[name]!r}")
     if said.get("running", "finish") not in ("finish", "drop"):
         raise ValueError(f'`running` is "finish" or "drop", not {said["running"]!r}')
+    json.dumps(said, ensure_ascii=False).encode()  # half a surrogate pair is no text
     if said.get("removed"):
         return said
     version = said.get("version")

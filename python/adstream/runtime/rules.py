@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from adstream.dsl import pattern_rules
 from adstream.dsl.pattern_rules import Reader
 from adstream.errors import AdstreamError, ConfigError
 from adstream.interfaces import Log, TopicSpec
@@ -18,13 +19,14 @@ SETTINGS = {"cleanup.policy": "compact"}
 
 @dataclass(frozen=True, slots=True)
 class SaidRule:
-    """A rule as its topic says it last.
+    """A rule as tasks know it that have heard its whole topic.
 
     Attributes:
-        value: as it stands there; None: not an object.
-        wrong: why it is none.
+        value: what was said of it; None: nothing that can be read.
+        wrong: why this job cannot look for it.
         offset: of its record.
         timestamp: when it was said, epoch ms.
+        refused: why a later record of it changed nothing.
     """
 
     id: str
@@ -32,11 +34,11 @@ class SaidRule:
     wrong: str | None
     offset: int
     timestamp: int
+    refused: str | None = None
 
     @property
     def version(self) -> int:
-        said = (self.value or {}).get("version")
-        return said if type(said) is int else 0
+        return int((self.value or {}).get("version", 0))
 
     @property
     def enabled(self) -> bool:
@@ -61,7 +63,7 @@ def prepared(log: Log, topic: str, *, create: bool) -> None:
 
 
 def current(log: Log, topic: str, reader: Reader) -> dict[str, SaidRule]:
-    """What the topic says last of each rule that is not removed, by id."""
+    """What tasks make of the topic, by id: each rule that is not removed."""
     found: dict[str, SaidRule] = {}
     where = (topic, 0)
     end = log.end_offsets([where], committed=True)[where]
@@ -79,35 +81,49 @@ def current(log: Log, topic: str, reader: Reader) -> dict[str, SaidRule]:
                 continue
             for offset, timestamp, key, value, _ in batch.records():
                 rule = (key or b"").decode(errors="replace")
-                if value is None or _removed(value):
-                    found.pop(rule, None)
-                else:
-                    found[rule] = _said(rule, value, offset, timestamp, reader)
+                text = None if value is None else value.decode(errors="replace")
+                said = _after(found.pop(rule, None), SaidRule(rule, None, None, offset, timestamp), text, reader)
+                found |= {} if said is None else {rule: said}
             at = batch.next_offset
     finally:
         records.close()
     return found
 
 
-def _removed(value: bytes) -> bool:
+def _after(known: SaidRule | None, new: SaidRule, text: str | None, reader: Reader) -> SaidRule | None:
+    """What a record makes of a rule, as `Rules::change` does in the core (`rust/core/src/flow/rules.rs`)."""
+    if text is None:
+        return None
     try:
-        said = json.loads(value)
-    except ValueError:
-        return False
-    return isinstance(said, dict) and said.get("removed") is True
+        said = pattern_rules.read(text)
+    except ValueError as error:
+        return _refused(known, new, str(error))
+    if said.get("removed"):
+        return None
+    before = known.value if known is not None and known.wrong is None else None
+    if before is not None:
+        if said["version"] < before["version"]:
+            return _refused(known, new, f"version {said['version']} is older than {before['version']}")
+        said = {**({"pattern": before["pattern"]} if "pattern" in before else {}), **said}
+    try:
+        reader(new.id, text)
+        if before is not None and said["version"] == before["version"] and not _same(said, before):
+            return _refused(known, new, f"version {said['version']} is known with another pattern")
+    except (AdstreamError, ValueError, RecursionError) as error:
+        return _refused(known, replace(new, value=said), str(error))
+    return replace(new, value=said)
 
 
-def _said(rule: str, value: bytes, offset: int, timestamp: int, reader: Reader) -> SaidRule:
-    try:
-        said = json.loads(value)
-    except ValueError:
-        said = None
-    try:
-        reader(rule, value.decode(errors="replace"))
-        wrong = None
-    except (AdstreamError, ValueError) as error:
-        wrong = str(error)
-    return SaidRule(rule, said if isinstance(said, dict) else None, wrong, offset, timestamp)
+def _refused(known: SaidRule | None, new: SaidRule, why: str) -> SaidRule:
+    if known is not None and known.wrong is None:
+        return replace(known, refused=why)
+    return replace(new, wrong=why)
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether they look for one pattern, however it is written."""
+    said = [one.get("pattern"), other.get("pattern")]
+    return said[0] == said[1] or None in said or len({str(pattern_rules.pattern_of(pattern)) for pattern in said}) == 1
 
 
 def say(
@@ -130,6 +146,6 @@ def say(
     text = json.dumps(value, ensure_ascii=False)
     try:
         reader(rule, text)
-    except (AdstreamError, ValueError) as error:
+    except (AdstreamError, ValueError, RecursionError) as error:
         raise ConfigError(f"rule `{rule}`: {error}", option="rules") from error
     write_one(log, app, topic, (0, now_ms, rule.encode(), text.encode(), []), sleep=sleep)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from adstream._core import RawBatch
+from adstream.interfaces import Outcome
 from adstream.logs.embedded import EmbeddedLog
 from tests.unit.cli.support import call
 
@@ -130,3 +132,54 @@ def test_a_topic_that_was_made_again_while_nobody_ran_is_told(folder: Path) -> N
     code, _, err = call("run", "shop:fraud", "--stop-at-end", "--log", log, cwd=folder)
     assert code == 2, err
     assert "`fraud-rules` was deleted and made again" in err
+
+
+def foreign(folder: Path, value: bytes | None) -> None:
+    """Said by somebody else."""
+    log = EmbeddedLog(folder / "log")
+    outputs = [("fraud-rules", 0, RawBatch([(0, 1, b"pair", value, [])]))]
+    assert log.writer("foreign").commit(outputs, {}, "foreign", None) is Outcome.COMMITTED
+    log.close()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"{",
+        b'{"version": "x"}',
+        b'{"version": 1e400}',
+        b'{"version": 2, "pattern": "a (t = \'a\')"}',
+        b'{"version": 3, "pattern": "a (t = \'a\')"}',
+        b'{"version": 4, "pattern": "a (gone = 1)"}',
+        b'{"version": 4, "pattern": "a (t = \'\\ud800\')"}',
+        b'{"removed": true, "why": "not"}',
+        b"[" * 100_000,
+    ],
+    ids=range(9),
+)
+def test_what_tasks_refuse_is_not_taken_for_what_they_know(folder: Path, value: bytes) -> None:
+    (folder / "log").mkdir()
+    rules(folder, "put", "pair", "--pattern", PAIR, "--version", "3")
+    foreign(folder, value)
+    (rule,) = listed(folder)
+    assert (rule["version"], rule["pattern"], rule["wrong"]) == (3, PAIR, None)
+    assert rule["refused"]
+    assert "a later record is refused" in rules(folder, "list")[1]
+    assert "disabled" in rules(folder, "disable", "pair")[1]
+    (rule,) = listed(folder)
+    assert (rule["version"], rule["enabled"], rule["pattern"]) == (3, False, PAIR)
+    assert "version 4" in rules(folder, "put", "pair", "--pattern", PAIR)[1]
+    assert "removed" in rules(folder, "remove", "pair")[1]
+    assert listed(folder) == []
+
+
+def test_a_rule_that_the_job_cannot_look_for_any_more_is_disabled_and_removed(folder: Path) -> None:
+    (folder / "log").mkdir()
+    rules(folder, "put", "pair", "--pattern", PAIR)
+    (folder / "shop.py").write_text(JOB.replace("t: str", "u: str"))
+    assert "not looked for" in rules(folder, "list")[1]
+    assert "disabled" in rules(folder, "disable", "pair")[1]
+    code, _, err = rules(folder, "enable", "pair")
+    assert (code != 0, "Traceback" in err) == (True, False)
+    assert "removed" in rules(folder, "remove", "pair")[1]
+    assert listed(folder) == []
