@@ -260,7 +260,9 @@ class Live:
         source, sides = f"in-{mark}", ("theirs", "mine")
         outputs = [[name for name, about in case["topics"].items() if about.get("out")] for case in (first, second)]
         names = [f"{source}-{t}" for t, about in first["topics"].items() if not about.get("out")]
-        names += [f"{one}-{mark}-{t}" for one in sides for t in outputs[0]]
+        # What the second reads beside the first's: nothing is ever written to it.
+        between = dict.fromkeys([*outputs[0], *(t for t, about in second["topics"].items() if not about.get("out"))])
+        names += [f"{one}-{mark}-{t}" for one in sides for t in between]
         names += [f"{one}-{two}-{mark}-{t}" for one in sides for two in sides for t in outputs[1]]
         self.log.create_topics([TopicSpec(name, partitions, KEPT) for name in names])
         _write(self.log, first, source, partitions)
