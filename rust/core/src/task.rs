@@ -77,8 +77,17 @@ struct Input {
     position: Option<i64>,
     clock: i64,
     caught_up: bool,
+    /// Its topic has no such partition: merged topics need not have as many partitions. Then nothing will ever come.
+    absent: bool,
     /// The next record of a record flow, read: so that its time is known.
     head: Option<Taken>,
+}
+
+impl Input {
+    /// Nothing comes from it now: the others need not wait for it.
+    fn ended(&self) -> bool {
+        self.caught_up || self.absent
+    }
 }
 
 /// What one commit of a task consists of.
@@ -212,6 +221,7 @@ impl Task {
                 position: None,
                 clock: NO_TIME,
                 caught_up: false,
+                absent: partitions.get(&topic).is_some_and(|&count| partition >= count),
                 head: None,
             })
             .collect();
@@ -370,7 +380,7 @@ impl Task {
 
     fn inputs_now(&self) -> Inputs {
         Inputs {
-            exhausted: self.inputs.iter().all(|i| i.caught_up && i.buffered == 0),
+            exhausted: self.inputs.iter().all(|i| i.ended() && i.buffered == 0),
             asleep: self.inputs.iter().all(|i| match &i.source {
                 SourceKind::User { .. } | SourceKind::Records { .. } => true,
                 SourceKind::Edge { source, .. } => source.asleep(),
@@ -571,7 +581,7 @@ impl Task {
             return waiting.then_some((0, (i64::MAX, true)));
         }
         let heads: Vec<Option<i64>> = self.inputs.iter().map(head).collect();
-        let waits = self.inputs.iter().zip(&heads).any(|(input, h)| h.is_none() && !input.caught_up);
+        let waits = self.inputs.iter().zip(&heads).any(|(input, h)| h.is_none() && !input.ended());
         if waits {
             return None;
         }
