@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -52,13 +51,6 @@ def click(
         "placement": "HOME",
         "actual_price": price,
     }
-
-
-@pytest.fixture
-def log(kafka: Kafka) -> Iterator[KafkaLog]:
-    made = KafkaLog(kafka.bootstrap)
-    yield made
-    made.close()
 
 
 def test_to_the_last_digit(log: KafkaLog, kafka: Kafka, postgres: Postgres, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import pytest
 from adstream._core import RawBatch
 from adstream.interfaces import Outcome, TopicSpec
 from adstream.logs.kafka import KafkaLog
+from tests.integration.waiting import until
 from tests.logs.conformance import KEPT, unique
 from tests.servers import Kafka
 from tests.servers.server import free_port
@@ -43,20 +43,6 @@ def echo(app: ads.App, prefix: str) -> None:
 """
 PARTITIONS = 4
 WAIT_S = 60.0
-
-
-@pytest.fixture
-def log(kafka: Kafka) -> Iterator[KafkaLog]:
-    made = KafkaLog(kafka.bootstrap)
-    yield made
-    made.close()
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {WAIT_S:.0f} s: {what}"
-        time.sleep(0.1)
 
 
 def test_two_workers_are_paused_resumed_and_stopped(log: KafkaLog, kafka: Kafka, tmp_path: Path) -> None:

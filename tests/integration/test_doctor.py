@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,6 @@ from tests.servers import Kafka
 from tests.servers.server import free_port
 
 pytestmark = pytest.mark.servers
-
-
-@pytest.fixture
-def log(kafka: Kafka) -> Iterator[KafkaLog]:
-    made = KafkaLog(kafka.bootstrap)
-    yield made
-    made.close()
 
 
 def test_what_holds_a_job_up_is_named(log: KafkaLog, kafka: Kafka, tmp_path: Path) -> None:

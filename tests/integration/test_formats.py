@@ -44,13 +44,6 @@ ORDER: dict[str, Any] = {
 
 
 @pytest.fixture
-def log(kafka: Kafka) -> Iterator[KafkaLog]:
-    made = KafkaLog(kafka.bootstrap)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def client(schema_registry: SchemaRegistry) -> Iterator[SchemaRegistryClient]:
     with SchemaRegistryClient({"url": schema_registry.url}) as made:
         yield made

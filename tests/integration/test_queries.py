@@ -8,7 +8,6 @@ import subprocess
 import sys
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,13 +34,6 @@ def counts(app: ads.App, source: str) -> None:
 """
 PARTITIONS = 4
 KEYS = [f"key-{i}" for i in range(30)]
-
-
-@pytest.fixture
-def log(kafka: Kafka) -> Iterator[KafkaLog]:
-    made = KafkaLog(kafka.bootstrap)
-    yield made
-    made.close()
 
 
 def test_either_worker_answers_for_both(log: KafkaLog, kafka: Kafka, tmp_path: Path) -> None:

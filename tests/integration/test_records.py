@@ -32,13 +32,6 @@ START_MS = 1_705_312_800_000
 KILLS = 6
 
 
-@pytest.fixture
-def log(kafka: Kafka) -> Iterator[KafkaLog]:
-    made = KafkaLog(kafka.bootstrap)
-    yield made
-    made.close()
-
-
 def traffic(seed: int) -> dict[str, list[tuple[bytes, bytes, int]]]:
     """(key, value, ts) of both topics, in order of time with some disorder."""
     chance = random.Random(seed)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ import pytest
 from adstream._core import RawBatch
 from adstream.interfaces import Outcome, TopicSpec
 from adstream.logs.kafka import KafkaLog
+from tests.integration.waiting import until
 from tests.logs.conformance import KEPT, unique
 from tests.servers import Kafka
 
@@ -39,7 +40,6 @@ def ruled(app: ads.App, prefix: str) -> None:
 """
 PARTITIONS = 3
 KEYS = [f"k{n}" for n in range(12)]
-WAIT_S = 90.0
 
 
 @pytest.fixture
@@ -47,13 +47,6 @@ def log(kafka: Kafka) -> Iterator[KafkaLog]:
     made = KafkaLog(kafka.bootstrap, session_ms=6000)
     yield made
     made.close()
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {WAIT_S:.0f} s: {what}"
-        time.sleep(0.1)
 
 
 def test_rules_are_put_while_workers_run_and_one_is_killed(log: KafkaLog, kafka: Kafka, tmp_path: Path) -> None:

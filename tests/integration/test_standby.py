@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,13 +37,6 @@ def counts(app: ads.App, source: str, out: str) -> None:
 """
 PARTITIONS = 6
 KEYS = [f"key-{i}" for i in range(60)]
-
-
-@pytest.fixture
-def log(kafka: Kafka) -> Iterator[KafkaLog]:
-    made = KafkaLog(kafka.bootstrap)
-    yield made
-    made.close()
 
 
 class Application:
