@@ -599,7 +599,7 @@ class KStream:
             pattern: one, or several by names: then each name's matches are returned. Several share the events that wait, and a
                 condition that several of them have is asked once; each finds what it would find alone.
             max_delay: how far behind the largest time seen an event may come; later ones are `.late`. An event is looked at
-                when the largest time lies more than that behind it.
+                when the largest time lies more than that ahead of it.
             time: `"processing"`: events are read as they come, and their time is what the logged clock shows then, which ends
                 windows, too. In Flink: `inProcessingTime`.
             idle: after so much time of the logged clock without a record of the task, event time goes on as the clock does: what
@@ -852,11 +852,13 @@ class KGroupedStream:
             pattern: one, or several by names: then each name's matches are returned. Several share the events that wait, and a
                 condition that several of them have is asked once; each finds what it would find alone.
             max_delay: how far behind the largest time seen an event may come; later ones are `.late`. An event is looked at
-                when the largest time lies more than that behind it.
+                when the largest time lies more than that ahead of it. Behind a shuffle that is the time of its input
+                partition, and an event is looked at when all of them are so far ahead.
             time: `"processing"`: events are read as they come, and their time is what the logged clock shows then, which ends
                 windows, too. In Flink: `inProcessingTime`.
             idle: after so much time of the logged clock without a record of the task, event time goes on as the clock does: what
-                is due is told without a further event. An event that comes later than that is late.
+                is due is told without a further event. An event that comes later than that is late. Behind a shuffle an input
+                partition from which nothing came for so long is not waited for.
             skip: which runs go when a match is found, instead of what the pattern says.
             order_by: of events with one time, what comes first (ascending); without it, what came first.
             max_runs: how many partial matches a key may have of a pattern; without it there is no bound. The counter `many_runs`

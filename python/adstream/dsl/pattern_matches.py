@@ -18,7 +18,7 @@ from adstream.dsl.durations import Duration, duration_ms
 from adstream.dsl.expr import Expr
 from adstream.dsl.faults import fault, nearest, user_line
 from adstream.dsl.flow import Materialized
-from adstream.dsl.graph import Graph, Node
+from adstream.dsl.graph import Graph, Node, Port
 from adstream.dsl.kstream import Flowing, KGroupedStream, KStream, ProcessedStream
 from adstream.dsl.pattern import LOOK, RULE, AfterMatchSkipStrategy, Pattern, check_skip
 from adstream.dsl.pattern_json import stage_names
@@ -411,10 +411,25 @@ def _node(
     graph = flowing.graph
     keys = {"unkeyed": True} if unkeyed else {}
     more = {"order_by": order_by, **keys, **options.plan(), **sums(graph)}
-    node = flow.add(graph, "match", [flowing.port], name=name, **looked, **more)
+    lanes = _lanes(flowing) if options.time == "event" else []
+    more |= {"lanes": True} if lanes else {}
+    node = flow.add(graph, "match", [flowing.port, *lanes], name=name, **looked, **more)
     kept = flow.store(graph, "patterns", how, f"{node.name}-store", "match")
     node.parameters |= {"store": kept, "stores": [kept]}
     return node
+
+
+def _lanes(flowing: Flowing) -> list[Port]:
+    """Where the clocks of lanes come from: right behind a topic by which records are moved (`rust/core/src/flow/lanes.rs`)."""
+    graph = flowing.graph
+    source = graph.nodes[flowing.port[0]]
+    if source.parameters.get("kind") != "source" or not source.parameters.get("internal"):
+        return []
+    read = source.parameters["topics"]
+    writers = [n for n in graph.nodes if n.parameters.get("kind") == "to" and n.parameters["topics"] == read]
+    for node in [source, *writers]:
+        node.parameters["lanes"] = True
+    return [(source.id, 1)]
 
 
 class RuleMatches(Matches):

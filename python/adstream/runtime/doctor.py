@@ -195,12 +195,17 @@ def _end(look: Mapping[TopicPartition, tuple[int | None, int]], tp: TopicPartiti
 
 
 def _silent(log: Administered, plan: Mapping[str, Any], counts: Mapping[str, int]) -> Iterator[Finding]:
-    """Partitions that never had a record, of inputs that windows wait for."""
-    if not any(node["op"] == "aggregate" and node.get("window") for node in plan["nodes"]):
+    """Partitions that never had a record, of inputs that windows or patterns wait for."""
+    windows = any(node["op"] == "aggregate" and node.get("window") for node in plan["nodes"])
+    patterns = any(
+        node.get("kind") == "match" and node.get("lanes") and not node.get("idle_ms") for node in plan["nodes"]
+    )
+    who, whom = ("windows", "the source") if windows else ("patterns", "`match`")
+    if not windows and not patterns:
         return
     for node in plan["nodes"]:
         topic = node.get("topic")
-        if node["op"] != "source" or topic not in counts or node.get("idle_ms"):
+        if node["op"] != "source" or topic not in counts or (windows and node.get("idle_ms")):
             continue
         where = [(topic, p) for p in range(counts[topic])]
         ends = log.end_offsets(where, committed=True)
@@ -209,8 +214,8 @@ def _silent(log: Administered, plan: Mapping[str, Any], counts: Mapping[str, int
             which = ", ".join(map(str, silent[:SHOWN])) + (" …" if len(silent) > SHOWN else "")
             yield Finding(
                 "note",
-                f"partition {which} of `{topic}` never had a record: windows behind a shuffle stay open until it has",
-                'if that is in order, give the source `idle="30s"`',
+                f"partition {which} of `{topic}` never had a record: {who} behind a shuffle wait until it has",
+                f'if that is in order, give {whom} `idle="30s"`',
             )
 
 

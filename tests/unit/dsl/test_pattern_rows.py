@@ -44,7 +44,7 @@ def play(events: list[tuple[str | None, int, str | None]], **options: Any) -> tu
         found.timed_out.select(card=ads.key(), n=w.count()).to("probes")
         found.late.to("late")
 
-    driver = TopologyTestDriver(fraud, partitions=2)
+    driver = TopologyTestDriver(fraud, partitions=1)
     for card, second, amount in events:
         at = at_second(second)
         payment = {"card": card, "shop": "s", "at": at, "amount": amount, "units": second}
@@ -116,7 +116,7 @@ def test_what_is_selected_is_rows_again() -> None:
         assert again.schema == {"card": "str", "n": "int"}
         again.filter(col("n") > 1).group_by("card").aggregate(alerts=ads.count()).to("counts")
 
-    with TopologyTestDriver(fraud, partitions=2) as driver:
+    with TopologyTestDriver(fraud, partitions=1) as driver:
         for _, second, amount in [e for e in EVENTS if e[0] == "a"]:
             at = at_second(second)
             driver.input("payments").pipe({"card": "a", "shop": "s", "at": at, "amount": amount, "units": 1})
@@ -136,7 +136,7 @@ def _several() -> tuple[TopologyTestDriver, list[Any]]:
         found = build(app, by=("card", "shop"), card=col("card"), shop=col("shop"), n=w.count())
         found.late.to("late")
 
-    driver = TopologyTestDriver(fraud, partitions=2)
+    driver = TopologyTestDriver(fraud, partitions=1)
     for second, amount in ((1, "0.50"), (9, "60.00"), (8, "60.00"), (900, None)):
         at = at_second(second)
         driver.input("payments").pipe({"card": "a", "shop": "s", "at": at, "amount": amount, "units": second})
@@ -198,3 +198,50 @@ def test_what_cannot_be_is_refused_when_the_topology_is_built(
     assert refused.value.code == code
     assert told in str(refused.value)
     assert refused.value.line is None or "test_pattern_rows" in refused.value.line
+
+
+def _moved(idle: str | None) -> TopologyTestDriver:
+    @ads.topology(name="moved")
+    def build(app: ads.App) -> None:
+        payments = app.stream("payments", Payment)
+        small_then_large = (
+            Pattern.begin("small").where(col("amount") < 2).followed_by("large").where(col("amount") > 50)
+        )
+        found = payments.group_by("card").match(small_then_large, max_delay="5s", idle=idle)
+        found.select(card=col("card")).to("found")
+        found.late.to("late")
+
+    return TopologyTestDriver(build, partitions=2, wall_clock=1_700_000_000_000)
+
+
+def _pay(driver: TopologyTestDriver, partition: int, second: int, amount: str) -> None:
+    payment = {"card": "a", "shop": "s", "at": at_second(second), "amount": amount, "units": 1}
+    driver.input("payments").pipe(payment, partition=partition, at=at_second(second))
+
+
+def test_behind_a_shuffle_time_is_where_the_slowest_partition_is() -> None:
+    with _moved(idle=None) as driver:
+        _pay(driver, 0, 0, "1.00")
+        _pay(driver, 0, 100, "1.00")  # partition 1 has not spoken: nothing is certain yet
+        _pay(driver, 1, 1, "99.00")  # 99 s behind, and not late: by its own partition's time it is not
+        assert driver.output("found").read() == []
+        _pay(driver, 1, 100, "1.00")
+        assert [r.value for r in driver.output("found").read()] == [{"card": "a"}]
+        _pay(driver, 1, 94, "1.00")
+        assert [r.value["amount"] for r in driver.output("late").read()] == ["1.00"]
+
+
+def test_an_idle_partition_is_not_waited_for() -> None:
+    with _moved(idle="30s") as driver:
+        driver.advance_wall_clock("1s")
+        _pay(driver, 0, 0, "1.00")
+        _pay(driver, 0, 1, "99.00")
+        driver.advance_wall_clock("20s")
+        _pay(driver, 0, 40, "5.00")
+        assert driver.output("found").read() == []
+        driver.advance_wall_clock("11s")  # partition 1 has been silent for 31 s
+        assert [r.value for r in driver.output("found").read()] == [{"card": "a"}]
+        _pay(driver, 1, 34, "5.00")  # behind where time is
+        assert len(driver.output("late").read()) == 1
+        _pay(driver, 1, 36, "5.00")
+        assert driver.output("late").read() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -44,7 +45,7 @@ def named(match: dict[str, Any]) -> dict[str, Any]:
 class Job:
     def __init__(self, build: Callable[[ads.App], None] = rows, partitions: int = 1) -> None:
         self.driver = TopologyTestDriver(ads.topology(name="app")(build), partitions=partitions)
-        self.rows = build is rows
+        self.rows, self.partitions = build is rows, partitions
 
     def __enter__(self) -> Job:
         self.driver.__enter__()
@@ -59,8 +60,9 @@ class Job:
 
     def send(self, letters: str, start: int, step: int = 1_000, k: str = "k") -> None:
         for place, letter in enumerate(letters):
-            key = {} if self.rows else {"key": k}
-            self.driver.input("in").pipe({"k": k, "t": letter}, at=start + place * step, **key)
+            # Rows are moved by `k`; here they lie anywhere, so that each partition has some.
+            given = {"partition": crc32(k.encode()) % self.partitions} if self.rows else {"key": k}
+            self.driver.input("in").pipe({"k": k, "t": letter}, at=start + place * step, **given)
 
     def send_all(self, letters: str, start: int, keys: int) -> None:
         for place, letter in enumerate(letters):

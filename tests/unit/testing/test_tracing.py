@@ -70,7 +70,7 @@ def test_each_event_says_what_its_runs_did_and_why() -> None:
 
 
 def test_rows_are_traced_by_their_group() -> None:
-    with TopologyTestDriver(rows, partitions=2) as driver:
+    with TopologyTestDriver(rows, partitions=1) as driver:
         play(driver, True)
         told = driver.trace("l", "pairs")
         assert [(one.at, one.event["t"], [run["did"] for run in one.runs]) for one in told] == [

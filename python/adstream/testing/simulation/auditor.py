@@ -366,16 +366,25 @@ def _ruled(cluster: Cluster) -> list[str]:
     return _matched(cluster, version)
 
 
-def _matched(cluster: Cluster, version: Callable[[dict[str, Any]], tuple[int, int, int | None]]) -> list[str]:
-    """`version`: of a large event, which one finds it, below what the other has to be, when nothing is left of that version."""
+def _laned(cluster: Cluster) -> list[str]:
+    """Groups have events of all partitions: each is late by its own partition's time, and time is where the slowest is."""
+    return _matched(cluster, lambda large: (0, 50, None), laned=True)
+
+
+def _matched(
+    cluster: Cluster, version: Callable[[dict[str, Any]], tuple[int, int, int | None]], laned: bool = False
+) -> list[str]:
+    """`version`: of a large event, which one finds it, below what the other has to be, when nothing is left of that version.
+    `laned`: by kind instead of by user, behind a shuffle."""
     broker = cluster.broker
     dead: list[tuple[int, int, str]] = []
     late: list[Row] = []
     answered: list[Row] = []
     unanswered: list[Row] = []
     waiting = 0
+    groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    watermarks: list[int] = []
     for partition in range(len(broker.topics["events"])):
-        users: dict[str, list[dict[str, Any]]] = {}
         largest = None
         for p, (offset, _, _, value, _) in _records(broker, "events"):
             if p != partition:
@@ -387,30 +396,32 @@ def _matched(cluster: Cluster, version: Callable[[dict[str, Any]], tuple[int, in
             if largest is not None and event["at"] <= largest - 5_001:
                 late.append((event["id"], event["at"]))
             else:
-                users.setdefault(event["user"], []).append(event)
+                groups.setdefault((0, event["kind"]) if laned else (p, event["user"]), []).append(event)
             largest = max(largest or 0, event["at"])
-        watermark = (largest or 0) - 5_001
-        for user, events in users.items():
-            due = sorted((e for e in events if e["at"] <= watermark), key=lambda e: e["at"])
-            waiting += len(events) - len(due)
-            for place, large in enumerate(due):
-                if large["n"] < 50:
-                    continue
-                number, below, gone = version(large)
-                following = (e for e in due[place + 1 :] if e["n"] < below and e["kind"] == large["kind"])
-                small = next(following, None)
-                if small is not None and small["at"] - large["at"] < 300_000:
-                    if gone is None or small["at"] < gone:
-                        answered.append((user, number, large["id"], small["id"]))
-                elif large["at"] + 300_000 <= watermark and (gone is None or large["at"] + 300_000 < gone):
-                    unanswered.append((user, number, large["id"]))
+        watermarks.append((largest or 0) - 5_001)
+    for (partition, group), events in groups.items():
+        watermark = min(watermarks) if laned else watermarks[partition]
+        due = sorted((e for e in events if e["at"] <= watermark), key=lambda e: e["at"])  # stable: ties by partition
+        waiting += len(events) - len(due)
+        for place, large in enumerate(due):
+            if large["n"] < 50:
+                continue
+            number, below, gone = version(large)
+            following = (e for e in due[place + 1 :] if e["n"] < below and e["kind"] == large["kind"])
+            small = next(following, None)
+            if small is not None and small["at"] - large["at"] < 300_000:
+                if gone is None or small["at"] < gone:
+                    answered.append((group, number, large["id"], small["id"]))
+            elif large["at"] + 300_000 <= watermark and (gone is None or large["at"] + 300_000 < gone):
+                unanswered.append((group, number, large["id"]))
     told = [json.loads(r[3] or b"") for _, r in _records(broker, "answered")]
     quiet = [json.loads(r[3] or b"") for _, r in _records(broker, "unanswered")]
     behind = [json.loads(r[3] or b"") for _, r in _records(broker, "patterns-late")]
-    blind = waiting + len(answered) + len(unanswered) > 200 and not (answered and unanswered)
+    # Of a kind another small event soon follows: there, none may be left alone.
+    blind = waiting + len(answered) + len(unanswered) > 200 and not (answered and (unanswered or laned))
     return [
-        *_bags("answered", ((r["user"], r.get("version", 0), r["large"], r["small"]) for r in told), answered),
-        *_bags("unanswered", ((r["user"], r.get("version", 0), r["large"]) for r in quiet), unanswered),
+        *_bags("answered", ((r["group"], r.get("version", 0), r["large"], r["small"]) for r in told), answered),
+        *_bags("unanswered", ((r["group"], r.get("version", 0), r["large"]) for r in quiet), unanswered),
         *_bags("late", ((r["id"], _ms(r["at"])) for r in behind), late),
         *_bags("dead", _dead(broker, "events-dlq"), dead),
         *(["patterns: none was found, the check is blind"] if blind else []),
@@ -426,6 +437,7 @@ JUDGES: Mapping[str, Callable[[Cluster], list[str]]] = {
     "sim.foreign": _foreign,
     "sim.patterns": _patterned,
     "sim.rules": _ruled,
+    "sim.lanes": _laned,
 }
 
 

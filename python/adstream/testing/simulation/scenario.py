@@ -10,6 +10,7 @@ result is; that is the auditor's, which in turn looks at the broker and never in
     sim.joins           keys and values: two streams behind repartition topics, each pair once; a stream with its own table
     sim.foreign         keys and values: a table with counts by foreign key, which asks and is answered by topics
     sim.patterns        a pattern on rows: what looks back, time-outs, late events
+    sim.lanes           the same behind a shuffle
     sim.rules           the same said on a topic, in two versions, of which one takes over from the other in the middle
 """
 
@@ -35,6 +36,7 @@ from adstream.dsl.joins import JoinWindows
 from adstream.dsl.pattern import Pattern, matched, rule
 from adstream.dsl.schema import Record
 from adstream.dsl.sinks import Sql
+from adstream.dsl.stream import Stream
 from adstream.dsl.topology import Topology, topology
 from adstream.dsl.typing_ import epoch
 from adstream.dsl.windows import tumbling
@@ -48,7 +50,7 @@ STEPS = ("close", "begin", "produce", "offsets", "commit", "committed", "settled
 EVENT_START_MS = 1_705_312_800_000
 JOBS = ("ads.performance", "sim.passing", "sim.counts")
 """What seeds choose from. A longer list would make other scenarios of seeds that found something."""
-MORE_JOBS = ("sim.records", "sim.joins", "sim.foreign", "sim.patterns", "sim.rules")
+MORE_JOBS = ("sim.records", "sim.joins", "sim.foreign", "sim.patterns", "sim.rules", "sim.lanes")
 """Run when they are asked for."""
 
 
@@ -132,13 +134,22 @@ def foreign(app: App) -> None:
 @topology(name="sim-patterns")
 def patterns(app: App) -> None:
     """Each user's large event and the next small one of its kind, within 5 min; and those that none follows."""
-    events = app.stream("events", Event, timestamp="at", key="user")
+    _answered(app.stream("events", Event, timestamp="at", key="user"), "user")
+
+
+@topology(name="sim-lanes")
+def lanes(app: App) -> None:
+    """The same by kind: events of a group are of all partitions."""
+    _answered(app.stream("events", Event, timestamp="at", key="user"), "kind")
+
+
+def _answered(events: Stream, by: str) -> None:
     small = (col("n") < 50) & (col("kind") == matched("large").last("kind"))
     answered = Pattern.begin("large").where(col("n") >= 50).followed_by("small").where(small).within("5m")
-    found = events.group_by("user").match(answered, max_delay="5s")
+    found = events.group_by(by).match(answered, max_delay="5s")
     large = matched("large").first("id")
-    found.select(user=col("user"), large=large, small=matched("small").first("id")).to("answered", key="user")
-    found.timed_out.select(user=col("user"), large=large).to("unanswered", key="user")
+    found.select(group=col(by), large=large, small=matched("small").first("id")).to("answered", key="group")
+    found.timed_out.select(group=col(by), large=large).to("unanswered", key="group")
     found.late.to("patterns-late")
 
 
@@ -147,9 +158,9 @@ def rules(app: App) -> None:
     """As `patterns`, by rules: each match with the version that found it."""
     events = app.stream("events", Event, timestamp="at", key="user")
     found = events.group_by("user").match(app.rules(RULES), max_delay="5s")
-    said = {"user": col("user"), "version": rule("version"), "large": matched("large").first("id")}
-    found.select(**said, small=matched("small").first("id")).to("answered", key="user")
-    found.timed_out.select(**said).to("unanswered", key="user")
+    said = {"group": col("user"), "version": rule("version"), "large": matched("large").first("id")}
+    found.select(**said, small=matched("small").first("id")).to("answered", key="group")
+    found.timed_out.select(**said).to("unanswered", key="group")
     found.late.to("patterns-late")
 
 
@@ -197,8 +208,9 @@ def job_of(name: str) -> Job:
         made, source, outputs = foreign, "events", ("joined",)
     elif name == "sim.rules":
         made, source, outputs = rules, "events", ("answered", "unanswered", "patterns-late")
-    elif name == "sim.patterns":
-        made, source, outputs = patterns, "events", ("answered", "unanswered", "patterns-late")
+    elif name in ("sim.patterns", "sim.lanes"):
+        made, source = patterns if name == "sim.patterns" else lanes, "events"
+        outputs = ("answered", "unanswered", "patterns-late")
     else:
         made, source, outputs = counts, "events", ("counts-final", "counts-late")
     built = made.build()

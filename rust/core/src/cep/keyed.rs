@@ -23,8 +23,8 @@ use crate::expr::Fault;
 
 #[derive(Clone, Debug)]
 pub struct Keyed<E> {
-    /// By time, as they came.
-    pub waiting: BTreeMap<i64, Vec<E>>,
+    /// By time and lane, as they came.
+    pub waiting: BTreeMap<(i64, u32), Vec<E>>,
     /// When waiting events are.
     pub due: BTreeSet<i64>,
     /// By pattern.
@@ -99,9 +99,11 @@ impl<E: Clone> Keyed<E> {
         }
     }
 
-    pub fn arrive(&mut self, event: E, ts: i64, watched: &Watched) {
+    /// `lane`: where it comes from. Of one time, what comes by one lane is before what comes by the next, so that it does not
+    /// matter which is read first.
+    pub fn arrive(&mut self, event: E, ts: i64, lane: u32, watched: &Watched) {
         self.due.insert(ts.saturating_add(watched.lag));
-        self.waiting.entry(ts).or_default().push(event);
+        self.waiting.entry((ts, lane)).or_default().push(event);
     }
 
     /// When something is due next.
@@ -131,8 +133,11 @@ impl<E: Clone> Keyed<E> {
                 looked.push(Looked::new(watched, pattern, watch));
             }
         }
-        while let Some(entry) = self.waiting.first_entry().filter(|e| *e.key() <= watermark) {
-            let (ts, mut events) = entry.remove_entry();
+        while let Some(entry) = self.waiting.first_entry().filter(|e| e.key().0 <= watermark) {
+            let ((ts, _), mut events) = entry.remove_entry();
+            while let Some(entry) = self.waiting.first_entry().filter(|e| e.key().0 == ts) {
+                events.extend(entry.remove());
+            }
             looked.iter_mut().for_each(|one| one.advance(watched, ts, said));
             sort(&mut events);
             for event in events {

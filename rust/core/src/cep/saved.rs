@@ -5,6 +5,8 @@
 //! runs: none (0), or 1 │ partial │ complete │ nodes │ events │ counts, or 2 │ the same │ matches that may become longer
 //! ```
 //!
+//! Where events came by several lanes, `waiting` is LANED × n × (time, lane, n × event).
+//!
 //! States and stages are numbers, so state is read only by automata of the same shapes. Where there is one pattern, what is due of it
 //! stands with the events; where there are several, before the others. Patterns that come and go have numbers:
 //!
@@ -83,10 +85,20 @@ pub fn read_numbered(bytes: &[u8], numbers: &[u32]) -> Result<Keyed<Datum>, Unre
     read().ok_or(Unread::Broken)
 }
 
+/// Instead of a number of times.
+const LANED: u64 = u64::MAX;
+
 fn write_waiting(w: &mut Writer, keyed: &Keyed<Datum>) -> Result<(), String> {
+    let laned = keyed.waiting.keys().any(|(_, lane)| *lane > 0);
+    if laned {
+        w.varint(LANED);
+    }
     w.varint(keyed.waiting.len() as u64);
-    for (ts, events) in &keyed.waiting {
+    for ((ts, lane), events) in &keyed.waiting {
         w.zigzag(*ts);
+        if laned {
+            w.varint(u64::from(*lane));
+        }
         w.varint(events.len() as u64);
         for event in events {
             event.encode(w)?;
@@ -95,12 +107,17 @@ fn write_waiting(w: &mut Writer, keyed: &Keyed<Datum>) -> Result<(), String> {
     Ok(())
 }
 
-fn read_waiting(r: &mut Reader<'_>) -> Option<BTreeMap<i64, Vec<Datum>>> {
+fn read_waiting(r: &mut Reader<'_>) -> Option<BTreeMap<(i64, u32), Vec<Datum>>> {
     let mut waiting = BTreeMap::new();
-    for _ in 0..r.varint()? {
+    let (laned, count) = match r.varint()? {
+        LANED => (true, r.varint()?),
+        count => (false, count),
+    };
+    for _ in 0..count {
         let ts = r.zigzag()?;
+        let lane = if laned { r.varint()? as u32 } else { 0 };
         let events = (0..r.varint()?).map(|_| Datum::decode(r)).collect::<Option<_>>()?;
-        waiting.insert(ts, events);
+        waiting.insert((ts, lane), events);
     }
     Some(waiting)
 }

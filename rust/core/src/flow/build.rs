@@ -13,6 +13,7 @@ use super::bridge::{FromRows, ToRows};
 use super::foreign::{Answer, Propagate, Resolve, Subscribe};
 use super::func::{Func, Getter, Lookup};
 use super::in_order::InOrder;
+use super::lanes::{Sending, Unstamp};
 use super::looks::SelectMatch;
 use super::patterns::{self, MatchPattern};
 use super::pick_join::PickJoin;
@@ -32,6 +33,7 @@ use super::wait_until::WaitUntil;
 use super::windowed::{Closing, Seen, WindowAggregate, Windowing};
 use super::{Entry, Exit, Extractor, Flow, FlowSource, Globals, Graph, Node, OnError, Serde, Slot, Store};
 use crate::error::PlanError;
+use crate::plan::feeds;
 use crate::plan::logical::{Op, Plan};
 use crate::task::Options;
 
@@ -99,6 +101,7 @@ impl Builder<'_> {
 
 fn node(kind: &str, b: &Builder<'_>) -> Result<Box<dyn Node>, PlanError> {
     Ok(match kind {
+        "source" if b.get::<Option<bool>>("lanes")? == Some(true) => Box::new(Unstamp),
         "source" | "merge" => Box::new(stateless::Pass),
         "changes" => Box::new(stateless::Changes),
         "filter" => Box::new(b.read::<stateless::Filter>()?),
@@ -111,7 +114,9 @@ fn node(kind: &str, b: &Builder<'_>) -> Result<Box<dyn Node>, PlanError> {
         "branch" => Box::new(b.read::<stateless::Branch>()?),
         "to" => {
             let topics = b.get::<Vec<String>>("topics")?.iter().map(|t| b.topic(t)).collect();
-            Box::new(stateless::To::new(b.parameters.clone(), topics).map_err(|e| b.wrong(e))?)
+            let laned = b.get::<Option<bool>>("lanes")? == Some(true);
+            let lane = laned.then(|| Sending::new(feeds(b.plan, b.subtopology)));
+            Box::new(stateless::To::new(b.parameters.clone(), topics, lane).map_err(|e| b.wrong(e))?)
         }
         "table_source" => Box::new(Source {
             store: b.optional_store("store")?,

@@ -31,6 +31,7 @@ pub mod globals;
 pub mod in_order;
 pub mod join_window;
 pub mod json;
+pub mod lanes;
 pub mod looks;
 pub mod lru;
 pub mod native;
@@ -313,6 +314,8 @@ pub struct Env<'a> {
     pub commit: Cell<bool>,
     /// A schedule was due: when it is due next is to be kept.
     pub fired: Cell<bool>,
+    /// Of the record at hand, where it came through a topic with lanes (see `lanes.rs`).
+    pub lane: Cell<Option<lanes::Stamp>>,
 }
 
 /// What a node is handed along with a record.
@@ -614,6 +617,7 @@ impl Flow {
             leaving: RefCell::default(),
             commit: Cell::new(false),
             fired: Cell::new(false),
+            lane: Cell::new(None),
         };
         let cx = Cx { graph: &self.graph, env: &env, node: 0 };
         let begun = match std::mem::replace(&mut self.begun, true) {
@@ -1000,6 +1004,7 @@ impl Flow {
             leaving: RefCell::default(),
             commit: Cell::new(false),
             fired: Cell::new(false),
+            lane: Cell::new(None),
         };
         self.begun = false;
         self.graph.life.set(self.graph.life.get() + 1);

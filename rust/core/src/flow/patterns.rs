@@ -7,7 +7,9 @@
 //! ```
 //!
 //! In event time the watermark is the largest time seen, less the bound, less 1; a record is asked before it moves it. With `idle_ms`
-//! time goes on as the logged clock does, once no record has come for so long. In processing time an event's time is what the
+//! time goes on as the logged clock does, once no record has come for so long. Behind a shuffle (`lanes.rs`) a record is asked by the
+//! largest time of its own lane, and the watermark is that of the slowest lane, as Flink takes the least of its inputs': what is late and
+//! what matches depends on the order within each lane alone. In processing time an event's time is what the
 //! logged clock shows when it comes, and what is due is looked at when the clock has passed it.
 //!
 //! An event that begins no run, of a key that has none, is forgotten when it comes, if nothing can still come before it: it has no
@@ -26,6 +28,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::func::Func;
+use super::lanes::{Lanes, Stamp};
 use super::looks::{Sums, Use};
 use super::native::Native;
 use super::rules::{self, Rules};
@@ -80,6 +83,9 @@ pub struct Parameters {
     /// After how much silence time goes on as the clock does.
     #[serde(default)]
     idle_ms: Option<i64>,
+    /// Events come by several lanes, the clocks of which come by input 1.
+    #[serde(default)]
+    lanes: bool,
     /// All events of the task are of one key.
     #[serde(default)]
     unkeyed: bool,
@@ -122,6 +128,8 @@ pub struct MatchPattern {
     seen: i64,
     /// How far it had come with the latest record, and what the clock showed then.
     latest: (i64, i64),
+    /// Where time goes by lanes.
+    lanes: Option<Lanes>,
     /// Decoded, by key, and whether it was changed since it was stored.
     live: HashMap<Vec<u8>, (Datum, Keyed<Datum>, bool)>,
     /// When something of a key is due next, of all keys.
@@ -196,6 +204,7 @@ impl MatchPattern {
             store,
             seen: NO_TIME,
             latest: (NO_TIME, NO_TIME),
+            lanes: p.lanes.then(Lanes::default),
             live: HashMap::new(),
             due: BTreeSet::new(),
             broken: None,
@@ -203,11 +212,35 @@ impl MatchPattern {
     }
 
     fn watermark(&self, cx: Cx<'_>) -> i64 {
-        match (self.max_delay_ms, self.seen) {
-            (None, _) => cx.env.wall,
-            (_, NO_TIME) => i64::MIN,
-            (Some(delay), seen) => seen.saturating_sub(delay).saturating_sub(1),
+        match self.max_delay_ms {
+            None => cx.env.wall,
+            Some(delay) => behind(self.seen, delay),
         }
+    }
+
+    /// Where a record came from, if that matters.
+    fn stamp(&self, cx: Cx<'_>) -> Option<Stamp> {
+        self.lanes.as_ref().and(cx.env.lane.get())
+    }
+
+    /// Whether a record comes too late: behind its own lane's time, or behind that of all.
+    fn late(&self, ts: i64, stamp: Option<Stamp>, cx: Cx<'_>) -> bool {
+        let own = stamp.zip(self.max_delay_ms).map_or(i64::MIN, |(stamp, delay)| behind(stamp.clock, delay));
+        ts <= own.max(self.watermark(cx))
+    }
+
+    /// Time has come to `ts` where a record came from.
+    fn progress(&mut self, ts: i64, stamp: Option<Stamp>, cx: Cx<'_>) {
+        let wall = cx.env.wall;
+        let (seen, latest) = match (&mut self.lanes, stamp) {
+            (Some(lanes), Some(stamp)) => {
+                lanes.hear(stamp, ts.max(stamp.clock), wall);
+                (lanes.slowest(self.idle_ms, wall), lanes.fastest())
+            }
+            _ => (ts, self.seen.max(ts)),
+        };
+        self.seen = self.seen.max(seen);
+        self.latest = (latest, wall);
     }
 
     fn load(&mut self, key: &[u8], cx: Cx<'_>) -> Done {
@@ -300,10 +333,22 @@ impl MatchPattern {
         }
     }
 
+    /// What is not looked at says how far its lane has come, nevertheless: nothing else may.
+    fn pass(&mut self, ts: i64, stamp: Option<Stamp>, cx: Cx<'_>) -> Done {
+        if stamp.is_some() {
+            self.progress(ts, stamp, cx);
+            self.fire_due(&Headers::default(), cx)?;
+        }
+        Ok(())
+    }
+
     /// Whether an event that is not late changes nothing, and that can be said now.
-    fn passes_by(&self, record: &Record, key: &[u8], cx: Cx<'_>) -> bool {
+    fn passes_by(&self, record: &Record, key: &[u8], stamp: Option<Stamp>, cx: Cx<'_>) -> bool {
         if self.max_delay_ms != Some(0) || self.order_by.is_some() || self.rules.is_some() || self.trace.contains(&true)
         {
+            return false;
+        }
+        if self.lanes.as_ref().zip(stamp).is_some_and(|(lanes, stamp)| !lanes.others_passed(stamp, record.ts)) {
             return false;
         }
         let Some((asked, _)) = self.asked.first() else { return false };
@@ -427,6 +472,10 @@ impl MatchPattern {
         if wall == NO_TIME || seen == NO_TIME {
             return;
         }
+        if let Some(lanes) = &mut self.lanes {
+            lanes.begin(wall);
+            self.seen = self.seen.max(lanes.slowest(Some(idle), wall));
+        }
         if then == NO_TIME {
             self.latest.1 = wall;
         } else if wall.saturating_sub(then) >= idle {
@@ -471,6 +520,14 @@ impl Trace {
         });
         let runs: Vec<Datum> = runs.collect();
         map([("event", self.event.clone()), ("at", Datum::Int(self.ts)), ("runs", Datum::List(runs.into()))])
+    }
+}
+
+/// The watermark where the largest time is `seen`.
+fn behind(seen: i64, delay_ms: i64) -> i64 {
+    match seen {
+        NO_TIME => i64::MIN,
+        seen => seen.saturating_sub(delay_ms).saturating_sub(1),
     }
 }
 
@@ -601,7 +658,7 @@ impl Conditions<Datum> for Asking<'_> {
 }
 
 impl Node for MatchPattern {
-    fn process(&mut self, _: usize, record: Record, cx: Cx<'_>) -> Done {
+    fn process(&mut self, input: usize, record: Record, cx: Cx<'_>) -> Done {
         if let Some(broken) = self.broken.take() {
             return Err(Failure::Fatal(broken));
         }
@@ -610,10 +667,14 @@ impl Node for MatchPattern {
             self.fire_due(&Headers::default(), cx)?;
         }
         self.hear(cx)?;
+        let stamp = self.stamp(cx);
+        if input == 1 {
+            return self.pass(NO_TIME, stamp, cx);
+        }
         for (part, reason) in [(&record.key, "dropped:null_key"), (&record.value, "dropped:null_value")] {
             if part.is_null() && !(self.unkeyed && reason == "dropped:null_key") {
                 cx.count(reason);
-                return Ok(());
+                return self.pass(record.ts, stamp, cx);
             }
         }
         let key = match self.unkeyed {
@@ -624,12 +685,13 @@ impl Node for MatchPattern {
             if self.order_by.is_none() {
                 return self.look(&key, Some(&record.value), &record.headers, cx);
             }
-        } else if record.ts <= self.watermark(cx) {
+        } else if self.late(record.ts, stamp, cx) {
             cx.count("late");
-            return cx.forward_to(2, record);
-        } else if self.passes_by(&record, &key, cx) {
-            self.seen = record.ts;
-            self.latest = (self.seen, cx.env.wall);
+            let ts = record.ts;
+            cx.forward_to(2, record)?;
+            return self.pass(ts, stamp, cx);
+        } else if self.passes_by(&record, &key, stamp, cx) {
+            self.progress(record.ts, stamp, cx);
             self.fire_due(&record.headers, cx)?;
             return Ok(());
         }
@@ -640,12 +702,11 @@ impl Node for MatchPattern {
         };
         let (_, keyed, changed) = self.live.get_mut(&key).expect("loaded");
         let before = keyed.next_due();
-        keyed.arrive(record.value, ts, &self.watched);
+        keyed.arrive(record.value, ts, stamp.map_or(0, |stamp| stamp.lane), &self.watched);
         *changed = true;
         note_due(&mut self.due, &key, before, keyed.next_due());
         if self.max_delay_ms.is_some() {
-            self.seen = self.seen.max(ts);
-            self.latest = (self.seen, cx.env.wall);
+            self.progress(ts, stamp, cx);
             self.fire_due(&record.headers, cx)?;
         }
         Ok(())
@@ -692,6 +753,7 @@ impl Node for MatchPattern {
     fn save(&self, out: &mut Writer) {
         self.rules.iter().for_each(|rules| rules.save(out));
         out.zigzag(self.seen);
+        self.lanes.iter().for_each(|lanes| lanes.save(out));
         if self.idle_ms.is_some() {
             out.zigzag(self.latest.0);
             out.zigzag(self.latest.1);
@@ -701,6 +763,9 @@ impl Node for MatchPattern {
     fn load(&mut self, saved: &mut Reader<'_>) -> Option<()> {
         self.rules.iter_mut().try_for_each(|rules| rules.load(saved))?;
         self.seen = saved.zigzag()?;
+        if !saved.rest.is_empty() {
+            self.lanes.iter_mut().try_for_each(|lanes| lanes.load(saved))?;
+        }
         self.latest = match saved.rest.is_empty() {
             true => (self.seen, NO_TIME),
             false => (saved.zigzag()?, saved.zigzag()?),

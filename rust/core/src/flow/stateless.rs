@@ -5,12 +5,14 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::func::Func;
+use super::lanes::Sending;
 use super::serde::Trouble;
 use super::{Cx, Done, Failure, Headers, Node, Record, Serde};
 use crate::datum::Datum;
 use crate::error::Fatal;
 use crate::op::Outgoing;
 use crate::partitioner;
+use crate::wire::{Reader, Writer};
 
 /// Where records of a topic enter, and where streams merge.
 pub struct Pass;
@@ -189,11 +191,18 @@ pub struct To {
     target: Target,
     /// Written since the last flush: counted there, once.
     written: u64,
+    /// Where readers go by lanes. Then it has one topic.
+    lane: Option<Sending>,
 }
 
 impl To {
-    pub fn new(parameters: serde_json::Value, topics: Vec<usize>) -> Result<To, serde_json::Error> {
-        Ok(To { topics, target: serde_json::from_value(parameters)?, written: 0 })
+    /// `lane`: of a task that says how far its time has come.
+    pub fn new(
+        parameters: serde_json::Value,
+        topics: Vec<usize>,
+        lane: Option<Sending>,
+    ) -> Result<To, serde_json::Error> {
+        Ok(To { topics, target: serde_json::from_value(parameters)?, written: 0, lane })
     }
 
     fn topic(&self, record: &Record, cx: Cx<'_>) -> Result<usize, Failure> {
@@ -312,6 +321,8 @@ impl Node for To {
         if partitions.is_empty() {
             cx.count("dropped:no_partition");
         }
+        let mut headers = Headers::unwrap_or_clone(record.headers);
+        headers.extend(self.lane.as_mut().map(|lane| lane.record(record.ts, &partitions, cx)));
         for partition in partitions {
             self.written += 1;
             cx.send(Outgoing {
@@ -321,7 +332,7 @@ impl Node for To {
                 timestamp: record.ts.max(0),
                 key: key.clone(),
                 value: value.clone(),
-                headers: Headers::unwrap_or_clone(record.headers.clone()),
+                headers: headers.clone(),
             });
         }
         Ok(())
@@ -329,7 +340,22 @@ impl Node for To {
 
     fn flush(&mut self, cx: Cx<'_>) -> Done {
         cx.count_many("out", std::mem::take(&mut self.written));
+        if let Some(lane) = &mut self.lane {
+            lane.flush(self.topics[0], cx);
+        }
         Ok(())
+    }
+
+    fn save(&self, out: &mut Writer) {
+        self.lane.iter().for_each(|lane| lane.save(out));
+    }
+
+    fn load(&mut self, saved: &mut Reader<'_>) -> Option<()> {
+        match &mut self.lane {
+            // It had no lanes yet.
+            Some(_) if saved.rest.is_empty() => Some(()),
+            lane => lane.iter_mut().try_for_each(|lane| lane.load(saved)),
+        }
     }
 
     fn restored(&mut self, _: Cx<'_>) {

@@ -1013,6 +1013,7 @@ impl Plan {
                         matches!(self.nodes[i].op, Op::Aggregate { .. } | Op::Deduplicate { .. } | Op::Sink { .. })
                             || !self.nodes[i].op.texts("stores").is_empty()
                             || self.nodes[i].op.flag("timed")
+                            || self.nodes[i].op.flag("lanes")
                     });
                 SubTopology { nodes, feeds, stateful }
             })

@@ -310,18 +310,18 @@ fn units(plan: &Plan, subtopology: usize) -> Result<Vec<Unit>, PlanError> {
 
 /// How many tasks a sub-topology has: the widest of its inputs.
 pub fn lanes(plan: &Plan, subtopology: usize, partitions: &[u32]) -> usize {
-    let count = |topic: &str| partitions.get(plan.topic(topic)).copied().unwrap_or(1) as usize;
-    plan.subtopologies[subtopology]
-        .nodes
-        .iter()
-        .filter_map(|&n| match &plan.nodes[n].op {
-            Op::Source { topic, .. } => Some(count(topic)),
-            Op::Aggregate { .. } if plan.facts[n].shuffled => Some(count(&plan.edge_topic(n))),
-            Op::Flow { .. } => plan.nodes[n].op.flow_sources().iter().map(|(topic, _)| count(topic)).max(),
-            _ => None,
-        })
-        .max()
-        .unwrap_or(1)
+    let count = |topic: usize| partitions.get(topic).copied().unwrap_or(1) as usize;
+    feeds(plan, subtopology).into_iter().map(count).max().unwrap_or(1)
+}
+
+/// The topics that a sub-topology reads, by their places in the plan.
+pub fn feeds(plan: &Plan, subtopology: usize) -> Vec<usize> {
+    let read = plan.subtopologies[subtopology].nodes.iter().flat_map(|&n| match &plan.nodes[n].op {
+        Op::Source { topic, .. } => vec![topic.clone()],
+        Op::Aggregate { .. } if plan.facts[n].shuffled => vec![plan.edge_topic(n)],
+        op => op.flow_sources().into_iter().map(|(topic, _)| topic).collect(),
+    });
+    read.map(|topic| plan.topic(&topic)).collect()
 }
 
 fn aggregate_fold(plan: &Plan, id: usize) -> Result<(Fold, Store, Vec<DataType>), PlanError> {

@@ -8,4 +8,4 @@ pub mod logical;
 mod lower;
 
 pub use logical::{Plan, SinkInfo, SubTopology};
-pub use lower::{lower, Lowered, Physical, Route, SourceKind};
+pub use lower::{feeds, lower, Lowered, Physical, Route, SourceKind};
