@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from adstream.dsl.durations import Duration, duration_ms, format_ms, timestamp_ms
 from adstream.dsl.faults import fault, user_frame
@@ -246,16 +246,16 @@ class Expr:
         return _binary("ge", self, other)
 
     def __and__(self, other: Expr | Scalar) -> Expr:
-        return _binary("and", self, other)
+        return joined("and", self, other)
 
     def __rand__(self, other: Expr | Scalar) -> Expr:
-        return _binary("and", other, self)
+        return joined("and", other, self)
 
     def __or__(self, other: Expr | Scalar) -> Expr:
-        return _binary("or", self, other)
+        return joined("or", self, other)
 
     def __ror__(self, other: Expr | Scalar) -> Expr:
-        return _binary("or", other, self)
+        return joined("or", other, self)
 
     def __invert__(self) -> Expr:
         return Expr("not", (self,))
@@ -341,7 +341,7 @@ class Expr:
             )
         low = _binary("ge" if closed in ("both", "left") else "gt", self, lo)
         high = _binary("le" if closed in ("both", "right") else "lt", self, hi)
-        return _binary("and", low, high)
+        return joined("and", low, high)
 
     def cast(self, dtype: object) -> Expr:
         """As another type (`int`, `Annotated[Decimal, ads.decimal(10, 2)]`, `"decimal(10,2)"`).
@@ -402,7 +402,7 @@ def _show(e: Expr) -> tuple[str, int]:
     if e.op in _INFIX and len(a) == 2:
         sign, level = _INFIX[e.op]
         left = _wrap(a[0], level + 1 if level == _COMPARE else level)
-        return f"{left} {sign} {_wrap(a[1], level + 1)}", level
+        return f"{left} {sign} {_wrap(a[1], level if _is(e.op, a[1]) and level in (_OR, _AND) else level + 1)}", level
     match e.op:
         case "col":
             return _META.get(e.name or "") or f'col("{e.name}")', _ATOM
@@ -479,6 +479,37 @@ def _operand(value: Expr | Scalar) -> Expr:
 
 def _binary(op: str, left: Expr | Scalar, right: Expr | Scalar) -> Expr:
     return Expr(op, (_operand(left), _operand(right)))
+
+
+def joined(op: Literal["and", "or"], left: Expr | Scalar, right: Expr | Scalar) -> Expr:
+    """Both, or either. However many are joined one by one, the tree is as deep as the logarithm of their number: they are asked
+    from left to right until one decides, so it does not matter where the brackets are."""
+    made, waiting = _operand(left), [_operand(right)]
+    while waiting:
+        one = waiting.pop()
+        if _is(op, one):
+            waiting += reversed(one.args)
+        else:
+            made = _append(op, made, one)
+    return made
+
+
+def _is(op: str, e: Expr) -> bool:
+    return e.op == op and len(e.args) == 2 and not e.output
+
+
+def _append(op: str, e: Expr, last: Expr) -> Expr:
+    """As digits of a binary number are carried: whole trees at the left, what is not full yet at the right."""
+    if _is(op, e) and _depth(op, e.args[1]) < _depth(op, e.args[0]):
+        return Expr(op, (e.args[0], _append(op, e.args[1], last)))
+    return Expr(op, (e, last))
+
+
+def _depth(op: str, e: Expr) -> int:
+    depth = 0
+    while _is(op, e):
+        depth, e = depth + 1, e.args[0]
+    return depth
 
 
 def _add(left: Expr | Scalar, right: Expr | Scalar) -> Expr:
@@ -859,13 +890,36 @@ class DtNamespace:
 # --- to the plan ----------------------------------------------------------------------------------
 
 
-def to_plan(e: Expr, columns: Iterable[str], register: Callable[[Callable[..., Any]], int]) -> dict[str, Any]:
+DEPTH_MAX = 50
+"""How deeply an expression may be nested: the core reads JSON to 128 levels, and each of these takes two."""
+
+
+def to_plan(
+    e: Expr, columns: Iterable[str], register: Callable[[Callable[..., Any]], int], operation: str = "expression"
+) -> dict[str, Any]:
     """The tree as the core reads it (`rust/core/src/expr/mod.rs`).
 
     Args:
         columns: the stream's columns, all of which go to a callable that takes the row.
         register: puts a callable into the plan's table and returns its index.
+
+    Raises:
+        TopologyError: `bad_argument`: it is nested too deeply.
     """
+    levels, level = 0, [e]
+    while level:
+        levels, level = levels + 1, [arg for one in level for arg in one.args]
+        if levels > DEPTH_MAX:
+            raise fault(
+                "bad_argument",
+                f"an expression is nested more than {DEPTH_MAX} levels deep",
+                operation=operation,
+                hint="compute parts of it as columns before: `.with_columns(part=…)`",
+            )
+    return _plan_of(e, columns, register)
+
+
+def _plan_of(e: Expr, columns: Iterable[str], register: Callable[[Callable[..., Any]], int]) -> dict[str, Any]:
     node: dict[str, Any] = {"op": e.op}
     if e.op == "call":
         assert e.function is not None
@@ -882,7 +936,7 @@ def to_plan(e: Expr, columns: Iterable[str], register: Callable[[Callable[..., A
             "type": e.dtype,
         }
     if e.args:
-        node["args"] = [to_plan(arg, columns, register) for arg in e.args]
+        node["args"] = [_plan_of(arg, columns, register) for arg in e.args]
     for key, value in (
         ("name", e.name),
         ("type", e.dtype),

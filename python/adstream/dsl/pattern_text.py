@@ -33,7 +33,7 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from adstream.dsl.durations import duration_ms, format_ms
-from adstream.dsl.expr import Expr, callable_name, col, lit
+from adstream.dsl.expr import Expr, callable_name, col, joined, lit
 from adstream.dsl.faults import nearest
 from adstream.dsl.pattern_json import LOOKS, expr_of, malformed, rebuilt, stage_names
 from adstream.errors import TopologyError
@@ -208,7 +208,8 @@ def _write(e: Expr, taken: str | None) -> tuple[str, int]:
     if e.op in _INFIX and len(a) == 2 and not joins:
         sign, level = _INFIX[e.op]
         left = _wrap(a[0], level + 1 if level == _COMPARE else level, taken)
-        right = _wrap(a[1], level + 1, taken)
+        joined_too = e.op in ("and", "or") and a[1].op == e.op
+        right = _wrap(a[1], level if joined_too else level + 1, taken)
         # `x = null` is refused as a mistake.
         return f"{left} {sign} {'(null)' if right == 'null' and level == _COMPARE else right}", level
     # Each argument is written once: nested ones would double the work level by level.
@@ -599,13 +600,13 @@ class _Reader:
     def _expression(self) -> Expr:
         made = self._and()
         while self._took_word("or"):
-            made = Expr("or", (made, self._and()))
+            made = joined("or", made, self._and())
         return made
 
     def _and(self) -> Expr:
         made = self._not()
         while self._took_word("and"):
-            made = Expr("and", (made, self._not()))
+            made = joined("and", made, self._not())
         return made
 
     def _not(self) -> Expr:

@@ -150,7 +150,7 @@ class _Flow:
                 )
             if node.op == "col" and node.name is not None:
                 self._check_column(operation, node.name, line, text_hint=True)
-        tree = to_plan(e, self._columns, self._graph.register)
+        tree = to_plan(e, self._columns, self._graph.register, operation)
         dtype = infer(self._columns, tree, operation=operation, line=line)
         if boolean is not None and dtype != "bool":
             raise fault(

@@ -1,5 +1,7 @@
+import functools
 import inspect
 import json
+import operator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 import adstream as ads
 from adstream import col, lit, when
 from adstream.dsl.expr import CallRow, to_plan
-from tests.unit.dsl.support import refused
+from tests.unit.dsl.support import events, refused
 
 
 def tree(e: ads.Expr) -> Any:
@@ -268,3 +270,34 @@ def test_a_udf_of_columns_takes_values():
 def test_an_untyped_udf_is_refused():
     with refused("untyped_callable", "what does `<lambda>` return?", "ads.udf(fn, type=…)"):
         ads.udf(lambda row: 1)
+
+
+@pytest.mark.parametrize("op", ["and", "or"])
+@pytest.mark.parametrize("count", [2, 3, 4, 7, 64, 1000])
+def test_any_number_of_conditions_may_be_joined(op: str, count: int) -> None:
+    """They stay in their order, and the tree no deeper than it must be: the core reads a plan to a certain depth."""
+    join = operator.and_ if op == "and" else operator.or_
+    parts = [col("a") == n for n in range(count)]
+    left, right = functools.reduce(join, parts), functools.reduce(lambda a, b: join(b, a), reversed(parts))
+    for e in (left, right, join(functools.reduce(join, parts[:1]), functools.reduce(join, parts[1:]))):
+
+        def operands(node: Any) -> list[Any]:
+            return [o for arg in node["args"] for o in operands(arg)] if node["op"] == op else [node]
+
+        def depth(node: Any) -> int:
+            return 1 + max(map(depth, node["args"])) if node["op"] == op else 0
+
+        assert operands(tree(e)) == [tree(part) for part in parts]
+        assert depth(tree(e)) <= 2 * count.bit_length()
+        assert repr(e) == f" {'&' if op == 'and' else '|'} ".join(f"({part!r})" for part in parts)
+    named = join(join(parts[0], parts[1]).alias("both"), parts[0])
+    assert named.args[0].output == "both"
+
+
+def test_what_is_nested_too_deeply_is_refused_with_a_way_out() -> None:
+    deep = functools.reduce(operator.add, [col("count")] * 49)
+    stream = events()
+    stream.filter(deep > 0)
+    for more in (deep + 1 + col("count"), functools.reduce(operator.sub, [col("count")] * 5_000)):
+        with refused("bad_argument", "nested more than 50 levels", operation="filter"):
+            stream.filter(more > 0)
