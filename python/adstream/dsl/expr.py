@@ -381,9 +381,11 @@ class Expr:
 
     def walk(self) -> Iterator[Expr]:
         """Every node, this one first."""
-        yield self
-        for arg in self.args:
-            yield from arg.walk()
+        waiting = [self]
+        while waiting:
+            node = waiting.pop()
+            yield node
+            waiting += reversed(node.args)
 
     def output_name(self) -> str_ | None:
         """The name it has without being given one: its alias, or its column's."""
