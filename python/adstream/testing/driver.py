@@ -395,12 +395,28 @@ class TopologyTestDriver:
         specs = queries.specs_of(self.built.plan)
         return queries.opened(specs, name, lambda: [*(task.core for task in self._tasks), self._globals])
 
-    def patterns(self, name: str) -> dict[Any, PatternCounts]:
-        """What is under way of a pattern, by key; keys with nothing are not there. `name`: of its store (`materialized=`)."""
+    def patterns(self, name: str | None = None) -> dict[Any, PatternCounts]:
+        """What is under way of a pattern, by key; keys with nothing are not there.
+
+        Args:
+            name: of its operation, or of its store (`materialized=`), if there are several.
+
+        Raises:
+            KeyError: there is no such pattern, or it is not said which one.
+        """
         self.run()
+        matched = {
+            n["name"]: n["store"] for n in self.built.plan["nodes"] if n["op"] == "flow" and n["kind"] == "match"
+        }
+        if name is None and len(matched) == 1:
+            (name,) = matched
+        store = matched.get(name or "", name)
+        if store is None or store not in matched.values():
+            known = ", ".join(f"{node} ({kept})" for node, kept in matched.items())
+            raise KeyError(f"no pattern is matched by `{name}`; there are: {known or 'none'}")
         total: dict[Any, list[int]] = {}
         for task in self._tasks:
-            for key, counts in task.core.pattern_counts(name):
+            for key, counts in task.core.pattern_counts(store):
                 # Without a key each partition has one entry.
                 total[key] = [a + b for a, b in zip(total.get(key, [0] * len(counts)), counts, strict=True)]
         return {key: PatternCounts(*counts) for key, counts in total.items()}

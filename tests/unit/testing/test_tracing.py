@@ -88,3 +88,27 @@ def test_no_pattern_has_no_trace() -> None:
 
     with TopologyTestDriver(none) as driver, pytest.raises(KeyError, match="there are: none"):
         driver.trace("k")
+
+
+def test_what_is_under_way_is_asked_by_operation_by_store_or_without_a_name() -> None:
+    @ads.topology(name="two")
+    def two(app: ads.App) -> None:
+        stream = app.stream("in", key=ads.serdes.string)
+        pair = ads.Pattern.begin("a").where(ads.col("t") == "a").followed_by("b").where(ads.col("t") == "b")
+        for name in ("one-store", "other-store")[: 2 if several else 1]:
+            stream.group_by_key().match(pair, max_delay="0s", materialized=name)
+
+    for several in (False, True):
+        with TopologyTestDriver(two, partitions=1) as driver:
+            for second, letter in enumerate("a.."):
+                driver.input("in").pipe({"t": letter}, key="k", at=1_000 * second)
+            found = driver.patterns("one-store")
+            assert found["k"].live_runs == 1
+            assert driver.patterns("match-1") == found
+            if several:
+                with pytest.raises(KeyError, match=r"there are: match-1 \(one-store\), match-2 \(other-store\)"):
+                    driver.patterns()
+            else:
+                assert driver.patterns() == found
+            with pytest.raises(KeyError, match="no pattern is matched by `nope`"):
+                driver.patterns("nope")
