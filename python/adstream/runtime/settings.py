@@ -184,16 +184,17 @@ def load(
     """Settings from flags (None values are absent), the environment and a TOML file, in that order.
 
     Args:
-        beside: keys of the file that are not settings but the caller's.
+        beside: keys of the file, and of the environment, that are not settings but the caller's.
 
     Raises:
-        ConfigError: an unknown key (with the nearest one), or a value that its setting cannot have.
+        ConfigError: an unknown key (with the nearest one), a variable that looks like a misspelt one, or a value that its setting
+            cannot have.
     """
     given: dict[str, Any] = {"connections": {}, "kafka": {}, "registry": {}}
     if toml is not None:
         found = {key: value for key, value in _read_toml(toml).items() if key not in beside}
         _merge(given, found, lambda key: f"`{key}` in {toml}", beside)
-    _merge(given, _from_environ(environ), lambda key: PREFIX + key.upper(), ())
+    _merge(given, _from_environ(environ, beside), lambda key: PREFIX + key.upper(), ())
     present = {key: value for key, value in (flags or {}).items() if value is not None}
     _merge(given, present, option_name, ())
     return Settings(**given)
@@ -253,11 +254,16 @@ def value_of(name: str, kind: str, value: object, option: str) -> object:
     return str(value)
 
 
-def _from_environ(environ: Mapping[str, str]) -> dict[str, object]:
+_OTHERS = ("config", "bootstrap", "supervisor")
+"""Variables that are neither settings nor keys of a file."""
+
+
+def _from_environ(environ: Mapping[str, str], beside: Collection[str]) -> dict[str, object]:
     """`ADSTREAM_KAFKA_SASL_PASSWORD` is `kafka."sasl.password"`; `ADSTREAM_CONNECTION_LEDGER` a connection;
     `ADSTREAM_REGISTRY_BASIC_AUTH_USER_INFO` is the registry's, `ADSTREAM_SCHEMA_REGISTRY` its URL. Other
-    names with the prefix must be settings, but unknown ones are passed over: the environment is shared with things
-    we do not know. One that is empty is not set, as deployments write it; but a client's setting may be empty."""
+    names with the prefix must be settings. The environment is shared with things that we do not know (Kubernetes tells of a
+    service `adstream` by `ADSTREAM_PORT`), so what is like no setting is passed over; what is nearly one is taken for a
+    misspelt one. One that is empty is not set, as deployments write it; but a client's setting may be empty."""
     known = {f.name.removesuffix("_ms") for f in fields(Settings)} | set(CONNECTIONS) | {REGISTRY}
     kafka: dict[str, str] = {}
     connections: dict[str, str] = {}
@@ -273,8 +279,14 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, object]:
             connections[key.removeprefix("connection_")] = value
         elif key.startswith("registry_"):
             registry[key.removeprefix("registry_").replace("_", ".")] = value
-        elif key in known:
+        elif key.removesuffix("_ms") in known:
             found[key] = value
+        elif key not in (own := [*beside, *_OTHERS]) and not key.startswith(("set_", "test_")):
+            near = difflib.get_close_matches(key, [*known, *own], n=1, cutoff=0.85)
+            if near:
+                raise ConfigError(
+                    "there is no such setting", option=name, hint=f"did you mean `{PREFIX}{near[0].upper()}`?"
+                )
     return found | {"kafka": kafka, "connections": connections, "registry": registry}
 
 

@@ -72,3 +72,29 @@ def test_wrong_ones_are_named(tmp_path: Path, text: str, message: str) -> None:
 @pytest.mark.parametrize(("text", "ms"), [("100ms", 100), ("1h30m", 5_400_000), ("2d", 172_800_000), ("0s", 0)])
 def test_durations(text: str, ms: int) -> None:
     assert duration_ms(text, "--x") == ms
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("ADSTREAM_COMMIT_INTERVALL", "ADSTREAM_COMMIT_INTERVAL"),
+        ("ADSTREAM_GUARANTE", "ADSTREAM_GUARANTEE"),
+        ("ADSTREAM_METRIC_PORT", "ADSTREAM_METRICS_PORT"),
+        ("ADSTREAM_BOOTSTRAPS", "ADSTREAM_BOOTSTRAP"),
+        ("ADSTREAM_STOP_ATEND", "ADSTREAM_STOP_AT_END"),
+    ],
+)
+def test_a_misspelt_variable_is_an_error_that_names_the_right_one(name: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match="there is no such setting") as raised:
+        load(environ={name: "1"}, beside=("stop_at_end",))
+    assert (raised.value.option, raised.value.hint) == (name, f"did you mean `{meant}`?")
+    load(environ={name: ""})  # not set
+
+
+@pytest.mark.parametrize("name", ["PORT", "PORT_8080_TCP_ADDR", "SERVICE_HOST", "SERVICE_PORT", "SET_GRACE", "HOME"])
+def test_a_variable_that_is_like_no_setting_is_passed_over(name: str) -> None:
+    assert load(environ={f"ADSTREAM_{name}": "1"}) == load(environ={})
+
+
+def test_the_unit_may_be_said_in_a_variable_as_in_a_file() -> None:
+    assert load(environ={"ADSTREAM_COMMIT_INTERVAL_MS": "200ms"}).commit_interval_ms == 200
