@@ -174,8 +174,8 @@ MUTANTS = (
         "tables_take_back_the_wrong_value",
         "what a key held between two commits is taken from totals that never had it",
         "rust/core/src/flow/table.rs",
-        "Some((earlier, _)) => earlier.old,",
-        "Some((earlier, _)) => earlier.value,",
+        "let old = std::mem::take(&mut change.record.old);",
+        "let old = std::mem::take(&mut change.record.value);",
         ("tests/unit/kstreams/test_tables.py",),
     ),
     Mutant(

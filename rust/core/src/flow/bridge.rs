@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::{Cx, Done, Failure, Headers, Node, Record};
+use super::{no_headers, Cx, Done, Failure, Node, Record};
 use crate::batch::{Batch, Origin};
 use crate::codec::text::{parse_decimal, parse_rfc3339};
 use crate::column::{reason, Column, ColumnBuilder, Data, Value, VALID};
@@ -91,7 +91,7 @@ impl FromRows {
         };
         let fields = self.columns.iter().map(|(name, at)| Ok((name.clone(), read(name, *at)?)));
         let value = Datum::Map(fields.collect::<Result<_, _>>()?);
-        Ok(Record::new(key, value, batch.ts[row], Headers::default()))
+        Ok(Record::new(key, value, batch.ts[row], no_headers()))
     }
 }
 

@@ -23,12 +23,16 @@ pub struct Func {
 impl Func {
     /// Calls it with the values, and the key before them if it wants it.
     pub fn apply(&self, cx: Cx<'_>, key: &Datum, values: &[&Datum]) -> Result<Datum, Failure> {
-        let mut args: Vec<Datum> = Vec::with_capacity(values.len() + 1);
-        if self.with_key {
-            args.push(key.clone());
+        let all = self.with_key.then_some(key).into_iter().chain(values.iter().copied());
+        let count = values.len() + usize::from(self.with_key);
+        let mut few: [Datum; 3] = Default::default();
+        match few.get_mut(..count) {
+            Some(args) => {
+                args.iter_mut().zip(all).for_each(|(to, from)| *to = from.clone());
+                cx.apply(self.call, args)
+            }
+            None => cx.apply(self.call, &all.cloned().collect::<Vec<_>>()),
         }
-        args.extend(values.iter().map(|&v| v.clone()));
-        cx.apply(self.call, &args)
     }
     /// A condition: only *true* passes.
     pub fn holds(&self, cx: Cx<'_>, key: &Datum, values: &[&Datum]) -> Result<bool, Failure> {

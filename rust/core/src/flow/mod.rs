@@ -61,7 +61,7 @@ pub mod wait_until;
 pub mod windowed;
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::batch::Batch;
 use crate::column::Value;
@@ -88,6 +88,12 @@ pub use stores::{Store, StoreSpec, StoreType};
 
 /// Headers of a record, shared until somebody changes them.
 pub type Headers = Arc<Vec<Header>>;
+
+/// The same ones for all records that have none.
+pub fn no_headers() -> Headers {
+    static NONE: OnceLock<Headers> = OnceLock::new();
+    NONE.get_or_init(Headers::default).clone()
+}
 
 /// A record between nodes. In a stream `value` is all there is; in a table it is the new value, `old` the one before (if
 /// somebody asked for old values), and `latest` whether no newer version of the key is known (only versioned tables say no).

@@ -156,17 +156,27 @@ impl Fold {
         };
         let held = object(held)?;
         let other = if self.step == Step::Merge { object(args.get(2))? } else { &[] };
-        let made = self.parts.iter().enumerate().map(|(i, part)| {
+        // Filled where it lies: the aggregate is made anew with each record.
+        let mut made: Arc<[(Arc<str>, Datum)]> = self.parts.iter().map(|p| (p.name.clone(), Datum::Null)).collect();
+        let fields = Arc::get_mut(&mut made).into_iter().flatten();
+        for ((i, part), field) in self.parts.iter().enumerate().zip(fields) {
             let old = held.get(i).map_or(Datum::Null, |f| f.1.clone());
-            let new = match self.step {
+            field.1 = match self.step {
                 Step::Initial => part.kind.initial(),
                 Step::Add => self.add(part, old, args)?,
                 Step::Subtract => self.subtract(part, old, args)?,
                 Step::Merge => self.merge(part, old, other.get(i).map_or(Datum::Null, |f| f.1.clone()))?,
             };
-            Ok((part.name.clone(), new))
-        });
-        Ok(Datum::Map(made.collect::<Result<_, Fault>>()?))
+        }
+        Ok(Datum::Map(made))
+    }
+
+    /// `one + other`; the plain case by itself.
+    fn sum(&self, one: Datum, other: Datum) -> Result<Datum, Fault> {
+        match (&one, &other) {
+            (Datum::Int(a), Datum::Int(b)) if a.checked_add(*b).is_some() => Ok(Datum::Int(a + b)),
+            _ => self.add.eval(&[one, other]),
+        }
     }
 
     /// What a part reads of a record; none: nothing.
@@ -186,8 +196,8 @@ impl Fold {
     fn add(&self, part: &Part, old: Datum, args: &[Datum]) -> Result<Datum, Fault> {
         let Some(value) = Fold::read(part, args)? else { return Ok(old) };
         match part.kind {
-            Kind::Count => self.add.eval(&[old, Datum::Int(1)]),
-            Kind::Sum => self.add.eval(&[old, value]),
+            Kind::Count => self.sum(old, Datum::Int(1)),
+            Kind::Sum => self.sum(old, value),
             _ => self.merge(part, old, value),
         }
     }
@@ -203,7 +213,7 @@ impl Fold {
 
     fn merge(&self, part: &Part, one: Datum, other: Datum) -> Result<Datum, Fault> {
         Ok(match part.kind {
-            Kind::Count | Kind::Sum => self.add.eval(&[one, other])?,
+            Kind::Count | Kind::Sum => self.sum(one, other)?,
             _ if other.is_null() => one,
             _ if one.is_null() => other,
             Kind::First => one,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::serde::UNAVAILABLE;
-use super::{Headers, Record, Serde};
+use super::{no_headers, Record, Serde};
 use crate::datum::Datum;
 use crate::expr::Foreign;
 use crate::raw::RawBatch;
@@ -76,7 +76,7 @@ impl FlowSource {
             _ => own,
         };
         let headers = match raw.headers_at(row) {
-            [] => Headers::default(),
+            [] => no_headers(),
             some => Arc::new(some.to_vec()),
         };
         Ok(Record::new(key, value, ts, headers))

@@ -260,6 +260,19 @@ impl To {
         }
     }
 
+    /// Where a record goes that nobody else has an opinion on: by its key, as that is written. None: see `partitions`.
+    fn partition_of(&self, topic: usize, record: &Record, key: Option<&[u8]>, cx: Cx<'_>) -> Option<u32> {
+        let target = &self.target;
+        if target.partitioner.is_some() || target.partition_in.is_some() {
+            return None;
+        }
+        if target.partition_by.as_ref().is_some_and(|by| *by != target.key) {
+            return None;
+        }
+        let count = (*cx.env.partitions.get(topic)?).max(1);
+        Some(partitioner::partition(target.key.partition_part(&record.key, key?)?, count))
+    }
+
     fn partitions(&self, topic: usize, record: &Record, cx: Cx<'_>) -> Result<Vec<u32>, Failure> {
         let target = &self.target;
         let (name, count) = Self::about(topic, cx);
@@ -317,23 +330,28 @@ impl Node for To {
         };
         let value = self.target.value.write(value, cx.env.foreign);
         let value = value.map_err(|trouble| trouble.fault("unwritable_value"))?;
-        let partitions = self.partitions(topic, &record, cx)?;
-        if partitions.is_empty() {
-            cx.count("dropped:no_partition");
-        }
+        let (one, many);
+        let partitions: &[u32] = match self.partition_of(topic, &record, key.as_deref(), cx) {
+            Some(partition) => {
+                one = [partition];
+                &one
+            }
+            None => {
+                many = self.partitions(topic, &record, cx)?;
+                &many
+            }
+        };
         let mut headers = Headers::unwrap_or_clone(record.headers);
-        headers.extend(self.lane.as_mut().map(|lane| lane.record(record.ts, &partitions, cx)));
-        for partition in partitions {
-            self.written += 1;
-            cx.send(Outgoing {
-                topic,
-                partition,
-                seq: 0,
-                timestamp: record.ts.max(0),
-                key: key.clone(),
-                value: value.clone(),
-                headers: headers.clone(),
-            });
+        headers.extend(self.lane.as_mut().map(|lane| lane.record(record.ts, partitions, cx)));
+        let timestamp = record.ts.max(0);
+        self.written += partitions.len() as u64;
+        match partitions.split_last() {
+            None => cx.count("dropped:no_partition"),
+            Some((&partition, others)) => {
+                let last = Outgoing { topic, partition, seq: 0, timestamp, key, value, headers };
+                others.iter().for_each(|&partition| cx.send(Outgoing { partition, ..last.clone() }));
+                cx.send(last);
+            }
         }
         Ok(())
     }

@@ -9,11 +9,9 @@
 //! ([`Lookup::Told`](super::func::Lookup)): a value that comes and goes unseen would have counted there, and nothing ever
 //! took it back.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-
+use hashbrown::HashTable;
 use serde::Deserialize;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::func::Func;
 use super::stores::key_bytes;
@@ -34,27 +32,28 @@ pub struct Telling {
 #[derive(Default)]
 pub struct Teller {
     how: Telling,
-    /// Key bytes -> place in the queue.
-    places: HashMap<Vec<u8>, usize, BuildHasherDefault<KeyHasher>>,
-    /// What waits, by its latest update, with the value that was told last as `old`; nothing where a key has moved on.
-    queue: Vec<Option<(Record, Option<Origin>)>>,
+    /// What waits, a key once; `index` finds a key's place here.
+    waiting: Vec<Waiting>,
+    index: HashTable<u32>,
+    /// Places in `waiting`, by updates; the latest one of each key counts.
+    updates: Vec<u32>,
+    /// The key at hand, as bytes.
+    key: Vec<u8>,
     /// Where the table of what waits is kept.
     store: Option<usize>,
 }
 
-/// The same in every process, and fast.
-#[derive(Default)]
-struct KeyHasher(u64);
-
-impl Hasher for KeyHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        self.0 = xxh3_64_with_seed(bytes, self.0);
-    }
-    fn write_usize(&mut self, _: usize) {} // the length before the bytes
-    fn finish(&self) -> u64 {
-        self.0
-    }
+/// A change that is not told yet, with the value that was told last as `old`.
+struct Waiting {
+    key: Box<[u8]>,
+    record: Record,
+    origin: Option<Origin>,
+    /// Which of the updates is the key's latest.
+    latest: usize,
 }
+
+/// Room for so many changes is always kept.
+const KEPT_MIN: usize = 1024;
 
 impl Teller {
     pub fn new(how: Telling) -> Teller {
@@ -74,21 +73,33 @@ impl Teller {
             let old = if self.how.send_old { record.old } else { Datum::Null };
             return cx.forward(Record { old, ..record });
         }
-        let key = key_bytes(&record.key)?;
-        let old = match self.places.get(&key).and_then(|&place| self.queue[place].take()) {
-            Some((earlier, _)) => earlier.old,
+        self.key.clear();
+        record.key.write_key(&mut self.key).map_err(Failure::unstorable)?;
+        let (key, waiting, latest) = (&self.key[..], &mut self.waiting, self.updates.len());
+        let hash = xxh3_64(key);
+        let at = match self.index.find(hash, |&at| *waiting[at as usize].key == *key) {
+            Some(&at) => {
+                let change = &mut waiting[at as usize];
+                let old = std::mem::take(&mut change.record.old);
+                change.record = Record { old, ..record };
+                (change.origin, change.latest) = (cx.origin(), latest);
+                at
+            }
             None => {
-                let told = if stored { record.old } else { Datum::Null };
-                if let Some(waiting) = &mut cx.store_mut(store).told {
-                    let timed = || (!told.is_null()).then(|| (told.clone(), NO_TIME)); // a window's: `keep` knows better
-                    waiting.entry(key.clone()).or_insert_with(timed);
+                let old = if stored { record.old } else { Datum::Null };
+                if let Some(told) = &mut cx.store_mut(store).told {
+                    let timed = || (!old.is_null()).then(|| (old.clone(), NO_TIME)); // a window's: `keep` knows better
+                    told.entry(key.to_vec()).or_insert_with(timed);
                 }
-                told
+                let at = waiting.len() as u32;
+                let record = Record { old, ..record };
+                waiting.push(Waiting { key: key.into(), record, origin: cx.origin(), latest });
+                self.index.insert_unique(hash, at, |&at| xxh3_64(&waiting[at as usize].key));
+                at
             }
         };
-        self.places.insert(key, self.queue.len());
+        self.updates.push(at);
         self.store = Some(store);
-        self.queue.push(Some((Record { old, ..record }, cx.origin())));
         Ok(())
     }
 
@@ -119,24 +130,47 @@ impl Teller {
     }
 
     pub fn flush(&mut self, cx: Cx<'_>) -> Done {
-        self.places.clear();
         if let Some(store) = self.store {
             cx.store_mut(store).forget_told();
         }
-        for (record, origin) in std::mem::take(&mut self.queue).into_iter().flatten() {
-            if record.value.is_null() && record.old.is_null() {
+        let send_old = self.how.send_old;
+        for (n, &at) in self.updates.iter().enumerate() {
+            let change = &mut self.waiting[at as usize];
+            if change.latest != n || (change.record.value.is_null() && change.record.old.is_null()) {
                 continue;
             }
-            let old = if self.how.send_old { record.old } else { Datum::Null };
-            cx.as_of(origin, || cx.forward(Record { old, ..record }))?;
+            let take = std::mem::take::<Datum>;
+            let record = &mut change.record;
+            let (key, value, old) = (take(&mut record.key), take(&mut record.value), take(&mut record.old));
+            let record = Record {
+                key,
+                value,
+                old: if send_old { old } else { Datum::Null },
+                latest: record.latest,
+                ts: record.ts,
+                headers: record.headers.clone(),
+            };
+            cx.as_of(change.origin.take(), || cx.forward(record))?;
         }
+        self.clear();
         Ok(())
     }
 
-    /// What waits was undone.
+    /// What waits has been told, or was undone. Its room is kept for the next generation, if that one was not far larger than
+    /// this one.
     pub fn clear(&mut self) {
-        self.places.clear();
-        self.queue.clear();
+        let (keys, updates) = (self.waiting.len().max(KEPT_MIN), self.updates.len().max(KEPT_MIN));
+        self.waiting.clear();
+        self.updates.clear();
+        self.index.clear();
+        self.key.clear();
+        if self.waiting.capacity() > 4 * keys {
+            self.waiting.shrink_to(2 * keys);
+            self.index.shrink_to(2 * keys, |_| 0);
+        }
+        if self.updates.capacity() > 4 * updates {
+            self.updates.shrink_to(2 * updates);
+        }
     }
 }
 

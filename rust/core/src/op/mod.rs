@@ -49,6 +49,7 @@ pub enum Message {
 }
 
 /// A record on its way out.
+#[derive(Clone)]
 pub struct Outgoing {
     pub topic: usize,
     pub partition: u32,
