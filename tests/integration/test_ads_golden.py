@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,25 @@ def click(
     }
 
 
+@pytest.fixture(scope="module")
+def kafka() -> Iterator[Kafka]:
+    """One of its own: topics have the names that the jobs give them."""
+    with Kafka() as server:
+        yield server
+
+
+def send(log: KafkaLog, topic: str, key: str, *rows: dict[str, Any]) -> None:
+    """To where Java's producer would write them, at this moment."""
+    count, by_partition = log.partitions([topic])[topic], dict[int, list[Any]]()
+    for row in rows:
+        name = row[key].encode() if row[key] is not None else None
+        p = (murmur2(name) & 0x7FFFFFFF) % count if name is not None else 0
+        records = by_partition.setdefault(p, [])
+        records.append((len(records), time.time_ns() // 1_000_000, name, json.dumps(row).encode(), []))
+    outputs = [(topic, p, RawBatch(records)) for p, records in by_partition.items()]
+    assert log.writer(unique("send")).commit(outputs, {}, "send", None) is Outcome.COMMITTED
+
+
 def test_to_the_last_digit(log: KafkaLog, kafka: Kafka, postgres: Postgres, tmp_path: Path) -> None:
     url = postgres.create_database(unique("golden").replace("-", "_"))
 
@@ -60,16 +80,6 @@ def test_to_the_last_digit(log: KafkaLog, kafka: Kafka, postgres: Postgres, tmp_
         code, out, err = call(*arguments, "--bootstrap", kafka.bootstrap, cwd=tmp_path)
         assert code == 0, f"{arguments}: {err}\n{out}"
         return out
-
-    def send(topic: str, key: str, *rows: dict[str, Any]) -> None:
-        count, by_partition = log.partitions([topic])[topic], dict[int, list[Any]]()
-        for row in rows:
-            name = row[key].encode() if row[key] is not None else None
-            p = (murmur2(name) & 0x7FFFFFFF) % count if name is not None else 0
-            records = by_partition.setdefault(p, [])
-            records.append((len(records), time.time_ns() // 1_000_000, name, json.dumps(row).encode(), []))
-        outputs = [(topic, p, RawBatch(records)) for p, records in by_partition.items()]
-        assert log.writer(unique("send")).commit(outputs, {}, "send", None) is Outcome.COMMITTED
 
     def work(*jobs: str) -> None:
         for job in jobs:
@@ -85,16 +95,16 @@ def test_to_the_last_digit(log: KafkaLog, kafka: Kafka, postgres: Postgres, tmp_
 
     adstream("topics", "create", "ads")
     paid = {"payment_id": "p1", "timestamp": f"{DAY}10:00:00Z", "advertiser_id": "A50", "amount": "8000"}
-    send("ad-payments", "advertiser_id", paid)
+    send(log, "ad-payments", "advertiser_id", paid)
     # Somebody else's clicks move time on, for each device.
     movers = [click(f"m-{d}", "10:37:00", d, "other", "c9", "0", "A99") for d in ("d1", "d2")]
-    send("ad-events", "device_id", *(click(*one) for one in CLICKS[:6]), *movers)
+    send(log, "ad-events", "device_id", *(click(*one) for one in CLICKS[:6]), *movers)
     work("ads.clicks", "ads.ledger")
     assert balance() == 700
     work("ads.duplicates", "ads.compensation")
     assert balance() == 4400
     # Redelivered, with what comes later.
-    send("ad-events", "device_id", *(click(*one) for one in CLICKS))
+    send(log, "ad-events", "device_id", *(click(*one) for one in CLICKS))
     work("ads.clicks", "ads.duplicates", "ads.ledger", "ads.compensation")
     assert balance() == 1900
     with psycopg.connect(url) as link:

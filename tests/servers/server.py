@@ -38,20 +38,25 @@ class ServerError(RuntimeError):
     """A server could not be installed, did not start, or died while starting."""
 
 
-def free_port() -> int:
-    """A free port below the ephemeral range.
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As servers do: a link in TIME_WAIT is no obstacle to them.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port(count: int = 1) -> int:
+    """A free port below the ephemeral range, or the first of so many in a row.
 
     From within that range, a client that knocks at a killed server's port can be given this very port as
     its own source, connect to itself, and keep the server from ever coming back.
     """
     for port in random.SystemRandom().sample(range(15_000, 32_000), 100):
-        with socket.socket() as probe:
-            # As servers do: a link in TIME_WAIT is no obstacle to them.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
+        if all(map(_free, range(port, port + count))):
             return port
     raise ServerError("no free port among 100 tried between 15000 and 32000")
 

@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import adstream.jobs
@@ -41,6 +41,16 @@ def platform_topics(name: str) -> Sequence[Any] | None:
         return None
     topics: Sequence[Any] = importlib.import_module(module).TOPICS
     return topics
+
+
+def platform_jobs(name: str) -> tuple[Sequence[Any], Mapping[str, str]] | None:
+    """The jobs of a group (`ads`), each with `name` and `workers`, and which connection stands in for which; None if it is no
+    such group."""
+    module = f"{_PREFIX}{name}.platform"
+    if ":" in name or not _exists(module):
+        return None
+    found = importlib.import_module(module)
+    return found.JOBS, found.CONNECTIONS
 
 
 def prepare(name: str, options: JobOptions) -> tuple[Chosen, Built]:

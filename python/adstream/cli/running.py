@@ -17,25 +17,27 @@ import typer
 
 from adstream import Built
 from adstream.cli import messages
-from adstream.cli.jobs import prepare
+from adstream.cli import platform as platforms
+from adstream.cli.jobs import platform_jobs, prepare
 from adstream.cli.logs import open_log
 from adstream.cli.options import Chosen, RunOptions, inputs_from
 from adstream.cli.progress import Progress
 from adstream.errors import ConfigError, ExitCode
 from adstream.formats.registry import connect
 from adstream.runtime.settings import PREFIX, Settings
-from adstream.runtime.supervisor import PARENT, Supervisor, end_with
+from adstream.runtime.supervisor import PARENT, Program, Supervisor, end_with
 from adstream.targets import sql_function
 
 log = logging.getLogger(__name__)
 
 EXIT_AT_ONCE = 130
-_STOPPING_S = 5.0
-"""What a worker may need beyond its drain timeout to close what it has."""
 
 
 def start(job: str, options: RunOptions, *, bars: bool = False) -> None:
     """Until it has stopped. Raises ConfigError, TopologyError, FatalError."""
+    if (platform := platform_jobs(job)) is not None:
+        platforms.start(job, *platform, options, bars=bars)
+        return
     if supervisor := os.environ.get(PARENT):
         end_with(int(supervisor))
     chosen, built = prepare(job, options)
@@ -51,8 +53,8 @@ def start(job: str, options: RunOptions, *, bars: bool = False) -> None:
         if not settings.bootstrap:
             raise ConfigError("only Kafka can be shared by several processes", option="--workers")
         command = [sys.executable, "-m", "adstream.cli", *sys.argv[1:]]
-        patience = settings.drain_timeout_ms / 1000 + _STOPPING_S
-        raise typer.Exit(Supervisor(command, settings.workers, drain_timeout_s=patience).run())
+        patience = settings.drain_timeout_ms / 1000 + platforms.STOPPING_S
+        raise typer.Exit(Supervisor([Program(command, settings.workers)], drain_timeout_s=patience).run())
     try:
         work(built, _fitted(settings), chosen, bars=bars)
     except ConfigError as error:

@@ -1,10 +1,11 @@
-"""Several workers on one machine: a process each, started again when one dies.
+"""Several workers on one machine, of one job or of several: a process each, started again when one dies.
 
     exit code of a worker      what is done
     0  it is finished          not started again; when all are, so is the supervisor (0)
     2  a setting is wrong      starting again would not help: the others are stopped, 2. Unless one has run for a minute:
                                then the settings were right, and a server is away (which says 2 at a start, too)
-    3  too many dead letters   starting again would not help: the others are stopped, 3
+    3  too many dead letters   starting again would not help: the others of its job are stopped, those of other jobs go on; at the
+                               end 3
     4  `on_uncaught` stops it  not started again; the others go on (those that are told to stop, end with 4, too); at the end 4
     5  its drain timed out     it was stopped, so it is not started again; at the end 5
     anything else              started again after 1, 2, 4 … 60 s; a minute of good health sets that back to 1 s
@@ -27,7 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 
 from adstream.errors import ExitCode
@@ -52,8 +53,23 @@ def end_with(supervisor: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A job's workers: `command` is run `workers` times.
+
+    Each gets `ADSTREAM_SLOT`, `ADSTREAM_WORKERS=1` and `PARENT` in its environment, besides `environ`.
+    """
+
+    command: Sequence[str]
+    workers: int = 1
+    name: str = ""
+    """For the log, where there are several."""
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class _Child:
+    program: Program
     slot: int
     process: subprocess.Popen[bytes] | None = None
     started_s: float = 0.0
@@ -61,27 +77,25 @@ class _Child:
     backoff_s: float = BACKOFF_FIRST_S
     finished: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.program.name} worker {self.slot}".strip()
+
 
 class Supervisor:
-    """Runs `command` `workers` times.
-
-    Args:
-        command: of one worker; gets `ADSTREAM_SLOT`, `ADSTREAM_WORKERS=1` and `PARENT` in its environment.
-    """
+    """Runs the workers of some programs until all have ended."""
 
     def __init__(
         self,
-        command: Sequence[str],
-        workers: int,
+        programs: Sequence[Program],
         *,
         drain_timeout_s: float,
         environ: Mapping[str, str] = os.environ,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._command, self._environ = list(command), dict(environ)
+        self._environ = dict(environ)
         self._drain_timeout_s, self._clock, self._sleep = drain_timeout_s, clock, sleep
-        self._children = [_Child(slot) for slot in range(workers)]
+        self._children = [_Child(program, slot) for program in programs for slot in range(program.workers)]
         self._signal: int | None = None
         self._code = 0
         self._proven = False
@@ -112,7 +126,8 @@ class Supervisor:
         if child.process is None:
             if now >= child.start_at_s:
                 told = {"ADSTREAM_SLOT": str(child.slot), "ADSTREAM_WORKERS": "1", PARENT: str(os.getpid())}
-                child.process = subprocess.Popen(self._command, env={**self._environ, **told})
+                environ = {**self._environ, **child.program.environ, **told}
+                child.process = subprocess.Popen(child.program.command, env=environ)
                 child.started_s = now
             return
         code = child.process.poll()
@@ -123,14 +138,22 @@ class Supervisor:
         if code in (0, ExitCode.UNCAUGHT, ExitCode.UNDRAINED):
             child.finished = True
             self._code = self._code or code
-        elif code in HOPELESS and not (code == ExitCode.WRONG and self._proven):
-            log.error("worker %d: %s; stopping", child.slot, HOPELESS[code])
+        elif code == ExitCode.WRONG and not self._proven:
+            log.error("%s: %s; stopping", child, HOPELESS[code])
             child.finished = True
             self._signal, self._code = signal.SIGTERM, code
+        elif code == ExitCode.TRIPPED:
+            log.error("%s: %s; stopping all of its job", child, HOPELESS[code])
+            self._code = code
+            for other in self._children:
+                if other.program is child.program:
+                    other.finished = True
+                    if other.process is not None:
+                        other.process.terminate()
         else:
             if now - child.started_s >= HEALTHY_S:
                 child.backoff_s = BACKOFF_FIRST_S
-            log.error("worker %d ended with %d; starting it again in %.0f s", child.slot, code, child.backoff_s)
+            log.error("%s ended with %d; starting it again in %.0f s", child, code, child.backoff_s)
             child.start_at_s = now + child.backoff_s
             child.backoff_s = min(child.backoff_s * 2, BACKOFF_MAX_S)
 

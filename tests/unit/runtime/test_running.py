@@ -18,7 +18,7 @@ from adstream.runtime.beside import ThreadBeside
 from adstream.runtime.commit import Result
 from adstream.runtime.metrics import MetricsServer, WorkerCollector
 from adstream.runtime.settings import Settings
-from adstream.runtime.supervisor import Supervisor
+from adstream.runtime.supervisor import Program, Supervisor
 from adstream.runtime.worker import Worker
 from tests.unit.runtime.cluster import Cluster
 from tests.unit.runtime.echo_task import APP, EchoPlan
@@ -130,8 +130,7 @@ starts = len(list(place.glob(slot + "-*")))
 def supervise(tmp_path: Path, body: str, workers: int = 2, drain_timeout_s: float = 30) -> Supervisor:
     # Backing off is not waited for: a second passes in a hundredth.
     return Supervisor(
-        [sys.executable, "-c", CHILD + body, str(tmp_path)],
-        workers,
+        [Program([sys.executable, "-c", CHILD + body, str(tmp_path)], workers)],
         drain_timeout_s=drain_timeout_s,
         sleep=lambda s: time.sleep(s / 5),
         clock=lambda: time.monotonic() * 20,
@@ -145,6 +144,16 @@ def test_dead_workers_are_started_again_until_all_are_finished(tmp_path: Path) -
 
 def test_a_wrong_setting_stops_all(tmp_path: Path) -> None:
     assert supervise(tmp_path, "time.sleep(60) if slot == '1' else sys.exit(2)").run() == 2
+
+
+def test_too_many_dead_letters_stop_the_workers_of_one_job(tmp_path: Path) -> None:
+    bodies = {"tripped": "sys.exit(3) if slot == '0' else time.sleep(60)", "other": "time.sleep(1)"}
+    programs = []
+    for name, body in bodies.items():
+        (tmp_path / name).mkdir()
+        programs.append(Program([sys.executable, "-c", CHILD + body, str(tmp_path / name)], 2, name, {"X": "y"}))
+    assert Supervisor(programs, drain_timeout_s=30).run() == 3
+    assert sorted(path.name for path in tmp_path.glob("*/*")) == ["0-0", "0-0", "1-0", "1-0"]
 
 
 def test_what_was_right_for_a_minute_is_started_again_although_a_server_is_away(tmp_path: Path) -> None:
@@ -183,8 +192,8 @@ time.sleep(60)
 """
     supervisor = """
 import sys
-from adstream.runtime.supervisor import Supervisor
-Supervisor([sys.executable, *sys.argv[1:]], 2, drain_timeout_s=5).run()
+from adstream.runtime.supervisor import Program, Supervisor
+Supervisor([Program([sys.executable, *sys.argv[1:]], 2)], drain_timeout_s=5).run()
 """
     with subprocess.Popen([sys.executable, "-c", supervisor, "-c", worker, str(tmp_path)]) as process:
         while len(list(tmp_path.iterdir())) < 2:
