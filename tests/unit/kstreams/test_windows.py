@@ -124,6 +124,38 @@ def test_from_a_cache_each_window_is_told_once_per_commit_in_the_order_of_its_la
     assert play(build, [("a", 1, 7)]) == [[(("a", 0, 10), 2, 7), (("a", 5, 15), 2, 7)]]
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2), st.integers(0, 40)), max_size=24),
+    st.integers(1, 6),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_cache_tells_of_a_commit_what_is_left_of_its_updates(data: list[tuple[str, int, int]], each: int) -> None:
+    """Against a model: the updates as they are told without a cache, put together. A value of 0 deletes the window's."""
+
+    def build(how: Any) -> Callable[[ads.App], None]:
+        def made(app: ads.App) -> None:
+            windowed = app.stream("in", key=S, value=I).group_by_key()
+            windowed = windowed.windowed_by(ads.hopping("10ms", advance="5ms", grace="8ms"))
+            table = windowed.aggregate(lambda: 100, lambda k, v, a: None if v == 0 else a + v, how)
+            table.to_stream().to("out", value=I)
+
+        return made
+
+    updates = play(build(uncached()), data)
+    stored: dict[Any, Any] = {}
+    with TopologyTestDriver(ads.topology(name="app")(build(ads.Materialized(caching=True))), partitions=1) as driver:
+        for n in range(0, len(data), each):
+            for key, value, at in data[n : n + each]:
+                driver.input("in").pipe(value, key=key, at=at)
+            told = [((r.key.key, r.key.start, r.key.end), r.value) for r in driver.output("out").read()]
+            latest: dict[Any, Any] = {}
+            for window, total, _ in flat(updates[n : n + each]):
+                latest.pop(window, None)
+                latest[window] = total
+            assert told == [(w, total) for w, total in latest.items() if (total, stored.get(w)) != (None, None)]
+            stored |= latest
+
+
 def test_windowed_keys_are_written_as_kafka_streams_writes_them_and_partitioned_by_the_key_inside() -> None:
     topology = ads.topology(name="app")(counts(ads.tumbling("10ms", grace="0s")))
     with TopologyTestDriver(topology, partitions=1, commit_every=1) as driver:

@@ -222,7 +222,7 @@ fn windowed(b: &Builder<'_>) -> Result<Box<dyn Node>, PlanError> {
             let merger = b.get("merger")?;
             Box::new(SessionAggregate { gap_ms, grace_ms, folds, merger, store, teller, closing, seen })
         }
-        windowing => Box::new(WindowAggregate { windowing, folds, store, teller, closing, seen }),
+        windowing => Box::new(WindowAggregate { windowing, folds, store, teller, closing, seen, place: vec![] }),
     })
 }
 

@@ -153,13 +153,19 @@ impl ByteStore {
         self.home.as_ref().filter(|h| !h.resident)
     }
 
+    /// The slot of a key, if it has one. What the open generation has touched keeps its slot until the generation has ended.
     #[inline]
-    fn find(&self, key: &[u8]) -> Option<u32> {
+    pub fn find(&self, key: &[u8]) -> Option<u32> {
         self.index.find(hash(key), |&i| *self.slots[i as usize].key == *key).copied()
     }
 
     pub fn get(&self, key: &[u8]) -> Option<Found<'_>> {
-        match self.find(key) {
+        self.get_at(self.find(key), key)
+    }
+
+    /// As `get`, of a key that was looked for: `at` is what `find` said.
+    pub fn get_at(&self, at: Option<u32>, key: &[u8]) -> Option<Found<'_>> {
+        match at {
             Some(at) => {
                 let slot = &self.slots[at as usize];
                 slot.used.set(true);
@@ -178,17 +184,30 @@ impl ByteStore {
 
     /// As `put`, without looking back.
     pub fn write(&mut self, key: &[u8], value: Option<&[u8]>) {
-        let at = match self.find(key) {
+        self.write_at(self.find(key), key, value);
+    }
+
+    /// As `write`, of a key that was looked for: `at` is what `find` said. Returns the key's slot, if it has one now.
+    pub fn write_at(&mut self, at: Option<u32>, key: &[u8], value: Option<&[u8]>) -> Option<u32> {
+        let at = match at {
             Some(at) => at,
             None => {
                 let old = self.elsewhere().and_then(|h| h.take(key));
                 if old.is_none() && value.is_none() {
-                    return;
+                    return None;
                 }
                 self.claim(key, old)
             }
         };
         let slot = &mut self.slots[at as usize];
+        if let (Some(old), Some(new), true) = (&mut slot.value, value, slot.epoch == self.open.epoch) {
+            if old.len() == new.len() {
+                // Nobody needs what was there: the generation's undo has what was before it.
+                old.copy_from_slice(new);
+                slot.used.set(true);
+                return Some(at);
+            }
+        }
         let new = value.map(Bytes::from);
         let n = key.len() + ENTRY_BYTES;
         self.bytes += new.as_ref().map_or(0, |v| n + v.len());
@@ -218,6 +237,7 @@ impl ByteStore {
             slot.epoch = self.open.epoch;
             self.open.touched.push((at, old));
         }
+        Some(at)
     }
 
     /// A slot for a key that has none, with what is elsewhere of it.

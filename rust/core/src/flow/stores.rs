@@ -140,6 +140,8 @@ pub struct Store {
     pub(super) swept: i64,
     /// Where somebody looks at what was told, not at what is: what was told last of keys whose changes wait in a cache.
     pub told: Option<HashMap<Vec<u8>, Option<Timed>>>,
+    /// A value on its way to its slot.
+    scratch: Writer,
 }
 
 /// What becomes of something that is put.
@@ -167,6 +169,7 @@ impl Store {
             rewritten: false,
             swept: i64::MIN,
             told: None,
+            scratch: Writer::default(),
         }
     }
 
@@ -184,11 +187,14 @@ impl Store {
         read_timed(&self.bytes.get(key)?)
     }
     pub fn put_raw(&mut self, key: &[u8], value: Option<(&Datum, i64)>) -> Result<(), Failure> {
-        match value {
-            Some((datum, ts)) => self.bytes.write(key, Some(&write_timed(datum, ts)?)),
-            None => self.bytes.write(key, None),
-        }
-        Ok(())
+        self.put_at(self.bytes.find(key), key, value).map(|_| ())
+    }
+    /// The same under a slot that was looked for; see [`ByteStore::write_at`].
+    fn put_at(&mut self, at: Option<u32>, key: &[u8], value: Option<(&Datum, i64)>) -> Result<Option<u32>, Failure> {
+        let Some((datum, ts)) = value else { return Ok(self.bytes.write_at(at, key, None)) };
+        self.scratch.bytes.clear();
+        encode_timed(datum, ts, &mut self.scratch)?;
+        Ok(self.bytes.write_at(at, key, Some(&self.scratch.bytes)))
     }
 
     /// `key_value`: a null value deletes.
@@ -342,11 +348,29 @@ impl Store {
 
     /// False if it has expired. A null value deletes.
     pub fn window_put(&mut self, start: i64, key: &[u8], value: &Datum, ts: i64) -> Result<bool, Failure> {
+        let whole = time_key(start, key);
+        let mut at = self.bytes.find(&whole);
+        self.window_put_at(&mut at, start, &whole, value, ts)
+    }
+
+    /// The same by a whole key, `time_key`, that was looked for: `at` is its slot, before and afterwards.
+    pub fn window_get_at(&self, at: Option<u32>, start: i64, whole: &[u8]) -> Option<Timed> {
+        self.seen(start).then(|| read_timed(&self.bytes.get_at(at, whole)?)).flatten()
+    }
+    pub fn window_put_at(
+        &mut self,
+        at: &mut Option<u32>,
+        start: i64,
+        whole: &[u8],
+        value: &Datum,
+        ts: i64,
+    ) -> Result<bool, Failure> {
         let admission = self.admit(start);
         if !admission.kept {
+            *at = self.bytes.find(whole); // letting go of it may have given it one
             return Ok(false);
         }
-        self.put_raw(&time_key(start, key), (!value.is_null()).then_some((value, ts)))?;
+        *at = self.put_at(*at, whole, (!value.is_null()).then_some((value, ts)))?;
         Ok(!admission.expired)
     }
 
@@ -519,9 +543,13 @@ pub fn key_bytes(key: &Datum) -> Result<Vec<u8>, Failure> {
 
 pub fn write_timed(datum: &Datum, ts: i64) -> Result<Vec<u8>, Failure> {
     let mut w = Writer { bytes: Vec::with_capacity(64) };
-    w.zigzag(ts);
-    datum.encode(&mut w).map_err(Failure::unstorable)?;
+    encode_timed(datum, ts, &mut w)?;
     Ok(w.bytes)
+}
+
+fn encode_timed(datum: &Datum, ts: i64, w: &mut Writer) -> Result<(), Failure> {
+    w.zigzag(ts);
+    datum.encode(w).map_err(Failure::unstorable)
 }
 
 pub fn read_timed(bytes: &[u8]) -> Option<Timed> {

@@ -32,9 +32,11 @@ pub struct Telling {
 #[derive(Default)]
 pub struct Teller {
     how: Telling,
-    /// What waits, a key once; `index` finds a key's place here.
+    /// What waits, a key once; `index` finds a key's place here, `by_slot` that of one whose slot in the store is known (what
+    /// it says of others is of earlier generations).
     waiting: Vec<Waiting>,
     index: HashTable<u32>,
+    by_slot: Vec<u32>,
     /// Places in `waiting`, by updates; the latest one of each key counts.
     updates: Vec<u32>,
     /// The key at hand, as bytes.
@@ -45,12 +47,17 @@ pub struct Teller {
 
 /// A change that is not told yet, with the value that was told last as `old`.
 struct Waiting {
+    /// Empty where it has a slot.
     key: Box<[u8]>,
+    /// In the store; `NO_SLOT`: it is found by its key.
+    slot: u32,
     record: Record,
     origin: Option<Origin>,
     /// Which of the updates is the key's latest.
     latest: usize,
 }
+
+const NO_SLOT: u32 = u32::MAX;
 
 /// Room for so many changes is always kept.
 const KEPT_MIN: usize = 1024;
@@ -93,11 +100,52 @@ impl Teller {
                 }
                 let at = waiting.len() as u32;
                 let record = Record { old, ..record };
-                waiting.push(Waiting { key: key.into(), record, origin: cx.origin(), latest });
+                waiting.push(Waiting { key: key.into(), slot: NO_SLOT, record, origin: cx.origin(), latest });
                 self.index.insert_unique(hash, at, |&at| xxh3_64(&waiting[at as usize].key));
                 at
             }
         };
+        self.updates.push(at);
+        self.store = Some(store);
+        Ok(())
+    }
+
+    /// The same of a key that has been written to `slot` of the store, in this generation: one that waits is found without its
+    /// bytes, and `key` makes it only for one that does not.
+    pub fn tell_of_slot(
+        &mut self,
+        store: usize,
+        slot: Option<u32>,
+        key: impl FnOnce() -> Datum,
+        change: Record,
+        stored: bool,
+        cx: Cx<'_>,
+    ) -> Done {
+        let latest = self.updates.len();
+        let waits = slot.and_then(|slot| {
+            let at = *self.by_slot.get(slot as usize)?;
+            self.waiting.get(at as usize).is_some_and(|w| w.slot == slot).then_some(at)
+        });
+        if let Some(at) = waits {
+            let waiting = &mut self.waiting[at as usize];
+            let take = std::mem::take::<Datum>;
+            let (key, old) = (take(&mut waiting.record.key), take(&mut waiting.record.old));
+            waiting.record = Record { key, old, ..change };
+            (waiting.origin, waiting.latest) = (cx.origin(), latest);
+            self.updates.push(at);
+            return Ok(());
+        }
+        let change = Record { key: key(), ..change };
+        // What waits under its bytes may be this key: it had no slot then.
+        let slot = slot.filter(|_| self.how.cached && self.index.is_empty() && cx.store(store).told.is_none());
+        let Some(slot) = slot else { return self.tell(store, change, stored, cx) };
+        if self.by_slot.len() <= slot as usize {
+            self.by_slot.resize((slot as usize + 1).next_power_of_two(), 0);
+        }
+        let at = self.waiting.len() as u32;
+        let record = Record { old: if stored { change.old } else { Datum::Null }, ..change };
+        self.waiting.push(Waiting { key: Box::default(), slot, record, origin: cx.origin(), latest });
+        self.by_slot[slot as usize] = at;
         self.updates.push(at);
         self.store = Some(store);
         Ok(())

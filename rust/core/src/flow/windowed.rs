@@ -13,9 +13,9 @@
 use serde::Deserialize;
 
 use super::aggregate::{told_at, Fold};
-use super::stores::{key_bytes, Store};
+use super::stores::{time_bytes, Store};
 use super::table::Teller;
-use super::{Cx, Done, Headers, Node, Record};
+use super::{Cx, Done, Failure, Headers, Node, Record};
 use crate::datum::Datum;
 use crate::window::NO_TIME;
 use crate::wire::{Reader, Writer};
@@ -157,6 +157,8 @@ pub struct WindowAggregate {
     pub teller: Teller,
     pub closing: Closing,
     pub seen: Seen,
+    /// The key at hand as the store has it: the window's start, then the key.
+    pub place: Vec<u8>,
 }
 
 impl Node for WindowAggregate {
@@ -165,7 +167,9 @@ impl Node for WindowAggregate {
             cx.count("dropped:null_key");
             return Ok(());
         }
-        let key = key_bytes(&record.key)?;
+        self.place.clear();
+        self.place.extend_from_slice(&time_bytes(0));
+        record.key.write_key(&mut self.place).map_err(Failure::unstorable)?;
         let close = self.seen.note(input, record.ts).saturating_sub(self.windowing.grace_ms());
         let fold = &self.folds[input];
         for (start, end) in self.windowing.holding(record.ts) {
@@ -173,18 +177,25 @@ impl Node for WindowAggregate {
                 cx.count("dropped:late");
                 continue;
             }
-            let stored = cx.store(self.store).window_get(start, &key);
-            let (before, ts) = match &stored {
-                Some((value, ts)) => (value.clone(), record.ts.max(*ts)),
+            self.place[..8].copy_from_slice(&time_bytes(start));
+            let (mut slot, stored) = {
+                let store = cx.store(self.store);
+                let slot = store.bytes.find(&self.place);
+                (slot, store.window_get_at(slot, start, &self.place))
+            };
+            let was = stored.is_some();
+            let (before, ts) = match stored {
+                Some((value, ts)) => (value, record.ts.max(ts)),
                 None => (fold.initial(cx)?, record.ts),
             };
             let after = fold.add(&record.key, &record.value, &before, cx)?;
-            count_refused(cx.store_mut(self.store).window_put(start, &key, &after, ts)?, cx);
+            let put = cx.store_mut(self.store).window_put_at(&mut slot, start, &self.place, &after, ts);
+            count_refused(put?, cx);
             if !self.closing.active {
-                let key = Datum::windowed(record.key.clone(), start, end);
+                let key = || Datum::windowed(record.key.clone(), start, end);
                 let ts = told_at(&self.teller, &after, ts, &record);
-                let change = Record::change(key, after, before, ts, record.headers.clone());
-                self.teller.tell(self.store, change, stored.is_some(), cx)?;
+                let change = Record::change(Datum::Null, after, before, ts, record.headers.clone());
+                self.teller.tell_of_slot(self.store, slot, key, change, was, cx)?;
             }
         }
         match self.windowing {
