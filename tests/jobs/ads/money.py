@@ -53,6 +53,10 @@ def terms(
     return (f"campaign:{number}", "CAMPAIGN", account, campaign, when, asked, status)
 
 
+def resume(number: object, when: datetime, account: str = "A", campaign: str = "c") -> Row:
+    return (f"resume:{number}", "RESUME", account, campaign, when, None, None)
+
+
 def refund(number: object, of: object, amount: object, account: str = "A", when: datetime = AT) -> Row:
     return (f"{number}", f"click:{of}", account, "c", when, Decimal(str(amount)))
 

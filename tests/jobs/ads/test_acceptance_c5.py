@@ -170,6 +170,33 @@ def test_a_pause_for_somebody_elses_reason_is_heeded(ledger: Ledger) -> None:
     assert told["click:e1"] == "NOT_ACTIVE"
 
 
+def test_a_campaign_is_active_again_when_the_next_day_begins(ledger: Ledger) -> None:
+    """C6: without a click, which nobody could make: it is not shown. A worker that was away at midnight makes up for it."""
+    with started(ledger, partitions=2, wall_clock="2024-01-15T11:00:00Z") as driver:
+        driver.input("ad-payments").pipe(PAID)
+        driver.input("campaign-events").pipe(CHANGED | {"daily_budget": 1200})
+        told = driver.output("campaign-events")
+        assert len(told.read()) == 1  # that one
+        driver.input("ad-clicks").pipe(event(1, 1200))
+        assert [(r.value["status"], r.value["reason"]) for r in told.read()] == [("PAUSED", "BUDGET")]
+        driver.advance_wall_clock("3h")
+        driver.restart()
+        driver.advance_wall_clock("59m")
+        assert told.read() == []
+        driver.restart()
+        driver.advance_wall_clock("5m")  # past 15:00 UTC, midnight in Seoul
+        [active] = told.read()
+        assert (active.value["status"], active.value["reason"], active.value["timestamp"]) == (
+            "ACTIVE",
+            "BUDGET",
+            "2024-01-15T15:00:00.000Z",
+        )
+        assert [r.value["posting_id"] for r in driver.output("ad-ledger").read()][-1].startswith("resume:click:e1/")
+        driver.advance_wall_clock("2d")
+        assert told.read() == []
+    ledger.check()
+
+
 def test_a_click_without_a_campaign_pauses_none(ledger: Ledger) -> None:
     with started(ledger, partitions=1) as driver:
         driver.input("ad-clicks").pipe(event(1, 1200, campaign_id=None))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.jobs.ads.money import AT, Ledger, at, click, deposit, names, refund, terms
+from tests.jobs.ads.money import AT, Ledger, at, click, deposit, names, refund, resume, terms
 
 pytestmark = pytest.mark.servers
 
@@ -157,4 +157,34 @@ def test_clicks_behind_a_pause_of_its_own_are_not_charged(funded: Ledger) -> Non
     funded.post(terms(3, None, when=AT + timedelta(minutes=3), status="ACTIVE"))
     [answer] = funded.post(click(3, 1200, when=AT + timedelta(minutes=4)))
     assert answer["status"] == "POSTED"
+    funded.check()
+
+
+def test_a_paused_campaign_is_looked_at_again_when_its_day_begins(funded: Ledger) -> None:
+    """No click comes for it: nobody is shown it. Midnight is the advertiser's."""
+    funded.query("UPDATE ads_ledger.advertiser SET zone = 'America/New_York' RETURNING 1")
+    funded.post(*(click(n, 50_000) for n in range(1, 4)))
+    [again] = funded.effects("RESUME")
+    assert again == {"effect": "RESUME", "campaign_id": "c", "day": "2024-01-15", "at": "2024-01-16T05:00:00.000Z"}
+    [answer] = funded.post(resume(1, at("05:00:00", 16)))
+    assert (answer["kind"], answer["status"], answer["amount"], answer["balance"]) == ("RESUME", "NOTED", 0, 9_900_000)
+    assert statuses(funded) == [("PAUSED", "BUDGET"), ("ACTIVE", "BUDGET")]
+    funded.post(
+        resume(1, at("05:00:00", 16)), resume(2, at("05:00:00", 16))
+    )  # redelivered; and one that finds nothing to do
+    assert statuses(funded) == [("PAUSED", "BUDGET"), ("ACTIVE", "BUDGET")]
+    funded.check()
+
+
+def test_a_pause_that_was_not_told_is_looked_at_again_too(funded: Ledger) -> None:
+    """It was paused for its balance when its budget was spent as well; a deposit is not enough before the day ends."""
+    funded.post(click(1, 90_000), click(2, 9_909_000, campaign="other"))
+    answers = funded.post(click(3, 5_000), click(4, 20_000))
+    assert [a["reason"] for a in answers] == ["NO_BALANCE", "OVER_BUDGET"]
+    assert statuses(funded) == [("PAUSED", "BALANCE")]
+    assert [e["campaign_id"] for e in funded.effects("RESUME")] == ["c"]
+    funded.post(deposit(2, 100_000))
+    assert statuses(funded) == [("PAUSED", "BALANCE")]
+    funded.post(resume(1, at("15:00:00")))
+    assert statuses(funded) == [("PAUSED", "BALANCE"), ("ACTIVE", "BUDGET")]
     funded.check()

@@ -74,12 +74,15 @@ class Model:
 
     def pause(self, c: Campaign, budget: tuple[Any, int] | None, balance: int | None) -> None:
         before = c.paused
+        again = []
         if budget is not None and c.lacks_budget is None:
             c.lacks_budget = budget
+            again = [f"look again after {budget[0]}"]
         if balance is not None and c.lacks_balance is None:
             c.lacks_balance = balance
         if not before:
             c.told.append("PAUSED")
+        c.told += again
 
     def post(self, rows: list[Row]) -> list[tuple[str, str | None, int]]:
         for row in rows:
@@ -98,6 +101,9 @@ class Model:
                 taken = price
                 self.balance[account] += price
                 self.lift(account, None)
+            elif kind == "RESUME":
+                status = "NOTED"
+                self.lift(account, day)
             elif kind == "CAMPAIGN":
                 status = "NOTED"
                 if price is not None and (c.terms is None or c.terms < (at, id)):
@@ -218,6 +224,8 @@ def histories(draw: st.DrawFn) -> tuple[list[tuple[str, list[Row]]], str]:
                 budget = draw(st.none() | st.sampled_from([0, 1000, 1200, 2400, 3000]))
                 asked = None if budget is None else Decimal(budget)
                 row = (f"campaign:{mine}{number:02}", "CAMPAIGN", draw(account), draw(campaign), when(), asked, None)
+            case 3:
+                row = (f"resume:{mine}{number}", "RESUME", draw(account), draw(campaign), when(), None, None)
             case _:
                 row = (
                     f"click:{mine}{number}",
@@ -276,9 +284,12 @@ def test_it_decides_as_a_plain_model_and_breaks_no_rule(
     )
     for row in rows_told:
         for e in row["effects"]:
-            told[row["advertiser_id"], e["campaign_id"]].append(
-                e["status"] if e["effect"] == "STATUS" else e["threshold"]
-            )
+            what = {
+                "STATUS": e.get("status"),
+                "ALERT": e.get("threshold"),
+                "RESUME": f"look again after {e.get('day')}",
+            }
+            told[row["advertiser_id"], e["campaign_id"]].append(what[e["effect"]])
     assert dict(told) == {key: c.told for key, c in model.campaigns.items() if c.told}
     waiting = shared.query("SELECT id FROM ads_ledger.waiting WHERE advertiser_id LIKE %s ORDER BY id", f"{mine}%")
     assert [row["id"] for row in waiting] == sorted(model.parked)

@@ -2,7 +2,8 @@
 
     ad-clicks ───────┐
     ad-payments ─────┼─ per advertiser ─ ads_ledger.post ─ once ─┬─ ad-ledger             what was decided of each
-    campaign-events ─┘                       (Postgres)          ├─ campaign-events       PAUSED, ACTIVE
+    campaign-events ─┤                       (Postgres)          ├─ campaign-events       PAUSED, ACTIVE
+    budget-resumes ──┘ when their day begins                     ├─ budget-resumes        when a paused campaign's next day begins
                                                                  ├─ budget-alerts         50, 80, 100 per cent
                                                                  ├─ compensation-released refunds that waited for this click
                                                                  └─ ad-ledger-alerts      an id that stands for something else
@@ -70,6 +71,15 @@ class CampaignEvent(ads.Record):
     daily_budget: Money | None
     status: Literal["PENDING", "ACTIVE", "PAUSED", "DELETED"] | None
     reason: str | None
+
+
+class Resume(ads.Record):
+    """A campaign that is paused for a day's budget, and when the next day begins."""
+
+    event_id: str
+    advertiser_id: str
+    campaign_id: str
+    resumes_at: datetime
 
 
 class Decision(ads.Record):
@@ -202,8 +212,22 @@ def ledger(app: ads.App, within: str = "1d") -> None:
             state=col("status"),
         )
     )
+    days = (
+        app.stream("budget-resumes", Resume)
+        .require(no_id=named("event_id", "campaign_id", "advertiser_id"))
+        .filter(ads.now() >= col("resumes_at"))
+        .select(
+            id=ads.concat_str(ads.lit("resume:"), col("event_id")),
+            type=ads.lit("RESUME"),
+            account=col("advertiser_id"),
+            campaign=col("campaign_id"),
+            at=col("resumes_at"),
+            sum=nothing.cast("decimal(15,2)"),
+            state=nothing.cast(str),
+        )
+    )
     decided = (
-        clicks.merge(payments, terms)
+        clicks.merge(payments, terms, days)
         .group_by("account")
         .ask_sql(
             "ads_ledger.post", schema=Decision, connection="ledger", migrations=MIGRATIONS, role=ROLE, name="postings"
@@ -215,6 +239,9 @@ def ledger(app: ads.App, within: str = "1d") -> None:
     booked.drop_columns("effects").to("ad-ledger", key="advertiser_id")
     following = effects(booked, "posting_id")
     publish(following)
+    following.filter((col("effect") == "RESUME") & (col("campaign_id") != "")).select(
+        "event_id", "advertiser_id", "campaign_id", "day", resumes_at=col("at")
+    ).to("budget-resumes", key="advertiser_id")
     following.filter(col("effect") == "REFUND").select(
         "refund_id", "advertiser_id", "campaign_id", "refund_amount", "event_id", timestamp=col("at")
     ).to("compensation-released", key="advertiser_id")

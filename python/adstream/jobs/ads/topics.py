@@ -43,4 +43,5 @@ TOPICS = (
     Topic("ad-ledger", 4, 7, "advertiser_id"),
     Topic("ad-ledger-alerts", 4, 7, "advertiser_id"),
     Topic("budget-alerts", 4, 7, "campaign_id"),
+    Topic("budget-resumes", 4, 7, "advertiser_id"),
 )

@@ -9,6 +9,7 @@
 --   REFUND     Dr platform:revenue          Cr adv:{id}:refunded,
 --              Dr adv:{id}:refunded         Cr adv:{id}:available      so its turnover is what was ever refunded
 --   CAMPAIGN   no entries: the terms that an event of the campaign set
+--   RESUME     no entries: a day has begun, whose budget is not spent yet
 --
 -- A posting and its lines are one statement (`INSERT … WITH`): triggers at its end see both, so neither can stand alone.
 
@@ -60,7 +61,7 @@ CREATE TABLE posting (
     seq bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
     id text PRIMARY KEY CHECK (octet_length(id) BETWEEN 1 AND 300),
     hash uuid NOT NULL,
-    kind text NOT NULL CHECK (kind IN ('DEPOSIT', 'CHARGE', 'REFUND', 'CAMPAIGN')),
+    kind text NOT NULL CHECK (kind IN ('DEPOSIT', 'CHARGE', 'REFUND', 'CAMPAIGN', 'RESUME')),
     advertiser_id text NOT NULL,
     campaign_id text,
     ref text,

@@ -149,22 +149,31 @@ LANGUAGE sql IMMUTABLE AS $$
     FROM unnest(ARRAY[50, 80, 100]) t WHERE t > $6 AND $5 > 0 AND $4 * 100 >= $5 * t
 $$;
 
--- Pauses a campaign, if it is not for this reason already; the effect, if it was active.
+-- Pauses a campaign, if it is not for this reason already; the effect, if it was active. A pause for a day's budget is looked at
+-- again when the next day begins: nobody may click on what nobody is shown.
 CREATE FUNCTION pause(at timestamptz, advertiser text, campaign text, reason text, price bigint, day date) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = ads_ledger, pg_temp AS $$
 DECLARE
     first boolean;
+    again jsonb;
 BEGIN
     IF reason = 'BUDGET' THEN
         UPDATE campaign k SET budget_price = price, budget_day = day
         WHERE k.advertiser_id = advertiser AND k.campaign_id = campaign AND k.budget_price IS NULL
         RETURNING k.balance_price IS NULL INTO first;
+        IF FOUND THEN
+            SELECT jsonb_build_array(jsonb_build_object('effect', 'RESUME', 'campaign_id', campaign, 'day', day, 'at',
+                to_char((day + 1)::timestamp AT TIME ZONE coalesce(a.zone, s.zone) AT TIME ZONE 'UTC',
+                    'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')))
+            INTO again FROM setting s, advertiser a WHERE a.advertiser_id = advertiser;
+        END IF;
     ELSE
         UPDATE campaign k SET balance_price = price
         WHERE k.advertiser_id = advertiser AND k.campaign_id = campaign AND k.balance_price IS NULL
         RETURNING k.budget_price IS NULL INTO first;
     END IF;
-    RETURN CASE WHEN first THEN jsonb_build_array(status_changed(at, advertiser, campaign, 'PAUSED', reason)) END;
+    RETURN nullif(CASE WHEN first THEN jsonb_build_array(status_changed(at, advertiser, campaign, 'PAUSED', reason))
+        ELSE '[]' END || coalesce(again, '[]'), '[]');
 END $$;
 
 -- The newest terms of a campaign; whether these are.
@@ -178,7 +187,7 @@ LANGUAGE sql SET search_path = ads_ledger, pg_temp AS $$
         AND (k.status_at IS NULL OR (k.status_at, k.status_id) < ($3, $4));
 $$;
 
--- Deposits, charges, and terms of campaigns, in the order in which they come.
+-- Deposits, charges, terms of campaigns, and days that have begun, in the order in which they come.
 CREATE FUNCTION post(
     id text[], type text[], account text[], campaign text[], at timestamptz[], sum numeric[], state text[]
 ) RETURNS TABLE (
@@ -316,6 +325,11 @@ BEGIN
                 UPDATE advertiser z SET available = z.available - take WHERE z.advertiser_id = r.adv;
             END IF;
             available[r.a] := available[r.a] + take;
+        ELSIF r.kind = 'RESUME' THEN  -- by the clock of who asks: it has waited for the day
+            PERFORM book(drafts);
+            drafts := '{}';
+            i := 0;
+            follows := lift(r.adv, r.at, r.day);
         ELSE
             PERFORM book(drafts);
             drafts := '{}';
@@ -338,7 +352,7 @@ BEGIN
         END IF;
         i := i + 1;
         drafts[i] := ROW(r.id, r.hash, r.kind, r.adv, r.campaign, NULL, r.at, r.day,
-            CASE WHEN why IS NOT NULL THEN 'UNBILLED' WHEN r.kind = 'CAMPAIGN' THEN 'NOTED' ELSE 'POSTED' END,
+            CASE WHEN why IS NOT NULL THEN 'UNBILLED' WHEN r.kind IN ('CAMPAIGN', 'RESUME') THEN 'NOTED' ELSE 'POSTED' END,
             why, r.price, take, available[r.a], spent[r.c], budgets[r.k], follows)::draft;
     END LOOP;
     PERFORM book(drafts);
