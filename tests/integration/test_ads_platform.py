@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import redis
 
 from adstream.jobs.ads.platform import JOBS
 from adstream.logs.kafka import KafkaLog
@@ -82,6 +83,12 @@ def test_all_jobs_run_under_one_supervisor(
         send(log, "ad-events", "device_id", *(click(*one) for one in CLICKS))
         until(lambda: balance("A50") == 1900, "the others are charged, by a ledger that was started again")
         assert children(supervisor.pid)["ads.ledger"] != killed
+        with redis.Redis.from_url(redis_server.url()) as shown:
+            # Three of its six clicks were given back.
+            until(
+                lambda: shown.hget("budget:c100", "spend") == b"3600.00",
+                "what is shown of the budget is what was charged",
+            )
         net = (
             "SELECT sum(click_count_net) FROM ad_performance_metrics_net WHERE campaign_id IN ('c100', 'c200', 'c300')"
         )

@@ -2,7 +2,7 @@
 
     ad-events ─▶ clicks ─▶ duplicates ──────▶ compensation
                     │           │                  ▲
-                    ├──▶ ledger ┼──────────────────┘
+                    ├──▶ ledger ┼──────────────────┴─▶ budget
                     ├──▶ attribution ◀─ conversion-events
                     ├──▶ net_performance
                     │         └─ product-metrics ─▶ ranking ◀─ campaign-events
@@ -28,6 +28,7 @@ JOBS = (
     PlatformJob("ads.duplicates", 1),
     PlatformJob("ads.ledger", 1),
     PlatformJob("ads.compensation", 1),
+    PlatformJob("ads.budget", 1),
     PlatformJob("ads.attribution", 1),
     PlatformJob("ads.performance", 1),
     PlatformJob("ads.net_performance", 1),
