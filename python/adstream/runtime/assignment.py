@@ -155,7 +155,7 @@ def prepare(
     ids: Mapping[str, str] = before.get("ids", {}) if before is not None else {}
     of_positions = log.topic_ids(assignment.positioned)
     remade.check_ids(app, {topic: ids[topic] for topic in of_positions if topic in ids}, of_positions)
-    of_globals = log.topic_ids(sorted({topic for topic, _ in assignment.globals}))
+    of_others = log.topic_ids(sorted({assignment.lease_topic, *(topic for topic, _ in assignment.globals)}))
     now = {**now, "ids": {**ids, **of_positions}}
     found_settings = log.topic_settings([spec.name for spec in assignment.topics])
     _check_settings(description, found_settings)
@@ -164,7 +164,7 @@ def prepare(
     sizes = {topic: int(found_settings.get(topic, {}).get("max.message.bytes", MESSAGE_BYTES)) for topic in dead}
     return replace(
         assignment,
-        ids={**of_globals, **of_positions},
+        ids={**of_others, **of_positions},
         dead_letter_bytes={topic: min(n, MESSAGE_BYTES) for topic, n in sizes.items()},
     )
 

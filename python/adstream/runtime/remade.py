@@ -10,7 +10,8 @@ kept with its ids in the manifest, of its first start on, and looked at
                        worker ends with the same error that every later start has, until somebody decides
 
 An input that gets more partitions is told in the same look: a start is refused then (`manifest.py`), and who runs would never
-read the new ones.
+read the new ones. So is a global table's topic that does. And the topic by which workers share tasks (`<app>-tasks`): without
+it the group gives nobody anything, and workers would stand still in good health. It holds nothing, so a start makes it anew.
 
 Which topics: inputs, shuffles, changelogs, topics of rules (how far a task has heard is part of its state), and what sinks
 are written from, whose positions lie in targets that outlive any topic. Global tables are read whole at each start: of their
@@ -31,6 +32,7 @@ from adstream.runtime.beside import Beside
 log = logging.getLogger(__name__)
 
 EVERY_MS = 2_000
+MISSED_MAX = 3
 
 
 def check_ids(
@@ -82,17 +84,30 @@ class Remade:
     Args:
         ids: topic -> id, of when it started.
         inputs: topic -> partitions; the same.
+        tables: of global tables; the same.
+        leases: the topic by which workers share tasks.
         beside: where the log is asked: it may take seconds, and the worker has leases to look after.
     """
 
     def __init__(
-        self, log_: Log, app: str, ids: Mapping[str, str], inputs: Mapping[str, int], beside: Beside[Any]
+        self,
+        log_: Log,
+        app: str,
+        ids: Mapping[str, str],
+        inputs: Mapping[str, int],
+        tables: Mapping[str, int],
+        leases: str,
+        beside: Beside[Any],
     ) -> None:
-        self._log, self._app, self._ids, self._inputs, self._beside = log_, app, ids, inputs, beside
+        self._log, self._app, self._inputs, self._tables, self._beside = log_, app, inputs, tables, beside
+        self._leases, self._lease_id = leases, ids.get(leases)
+        self._ids = {topic: id_ for topic, id_ in ids.items() if topic != leases}
         self._asked_ms: int | None = None
+        self._missed = 0
+        """Looks in a row that found no topic of leases: a broker that is just starting may not know it."""
 
     def look(self, now_ms: int) -> None:
-        """Without waiting. Raises ConfigError, see `check_ids`; or an input has another number of partitions."""
+        """Without waiting. Raises ConfigError, see `check_ids`; or a topic has another number of partitions, or is gone."""
         try:
             found: tuple[Mapping[str, str], Mapping[str, int]] | None = self._beside.take()
         except LogUnavailableError as error:  # the worker meets that, too
@@ -108,12 +123,33 @@ class Remade:
                         option="topics",
                         hint=f"start under another application id (`--app {self._app}-2`), or over (`adstream reset JOB`)",
                     )
+            for topic, count in self._tables.items():
+                if (now := found[1].get(topic, count)) != count:
+                    raise ConfigError(
+                        f"`{topic}` had {count} partitions and has {now}: the global table has nothing of the new ones",
+                        option="topics",
+                        hint="start the workers again: they read all there is",
+                    )
+            self._check_leases(found[0].get(self._leases))
         if not self._beside.busy and (self._asked_ms is None or now_ms - self._asked_ms >= EVERY_MS):
             self._asked_ms = now_ms
             self._beside.submit(self._ask)
 
+    def _check_leases(self, now: str | None) -> None:
+        if self._lease_id is None:
+            return
+        self._missed = self._missed + 1 if now is None else 0
+        if self._missed == MISSED_MAX or now not in (None, self._lease_id):
+            what = "deleted" if now is None else "deleted and made again"
+            raise ConfigError(
+                f"`{self._leases}`, by which workers share tasks, was {what}: nobody would be given any",
+                option="topics",
+                hint="start the workers again, all of them: it is made anew, and nothing is lost",
+            )
+
     def _ask(self) -> tuple[Mapping[str, str], Mapping[str, int]]:
-        return self._log.topic_ids(list(self._ids)), self._log.partitions(list(self._inputs))
+        ids = self._log.topic_ids([*self._ids, self._leases])
+        return ids, self._log.partitions([*self._inputs, *self._tables])
 
     def close(self) -> None:
         self._beside.close()

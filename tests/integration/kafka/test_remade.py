@@ -109,3 +109,19 @@ def test_an_input_that_gets_partitions_under_a_running_worker(scene: Scene) -> N
     again = scene.start(0)
     assert again.wait(NOTICED_S) == EXIT_CONFIG, again.tail()
     assert f"input `{SOURCE}` had 4 partitions and has 6" in again.text()
+
+
+@pytest.mark.slow
+def test_without_its_topic_of_leases_a_worker_ends_and_a_start_makes_it_anew(scene: Scene) -> None:
+    """The group gave it nothing any more, and it stood still in good health."""
+    worker = scene.start(0)
+    worker.until("-> running", START_S)
+    scene.send(Traffic(seed=3, events=3_000, rate=30))
+    log = KafkaLog(scene.kafka.bootstrap)
+    log.delete_topics([f"{APP}-tasks"])
+    log.close()
+    assert worker.wait(NOTICED_S) == EXIT_CONFIG, worker.tail()
+    assert f"`{APP}-tasks`, by which workers share tasks, was deleted" in worker.text(), worker.tail()
+    again = scene.start(0, "--stop-at-end")
+    assert again.wait(NOTICED_S + START_S) == 0, again.tail()
+    assert scene.compare() == []

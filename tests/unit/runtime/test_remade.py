@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from adstream.errors import ConfigError
@@ -10,6 +12,7 @@ from adstream.logs.embedded import EmbeddedLog
 from adstream.runtime import manifest
 from adstream.runtime.assignment import prepare
 from adstream.runtime.lifecycle import WorkerState
+from adstream.runtime.remade import MISSED_MAX
 from tests.unit.runtime.cluster import PARTITIONS, Cluster
 from tests.unit.runtime.echo_task import APP, CHANGELOG_0, EDGE, SINK, EchoPlan
 
@@ -104,3 +107,44 @@ def test_an_input_that_gets_partitions_under_a_running_worker() -> None:
         cluster.turns(1_000)
     assert f"--app {APP}-2" in str(error.value)
     assert worker.state is WorkerState.ERROR
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_without_its_topic_of_leases_a_group_gives_nobody_anything(again: bool) -> None:
+    cluster = Cluster()
+    worker = cluster.worker()
+    cluster.send_random(50)
+    cluster.settle()
+    log, topic = cluster.log, f"{APP}-tasks"
+    assert isinstance(log, EmbeddedLog)
+    count = log.partitions([topic])[topic]
+    log.delete_topics([topic])
+    if again:
+        log.create_topics([TopicSpec(topic, count)])
+    what = "deleted and made again: nobody" if again else "deleted: nobody"
+    with pytest.raises(ConfigError, match=f"`{topic}`, by which workers share tasks, was {what}"):
+        cluster.turns(2_000)
+    assert worker.state is WorkerState.ERROR
+    cluster.workers.clear()
+    cluster.worker()  # a start makes it anew
+    cluster.send_random(50, 3)
+    cluster.settle()
+    cluster.check()
+
+
+def test_a_broker_that_does_not_know_the_topic_of_leases_for_a_moment_is_no_reason_to_end() -> None:
+    cluster = Cluster()
+    cluster.worker()
+    real, looks = cluster.log.topic_ids, 0
+
+    def topic_ids(topics: Sequence[str]) -> dict[str, str]:
+        nonlocal looks
+        looks += 1
+        found = real(topics)
+        return found if looks % MISSED_MAX == 0 else {t: i for t, i in found.items() if t != f"{APP}-tasks"}
+
+    cluster.log.topic_ids = topic_ids  # type: ignore[method-assign]
+    cluster.send_random(50)
+    cluster.turns(2_000)
+    assert looks > 2 * MISSED_MAX
+    cluster.check()
