@@ -145,6 +145,9 @@ class RawBatch:
     def slice(self, start: int, stop: int) -> RawBatch: ...
     def with_offsets(self, first: int) -> RawBatch:
         """The same records numbered from `first` without gaps (what a log does on append)."""
+    @staticmethod
+    def merge(batches: Sequence[RawBatch]) -> RawBatch:
+        """All their records, each batch's in its own order, beside each other by their times; numbered from 0."""
     def to_bytes(self) -> bytes: ...
     @staticmethod
     def from_bytes(data: bytes) -> RawBatch: ...

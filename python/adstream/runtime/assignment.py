@@ -68,6 +68,8 @@ class TaskSpec:
     """Input topic -> where it begins without a committed position, if it is not its earliest record (`positions.py`)."""
     sources: tuple[str, ...] = ()
     """The operations that read topics of users, as `Task.stats` calls them."""
+    shuffles: frozenset[str] = frozenset()
+    """Edges through which records go one by one: whoever reads them takes the newest time for everybody's."""
 
     @property
     def name(self) -> str:
@@ -277,11 +279,13 @@ def enumerate_tasks(
         if changelog is not None:
             partitions[changelog] = count
         nodes = tuple(s["node"] for s in sub["sources"] if s["kind"] == "user" and "node" in s)
+        flows = {node["name"] for node in sub["nodes"] if node["op"] == "flow"}
+        shuffles = frozenset(o["topic"] for o in sub["outputs"] if o["kind"] == "edge" and o.get("node") in flows)
         for p in range(count):
             inputs = tuple((topic, p) for topic in topics if p < counts[topic])
             store = None if changelog is None else (changelog, p)
             starts = {topic: given for topic, given in description.get("starts", {}).items() if topic in counts}
-            tasks.append(TaskSpec(len(tasks), "stream", sub["id"], "", p, inputs, store, starts, nodes))
+            tasks.append(TaskSpec(len(tasks), "stream", sub["id"], "", p, inputs, store, starts, nodes, shuffles))
     for sink in description["sinks"]:
         for p in range(partitions[sink["topic"]]):
             tasks.append(TaskSpec(len(tasks), "sink", -1, sink["name"], p, ((sink["topic"], p),)))

@@ -39,7 +39,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from adstream._core import CoreError
+from adstream._core import CoreError, RawBatch
 from adstream.errors import (
     ConfigError,
     FatalError,
@@ -72,7 +72,7 @@ from adstream.runtime.task import FAILURES_MAX, Core, State, StreamTask
 from adstream.runtime.trim import SinkTrim
 
 if TYPE_CHECKING:
-    from adstream._core import Output, RawBatch
+    from adstream._core import Output
 
 log = logging.getLogger(__name__)
 
@@ -917,6 +917,7 @@ class Worker:
         self._hooks.step("close")
         closed: list[Closed] = []
         outputs: list[Output] = []
+        shuffled: dict[TopicPartition, list[RawBatch]] = {}
         copies: list[Copy] = []
         for task in self._to_close():
             rows, core, draining = task.rows, task.core, task.state is State.DRAINING
@@ -932,7 +933,11 @@ class Worker:
                     if draining:
                         self._let_go(task.spec.index)
                     continue
-                outputs += fitting(generation.outputs, self._dead_letter_bytes)
+                for output in fitting(generation.outputs, self._dead_letter_bytes):
+                    if output[0] in task.spec.shuffles:
+                        shuffled.setdefault(output[:2], []).append(output[2])
+                    else:
+                        outputs.append(output)
                 changelog = task.spec.changelog
                 if task.snapshot is not None and changelog is not None:
                     changes = [batch for topic, p, batch in generation.outputs if (topic, p) == changelog]
@@ -948,6 +953,9 @@ class Worker:
             closed.append(Closed(task, core, positions, rows, task.read_since(), draining))
             if self._one_by_one:
                 break
+        # Not one task's whole generation before the other's: at full speed that is more time than many a grace.
+        for (topic, partition), batches in shuffled.items():
+            outputs.append((topic, partition, batches[0] if len(batches) == 1 else RawBatch.merge(batches)))
         self._closed_ms = now
         server = self._settings.application_server
         have = tuple(sorted(self.running()))

@@ -3,6 +3,9 @@
 //! Every log hands these in and takes these out, so nothing else in the engine knows which log it runs on. Payloads lie
 //! in one arena; a batch has a serial form, used by the embedded log.
 
+use std::cmp::Reverse;
+use std::collections::binary_heap::{BinaryHeap, PeekMut};
+
 use crate::column::Bytes;
 
 /// Byte strings that may be null.
@@ -158,9 +161,72 @@ impl RawBatch {
     pub fn first_offset(&self) -> i64 {
         self.offsets.first().copied().unwrap_or(self.next_offset)
     }
+    /// All records of some batches, each batch's in its own order, beside each other by their times: always the batch goes on
+    /// whose time, the largest of its records so far, is the smallest; the first one of several.
+    pub fn merge(batches: &[&RawBatch]) -> RawBatch {
+        let mut out = RawBatch::default();
+        let bytes = |of: fn(&RawBatch) -> &OptBytes| batches.iter().map(|b| of(b).values.bytes.len()).sum();
+        out.reserve(batches.iter().map(|b| b.len()).sum(), bytes(|b| &b.values));
+        out.keys.values.bytes.reserve(bytes(|b| &b.keys));
+        let first = |of: usize| batches[of].timestamps.first().map(|&time| Reverse((time, of)));
+        let mut heads: BinaryHeap<Reverse<(i64, usize)>> = (0..batches.len()).filter_map(first).collect();
+        let mut rows = vec![0; batches.len()];
+        while let Some(mut head) = heads.peek_mut() {
+            let Reverse((time, of)) = *head;
+            let (batch, row) = (batches[of], rows[of]);
+            let headers = batch.headers_at(row).to_vec();
+            let offset = out.len() as i64;
+            out.push_with_headers(offset, batch.timestamps[row], batch.keys.get(row), batch.values.get(row), headers);
+            rows[of] += 1;
+            match batch.timestamps.get(row + 1) {
+                Some(&next) => *head = Reverse((time.max(next), of)),
+                None => {
+                    PeekMut::pop(head);
+                }
+            }
+        }
+        out
+    }
     /// The same records numbered from `first` without gaps: what a log does on append.
     pub fn with_offsets(&self, first: i64) -> RawBatch {
         let next_offset = first + self.len() as i64;
         RawBatch { offsets: (first..next_offset).collect(), next_offset, ..self.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn merged_batches_keep_their_orders_and_stand_by_their_times(
+            given in prop::collection::vec(prop::collection::vec((0i64..20, any::<bool>()), 0..8), 0..4),
+        ) {
+            let mut expected = vec![];
+            let mut batches = vec![];
+            for (of, rows) in given.iter().enumerate() {
+                let (mut batch, mut time) = (RawBatch::default(), 0);
+                for (row, &(at, null)) in rows.iter().enumerate() {
+                    time = at.max(time);
+                    let name = format!("{of}.{row}");
+                    let headers = if row == 1 { vec![(name.clone(), None)] } else { vec![] };
+                    batch.push_with_headers(row as i64 * 2, at, (!null).then_some(name.as_bytes()), Some(b"v"), headers.clone());
+                    expected.push((time, of, at, (!null).then_some(name), headers));
+                }
+                batches.push(batch);
+            }
+            expected.sort_by_key(|e| (e.0, e.1));
+            let merged = RawBatch::merge(&batches.iter().collect::<Vec<_>>());
+            prop_assert_eq!(merged.len(), expected.len());
+            prop_assert_eq!(merged.next_offset, expected.len() as i64);
+            for (row, (_, _, at, key, headers)) in expected.into_iter().enumerate() {
+                prop_assert_eq!((merged.offsets[row], merged.timestamps[row]), (row as i64, at));
+                prop_assert_eq!(merged.keys.get(row), key.as_ref().map(String::as_bytes));
+                prop_assert_eq!(merged.values.get(row), Some(&b"v"[..]));
+                prop_assert_eq!(merged.headers_at(row), &headers[..]);
+            }
+        }
     }
 }

@@ -95,6 +95,12 @@ impl PyRawBatch {
         py.detach(|| self.0.with_offsets(first).into())
     }
 
+    #[staticmethod]
+    fn merge(py: Python<'_>, batches: Vec<PyRef<'_, PyRawBatch>>) -> Self {
+        let batches: Vec<Arc<RawBatch>> = batches.iter().map(|b| b.0.clone()).collect();
+        py.detach(|| RawBatch::merge(&batches.iter().map(|b| &**b).collect::<Vec<_>>()).into())
+    }
+
     fn to_bytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, &py.detach(|| raw_serial::to_bytes(&self.0)))
     }
