@@ -105,6 +105,16 @@ def _moves(g: Gen) -> bool:
     return bool(marked or operators & {"group_by", "repartition", "fk_join"})
 
 
+def _apart(g: Gen) -> bool:
+    """Sources that never meet are sub-topologies of their own."""
+    groups: list[set[str]] = []
+    for node in g.nodes:
+        mine = {node["id"], *node.get("in", ())}
+        met = [group for group in groups if group & mine]
+        groups = [group for group in groups if not group & mine] + [mine.union(*met)]
+    return len(groups) > 1
+
+
 def _asks_its_task(g: Gen) -> bool:
     scripts = [node["script"] for node in g.nodes if "script" in node]
     return any(action[0] in ("stream_time", "task") for script in scripts for action in script["do"]) or any(
@@ -116,8 +126,11 @@ def _case(g: Gen, seed: int) -> Case:
     made: Case = {"name": g.name, "family": g.family, "seed": seed}
     if g.options:
         made["options"] = g.options
-    if _asks_its_task(g) and _moves(g):
+    if _asks_its_task(g) and (_moves(g) or _apart(g)):
         g.tags.add("one_task")
+    windows = [node["window"] for node in g.nodes if node.get("window", {}).get("type") == "session"]
+    if g.options.get("cache") and any(window["gap"] == window.get("grace", 0) == 0 for window in windows):
+        g.tags.add("session_of_nothing")
     if g.tags:
         made["tags"] = sorted(g.tags)
     made |= {"topics": g.topics}

@@ -31,6 +31,10 @@ TAGS = {
         "the test driver has one task for all sub-topologies, and so one stream time and one task id; a real application,"
         " and adstream, have one for each"
     ),
+    "session_of_nothing": (
+        "a session without gap and grace is over at once: the original's store lets go of it, with a cache it goes on with the"
+        " next record of that time, without one it does not, and here it never does"
+    ),
     "initial_old": (
         "without a cache, the first update of a stream's aggregate has the initializer's value as its old one, which a"
         " regrouping then subtracts"
@@ -46,6 +50,7 @@ _AMOUNT = {"fewer", "more", "seen", "dropped", "stores", "value"}
 DELIBERATE = {
     "suppress_inclusive": _AMOUNT - {"more"},
     "waiting_fails": _AMOUNT,
+    "session_of_nothing": _AMOUNT,
     "one_task": _AMOUNT | {"key"},
     "cached_windows": {"value", "seen", "stores"},
 }

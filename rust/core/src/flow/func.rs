@@ -174,7 +174,13 @@ impl Lookup {
     pub fn get(&self, cx: Cx<'_>, key: &Datum) -> Result<Option<(Datum, i64)>, Failure> {
         Ok(match self {
             Lookup::Store(index) => cx.latest(*index, key)?,
-            Lookup::Told(index) => cx.store(*index).latest_told(key)?,
+            Lookup::Told(index) => {
+                let waiting = cx.store(*index).waiting_told(key)?;
+                match waiting {
+                    Some(told) => told,
+                    None => cx.latest(*index, key)?,
+                }
+            }
             Lookup::Global(index) => cx.graph.globals.get(*index, &key_bytes(key)?),
             Lookup::Filter { of, predicate, negate } => match of.get(cx, key)? {
                 Some((value, ts)) if predicate.holds(cx, key, &[&value])? != *negate => Some((value, ts)),

@@ -205,14 +205,12 @@ impl Store {
         self.put_raw(&key_bytes(key)?, (!value.is_null()).then_some((value, ts)))
     }
 
-    /// As it was told last.
-    pub fn latest_told(&self, key: &Datum) -> Result<Option<Timed>, Failure> {
-        if let Some(waiting) = self.told.as_ref().filter(|t| !t.is_empty()) {
-            if let Some(told) = waiting.get(&key_bytes(key)?) {
-                return Ok(told.clone());
-            }
+    /// What was told last of a key that has something to tell; `None`: what it has was told.
+    pub fn waiting_told(&self, key: &Datum) -> Result<Option<Option<Timed>>, Failure> {
+        match self.told.as_ref().filter(|t| !t.is_empty()) {
+            Some(waiting) => Ok(waiting.get(&key_bytes(key)?).cloned()),
+            None => Ok(None),
         }
-        self.latest(key)
     }
 
     /// All has been told, or never happened.
