@@ -33,6 +33,7 @@ def test_who_is_shown_and_at_what_price(tmp_path: Path, redis_server: Redis):
             for id, bid in (("A", 1500), ("B", 1200), ("C", 3000))
         ]
         campaigns.append(common | {"campaign_id": "D", "category": "전자제품/컴퓨터"})
+        campaigns.append(common | {"campaign_id": "E", "category": "audio: 50% off"})
         rates = [("pA", 0.01, 0.005), ("pB", 0.02, 0.01), ("pC", 0.005, 0.002)]
         prices = [("pA", 1_000_000), ("pB", 300_000), ("pC", 50_000)]
         inputs = {
@@ -57,5 +58,6 @@ def test_who_is_shown_and_at_what_price(tmp_path: Path, redis_server: Redis):
         [best] = auction.who("HOME", "electronics")
         assert (best.campaign_id, best.advertiser_id, best.product_id) == ("B", "advertiser_50", "pB")
         assert [offer.campaign_id for offer in auction.who("HOME", "전자제품/컴퓨터")] == ["D"]
+        assert [offer.campaign_id for offer in auction.who("HOME", "audio: 50% off")] == ["E"]
         assert auction.who("SEARCH", "electronics") == []
         assert auction.ranked("SEARCH", "electronics").version == 0

@@ -6,6 +6,9 @@ import json
 from decimal import Decimal
 from typing import NamedTuple, Protocol
 
+ESCAPES = str.maketrans({"%": "%25", ":": "%3A"})
+"""As the sink writes names into `rtb:{placement}:{category}`: a colon in one of them is none of the template's."""
+
 
 class Redis(Protocol):
     """The one command of a Redis client that is used."""
@@ -49,7 +52,8 @@ class Auction:
 
     def ranked(self, placement: str, category: str) -> Ranked:
         """The whole list. Version 0 and no offers where there never was a campaign."""
-        found = self._redis.hmget(f"rtb:{placement}:{category}", ["version", "total_campaigns", "ranking_list"])
+        name = f"rtb:{placement.translate(ESCAPES)}:{category.translate(ESCAPES)}"
+        found = self._redis.hmget(name, ["version", "total_campaigns", "ranking_list"])
         version, total, lines = found
         if version is None or total is None or lines is None:
             return Ranked(0, 0, [])
