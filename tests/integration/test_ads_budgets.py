@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -15,10 +16,19 @@ from hypothesis import strategies as st
 
 from adstream.jobs.ads import Budgets, Standing
 from adstream.jobs.ads.budgets import LEAST
-from tests.servers import Redis
+from adstream.logs.kafka import KafkaLog
+from tests.integration.test_ads_golden import send
+from tests.servers import Kafka, Redis
 from tests.unit.cli.support import call
 
 TODAY = date(2024, 1, 15)
+
+
+@pytest.fixture(scope="module")
+def kafka() -> Iterator[Kafka]:
+    """One of its own: topics have the names that the job gives them."""
+    with Kafka() as server:
+        yield server
 
 
 def standing(spend: object, budget: object = 100_000) -> Standing:
@@ -111,3 +121,40 @@ def test_what_is_in_flight_is_not_negative() -> None:
         standing(1).stops(-1)
     with pytest.raises(ValueError, match="at least 0"):
         standing(1).stops(Decimal("-0.01"))
+
+
+@pytest.mark.servers
+@pytest.mark.timeout(300)
+def test_what_redis_has_lost_is_built_anew_from_the_topics(
+    log: KafkaLog, kafka: Kafka, redis_server: Redis, tmp_path: Path
+) -> None:
+    url = redis_server.url(6)
+    where = ["--bootstrap", kafka.bootstrap, "--redis", url]
+    assert call("topics", "create", "ads", "--bootstrap", kafka.bootstrap, cwd=tmp_path)[0] == 0
+    charges = [
+        {
+            "posting_id": f"click:{n}",
+            "kind": "CHARGE",
+            "status": "POSTED",
+            "advertiser_id": f"A{n % 2}",
+            "campaign_id": f"c{n % 2}",
+            "timestamp": f"{TODAY}T03:00:00Z",
+            "day": str(TODAY),
+            "amount": "1200",
+            "budget": "100000",
+        }
+        for n in range(20)
+    ]
+    send(log, "ad-ledger", "advertiser_id", *charges)
+    refund = {"refund_id": "r", "timestamp": f"{TODAY}T03:00:00Z", "status": "APPLIED", "advertiser_id": "A1"}
+    send(log, "refund-applied", "advertiser_id", refund | {"campaign_id": "c1", "day": str(TODAY), "amount": "2400"})
+    run = ("run", "ads.budget", *where, "--create-topics", "--stop-at-end")
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+        for _ in range(2):
+            code, _, err = call(*run, cwd=tmp_path)
+            assert code == 0, err
+            assert [Budgets(client).of(c, TODAY) for c in ("c0", "c1")] == [standing(12_000), standing(9_600)]
+            client.flushdb()
+            code, _, err = call("reset", "ads.budget", *where, "--to-earliest", "--yes", cwd=tmp_path)
+            assert code == 0, err
