@@ -117,8 +117,11 @@ def _apart(g: Gen) -> bool:
 
 def _asks_its_task(g: Gen) -> bool:
     scripts = [node["script"] for node in g.nodes if "script" in node]
-    return any(action[0] in ("stream_time", "task") for script in scripts for action in script["do"]) or any(
-        every["type"] == "stream" for script in scripts for every in script.get("every", ())
+    actions = [action for script in scripts for action in script["do"]]
+    schedules = [every for script in scripts for every in script.get("every", ())]
+    schedules += [action[1] for action in actions if action[0] == "schedule"]
+    return any(action[0] in ("stream_time", "task") for action in actions) or any(
+        s["type"] == "stream" for s in schedules
     )
 
 
