@@ -49,7 +49,7 @@ TAGS = {
 _AMOUNT = {"fewer", "more", "seen", "dropped", "stores", "value"}
 DELIBERATE = {
     "suppress_inclusive": _AMOUNT - {"more"},
-    "waiting_fails": _AMOUNT,
+    "waiting_fails": _AMOUNT | {"key"},
     "session_of_nothing": _AMOUNT,
     "one_task": _AMOUNT | {"key"},
     "cached_windows": {"value", "seen", "stores"},
