@@ -35,6 +35,13 @@ def kafka() -> Iterator[Kafka]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def redis_server() -> Iterator[Redis]:
+    """Likewise: a job that is told of another broker's positions there refuses to write."""
+    with Redis() as server:
+        yield server
+
+
 def children(parent: int) -> dict[str, int]:
     """Process ids by job."""
     found = {}

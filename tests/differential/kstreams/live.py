@@ -123,8 +123,11 @@ MOVES = {"map", "flat_map", "select_key", "process", "add_processor"}
 
 
 def moves(case: Case) -> bool:
-    """Whether a record may be written to a partition that another task writes to, as well."""
-    return any(
+    """Whether a record may be written to a partition that another task writes to, as well. A window's key goes by the key
+    inside, wherever that lies; of windows of windowed keys that is the windowed key, with its time."""
+    keys = [about["key"] for about in case["topics"].values() if about.get("out")]
+    nested = any(key.count("windowed:") + key.count("session:") > 1 for key in keys)
+    return nested or any(
         node["op"] in MOVES or "partitioner" in node or (node["op"] == "to_stream" and "fn" in node)
         for node in case["nodes"]
     )
