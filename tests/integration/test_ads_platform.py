@@ -108,6 +108,8 @@ def test_all_jobs_run_under_one_supervisor(
     finally:
         supervisor.kill()
         print((tmp_path / "all.log").read_text()[-6000:])
-    assert "ads.ledger worker 0 ended with -9; starting it again" in (tmp_path / "all.log").read_text()
+    said = (tmp_path / "all.log").read_text()
+    assert "ads.ledger worker 0 ended with -9; starting it again" in said
+    assert "ads.clicks worker 0 INFO    adstream.runtime" in said
     code, told, _ = call("audit", "ads", "--sql", url, *where, cwd=tmp_path)
     assert (code, "clean" in told.splitlines()[-1]) == (0, True)

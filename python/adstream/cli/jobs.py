@@ -24,6 +24,9 @@ def find(name: str) -> Topology:
         if "" not in sys.path:
             sys.path.insert(0, "")  # as `python -m` does: jobs lie in the directory one stands in
         return _attribute(_module(module), attribute)
+    if (platform := platform_jobs(name)) is not None:
+        jobs = ", ".join(f"`{job.name}`" for job in platform[0])
+        raise ConfigError(f"`{name}` is several jobs", option="JOB", hint=f"one of {jobs}")
     if not _exists(_PREFIX + name):
         known = sorted(_known())
         raise ConfigError(

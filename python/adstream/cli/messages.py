@@ -9,6 +9,7 @@ import sys
 from datetime import UTC, datetime
 
 from adstream.errors import ConfigError
+from adstream.runtime.supervisor import JOB
 
 _LEVELS = (logging.INFO, logging.DEBUG)
 
@@ -16,11 +17,11 @@ _LEVELS = (logging.INFO, logging.DEBUG)
 def configure(verbose: int = 0, form: str = "text", *, quiet: bool = False) -> None:
     """`quiet`: errors only, unless more is asked for."""
     handler = logging.StreamHandler(sys.stderr)
-    slot = os.environ.get("ADSTREAM_SLOT")
+    job, slot = os.environ.get(JOB), os.environ.get("ADSTREAM_SLOT")
     if form == "json":
-        handler.setFormatter(JsonFormatter(slot))
+        handler.setFormatter(JsonFormatter(slot, job))
     elif form == "text":
-        worker = f" worker {slot}" if slot else ""
+        worker = (f" {job}" if job else "") + (f" worker {slot}" if slot else "")
         handler.setFormatter(logging.Formatter(f"%(asctime)s{worker} %(levelname)-7s %(name)s: %(message)s"))
     else:
         raise ConfigError(f"`{form}` is neither text nor json", option="--log-format")
@@ -33,9 +34,9 @@ def configure(verbose: int = 0, form: str = "text", *, quiet: bool = False) -> N
 
 
 class JsonFormatter(logging.Formatter):
-    def __init__(self, slot: str | None = None) -> None:
+    def __init__(self, slot: str | None = None, job: str | None = None) -> None:
         super().__init__()
-        self._slot = slot
+        self._whose = {name: said for name, said in (("job", job), ("worker", slot)) if said is not None}
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -43,9 +44,8 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **self._whose,
         }
-        if self._slot is not None:
-            line["worker"] = self._slot
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)

@@ -30,19 +30,27 @@ def start(
     """
     chosen = choose(options)
     messages.configure(chosen.verbose, chosen.log_format)
-    _check(name, chosen)
+    _check(name, chosen, bool(getattr(options, "from_", None)))
     programs = _programs(jobs, stand_ins, chosen, options, "replay" if bars else "run")
     patience = chosen.settings.drain_timeout_ms / 1000 + STOPPING_S
-    # To the end one after the other: what one writes the next ones read.
-    rounds = [[program] for program in programs] if chosen.stop_at_end else [programs]
-    for one in rounds:
-        if code := Supervisor(one, drain_timeout_s=patience).run():
-            raise typer.Exit(code)
+    raise typer.Exit(supervise(programs, patience, in_turn=chosen.stop_at_end))
 
 
-def _check(name: str, chosen: Chosen) -> None:
+def supervise(programs: Sequence[Program], drain_timeout_s: float, *, in_turn: bool) -> int:
+    """Until all have ended; returns the exit code. `in_turn`: to the end one after the other, as what one writes the next ones
+    read; who stops one stops them all."""
+    for together in [[program] for program in programs] if in_turn else [programs]:
+        supervisor = Supervisor(together, drain_timeout_s=drain_timeout_s)
+        code = supervisor.run()
+        if code or supervisor.stopped:
+            return code
+    return 0
+
+
+def _check(name: str, chosen: Chosen, from_files: bool) -> None:
     settings = chosen.settings
-    for option, given in (("--app", settings.app), ("--set", chosen.job), ("--input", chosen.inputs)):
+    of_one = (("--app", settings.app), ("--set", chosen.job), ("--input", chosen.inputs), ("--from", from_files))
+    for option, given in of_one:
         if given:
             raise ConfigError(
                 f"`{name}` is several jobs, and this is of one",

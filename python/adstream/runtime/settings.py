@@ -254,7 +254,7 @@ def value_of(name: str, kind: str, value: object, option: str) -> object:
     return str(value)
 
 
-_OTHERS = ("config", "bootstrap", "supervisor")
+_OTHERS = ("config", "bootstrap", "supervisor", "job")
 """Variables that are neither settings nor keys of a file."""
 
 

@@ -40,6 +40,8 @@ BACKOFF_FIRST_S, BACKOFF_MAX_S, HEALTHY_S = 1.0, 60.0, 60.0
 POLL_S = 0.05
 PARENT = "ADSTREAM_SUPERVISOR"
 """Tells a worker the supervisor's process id."""
+JOB = "ADSTREAM_JOB"
+"""Tells it its job's name, where there are several: for its log."""
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
@@ -63,7 +65,7 @@ class Program:
     command: Sequence[str]
     workers: int = 1
     name: str = ""
-    """For the log, where there are several."""
+    """For the logs, where there are several."""
     environ: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -101,6 +103,11 @@ class Supervisor:
         self._proven = False
         """Some worker was in good health: what is wrong later is not a setting."""
 
+    @property
+    def stopped(self) -> bool:
+        """Somebody stopped it, or a wrong setting did: workers did not end by themselves."""
+        return self._signal is not None
+
     def run(self) -> int:
         """Until all workers have ended; returns the exit code."""
         before = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -126,6 +133,7 @@ class Supervisor:
         if child.process is None:
             if now >= child.start_at_s:
                 told = {"ADSTREAM_SLOT": str(child.slot), "ADSTREAM_WORKERS": "1", PARENT: str(os.getpid())}
+                told |= {JOB: child.program.name} if child.program.name else {}
                 environ = {**self._environ, **child.program.environ, **told}
                 child.process = subprocess.Popen(child.program.command, env=environ)
                 child.started_s = now

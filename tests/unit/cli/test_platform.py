@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +14,9 @@ import pytest
 from adstream import Built
 from adstream.cli.jobs import find
 from adstream.cli.options import RunOptions, parse
-from adstream.cli.platform import arguments
+from adstream.cli.platform import arguments, supervise
 from adstream.jobs.ads.platform import CONNECTIONS, JOBS
+from adstream.runtime.supervisor import Program
 from tests.unit.cli.support import invoke
 
 
@@ -39,13 +44,14 @@ def test_every_worker_is_given_what_was_said_but_what_is_its_own() -> None:
         (["--set", "grace=1s"], "--set"),
         (["--app", "mine"], "--app"),
         (["--input", "ad-events=x.jsonl"], "--input"),
+        (["--from", "jsonl:ad-events=x.jsonl"], "--from"),
         (["--log", "dir:here"], "--log"),
         (["--log", "memory:"], "--log"),
     ],
 )
 def test_what_is_of_one_job_is_refused(given: list[str], named: str) -> None:
     where = [] if named == "--log" else ["--bootstrap", "127.0.0.1:1"]
-    refused = invoke("run", "ads", *where, *given)
+    refused = invoke("replay" if named == "--from" else "run", "ads", *where, *given)
     assert refused.exit_code == 2
     assert named in refused.stderr
 
@@ -53,6 +59,39 @@ def test_what_is_of_one_job_is_refused(given: list[str], named: str) -> None:
 def test_which_log_has_to_be_said() -> None:
     refused = invoke("run", "ads")
     assert (refused.exit_code, "--log" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("command", [["describe"], ["doctor", "--bootstrap", "127.0.0.1:1"], ["upgrade", "check"]])
+def test_what_is_asked_of_one_job_names_them(command: list[str]) -> None:
+    verb, *more = command
+    refused = invoke(verb, *more[:1], "ads") if verb == "upgrade" else invoke(verb, "ads", *more)
+    assert refused.exit_code == 2
+    assert "`ads` is several jobs" in refused.stderr
+    assert "`ads.clicks`, `ads.duplicates`" in refused.stderr
+
+
+def test_who_stops_one_of_them_in_turn_stops_them_all(tmp_path: Path) -> None:
+    """The others began after Ctrl-C, one by one."""
+    ready = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+pathlib.Path(sys.argv[1]).touch()
+"""
+    programs = [
+        Program([sys.executable, "-c", ready + rest, str(tmp_path / name)], 1, name)
+        for name, rest in (("first", ""), ("second", "time.sleep(60)"), ("third", ""))
+    ]
+
+    def interrupt() -> None:
+        while not (tmp_path / "second").exists():
+            time.sleep(0.01)
+        signal.raise_signal(signal.SIGTERM)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert supervise(programs, 30, in_turn=True) == 0
+    thread.join()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
 
 
 def written_by(built: Built) -> set[str]:

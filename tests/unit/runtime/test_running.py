@@ -151,9 +151,11 @@ def test_too_many_dead_letters_stop_the_workers_of_one_job(tmp_path: Path) -> No
     programs = []
     for name, body in bodies.items():
         (tmp_path / name).mkdir()
-        programs.append(Program([sys.executable, "-c", CHILD + body, str(tmp_path / name)], 2, name, {"X": "y"}))
+        body = "(place / os.environ['ADSTREAM_JOB']).touch()\n" + body
+        programs.append(Program([sys.executable, "-c", CHILD + body, str(tmp_path / name)], 2, name))
     assert Supervisor(programs, drain_timeout_s=30).run() == 3
-    assert sorted(path.name for path in tmp_path.glob("*/*")) == ["0-0", "0-0", "1-0", "1-0"]
+    found = sorted("/".join(path.parts[-2:]) for path in tmp_path.glob("*/*"))
+    assert found == [f"{name}/{file}" for name in ("other", "tripped") for file in ("0-0", "1-0", name)]
 
 
 def test_what_was_right_for_a_minute_is_started_again_although_a_server_is_away(tmp_path: Path) -> None:

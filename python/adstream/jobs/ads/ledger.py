@@ -155,43 +155,42 @@ def conflicts(decided: ads.Stream, id: str) -> None:
     ).to("ad-ledger-alerts", key="advertiser_id")
 
 
+def asked(
+    rows: ads.Stream,
+    kind: str,
+    id: str,
+    *,
+    campaign: bool = True,
+    at: str = "timestamp",
+    sum: str = "",
+    state: str = "",
+) -> ads.Stream:
+    """Rows as `ads_ledger.post` takes them, each under its id. `id`, `at`, `sum`, `state`: columns; empty: null."""
+    nothing = ads.lit(None)
+    prefix = {"CHARGE": "click:", "DEPOSIT": "payment:", "CAMPAIGN": "campaign:", "RESUME": "resume:"}[kind]
+    return rows.select(
+        id=ads.concat_str(ads.lit(prefix), col(id)),
+        type=ads.lit(kind),
+        account=col("advertiser_id"),
+        campaign=col("campaign_id") if campaign else nothing.cast(str),
+        at=col(at),
+        sum=col(sum) if sum else nothing.cast(Money),
+        state=col(state) if state else nothing.cast(str),
+    )
+
+
 @ads.topology
 def ledger(app: ads.App, within: str = "1d") -> None:
     """The ledger of advertisers. `within`: for how long an answer that is given again is not told again."""
-    nothing = ads.lit(None)
-    clicks = (
-        app.stream("ad-clicks", Click, timestamp="timestamp")
-        .require(
-            no_id=named("event_id", "advertiser_id"),
-            id_too_long=short("event_id", "advertiser_id", "campaign_id"),
-            bad_price=(col("actual_price") >= 0).fill_null(False),
-        )
-        .select(
-            id=ads.concat_str(ads.lit("click:"), col("event_id")),
-            type=ads.lit("CHARGE"),
-            account=col("advertiser_id"),
-            campaign=col("campaign_id"),
-            at=col("timestamp"),
-            sum=col("actual_price"),
-            state=nothing.cast(str),
-        )
+    clicks = app.stream("ad-clicks", Click, timestamp="timestamp").require(
+        no_id=named("event_id", "advertiser_id"),
+        id_too_long=short("event_id", "advertiser_id", "campaign_id"),
+        bad_price=(col("actual_price") >= 0).fill_null(False),
     )
-    payments = (
-        app.stream("ad-payments", Payment, timestamp="timestamp", max_ahead="1d")
-        .require(
-            no_id=named("payment_id", "advertiser_id"),
-            id_too_long=short("payment_id", "advertiser_id"),
-            bad_amount=col("amount") > 0,
-        )
-        .select(
-            id=ads.concat_str(ads.lit("payment:"), col("payment_id")),
-            type=ads.lit("DEPOSIT"),
-            account=col("advertiser_id"),
-            campaign=nothing.cast(str),
-            at=col("timestamp"),
-            sum=col("amount"),
-            state=nothing.cast(str),
-        )
+    payments = app.stream("ad-payments", Payment, timestamp="timestamp", max_ahead="1d").require(
+        no_id=named("payment_id", "advertiser_id"),
+        id_too_long=short("payment_id", "advertiser_id"),
+        bad_amount=col("amount") > 0,
     )
     terms = (
         app.stream("campaign-events", CampaignEvent, timestamp="timestamp", max_ahead="1d")
@@ -202,32 +201,19 @@ def ledger(app: ads.App, within: str = "1d") -> None:
             id_too_long=short("event_id", "campaign_id", "advertiser_id"),
             bad_budget=(col("daily_budget") >= 0).fill_null(True),
         )
-        .select(
-            id=ads.concat_str(ads.lit("campaign:"), col("event_id")),
-            type=ads.lit("CAMPAIGN"),
-            account=col("advertiser_id"),
-            campaign=col("campaign_id"),
-            at=col("timestamp"),
-            sum=col("daily_budget"),
-            state=col("status"),
-        )
     )
     days = (
         app.stream("budget-resumes", Resume)
         .require(no_id=named("event_id", "campaign_id", "advertiser_id"))
         .filter(ads.now() >= col("resumes_at"))
-        .select(
-            id=ads.concat_str(ads.lit("resume:"), col("event_id")),
-            type=ads.lit("RESUME"),
-            account=col("advertiser_id"),
-            campaign=col("campaign_id"),
-            at=col("resumes_at"),
-            sum=nothing.cast("decimal(15,2)"),
-            state=nothing.cast(str),
-        )
     )
     decided = (
-        clicks.merge(payments, terms, days)
+        asked(clicks, "CHARGE", "event_id", sum="actual_price")
+        .merge(
+            asked(payments, "DEPOSIT", "payment_id", campaign=False, sum="amount"),
+            asked(terms, "CAMPAIGN", "event_id", sum="daily_budget", state="status"),
+            asked(days, "RESUME", "event_id", at="resumes_at"),
+        )
         .group_by("account")
         .ask_sql(
             "ads_ledger.post", schema=Decision, connection="ledger", migrations=MIGRATIONS, role=ROLE, name="postings"
