@@ -147,7 +147,9 @@ def test_a_wrong_setting_stops_all(tmp_path: Path) -> None:
 
 
 def test_too_many_dead_letters_stop_the_workers_of_one_job(tmp_path: Path) -> None:
-    bodies = {"tripped": "sys.exit(3) if slot == '0' else time.sleep(60)", "other": "time.sleep(1)"}
+    # The one that trips waits until the other of its job is there to be stopped.
+    trips = "while not (place / '1-0').exists(): time.sleep(0.01)\nsys.exit(3)"
+    bodies = {"tripped": f"if slot == '1': time.sleep(60)\n{trips}", "other": "time.sleep(1)"}
     programs = []
     for name, body in bodies.items():
         (tmp_path / name).mkdir()
