@@ -101,6 +101,19 @@ def test_a_budget_below_the_spend_pauses_at_once(funded: Ledger) -> None:
     funded.check()
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_a_lowered_budget_of_which_so_much_is_spent_is_told(funded: Ledger, together: bool) -> None:
+    """Of one that is below the spend no click tells: it is paused."""
+    steps = [[*(click(n, 1200) for n in range(1, 51))], [terms(2, 70_000, when=AT + timedelta(minutes=1))]]
+    steps += [[click(51, 100)], [terms(3, 60_000, when=AT + timedelta(minutes=2)), click(52, 100)]]
+    for rows in [[row for rows in steps for row in rows]] if together else steps:
+        funded.post(*rows)
+    told = [(e["threshold"], e["spend"], e["budget"]) for e in funded.effects("ALERT")]
+    assert told == [(50, 50_400, 100_000), (80, 60_000, 70_000), (100, 60_100, 60_000)]
+    assert statuses(funded) == [("PAUSED", "BUDGET")]
+    funded.check()
+
+
 def test_a_raised_budget_that_is_too_small_for_the_price_leaves_it_paused(funded: Ledger) -> None:
     funded.post(*(click(n, 1200) for n in range(1, 85)))
     funded.post(terms(2, 100_799, when=AT + timedelta(minutes=1)))

@@ -84,6 +84,12 @@ class Model:
             c.told.append("PAUSED")
         c.told += again
 
+    def alert(self, c: Campaign, day: Any) -> None:
+        for level in (50, 80, 100):
+            if c.budget and level > c.alerted[day] and c.spend[day] * 100 >= c.budget * level:
+                c.alerted[day] = level
+                c.told.append(level)
+
     def post(self, rows: list[Row]) -> list[tuple[str, str | None, int]]:
         for row in rows:
             self.known.add(row[2])
@@ -110,6 +116,8 @@ class Model:
                     c.budget, c.terms = price, (at, id)
                 self.lift(account, day)
                 days = [d for d in c.billed if d >= day]
+                if days:
+                    self.alert(c, max(days))
                 if days and c.budget is not None and 0 < c.spend[max(days)] >= c.budget:
                     self.pause(c, (max(days), 1), None)
             else:
@@ -133,10 +141,7 @@ class Model:
                     if price:
                         c.billed.add(day)
                     if price and c.budget:
-                        for level in (50, 80, 100):
-                            if level > c.alerted[day] and c.spend[day] * 100 >= c.budget * level:
-                                c.alerted[day] = level
-                                c.told.append(level)
+                        self.alert(c, day)
                         if c.spend[day] == c.budget and day >= newest[key]:
                             self.pause(c, (day, price), None)
             self.posted[id] = (row, status, reason, taken)

@@ -211,7 +211,7 @@ DECLARE
     stopped timestamptz[];      -- k: by an event of its own; clicks from then on are not charged
     newest date[];              -- k: of its days
     spent bigint[];             -- c
-    alerted int[];              -- c: the last threshold
+    alerted int[];              -- c: the last threshold; null: to be looked up
     why text;
     take bigint;
     follows jsonb;
@@ -247,7 +247,7 @@ BEGIN
             FROM asked q
         )
         SELECT q.*, k.daily_budget, CASE WHEN k.status IN ('PAUSED', 'DELETED') THEN k.status_at END AS stopped_at,
-            k.budget_price IS NOT NULL OR k.balance_price IS NOT NULL AS is_paused, d.spend, d.alerted
+            d.spend
         FROM numbered q
             LEFT JOIN campaign k ON k.advertiser_id = q.adv AND k.campaign_id = q.camp
             LEFT JOIN campaign_day d ON d.advertiser_id = q.adv AND d.campaign_id = q.camp AND d.day = q.day
@@ -266,7 +266,6 @@ BEGIN
         END IF;
         IF spent[r.c] IS NULL THEN
             spent[r.c] := coalesce(r.spend, 0);
-            alerted[r.c] := coalesce(r.alerted, 0);
         END IF;
         why := NULL;
         take := 0;
@@ -300,7 +299,11 @@ BEGIN
                 available[r.a] := available[r.a] - take;
                 spent[r.c] := spent[r.c] + take;
             END IF;
-            IF take > 0 AND budgets[r.k] > 0 AND alerted[r.c] < 100 AND spent[r.c] * 2 >= budgets[r.k] THEN
+            IF take > 0 AND budgets[r.k] > 0 AND coalesce(alerted[r.c], 0) < 100 AND spent[r.c] * 2 >= budgets[r.k] THEN
+                IF alerted[r.c] IS NULL THEN
+                    alerted[r.c] := coalesce((SELECT z.alerted FROM campaign_day z
+                        WHERE z.advertiser_id = r.adv AND z.campaign_id = r.camp AND z.day = r.day), 0);
+                END IF;
                 more := crossed(r.at, r.camp, r.day, spent[r.c], budgets[r.k], alerted[r.c]);
                 IF more IS NOT NULL THEN
                     follows := coalesce(follows || more, more);
@@ -344,6 +347,13 @@ BEGIN
             SELECT z.day, z.spend, z.alerted INTO p FROM campaign_day z
             WHERE z.advertiser_id = r.adv AND z.campaign_id = r.camp AND z.day BETWEEN least(r.day, r.today) AND r.today
             ORDER BY z.day DESC LIMIT 1;
+            more := crossed(r.at, r.camp, p.day, p.spend, budgets[r.k], p.alerted);
+            IF more IS NOT NULL THEN
+                follows := coalesce(follows || more, more);
+                UPDATE campaign_day z SET alerted = (more -> -1 ->> 'threshold')::int
+                WHERE z.advertiser_id = r.adv AND z.campaign_id = r.camp AND z.day = p.day;
+                alerted := '{}';
+            END IF;
             IF p.spend > 0 AND p.spend >= budgets[r.k] THEN
                 more := pause(r.at, r.adv, r.camp, 'BUDGET', 1, p.day);
                 paused[r.a] := true;
