@@ -189,6 +189,25 @@ def test_a_paused_campaign_is_looked_at_again_when_its_day_begins(funded: Ledger
     funded.check()
 
 
+def test_a_campaign_that_is_paused_for_yesterday_and_has_spent_today_is_paused_until_tomorrow(funded: Ledger) -> None:
+    """Another campaign's click began the day; then this one's late click was over yesterday's budget. All in one batch."""
+    funded.post(terms(2, 1000, campaign="x"), terms(3, 1000, campaign="y"), click(1, 1000, campaign="x"))
+    late, today = at("14:59:59"), at("15:00:10")
+    answers = funded.post(
+        click(2, 1, when=today), click(3, 1001, campaign="y", when=late), click(4, 1000, campaign="y", when=today)
+    )
+    assert [a["status"] for a in answers] == ["POSTED", "UNBILLED", "POSTED"]
+    assert [(e["day"], e["at"]) for e in funded.effects("RESUME") if e["campaign_id"] == "y"] == [
+        ("2024-01-15", "2024-01-15T15:00:00.000Z"), ("2024-01-16", "2024-01-16T15:00:00.000Z"),
+    ]  # fmt: skip
+    told = [e["status"] for e in funded.effects("STATUS") if e["campaign_id"] == "y"]
+    funded.post(resume(1, at("15:00:00"), campaign="y"))
+    assert told == [e["status"] for e in funded.effects("STATUS") if e["campaign_id"] == "y"] == ["PAUSED"]
+    funded.post(resume(2, at("15:00:00", 16), campaign="y"))
+    assert [e["status"] for e in funded.effects("STATUS") if e["campaign_id"] == "y"] == ["PAUSED", "ACTIVE"]
+    funded.check()
+
+
 def test_a_pause_that_was_not_told_is_looked_at_again_too(funded: Ledger) -> None:
     """It was paused for its balance when its budget was spent as well; a deposit is not enough before the day ends."""
     funded.post(click(1, 90_000), click(2, 9_909_000, campaign="other"))

@@ -75,7 +75,7 @@ class Model:
     def pause(self, c: Campaign, budget: tuple[Any, int] | None, balance: int | None) -> None:
         before = c.paused
         again = []
-        if budget is not None and c.lacks_budget is None:
+        if budget is not None and (c.lacks_budget is None or c.lacks_budget[0] < budget[0]):
             c.lacks_budget = budget
             again = [f"look again after {budget[0]}"]
         if balance is not None and c.lacks_balance is None:

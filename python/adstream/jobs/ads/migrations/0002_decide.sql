@@ -149,31 +149,26 @@ LANGUAGE sql IMMUTABLE AS $$
     FROM unnest(ARRAY[50, 80, 100]) t WHERE t > $6 AND $5 > 0 AND $4 * 100 >= $5 * t
 $$;
 
--- Pauses a campaign, if it is not for this reason already; the effect, if it was active. A pause for a day's budget is looked at
--- again when the next day begins: nobody may click on what nobody is shown.
+-- Pauses a campaign, if it is not for this reason already, or for the budget of a day before; the effect, if it was active. A pause
+-- for a day's budget is looked at again when the next day begins: nobody may click on what nobody is shown.
 CREATE FUNCTION pause(at timestamptz, advertiser text, campaign text, reason text, price bigint, day date) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = ads_ledger, pg_temp AS $$
 DECLARE
-    first boolean;
+    before campaign;
     again jsonb;
 BEGIN
-    IF reason = 'BUDGET' THEN
+    SELECT k.* INTO before FROM campaign k WHERE k.advertiser_id = advertiser AND k.campaign_id = campaign;
+    IF reason = 'BALANCE' AND before.balance_price IS NULL THEN
+        UPDATE campaign k SET balance_price = price WHERE k.advertiser_id = advertiser AND k.campaign_id = campaign;
+    ELSIF reason = 'BUDGET' AND (before.budget_price IS NULL OR before.budget_day < day) THEN
         UPDATE campaign k SET budget_price = price, budget_day = day
-        WHERE k.advertiser_id = advertiser AND k.campaign_id = campaign AND k.budget_price IS NULL
-        RETURNING k.balance_price IS NULL INTO first;
-        IF FOUND THEN
-            SELECT jsonb_build_array(jsonb_build_object('effect', 'RESUME', 'campaign_id', campaign, 'day', day, 'at',
-                to_char((day + 1)::timestamp AT TIME ZONE coalesce(a.zone, s.zone) AT TIME ZONE 'UTC',
-                    'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')))
-            INTO again FROM setting s, advertiser a WHERE a.advertiser_id = advertiser;
-        END IF;
-    ELSE
-        UPDATE campaign k SET balance_price = price
-        WHERE k.advertiser_id = advertiser AND k.campaign_id = campaign AND k.balance_price IS NULL
-        RETURNING k.budget_price IS NULL INTO first;
+        WHERE k.advertiser_id = advertiser AND k.campaign_id = campaign;
+        SELECT jsonb_build_array(jsonb_build_object('effect', 'RESUME', 'campaign_id', campaign, 'day', day, 'at',
+            to_char((day + 1)::timestamp AT TIME ZONE coalesce(a.zone, s.zone) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')))
+        INTO again FROM setting s, advertiser a WHERE a.advertiser_id = advertiser;
     END IF;
-    RETURN nullif(CASE WHEN first THEN jsonb_build_array(status_changed(at, advertiser, campaign, 'PAUSED', reason))
-        ELSE '[]' END || coalesce(again, '[]'), '[]');
+    RETURN nullif(CASE WHEN before.budget_price IS NULL AND before.balance_price IS NULL
+        THEN jsonb_build_array(status_changed(at, advertiser, campaign, 'PAUSED', reason)) ELSE '[]' END || coalesce(again, '[]'), '[]');
 END $$;
 
 -- The newest terms of a campaign; whether these are.
