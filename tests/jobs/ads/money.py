@@ -53,8 +53,9 @@ def terms(
     return (f"campaign:{number}", "CAMPAIGN", account, campaign, when, asked, status)
 
 
-def resume(number: object, when: datetime, account: str = "A", campaign: str = "c") -> Row:
-    return (f"resume:{number}", "RESUME", account, campaign, when, None, None)
+def resume(number: object, when: datetime, account: str = "A", campaign: str = "c", day: str | None = None) -> Row:
+    """`day`: the one that is over by then."""
+    return (f"resume:{number}", "RESUME", account, campaign, when, None, day)
 
 
 def refund(number: object, of: object, amount: object, account: str = "A", when: datetime = AT) -> Row:

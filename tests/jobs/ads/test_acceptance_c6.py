@@ -1,6 +1,7 @@
 """The acceptance values of the budget (C6) that the ledger decides, each a test, on a real Postgres."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -75,6 +76,15 @@ def test_a_click_that_is_dated_tomorrow_neither_ends_a_pause_nor_hides_one(funde
     funded.check()
 
 
+def test_a_refund_of_a_click_that_is_dated_tomorrow_ends_no_pause_of_today(funded: Ledger) -> None:
+    for asked in (funded._post, funded._refund):
+        asked._opened().execute("SELECT set_config('ads_ledger.now', %s, false)", [AT.isoformat()])
+    funded.post(click(1, 100_000), click(2, 500, campaign="d", when=AT + timedelta(hours=20)))
+    funded.refund(refund("r", 2, 500))
+    assert statuses(funded) == [("PAUSED", "BUDGET")]
+    funded.check()
+
+
 def test_a_late_click_over_yesterdays_budget_pauses_nobody(funded: Ledger) -> None:
     answers = funded.post(click(1, 1200, when=at("15:00:20")), click(2, 100_001, when=at("14:59:59")))
     assert names(answers, "status", "reason") == [("POSTED", None), ("UNBILLED", "OVER_BUDGET")]
@@ -106,8 +116,8 @@ def test_a_lowered_budget_of_which_so_much_is_spent_is_told(funded: Ledger, toge
     """Of one that is below the spend no click tells: it is paused."""
     steps = [[*(click(n, 1200) for n in range(1, 51))], [terms(2, 70_000, when=AT + timedelta(minutes=1))]]
     steps += [[click(51, 100)], [terms(3, 60_000, when=AT + timedelta(minutes=2)), click(52, 100)]]
-    for rows in [[row for rows in steps for row in rows]] if together else steps:
-        funded.post(*rows)
+    for batch in [list(chain(*steps))] if together else steps:
+        funded.post(*batch)
     told = [(e["threshold"], e["spend"], e["budget"]) for e in funded.effects("ALERT")]
     assert told == [(50, 50_400, 100_000), (80, 60_000, 70_000), (100, 60_100, 60_000)]
     assert statuses(funded) == [("PAUSED", "BUDGET")]
@@ -205,6 +215,37 @@ def test_a_campaign_that_is_paused_for_yesterday_and_has_spent_today_is_paused_u
     assert told == [e["status"] for e in funded.effects("STATUS") if e["campaign_id"] == "y"] == ["PAUSED"]
     funded.post(resume(2, at("15:00:00", 16), campaign="y"))
     assert [e["status"] for e in funded.effects("STATUS") if e["campaign_id"] == "y"] == ["PAUSED", "ACTIVE"]
+    funded.check()
+
+
+@pytest.mark.parametrize(
+    ("zone", "noon", "begins"),
+    [
+        ("America/Havana", "2023-11-04T16:00Z", "2023-11-05T04:00:00.000Z"),  # clocks go back to midnight at 1 o'clock
+        ("Atlantic/Azores", "2023-10-28T12:00Z", "2023-10-29T00:00:00.000Z"),
+        ("Africa/Cairo", "2024-04-25T10:00Z", "2024-04-25T22:00:00.000Z"),  # and forward at midnight: there is none
+        ("America/Santiago", "2024-09-07T16:00Z", "2024-09-08T04:00:00.000Z"),
+        ("Asia/Kathmandu", "2024-09-07T06:00Z", "2024-09-07T18:15:00.000Z"),
+    ],
+)
+def test_a_day_begins_with_its_first_moment_when_clocks_change(
+    funded: Ledger, zone: str, noon: str, begins: str
+) -> None:
+    funded.query("UPDATE ads_ledger.advertiser SET zone = %s RETURNING 1", zone)
+    funded.post(click(1, 100_001, when=datetime.fromisoformat(noon)))
+    [again] = funded.effects("RESUME")
+    assert again["at"] == begins
+    funded.post(resume(1, datetime.fromisoformat(begins)))
+    assert statuses(funded) == [("PAUSED", "BUDGET"), ("ACTIVE", "BUDGET")]
+
+
+def test_a_zone_that_was_changed_meanwhile_keeps_no_campaign_paused(funded: Ledger) -> None:
+    """The day that it waited for has not begun in the new zone. Nobody would look at it again, and nobody clicks on it."""
+    funded.post(click(1, 100_001))
+    funded.query("UPDATE ads_ledger.advertiser SET zone = 'America/New_York' RETURNING 1")
+    [again] = funded.effects("RESUME")
+    funded.post(resume(1, datetime.fromisoformat(again["at"]), day=again["day"]))
+    assert statuses(funded) == [("PAUSED", "BUDGET"), ("ACTIVE", "BUDGET")]
     funded.check()
 
 

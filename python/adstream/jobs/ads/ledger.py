@@ -79,6 +79,7 @@ class Resume(ads.Record):
     event_id: str
     advertiser_id: str
     campaign_id: str
+    day: str
     resumes_at: datetime
 
 
@@ -212,7 +213,7 @@ def ledger(app: ads.App, within: str = "1d") -> None:
         .merge(
             asked(payments, "DEPOSIT", "payment_id", campaign=False, sum="amount"),
             asked(terms, "CAMPAIGN", "event_id", sum="daily_budget", state="status"),
-            asked(days, "RESUME", "event_id", at="resumes_at"),
+            asked(days, "RESUME", "event_id", at="resumes_at", state="day"),
         )
         .group_by("account")
         .ask_sql(

@@ -25,6 +25,18 @@ CREATE FUNCTION major(amount bigint, exponent int) RETURNS numeric LANGUAGE sql 
     SELECT CASE WHEN $2 = 0 THEN $1::numeric ELSE round($1 / 10::numeric ^ $2, $2) END
 $$;
 
+-- The day in a zone. Devices may be a day ahead: a day that has not begun here ends no pause. A minute, for clocks apart.
+CREATE FUNCTION today(zone text) RETURNS date LANGUAGE sql STABLE AS $$
+    SELECT ((ads_ledger.clock() + interval '1 minute') AT TIME ZONE $1)::date
+$$;
+
+-- When a day begins. Where clocks go back at 1 o'clock there are two midnights, of which Postgres takes the second; where they go
+-- forward at midnight there is none, and it takes 1 o'clock.
+CREATE FUNCTION begins(day date, zone text) RETURNS timestamptz LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN ((t - interval '1 hour') AT TIME ZONE $2)::date = $1 THEN t - interval '1 hour' ELSE t END
+    FROM (VALUES ($1::timestamp AT TIME ZONE $2)) x (t)
+$$;
+
 -- A row of `posting` that is to be.
 CREATE TYPE draft AS (
     id text, hash uuid, kind text, advertiser_id text, campaign_id text, ref text, at timestamptz, day date,
@@ -103,9 +115,11 @@ DECLARE
     available bigint;
     spent bigint;
     effects jsonb;
+    today date;
 BEGIN
     SELECT p.* INTO charge FROM posting p WHERE p.id = ref AND p.kind = 'CHARGE';
-    SELECT a.available INTO available FROM advertiser a WHERE a.advertiser_id = advertiser;
+    SELECT a.available, today(coalesce(a.zone, s.zone)) INTO available, today
+    FROM advertiser a, setting s WHERE a.advertiser_id = advertiser;
     IF available IS NULL THEN
         RETURN 'UNKNOWN_ADVERTISER';
     ELSIF charge.id IS NULL THEN
@@ -128,7 +142,7 @@ BEGIN
         UPDATE advertiser a SET available = a.available + amount WHERE a.advertiser_id = advertiser;
         UPDATE campaign_day d SET spend = d.spend - amount
         WHERE (d.advertiser_id, d.campaign_id, d.day) = (charge.advertiser_id, coalesce(charge.campaign_id, ''), charge.day);
-        effects := lift(advertiser, at, charge.day);
+        effects := lift(advertiser, at, least(charge.day, today));
         UPDATE advertiser a SET available = a.available - amount WHERE a.advertiser_id = advertiser;
         UPDATE campaign_day d SET spend = d.spend + amount
         WHERE (d.advertiser_id, d.campaign_id, d.day) = (charge.advertiser_id, coalesce(charge.campaign_id, ''), charge.day);
@@ -164,7 +178,7 @@ BEGIN
         UPDATE campaign k SET budget_price = price, budget_day = day
         WHERE k.advertiser_id = advertiser AND k.campaign_id = campaign;
         SELECT jsonb_build_array(jsonb_build_object('effect', 'RESUME', 'campaign_id', campaign, 'day', day, 'at',
-            to_char((day + 1)::timestamp AT TIME ZONE coalesce(a.zone, s.zone) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')))
+            to_char(begins(day + 1, coalesce(a.zone, s.zone)) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')))
         INTO again FROM setting s, advertiser a WHERE a.advertiser_id = advertiser;
     END IF;
     RETURN nullif(CASE WHEN before.budget_price IS NULL AND before.balance_price IS NULL
@@ -228,9 +242,7 @@ BEGIN
     FOR r IN
         WITH asked AS (
             SELECT DISTINCT ON (x.id) x.*, coalesce(x.campaign, '') AS camp, a.available,
-                (x.at AT TIME ZONE coalesce(a.zone, s.zone))::date AS day,
-                -- Devices may be a day ahead: a day that has not begun here ends no pause. A minute, for clocks apart.
-                ((clock() + interval '1 minute') AT TIME ZONE coalesce(a.zone, s.zone))::date AS today
+                (x.at AT TIME ZONE coalesce(a.zone, s.zone))::date AS day, today(coalesce(a.zone, s.zone)) AS today
             FROM unnest($1, $2, $3, $4, $5, minors, $7, hashes) WITH ORDINALITY
                     x (id, kind, adv, campaign, at, price, state, hash, o)
                 JOIN advertiser a ON a.advertiser_id = x.adv
@@ -323,11 +335,11 @@ BEGIN
                 UPDATE advertiser z SET available = z.available - take WHERE z.advertiser_id = r.adv;
             END IF;
             available[r.a] := available[r.a] + take;
-        ELSIF r.kind = 'RESUME' THEN  -- by the clock of who asks: it has waited for the day
+        ELSIF r.kind = 'RESUME' THEN  -- by the clock of who asks: it has waited for the end of the day `state`, in the zone of then
             PERFORM book(drafts);
             drafts := '{}';
             i := 0;
-            follows := lift(r.adv, r.at, r.day);
+            follows := lift(r.adv, r.at, greatest(r.day, r.state::date + 1));
         ELSE
             PERFORM book(drafts);
             drafts := '{}';
