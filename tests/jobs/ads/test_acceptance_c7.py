@@ -1,6 +1,7 @@
 """The acceptance values of the compensation (C7), each a test, on a real Postgres."""
 
 import json
+import threading
 from datetime import timedelta
 from itertools import permutations
 
@@ -39,6 +40,50 @@ def test_a_refund_before_its_charge_ends_as_in_the_other_order(ledger: Ledger, b
     ledger.post(click("e2", 1200, "B"))
     ledger.refund(refund("s", "e2", 1200, "B"))
     assert ledger.balance("A") == ledger.balance("B") == 5000
+    ledger.check()
+
+
+def test_a_refund_that_comes_before_all_of_its_advertiser_is_booked_with_its_charge(ledger: Ledger) -> None:
+    """It is told as a dead letter, since the advertiser may be a wrong one; it may also be a matter of order."""
+    clicked = {"event_id": "e2", "timestamp": "2024-01-15T10:30:15Z", "advertiser_id": "A", "campaign_id": "c"}
+    at = {"connections": {"ledger": ledger.url}, "partitions": 1}
+    with TopologyTestDriver(ledger_job, **at) as booking, TopologyTestDriver(compensation, **at) as refunding:  # type: ignore[arg-type]
+        for _ in range(2):
+            refunding.input("compensation-events").pipe(compensated(2, 1200))
+        assert [d.reason for d in refunding.dead_letters("compensation-events")] == ["unknown_advertiser"] * 2
+        assert ledger.value("SELECT ads_ledger.release('dup:e2', 'ann')") == "PARKED"
+        ledger.post(deposit(1, 5000))
+        booking.input("ad-clicks").pipe(clicked | {"actual_price": 1200})
+        [released] = booking.output("compensation-released").read()
+        refunding.input("compensation-released").pipe(released.value)
+        [told] = refunding.output("refund-applied").read()
+    assert (told.value["refund_id"], told.value["status"], told.value["amount"]) == ("dup:e2", "APPLIED", "1200.00")
+    assert ledger.balance() == 5000
+    ledger.check()
+
+
+@pytest.mark.parametrize("first", ["refund", "post", "release"])
+def test_a_refund_and_the_first_posting_of_its_advertiser_at_once(ledger: Ledger, first: str) -> None:
+    """There is no row to lock yet: neither must miss the other."""
+    rows = [deposit(1, 5000), click("e1", 1200)]
+    asked = {
+        "refund": (ledger._refund._query, list(zip(*[refund("r", "e1", 1200)], strict=True))),
+        "post": (ledger._post._query, list(zip(*rows, strict=True))),
+        "release": ("SELECT ads_ledger.release('r', 'ann')", []),
+    }
+    if first == "release":
+        ledger.refund(refund("r", "e1", 1200))
+    with psycopg.connect(ledger.url) as link:
+        link.execute(asked[first][0], [list(column) for column in asked[first][1]])
+        other = threading.Thread(
+            target=lambda: ledger.refund(refund("r", "e1", 1200)) if first == "post" else ledger.post(*rows)
+        )
+        other.start()
+        other.join(0.3)  # it waits, or it is done
+        link.commit()
+        other.join()
+    assert ledger.query("SELECT * FROM ads_ledger.waiting") == []
+    assert ledger.balance() == 5000
     ledger.check()
 
 
@@ -164,7 +209,7 @@ def test_what_cannot_be_booked_is_a_dead_letter(ledger: Ledger) -> None:
         assert {"filtered:no_refund_id": 2} in counters.values()
         assert {"dead:unknown_advertiser": 1} in counters.values()
         assert driver.output("refund-applied").read() == []
-    assert ledger.value("SELECT count(*) FROM ads_ledger.parked") == 0
+    assert [row["id"] for row in ledger.query("SELECT id FROM ads_ledger.parked")] == ["dup:e5"]
 
 
 @pytest.mark.parametrize("id", ["r" * 400, "click:e2", "payment:p2", "campaign:1"])

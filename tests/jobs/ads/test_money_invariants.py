@@ -147,7 +147,7 @@ class Model:
             self.posted[id] = (row, status, reason, taken)
         asked = {row[0] for row in rows}
         for id, row in list(self.parked.items()):
-            if row[1] in asked and row[1] in self.posted:
+            if row[1] in asked and row[1] in self.posted and row[2] in self.known:
                 del self.parked[id]
                 self.book(row)
         return [
@@ -181,16 +181,18 @@ class Model:
         for row in rows:
             id, of, account = row[:3]
             if id not in self.refunds:
-                if id in self.parked:
-                    answers.append(("PARKED" if self.parked[id] == row else "IDEMPOTENCY_CONFLICT", None))
-                    continue
-                if account not in self.known:
-                    answers.append(("UNKNOWN_ADVERTISER", None))
+                if id in self.parked and self.parked[id] != row:
+                    answers.append(("IDEMPOTENCY_CONFLICT", None))
                     continue
                 if of not in self.posted:
                     self.parked[id] = row
+                if account not in self.known:
+                    answers.append(("UNKNOWN_ADVERTISER", None))
+                    continue
+                if id in self.parked and of not in self.posted:
                     answers.append(("PARKED", None))
                     continue
+                self.parked.pop(id, None)
                 self.book(row)
             known, status, reason, _ = self.refunds[id]
             answers.append((status if known == row else "IDEMPOTENCY_CONFLICT", reason))

@@ -80,7 +80,7 @@ RULES: Mapping[str, str] = {
         GROUP BY p.advertiser_id, e ->> 'campaign_id', e ->> 'day', e ->> 'threshold' HAVING count(*) > 1""",
     "no refund waits for a charge that is there": """
         SELECT w.id FROM ads_ledger.waiting w JOIN ads_ledger.posting c ON c.id = w.ref AND c.kind = 'CHARGE'
-        WHERE w.state = 'WAITING'""",
+        WHERE w.state = 'WAITING' AND w.advertiser_id = c.advertiser_id""",
 }
 
 

@@ -10,7 +10,8 @@
 - The two topics do not wait for each other, so a refund may come before its charge. It is parked then, in Postgres, and
   booked with the charge, by `ads.ledger` in the same transaction; the topic `compensation-released` says so, and the answer
   is told here. After 24 hours it is a matter for people: `adstream ads parked list`, `adstream ads parked release`.
-- An advertiser whom the ledger does not know, or a negative amount, is a dead letter (`unknown_advertiser`, `bad_refund`); an
+- A negative amount is a dead letter (`bad_refund`). So is a refund of an advertiser whom the ledger does not know
+  (`unknown_advertiser`), but it is parked as well: if the advertiser's first click is still to come, it is booked with that. An
   event without a `refund_id` could be paid twice and is dropped and counted (`no_refund_id`). A `refund_id` that begins as the
   id of a posting of another kind does, or has more than 300 bytes, is a dead letter (`bad_refund_id`).
 """

@@ -43,6 +43,20 @@ CREATE TYPE draft AS (
     status text, reason text, requested bigint, amount bigint, balance bigint, spend bigint, budget bigint, effects jsonb
 );
 
+-- One writer per advertiser. Where there is no row of one yet, none can be locked: who makes it and who found none wait for each other.
+CREATE FUNCTION hold(account text[], make boolean) RETURNS void LANGUAGE plpgsql SET search_path = ads_ledger, pg_temp AS $$
+BEGIN
+    IF make THEN
+        INSERT INTO advertiser (advertiser_id) SELECT DISTINCT x FROM unnest(account) x ORDER BY 1 ON CONFLICT DO NOTHING;
+    ELSE
+        PERFORM FROM unnest(account) x WHERE NOT EXISTS (SELECT FROM advertiser a WHERE a.advertiser_id = x);
+    END IF;
+    IF FOUND THEN
+        PERFORM pg_advisory_xact_lock('ads_ledger.advertiser'::regclass::oid::bigint);
+    END IF;
+    PERFORM FROM advertiser a WHERE a.advertiser_id = ANY (account) ORDER BY a.advertiser_id FOR UPDATE;
+END $$;
+
 CREATE FUNCTION book(drafts draft[]) RETURNS void LANGUAGE sql SET search_path = ads_ledger, pg_temp AS $$
     WITH p AS (
         INSERT INTO posting (id, hash, kind, advertiser_id, campaign_id, ref, at, day, status, reason, requested, amount,
@@ -120,11 +134,11 @@ BEGIN
     SELECT p.* INTO charge FROM posting p WHERE p.id = ref AND p.kind = 'CHARGE';
     SELECT a.available, today(coalesce(a.zone, s.zone)) INTO available, today
     FROM advertiser a, setting s WHERE a.advertiser_id = advertiser;
-    IF available IS NULL THEN
-        RETURN 'UNKNOWN_ADVERTISER';
-    ELSIF charge.id IS NULL THEN
+    IF charge.id IS NULL THEN  -- of an advertiser whom nobody knows, too: the topics do not wait for each other
         INSERT INTO parked VALUES (id, hash, advertiser, campaign, ref, at, requested, clock()) ON CONFLICT DO NOTHING;
-        RETURN 'PARKED';
+        RETURN CASE WHEN available IS NULL THEN 'UNKNOWN_ADVERTISER' ELSE 'PARKED' END;
+    ELSIF available IS NULL THEN  -- and the charge is somebody else's
+        RETURN 'UNKNOWN_ADVERTISER';
     END IF;
     IF charge.advertiser_id <> advertiser THEN
         reason := 'OTHER_ADVERTISER';
@@ -233,8 +247,7 @@ BEGIN
     INTO minors, hashes
     FROM unnest($2, $3, $4, $5, $6, $7) WITH ORDINALITY x (kind, adv, campaign, at, amount, state, o);
 
-    INSERT INTO advertiser (advertiser_id) SELECT DISTINCT x FROM unnest($3) x ORDER BY 1 ON CONFLICT DO NOTHING;
-    PERFORM FROM advertiser a WHERE a.advertiser_id = ANY ($3) ORDER BY a.advertiser_id FOR UPDATE;  -- one writer per advertiser
+    PERFORM hold($3, true);
     INSERT INTO campaign (advertiser_id, campaign_id)
     SELECT DISTINCT u.x, coalesce(u.y, '') FROM unnest($3, $4, $2) u (x, y, z) WHERE u.z <> 'DEPOSIT' ORDER BY 1, 2
     ON CONFLICT DO NOTHING;
@@ -422,7 +435,7 @@ BEGIN
     INTO minors, hashes
     FROM unnest($2, $3, $5, $6) WITH ORDINALITY x (ref, adv, at, amount, o);
     whys := array_fill(NULL::text, ARRAY[cardinality($1)]);
-    PERFORM FROM advertiser a WHERE a.advertiser_id = ANY ($3) ORDER BY a.advertiser_id FOR UPDATE;
+    PERFORM hold($3, false);
     FOR r IN
         SELECT x.* FROM unnest($1, $2, $3, $4, $5, minors, hashes) WITH ORDINALITY x (id, ref, adv, campaign, at, price, hash, o)
         ORDER BY x.o
@@ -468,13 +481,13 @@ BEGIN
     IF w.id IS NULL THEN
         RETURN 'NOT_PARKED';
     END IF;
-    PERFORM FROM advertiser a WHERE a.advertiser_id = w.advertiser_id FOR UPDATE;
+    PERFORM hold(ARRAY[w.advertiser_id], false);
     INSERT INTO parked_release (id, at, by) VALUES (w.id, clock(), $2) ON CONFLICT DO NOTHING;
     IF EXISTS (SELECT FROM posting p WHERE p.id = w.id) THEN  -- meanwhile
         RETURN 'BOOKED';
     END IF;
     why := refund_one(w.id, w.hash, w.ref, w.advertiser_id, w.campaign_id, w.at, w.requested);
-    RETURN coalesce(why, 'BOOKED');
+    RETURN CASE WHEN why IS NULL THEN 'BOOKED' ELSE 'PARKED' END;
 END $$;
 
 -- The application: it appends and asks, nothing else.
