@@ -112,13 +112,19 @@ class SqlFunction:
         self._asks = list(asks)
 
     def __call__(self, columns: dict[str, list[Any]]) -> list[tuple[Any, ...]]:
-        """Raises TargetUnavailableError; what a row holds and the server refuses, as the driver says it."""
+        """Raises TargetUnavailableError, also if the function does not answer each row; what a row holds and the server refuses,
+        as the driver says it."""
         import psycopg
 
+        asked = len(columns[self._asks[0]])
         try:
             link = self._opened()
             with link.transaction():
                 found = link.execute(self._query, [columns[n] for n in self._asks]).fetchall()
+                if len(found) != asked:  # whose answers these are cannot be told: what was recorded is undone
+                    raise TargetUnavailableError(
+                        f"`{self._name}` answered {len(found)} rows where {asked} were asked: each has one, in their order"
+                    )
         except psycopg.Error as error:
             state = error.sqlstate
             if state is None and isinstance(error, psycopg.DataError):

@@ -190,6 +190,32 @@ def test_a_function_that_is_not_there_is_nobodys_row(url: str) -> None:
         ask({"id": ["a"]})
 
 
+@pytest.mark.parametrize(
+    ("answered", "limit"), [(0, "LIMIT 0"), (1, "LIMIT 1"), (3, "UNION ALL SELECT $1[1], 'g', 1, 1")]
+)
+def test_a_function_that_does_not_answer_each_row_is_nobodys_row(
+    url: str, folder: Path, answered: int, limit: str
+) -> None:
+    """Halved, rows would be dead letters that the database has recorded."""
+    losing = DECIDE.replace("ORDER BY o;\nEND", f"ORDER BY o {limit};\nEND")
+    losing = losing if "LIMIT" in limit else DECIDE.replace("USING (id) ORDER BY o;", f"USING (id) {limit};")
+    assert losing != DECIDE
+    (folder / "0002_decide.sql").write_text(losing)
+    sql_function.migrate(url, "toll", folder)
+    asks = {"id": "str", "gate": "str", "price": "float", "at": "timestamp"}
+    ask = sql_function.SqlFunction(url, "toll.pass", asks, ["ticket", "gate_", "nth", "call"])
+    at = datetime.fromisoformat("2024-01-15T10:00:00Z")
+    rows = {"id": ["a", "b"], "gate": ["g", "g"], "price": [5.0, 5.0], "at": [at, at]}
+    with pytest.raises(TargetUnavailableError, match=rf"`toll.pass` answered {answered} rows where 2 were asked"):
+        ask(rows)
+    with psycopg.connect(url, autocommit=True) as db:
+        assert db.execute("SELECT count(*) FROM toll.passed").fetchone() == (0,)
+        db.execute(b"DROP FUNCTION toll.pass")
+        db.execute(DECIDE.encode())
+    assert [answer[0] for answer in ask(rows)] == ["a", "b"]
+    ask.close()
+
+
 class Run:
     """A worker on a log in memory, in a thread."""
 
