@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
@@ -62,3 +63,44 @@ def test_it_is_the_ledgers_sum(ledger: Ledger, seed: int) -> None:
     }
     assert (found["c"]["budget"], found["c"]["remaining"]) == (9000, 9000 - found["c"]["spend"])
     assert found["d"]["budget"] is None
+
+
+def posting(number: int, day: date, amount: int, budget: int | None, campaign: str = "c", kind: str = "CHARGE") -> Any:
+    told = {
+        "posting_id": f"{kind}:{number}",
+        "kind": kind,
+        "status": "POSTED",
+        "campaign_id": campaign,
+        "day": str(day),
+    }
+    return told | {"timestamp": f"{day}T10:00:00Z", "amount": amount, "budget": budget}
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_a_campaign_that_rests_keeps_its_budget_and_its_last_day(partitions: int) -> None:
+    """Its days are forgotten, as those of the others; nobody should take it for one without a budget."""
+    first = date(2024, 1, 1)
+    with TopologyTestDriver(budget, partitions=partitions) as driver:
+        told = driver.input("ad-ledger")
+        for n in (998, 999):
+            told.pipe(posting(n, first, 300, 1000, "rests"), key="A")
+        for n in range(30):
+            day = first + timedelta(days=n)
+            for p in range(partitions):
+                told.pipe(posting(n * partitions + p, day, 500, 1000), partition=p)
+        found = driver.table("redis-hash-budget")
+        assert [found["rests"][name] for name in ("day", "spend", "budget")] == [str(first), 600, 1000]
+        assert [found["c"][name] for name in ("day", "spend")] == [str(day), 500 * partitions]
+        told.pipe(posting(9999, first, 70, 1000, "rests"), key="A")  # counted from nothing
+        assert driver.table("redis-hash-budget")["rests"]["spend"] == 600
+
+
+def test_a_budget_that_is_changed_at_midnight_is_shown_at_once() -> None:
+    """The event is of yesterday and comes behind the first click of today."""
+    with TopologyTestDriver(budget, partitions=1) as driver:
+        told = driver.input("ad-ledger")
+        told.pipe(posting(1, date(2024, 1, 15), 600, 1000), key="A")
+        told.pipe(posting(2, date(2024, 1, 16), 700, 1000), key="A")
+        told.pipe(posting(3, date(2024, 1, 15), 0, 500, kind="CAMPAIGN"), key="A")
+        found = driver.table("redis-hash-budget")["c"]
+        assert [found[name] for name in ("day", "spend", "budget", "remaining")] == ["2024-01-16", 700, 500, -200]

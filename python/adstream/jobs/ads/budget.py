@@ -1,15 +1,16 @@
 """What is left of each campaign's budget today, in Redis. The ledger decides; this shows.
 
-    ad-ledger ──────┬─ per campaign and day ─ spend, budget ─ newest day ─ budget:{campaign_id}
+    ad-ledger ──────┬─ per campaign and day ─ spend, budget ─ per campaign: newest day, newest budget ─ budget:{campaign_id}
     refund-applied ─┘
 
 - `spend` is the charges of the day less their refunds, whenever those come: the same sum that `ads.ledger` decides by, since both
   topics tell each of its postings, and what is told again counts once. A charge belongs to the day of its click in the
   advertiser's zone.
-- `budget` is what the ledger compared the last of them with; it is empty where a campaign has none. `remaining` may be negative:
-  a budget can be lowered below what is spent.
+- `budget` is what the ledger told last, whatever day that was of; it is empty where a campaign has none. `remaining` may be
+  negative: a budget can be lowered below what is spent.
 - The hash is of the newest day that the campaign has postings of, `day`: who reads it after midnight compares that. What comes
-  late for a day before changes that day alone.
+  late for a day before changes that day alone, for `memory` after its last change. How a campaign stands is not forgotten: one
+  that rests has its budget, still.
 - Nothing is kept here that is not in the topics: `adstream reset ads.budget` and a start build it anew, from what they keep
   (7 days).
 """
@@ -52,7 +53,10 @@ class RefundApplied(ads.Record):
 
 @ads.topology
 def budget(app: ads.App, memory: str = "3d") -> None:
-    """Budgets as they stand. `memory`: for how long after a day's last change it can be corrected."""
+    """Budgets as they stand. `memory`: for how long after a day's last change it can be corrected.
+
+    State: an entry per posting and day of the last `memory`, and one per campaign.
+    """
     charge = col("kind") == "CHARGE"
     decided = (
         app.stream("ad-ledger", Decision, timestamp="timestamp")
@@ -80,22 +84,28 @@ def budget(app: ads.App, memory: str = "3d") -> None:
             place=ads.offset(),
         )
     )
+    known = col("budget").is_not_null()
     days = (
         decided.merge(refunded)
         .group_by("campaign_id", "day")
         .aggregate(
             spend=ads.sum("spent"),
-            budget=ads.last("budget", where=col("budget").is_not_null(), order_by="place"),
+            budget=ads.last("budget", where=known, order_by="place"),
+            place=ads.max("place", where=known),
+            changes=ads.count(),
             ttl=memory,
         )
         .named("days")
     )
+    # Of what is told of days, not of the table of them: that forgets.
     newest = (
-        days.group_by("campaign_id")
+        days.to_stream()
+        .group_by("campaign_id")
         .aggregate(
             day=ads.max("day"),
-            spend=ads.last("spend", order_by="day"),
-            budget=ads.last("budget", order_by="day"),
+            # What is late for a day has an older time: its changes are in order. One that was forgotten has few: not shown.
+            spend=ads.last("spend", order_by=["day", "changes"]),
+            budget=ads.last("budget", order_by="place"),
         )
         .named("newest")
         .with_columns(remaining=col("budget") - col("spend"))
