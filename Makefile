@@ -8,6 +8,7 @@ BIN    := $(VENV)/bin
 SEED   ?= 1
 N      ?=
 ROUNDS ?= 10
+SECONDS ?= 60
 
 # maturin hands pyo3 its configuration by these two variables. Without them every other cargo command would rebuild pyo3,
 # and maturin would rebuild it again. (The stamp is what makes the file exist.)
@@ -20,7 +21,7 @@ STUB  := python/adstream/_core.pyi
 ALLOW := tools/stubtest.allow
 
 .DEFAULT_GOAL := help
-.PHONY: help setup servers demo test check bench sim chaos differential differential-cep mutants lock clean
+.PHONY: help setup servers demo test check bench sim chaos chaos-platform differential differential-cep mutants lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this
@@ -68,6 +69,9 @@ sim: setup ## simulate a cluster with faults: SEED=1 [N=seeds to run] [JOB=sim.r
 
 chaos: setup servers ## kill workers and servers under load: ROUNDS=10
 	PYTHONPATH=. $(BIN)/python tests/chaos/run.py --rounds $(ROUNDS)
+
+chaos-platform: setup servers ## the whole ads platform under fire: SECONDS=60 SEED=1
+	$(BIN)/python -m tests.chaos.ads_platform --seconds $(SECONDS) --seed $(SEED)
 
 differential: setup ## random topologies, next to the real Kafka Streams: N=340 SEED=1
 	$(BIN)/python -m tests.differential.kstreams.run --seed $(SEED) --count $(or $(N),340)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 HOST = "127.0.0.1"
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 30.0
 LOG_TAIL_BYTES = 4000
 

@@ -218,13 +218,19 @@ def topics_create(
     inputs: Annotated[
         int, typer.Option("--inputs", metavar="PARTITIONS", help="Creates missing input topics, too.", min=0)
     ] = 0,
+    keep_all: Annotated[
+        bool,
+        typer.Option(
+            "--keep-all", help="Of `ads`: records are never deleted, for events of longer ago than topics keep."
+        ),
+    ] = False,
     *,
     options: JobOptions,
 ) -> None:
     """Creates the topics that a job writes, and its internal ones; of `ads`, all topics of that platform."""
     from adstream.cli import topics as command
 
-    command.create(job, options, inputs)
+    command.create(job, options, inputs, keep_all=keep_all)
 
 
 @upgrade.command("check")

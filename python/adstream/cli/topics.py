@@ -63,9 +63,13 @@ def check(job: str, options: JobOptions) -> None:
         raise typer.Exit(ExitCode.WRONG)
 
 
-def create(job: str, options: JobOptions, input_partitions: int) -> None:
+def create(job: str, options: JobOptions, input_partitions: int, *, keep_all: bool = False) -> None:
+    """`keep_all`: a platform's topics never delete anything."""
     if (platform := platform_topics(job)) is not None:
-        return _create_platform(platform, choose(options))
+        return _create_platform(platform, choose(options), keep_all)
+    if keep_all:
+        hint = "a job's own topics keep what they need; set `retention.ms` of its inputs and outputs with your tools"
+        raise ConfigError(f"`{job}` is not a platform with topics of its own", option="--keep-all", hint=hint)
     chosen, built = prepare(job, options)
     log = named_log(chosen)
     try:
@@ -85,13 +89,14 @@ def create(job: str, options: JobOptions, input_partitions: int) -> None:
         log.close()
 
 
-def _create_platform(platform: Sequence[Any], chosen: Chosen) -> None:
+def _create_platform(platform: Sequence[Any], chosen: Chosen, keep_all: bool) -> None:
     """Makes the topics of a group of jobs that are missing; those that are there stay as they are."""
     log = named_log(chosen)
     try:
         before = log.partitions([topic.name for topic in platform])
         missing = [topic for topic in platform if topic.name not in before]
-        log.create_topics([TopicSpec(topic.name, topic.partitions, topic.config) for topic in missing])
+        kept = {"retention.ms": "-1"} if keep_all else {}
+        log.create_topics([TopicSpec(topic.name, topic.partitions, topic.config | kept) for topic in missing])
         _show_platform(platform, log.partitions([topic.name for topic in platform]), missing, "created")
     finally:
         log.close()

@@ -1,4 +1,4 @@
-"""`adstream run ads`: several jobs with the options of one. That they run: `tests/integration/test_ads_platform.py`."""
+"""`adstream run ads`: several jobs with the options of one. That they run: `tests/integration/ads`."""
 
 from __future__ import annotations
 

@@ -32,6 +32,19 @@ def test_they_are_created_with_their_partitions_and_retention():
     assert settings["ad-events"]["retention.ms"] == str(7 * 24 * 3600 * 1000)
 
 
+def test_for_events_of_long_ago_nothing_is_deleted():
+    """A broker deletes by the time of records, which is that of the events."""
+    assert invoke("topics", "create", "ads", "--keep-all", "--log", "dir:log").exit_code == 0
+    log = EmbeddedLog(Path("log"))
+    try:
+        settings = log.topic_settings([topic.name for topic in TOPICS])
+    finally:
+        log.close()
+    assert {found["retention.ms"] for found in settings.values()} == {"-1"}
+    refused = invoke("topics", "create", "ads.clicks", "--keep-all", "--log", "dir:log")
+    assert (refused.exit_code, "--keep-all" in refused.stderr) == (2, True)
+
+
 def test_what_is_there_stays():
     invoke("topics", "create", "ads", "--log", "dir:log")
     again = invoke("topics", "create", "ads", "--log", "dir:log")

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import redis
 
 from adstream.jobs.ads.platform import JOBS
 from adstream.logs.kafka import KafkaLog
-from tests.integration.test_ads_golden import CLICKS, DAY, click, send
+from tests.integration.ads.test_golden import CLICKS, DAY, click, send
 from tests.integration.waiting import until
 from tests.logs.conformance import unique
 from tests.servers import Kafka, Postgres, Redis
@@ -26,20 +25,6 @@ from tests.servers.server import free_port
 from tests.unit.cli.support import call
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module")
-def kafka() -> Iterator[Kafka]:
-    """One of its own: topics have the names that the jobs give them."""
-    with Kafka() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def redis_server() -> Iterator[Redis]:
-    """Likewise: a job that is told of another broker's positions there refuses to write."""
-    with Redis() as server:
-        yield server
 
 
 def children(parent: int) -> dict[str, int]:
@@ -60,7 +45,7 @@ def test_all_jobs_run_under_one_supervisor(
 ) -> None:
     url, port = postgres.create_database(unique("platform").replace("-", "_")), free_port(len(JOBS))
     where = ["--bootstrap", kafka.bootstrap]
-    assert call("topics", "create", "ads", *where, cwd=tmp_path)[0] == 0
+    assert call("topics", "create", "ads", "--keep-all", *where, cwd=tmp_path)[0] == 0
     given = [*where, "--sql", url, "--redis", redis_server.url(), "--metrics-port", str(port), "--create-topics"]
     command = [sys.executable, "-m", "adstream.cli", "run", "ads", *given, "-X", "kafka.session.timeout.ms=6000"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -54,13 +53,6 @@ def click(
     }
 
 
-@pytest.fixture(scope="module")
-def kafka() -> Iterator[Kafka]:
-    """One of its own: topics have the names that the jobs give them."""
-    with Kafka() as server:
-        yield server
-
-
 def send(log: KafkaLog, topic: str, key: str, *rows: dict[str, Any]) -> None:
     """To where Java's producer would write them, at this moment."""
     count, by_partition = log.partitions([topic])[topic], dict[int, list[Any]]()
@@ -93,7 +85,7 @@ def test_to_the_last_digit(log: KafkaLog, kafka: Kafka, postgres: Postgres, tmp_
             ).fetchall()
         return Decimal(found)
 
-    adstream("topics", "create", "ads")
+    adstream("topics", "create", "ads", "--keep-all")
     paid = {"payment_id": "p1", "timestamp": f"{DAY}10:00:00Z", "advertiser_id": "A50", "amount": "8000"}
     send(log, "ad-payments", "advertiser_id", paid)
     # Somebody else's clicks move time on, for each device.

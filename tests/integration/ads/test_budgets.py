@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -17,18 +16,11 @@ from hypothesis import strategies as st
 from adstream.jobs.ads import Budgets, Standing
 from adstream.jobs.ads.budgets import LEAST
 from adstream.logs.kafka import KafkaLog
-from tests.integration.test_ads_golden import send
+from tests.integration.ads.test_golden import send
 from tests.servers import Kafka, Redis
 from tests.unit.cli.support import call
 
 TODAY = date(2024, 1, 15)
-
-
-@pytest.fixture(scope="module")
-def kafka() -> Iterator[Kafka]:
-    """One of its own: topics have the names that the job gives them."""
-    with Kafka() as server:
-        yield server
 
 
 def standing(spend: object, budget: object = 100_000) -> Standing:
