@@ -50,7 +50,7 @@ if TYPE_CHECKING:
         window_end,
         window_start,
     )
-    from adstream.dsl.flow import Materialized, RecordContext
+    from adstream.dsl.flow import ErrorHandlerContext, Materialized, RecordContext
     from adstream.dsl.grouped import GroupedStream, GroupedTable, WindowedStream
     from adstream.dsl.joins import GlobalKTable, JoinWindows
     from adstream.dsl.kstream import BranchedKStream, Branches, KGroupedStream, KStream
@@ -105,6 +105,7 @@ __all__ = [
     "ConfigError",
     "Context",
     "EmitStrategy",
+    "ErrorHandlerContext",
     "Expr",
     "FatalError",
     "FixedKeyProcessor",
@@ -230,7 +231,7 @@ _HOMES = {
         "Expr coalesce col concat_str duration lit max_horizontal min_horizontal now offset partition timestamp udf when"
         " window_end window_start"
     ),
-    "adstream.dsl.flow": "Materialized RecordContext",
+    "adstream.dsl.flow": "ErrorHandlerContext Materialized RecordContext",
     "adstream.dsl.joins": "GlobalKTable JoinWindows",
     "adstream.dsl.kstream": "BranchedKStream Branches KGroupedStream KStream",
     "adstream.dsl.ktable": "KGroupedTable KTable",

@@ -52,7 +52,7 @@ def timestamps(graph: Graph, timestamp: Timestamps | None, operation: str) -> An
         return None
     if isinstance(timestamp, TimestampExtractor):
         return timestamp.value
-    return {"call": flow.call(graph, timestamp, "timestamp", operation, 4)["call"]}
+    return flow.extractor(graph, timestamp, operation)
 
 
 OffsetReset = Literal["earliest", "latest", "none"] | Duration
@@ -134,7 +134,7 @@ class App:
             key, value: serdes. What they cannot read is a dead letter.
             timestamp: an `ads.TimestampExtractor`, or `(key, value, record's ms, partition's ms so far)` that returns the
                 event time, ms; a negative one drops the record. By default the record's own time. One that raises fails
-                the task.
+                the task. A function of five is given an `ads.RecordContext`, too: topic, partition, offset, headers.
             offset_reset: where it begins without a committed position, when the application is new or its offsets
                 expired: at the `"earliest"` record (the default), at the end (`"latest"`), at the first record that is at
                 most so old (`"1h"`), or nowhere: with `"none"` the task fails. Where there is a position, it counts.
@@ -306,7 +306,9 @@ class App:
         """What becomes of records of keys and values that fail, where an operation does not say so itself (`.on_error(…)`).
 
         `"dead_letter"` (the default): the record goes to `<topic>-dlq`, with the reason. `"continue"`: it is dropped and
-        counted (`dropped:<reason>`). `"fail"`: the task fails; it is tried once more, then set aside.
+        counted (`dropped:<reason>`). `"fail"`: the task fails; it is tried once more, then set aside. Or a function of an
+        `ads.ErrorHandlerContext` that returns one of these words: it is asked of each record that fails, again where a record
+        is done again; one that raises fails the task.
 
         Args:
             deserialization: what a source cannot read.
@@ -317,7 +319,9 @@ class App:
         `ProductionExceptionHandler`; their default is to fail.
         """
         said = {"deserialization": deserialization, "processing": processing, "production": production}
-        self._graph.on_error |= {stage: flow.on_error(what) for stage, what in said.items() if what is not None}
+        self._graph.on_error |= {
+            stage: flow.on_error(self._graph, what) for stage, what in said.items() if what is not None
+        }
 
     def default_timestamp_extractor(self, timestamp: Timestamps) -> None:
         """How sources of keys and values find event times, where they do not say so themselves (`timestamp=`); entries of

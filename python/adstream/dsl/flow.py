@@ -50,6 +50,8 @@ def add(
 def _rung(graph: Graph, parameters: Any) -> str:
     """Whether a node calls Python for each record; `record`: it calls nobody."""
     if isinstance(parameters, dict):
+        if "call_with_context" in parameters:
+            return "callable"
         if "call" in parameters:
             return "expression" if isinstance(graph.callables[parameters["call"]], natives.Native) else "callable"
         parameters = list(parameters.values())
@@ -198,10 +200,17 @@ class _WithContext:
         return self.fn(key, value, RecordContext(*parts))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _WithContext) and self.fn is other.fn
+        return type(other) is type(self) and self.fn is other.fn
 
     def __hash__(self) -> int:
         return hash(self.fn)
+
+
+class _TimeWithContext(_WithContext):
+    """An extractor of event times."""
+
+    def __call__(self, key: Any, value: Any, *parts: Any) -> Any:
+        return self.fn(key, value, *parts[:2], RecordContext(*parts[2:]))
 
 
 def topic_extractor(graph: Graph, topic: str | Callable[..., Any] | Expr, operation: str) -> dict[str, Any]:
@@ -216,6 +225,15 @@ def topic_extractor(graph: Graph, topic: str | Callable[..., Any] | Expr, operat
     return {"extractor": function(graph, topic, "topic", operation)}
 
 
+def extractor(graph: Graph, timestamp: object, operation: str) -> dict[str, Any]:
+    """A function of (key, value, time, partition's time), or of these and the record's context, that finds an event time."""
+    arity = _arity(timestamp) if callable(timestamp) else None
+    if callable(timestamp) and arity is not None and arity[0] == 5:
+        refuse_async(timestamp, operation, hint=ASKED_ON_ROWS)
+        return {"call_with_context": graph.register(_TimeWithContext(timestamp))}
+    return {"call": call(graph, timestamp, "timestamp", operation, 4)["call"]}
+
+
 def about_topics(names: Sequence[str]) -> str:
     """What a `to` writes to, for people."""
     return f"topic {', '.join(names)}" if names else "the topic that a function names"
@@ -228,21 +246,72 @@ def call(graph: Graph, fn: object, what: str, operation: str, arguments: int) ->
 
 # --- Failures ---------------------------------------------------------------------------------------------------------
 
-OnError = Literal["dead_letter", "continue", "fail"]
+OnErrorWord = Literal["dead_letter", "continue", "fail"]
 WALLCLOCK = "wallclock_timestamp_extractor"
 _STAGES = {"source": "deserialization", "to": "production"}
 
 
-def on_error(value: object, operation: str = "on_error") -> OnError:
-    """The argument, checked."""
-    if value not in get_args(OnError):
+class ErrorHandlerContext(NamedTuple):
+    """A record that failed, and where. In Kafka Streams: `ErrorHandlerContext`, with what handlers are given beside it.
+
+    Where it comes from no record, but from a punctuation, the first seven are None, without headers.
+    """
+
+    topic: str | None
+    partition: int | None
+    offset: int | None
+    timestamp: int | None
+    """The record's own, ms."""
+    headers: list[tuple[str, bytes | None]]
+    source_raw_key: bytes | None
+    source_raw_value: bytes | None
+    node: str
+    """The operation that failed (`processorNodeId`)."""
+    reason: str
+    """As in a dead letter: `malformed_value`, `callable_raised`, `unwritable_value` … (docs/errors.md)."""
+    message: str
+    """What a function raised: its type, a colon, its text; or what cannot be read or written."""
+
+
+OnErrorHandler = Callable[[ErrorHandlerContext], str]
+OnError = OnErrorWord | OnErrorHandler
+"""What becomes of a record that fails: a word, or a function that is asked of each."""
+
+
+class _Handler:
+    """A handler, called with the parts of the context."""
+
+    __slots__ = ("fn",)
+
+    def __init__(self, fn: OnErrorHandler) -> None:
+        self.fn = fn
+
+    def __call__(self, *parts: Any) -> str:
+        said = self.fn(ErrorHandlerContext(*parts))
+        if said not in get_args(OnErrorWord):
+            raise ValueError(f'it returned {said!r}, not "dead_letter", "continue" or "fail"')
+        return said
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Handler) and self.fn is other.fn
+
+    def __hash__(self) -> int:
+        return hash(self.fn)
+
+
+def on_error(graph: Graph, value: object, operation: str = "on_error") -> str | dict[str, Any]:
+    """The argument as the plan has it."""
+    if callable(value):
+        call(graph, value, "on_error", operation, 1)
+        return {"call": graph.register(_Handler(value))}
+    if value not in get_args(OnErrorWord):
         raise fault(
             "bad_argument",
             f"not what can be done with a record that fails: {value!r}",
             operation=operation,
-            hint='write "dead_letter", "continue" or "fail"',
+            hint='write "dead_letter", "continue" or "fail", or give a function that returns one of them',
         )
-    return cast(OnError, value)
+    return cast(str, value)
 
 
 def settle_timestamps(graph: Graph) -> None:

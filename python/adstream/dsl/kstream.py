@@ -157,7 +157,7 @@ class KStream:
 
     def on_error(self, what: flow.OnError) -> Self:
         """What becomes of records that fail at the operation just made, in place of what `App.on_error` says."""
-        self._node.parameters["on_error"] = flow.on_error(what)
+        self._node.parameters["on_error"] = flow.on_error(self._graph, what)
         return self
 
     def __repr__(self) -> str:
@@ -211,9 +211,9 @@ class KStream:
         """Calls `action(key, value)` and passes the record on."""
         return self._next("peek", action=self._fn(action, "action", "peek"))
 
-    def foreach(self, action: Fn) -> None:
-        """Calls `action(key, value)`; nothing comes out."""
-        self._next("peek", action=self._fn(action, "action", "foreach"))
+    def foreach(self, action: Fn, *, name: str | None = None) -> None:
+        """Calls `action(key, value)`; nothing comes out. `name`: of the operation."""
+        self._next("peek", name=name, action=self._fn(action, "action", "foreach"))
 
     def print(
         self,
@@ -221,6 +221,7 @@ class KStream:
         label: str | None = None,
         file: str | os.PathLike[str] | None = None,
         mapper: Callable[[Any, Any], str] | None = None,
+        name: str | None = None,
     ) -> None:
         """Writes a line of text for each record, `[label]: key, value`, to see what goes by. Nothing comes out.
 
@@ -231,6 +232,7 @@ class KStream:
             label: by default the name of the operation whose records they are.
             file: a path, in UTF-8, emptied by the first record; by default standard output.
             mapper: `(key, value)` returns the text behind the label.
+            name: of the operation.
 
         Raises:
             TopologyError: `bad_argument`.
@@ -252,7 +254,7 @@ class KStream:
                 hint="make it first, or print to another place",
             )
         printer = Printer(self._node.name if label is None else label, file, mapper)
-        self._next("peek", action=self._fn(printer, "printer", "print"))
+        self._next("peek", name=name, action=self._fn(printer, "printer", "print"))
 
     # --- By hand ----------------------------------------------------------------------------------------------------
 
@@ -382,6 +384,7 @@ class KStream:
         topics: Sequence[str] = (),
         partitioner: Fn | None = None,
         on_error: flow.OnError | None = None,
+        name: str | None = None,
     ) -> None:
         """Writes the records to a topic.
 
@@ -396,6 +399,7 @@ class KStream:
             partitioner: `(topic, key, value, partitions)` returns a partition, several (each gets the record), none (an
                 empty list: dropped), or None for the default: murmur2 of the key's bytes, as Java's client.
             on_error: what becomes of records that cannot be written, in place of what `App.on_error` says.
+            name: of the operation, for metrics and dead letters.
 
         In Kafka Streams: `to` with `Produced`; `TopicNameExtractor`, `StreamPartitioner` (KIP-873).
         """
@@ -405,6 +409,7 @@ class KStream:
             self._graph,
             "to",
             [flowing.port],
+            name=name,
             about=flow.about_topics(names),
             topics=names,
             key=_serde(key or flowing.key or serdes.string, "key", "to")
@@ -417,7 +422,7 @@ class KStream:
             partitioner=flow.call(self._graph, partitioner, "partitioner", "to", 4) if partitioner else None,
         )
         if on_error is not None:
-            node.parameters["on_error"] = flow.on_error(on_error, "to")
+            node.parameters["on_error"] = flow.on_error(self._graph, on_error, "to")
 
     def repartition(
         self,

@@ -67,7 +67,7 @@ class KTable:
 
     def on_error(self, what: flow.OnError) -> Self:
         """What becomes of records that fail at the operation just made, in place of what `App.on_error` says."""
-        self._node.parameters["on_error"] = flow.on_error(what)
+        self._node.parameters["on_error"] = flow.on_error(self._graph, what)
         return self
 
     def __repr__(self) -> str:

@@ -26,6 +26,7 @@ import shutil
 import struct
 import tempfile
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -978,6 +979,26 @@ class Input:
             if every is not None and moment is not None:
                 moment += every // _MS
 
+    def pipe_key_values(
+        self, pairs: Iterable[tuple[Any, Any]], *, at: Moment | None = None, every: Duration | None = None
+    ) -> None:
+        """Writes several records, (key, value). In Kafka Streams: `pipeKeyValueList`.
+
+        Args:
+            at: the first one's timestamp; by default theirs is as of any record that does not say its own.
+            every: by how much each one's timestamp lies behind that of the one before.
+
+        Raises:
+            ValueError: `every` without `at`.
+        """
+        moment = None if at is None else _ms(at)
+        step = 0 if every is None else duration_ms(every, "every", operation="pipe_key_values")
+        if every is not None and moment is None:
+            raise ValueError("`every` needs `at`: from when on?")
+        for key, value in pairs:
+            self.pipe(value, key=key, at=moment)
+            moment = None if moment is None else moment + step
+
     def __repr__(self) -> str:
         return f"<Input {self.topic}>"
 
@@ -1038,47 +1059,86 @@ class Output:
         self._driver = driver
         self.topic = topic
         self._read: dict[int, int] = {}
+        self._waiting: deque[RawRecord] = deque()
         self._types = _key_types(driver._description, driver.built.plan, topic)
         self._serdes = _serdes_of(driver.built.plan, topic)
         codec = _format_of(driver.built.plan, topic)
         self._value: Any = json.loads if codec is None else getattr(driver.built.callables[codec], "inverse", None)
 
     def read(self) -> list[Record]:
-        """Runs the application, and returns what came since the last read, in the order it was written."""
-        if self._serdes is not None:
-            key, value = self._serdes
-            callables = self._driver.built.callables
-            return [
-                Record(
-                    serde_read(key, callables, raw.key),
-                    serde_read(value, callables, raw.value),
-                    raw.timestamp,
-                    raw.headers,
-                    raw.partition,
-                )
-                for raw in self.read_raw()
-            ]
-        return [
-            Record(
-                None if raw.key is None else _decode_key(raw.key, self._types),
-                None if raw.value is None else self._value(raw.value),
-                raw.timestamp,
-                raw.headers,
-                raw.partition,
-            )
-            for raw in self.read_raw()
-        ]
+        """Runs the application, and returns what came since the last read, in the order it was written. In Kafka Streams:
+        `readRecordsToList`."""
+        return [self._decoded(raw) for raw in self.read_raw()]
+
+    def read_record(self) -> Record:
+        """The next record that was not read yet. In Kafka Streams: `readRecord`.
+
+        Raises:
+            LookupError: there is none.
+        """
+        if self.is_empty():
+            raise LookupError(f"`{self.topic}` is empty: everything was read")
+        return self._decoded(self._waiting.popleft())
+
+    def read_value(self) -> Any:
+        """The value of the next record; see `read_record`. In Kafka Streams: `readValue`."""
+        return self.read_record().value
+
+    def read_key_value(self) -> tuple[Any, Any]:
+        """Key and value of the next record; see `read_record`. In Kafka Streams: `readKeyValue`."""
+        found = self.read_record()
+        return found.key, found.value
+
+    def read_values(self) -> list[Any]:
+        """The values of what `read` returns. In Kafka Streams: `readValuesToList`."""
+        return [record.value for record in self.read()]
+
+    def read_key_values(self) -> list[tuple[Any, Any]]:
+        """Keys and values of what `read` returns. In Kafka Streams: `readKeyValuesToList`."""
+        return [(record.key, record.value) for record in self.read()]
+
+    def read_latest(self) -> dict[Any, Any]:
+        """Of what `read` returns, the last value of each key. In Kafka Streams: `readKeyValuesToMap`.
+
+        Raises:
+            ValueError: a record has no key. Nothing was read then.
+        """
+        found = [self._decoded(raw) for raw in self._come()]
+        if any(record.key is None for record in found):
+            raise ValueError(f"a record of `{self.topic}` has no key: use `read_key_values`")
+        self._waiting.clear()
+        return {record.key: record.value for record in found}
+
+    def queue_size(self) -> int:
+        """How many records were not read yet. In Kafka Streams: `getQueueSize`."""
+        return len(self._come())
+
+    def is_empty(self) -> bool:
+        """Whether all records were read. In Kafka Streams: `isEmpty`."""
+        return not self._come()
 
     def read_raw(self) -> list[RawRecord]:
         """As `read`, the bytes as they are."""
+        found = list(self._come())
+        self._waiting.clear()
+        return found
+
+    def _come(self) -> deque[RawRecord]:
+        """What was not read yet."""
         self._driver.run()
-        found = self._driver._written(self.topic, self._read)
-        for _, p, record in found:
-            self._read[p] = record[0] + 1
-        return [
-            RawRecord(p, offset, timestamp, key, value, tuple(headers))
-            for _, p, (offset, timestamp, key, value, headers) in found
-        ]
+        for _, p, (offset, timestamp, key, value, headers) in self._driver._written(self.topic, self._read):
+            self._read[p] = offset + 1
+            self._waiting.append(RawRecord(p, offset, timestamp, key, value, tuple(headers)))
+        return self._waiting
+
+    def _decoded(self, raw: RawRecord) -> Record:
+        if self._serdes is not None:
+            spec, callables = self._serdes, self._driver.built.callables
+            key, value = serde_read(spec[0], callables, raw.key), serde_read(spec[1], callables, raw.value)
+        else:
+            key = None if raw.key is None else _decode_key(raw.key, self._types)
+            value = None if raw.value is None else self._value(raw.value)
+        return Record(key, value, raw.timestamp, raw.headers, raw.partition)
 
     def __repr__(self) -> str:
         return f"<Output {self.topic}>"

@@ -477,7 +477,13 @@ impl Task {
         }
         if let (SourceKind::Records { source, .. }, Some((raw, cursor))) = (&input.source, input.queue.front()) {
             if input.head.is_none() {
-                input.head = Some(source.read(raw, *cursor, input.clock, self.tick, &*self.foreign));
+                input.head = Some(source.read(
+                    (&input.topic, self.partition),
+                    (raw, *cursor),
+                    input.clock,
+                    self.tick,
+                    &*self.foreign,
+                ));
             }
         }
         let SourceKind::User { decoder, decode, schema, timestamp, max_ahead_ms, .. } = &mut input.source else {

@@ -94,6 +94,13 @@ def ms(value: int | None) -> timedelta | None:
     return None if value is None else timedelta(milliseconds=value)
 
 
+def placed(key: Any, value: Any, ts: int, partition: int, at: ads.RecordContext) -> int:
+    assert at.topic is not None
+    assert at.offset is not None
+    assert at.partition is not None
+    return at.timestamp + 10 * (at.offset % 3) + len(at.topic) + at.partition + len(at.headers)
+
+
 class Builder(Processors):
     """A topology of a case's nodes, in their order."""
 
@@ -181,6 +188,8 @@ class Builder(Processors):
                 return lambda key, value, ts, partition: ts + more
             case ["partition_time"]:
                 return lambda key, value, ts, partition: partition
+            case ["placed"]:
+                return placed
         raise NoWord(f"timestamps {asked[0]}")
 
     def _stream(self, node: Json) -> Any:

@@ -354,6 +354,20 @@ def errors(g: Gen) -> None:
     g.finish(ref, 1)
 
 
+def errors_handled(g: Gen) -> None:
+    """As `errors`, with handlers that go on with some records and not with others."""
+    errors(g)
+    for stage in g.pick([["processing"], ["deserialization"], ["processing", "deserialization"]]):
+        g.options[stage] = "some"
+
+
+def timestamps_placed(g: Gen) -> None:
+    """Times by where records lie and by their headers."""
+    ref = g.stream(value="int64")
+    g.nodes[-1]["timestamps"] = ["placed"]
+    g.finish(g.grow(ref), 1)
+
+
 def errors_in_two(g: Gen) -> None:
     """Functions of two values that fail: joiners, aggregators, what derives a table."""
     if g.chance(0.6):
@@ -591,5 +605,7 @@ FAMILIES: dict[str, Callable[[Gen], None]] = {
     "chains": chains,
     "lru_tables": lru_tables,
     "patterns": patterns,
+    "errors_handled": errors_handled,
+    "timestamps_placed": timestamps_placed,
     "misuse": misuse,
 }

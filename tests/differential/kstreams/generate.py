@@ -35,7 +35,7 @@ def one(seed: int, family: str, number: int) -> Case:
             "rocksdb"  # the original's default, whose join windows forget otherwise than those in memory
         )
     case = _case(g, seed)
-    if family == "errors" and g.chance(0.5):
+    if family in ("errors", "errors_handled") and g.chance(0.5):
         for _ in range(2):
             topic, types = next(iter(case["topics"].items()))
             broken = {"topic": topic, "key": KEYS[types["key"]][0], "value": {"hex": "0102"}, "ts": 0}

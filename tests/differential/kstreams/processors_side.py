@@ -1,13 +1,19 @@
 """Processors and the Processor API's own topology, of the cases' language on adstream."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import adstream as ads
 from tests.differential.kstreams.functions import fn, plain
 from tests.differential.kstreams.scripts import Script, store
 
 Json = Any
+
+
+def some(failed: ads.ErrorHandlerContext) -> Literal["continue", "fail"]:
+    """As `Handlers.java`."""
+    mine = failed.topic is not None and failed.topic.startswith("in")
+    return "continue" if mine and failed.offset is not None and failed.offset % 2 == 0 else "fail"
 
 
 class Processors:
@@ -22,7 +28,8 @@ class Processors:
     def begin(self) -> None:
         """What a case declares beside its nodes."""
         options = self.case.get("options", {})
-        self.app.on_error(**{stage: options.get(stage, "fail") for stage in ("processing", "deserialization")})
+        said: dict[str, Any] = {stage: options.get(stage, "fail") for stage in ("processing", "deserialization")}
+        self.app.on_error(**{stage: some if word == "some" else word for stage, word in said.items()})
         for spec in self.case.get("stores", ()):
             self.app.add_state_store(store(spec))
 

@@ -406,3 +406,73 @@ def test_a_driver_lets_time_advance_by_itself_and_tells_what_there_is() -> None:
         assert driver.produced_topics() == ["app-0-changelog", "out"]
         assert list(driver.stores()) == ["counts"]
         assert driver.stores()["counts"].get("a").value == 5
+
+
+def test_output_is_read_one_by_one_or_together_as_in_the_original_driver() -> None:
+    """`readRecord`, `readValue`, `readKeyValue`, `readKeyValuesToMap` … of Kafka Streams' `TestOutputTopic`."""
+
+    @ads.topology(name="app")
+    def copy(app: ads.App) -> None:
+        app.stream("in", key=ads.serdes.string, value=ads.serdes.int64).to("out")
+
+    with TopologyTestDriver(copy, partitions=1, commit_every=1) as driver:
+        records, out = driver.input("in"), driver.output("out")
+        assert out.is_empty()
+        with pytest.raises(LookupError, match="`out` is empty"):
+            out.read_record()
+        records.pipe_key_values([("a", 1), ("b", 2), ("a", 3)], at=10, every="5ms")
+        assert out.queue_size() == 3
+        first = out.read_record()
+        assert (first.key, first.value, first.timestamp) == ("a", 1, 10)
+        assert out.read_value() == 2
+        records.pipe(4, key="c")
+        assert out.read_key_value() == ("a", 3)
+        assert [(r.key, r.timestamp) for r in out.read()] == [("c", 20)]
+        assert out.is_empty()
+        records.pipe_key_values([("a", 5), ("b", 6), ("a", 7)])
+        assert out.read_latest() == {"a": 7, "b": 6}
+        records.pipe(8)
+        records.pipe(9, key="a")
+        with pytest.raises(ValueError, match="has no key"):
+            out.read_latest()
+        assert out.read_values() == [8, 9]
+        records.pipe(1, key="z")
+        assert out.read_key_values() == [("z", 1)]
+        with pytest.raises(ValueError, match="`every` needs `at`"):
+            records.pipe_key_values([], every="1s")
+
+
+def test_operations_at_the_end_of_a_stream_have_names_too() -> None:
+    """`Produced.as`, `Printed.withName`, `foreach(action, Named)`."""
+
+    def fails(value: object) -> None:
+        raise ValueError(value)
+
+    @ads.topology(name="app")
+    def named(app: ads.App) -> None:
+        stream = app.stream("in", key=ads.serdes.string, value=ads.serdes.string)
+        stream.foreach(fails, name="look")
+        stream.print(name="show")
+        stream.to("out", value=ads.serdes.int64, name="write")
+
+    with TopologyTestDriver(named, partitions=1) as driver:
+        driver.input("in").pipe("x", key="k")
+        assert {letter.operator for letter in driver.dead_letters("in")} == {"look", "write"}
+        assert "show" in named.describe()
+
+
+def test_a_time_may_be_in_the_headers() -> None:
+    """A `TimestampExtractor` is given the whole record."""
+
+    def sent(key: str, value: int, ts: int, partition: int, at: ads.RecordContext) -> int:
+        said = dict(at.headers).get("sent")
+        return ts if said is None else int(said)
+
+    @ads.topology(name="app")
+    def timed(app: ads.App) -> None:
+        app.stream("in", key=ads.serdes.string, value=ads.serdes.int64, timestamp=sent).to("out")
+
+    with TopologyTestDriver(timed, partitions=1) as driver:
+        driver.input("in").pipe(1, key="k", at=5, headers=[("sent", b"70")])
+        driver.input("in").pipe(2, key="k", at=6)
+        assert [r.timestamp for r in driver.output("out").read()] == [70, 6]

@@ -85,3 +85,82 @@ def test_what_is_no_such_word_is_refused() -> None:
         with pytest.raises(ads.TopologyError) as refused:
             ads.topology(name="app")(lambda app, wrong=wrong: wrong(app)).build()
         assert refused.value.code == "bad_argument"
+
+
+def test_a_function_decides_by_the_record_and_the_failure() -> None:
+    asked: list[ads.ErrorHandlerContext] = []
+
+    def decide(failed: ads.ErrorHandlerContext) -> Any:
+        asked.append(failed)
+        return "dead_letter" if failed.message.startswith("ZeroDivisionError") else "continue"
+
+    with driver(source=decide, step=decide, target=decide) as d:
+        assert [r.value for r in d.output("out").read()] == [10]
+        assert [letter.reason for letter in d.dead_letters("in")] == ["callable_raised"]
+        assert reasons(d, "dropped") == {"malformed_value": 1, "unwritable_value": 1}
+    assert [(a.node, a.topic, a.partition, a.offset, a.reason) for a in asked] == [
+        ("source-1", "in", 0, 0, "malformed_value"),
+        ("halve", "in", 0, 1, "callable_raised"),
+        ("to-1", "in", 0, 2, "unwritable_value"),
+    ]
+    assert (asked[0].source_raw_key, asked[0].source_raw_value, asked[0].timestamp) == (b"k", b"short", 1)
+    assert (asked[1].source_raw_value, asked[1].headers) == (bytes(8), [])
+    assert asked[1].message == "ZeroDivisionError: integer division or modulo by zero"
+
+
+def test_a_function_is_told_headers() -> None:
+    seen: list[Any] = []
+
+    @ads.topology(name="app")
+    def topology(app: ads.App) -> None:
+        app.stream("in", key=S, value=I).on_error(lambda failed: seen.append(failed.headers) or "continue")
+
+    with TopologyTestDriver(topology, partitions=1) as d:
+        d.input("in").pipe_raw(b"k", b"short", at=1, headers=[("h", b"1"), ("h", None)])
+        d.run()
+    assert seen == [[("h", b"1"), ("h", None)]]
+
+
+@pytest.mark.parametrize("answer", ["ignore", None, 1])
+def test_what_a_function_answers_is_one_of_the_words(answer: Any) -> None:
+    with driver(step=lambda failed: answer) as d, pytest.raises(ads.FatalError, match=r"it returned .*record_failed"):
+        d.run()
+
+
+def test_a_function_that_raises_is_the_tasks_end() -> None:
+    def decide(failed: ads.ErrorHandlerContext) -> Any:
+        raise RuntimeError("no idea")
+
+    with driver(step=decide) as d, pytest.raises(ads.FatalError, match=r"RuntimeError: no idea.*record_failed"):
+        d.run()
+
+
+def test_a_function_of_another_number_of_arguments_is_refused() -> None:
+    with pytest.raises(ads.TopologyError) as refused:
+        ads.topology(name="app")(lambda app: app.on_error(processing=lambda record, error: "fail")).build()
+    assert refused.value.code == "bad_arity"
+
+
+def test_punctuators_have_no_record() -> None:
+    asked: list[ads.ErrorHandlerContext] = []
+
+    class Late(ads.Processor[int]):
+        def init(self, ctx: ads.Context) -> None:
+            ctx.schedule("1s", "stream_time", self.tell)
+
+        def process(self, record: ads.ProcessorRecord, ctx: ads.Context) -> None: ...
+
+        def tell(self, time: int) -> None:
+            raise ValueError("not now")
+
+    @ads.topology(name="app")
+    def topology(app: ads.App) -> None:
+        app.on_error(processing=lambda failed: asked.append(failed) or "continue")
+        app.stream("in", key=S, value=I).process(Late, name="late")
+
+    with TopologyTestDriver(topology, partitions=1) as d:
+        d.input("in").pipe(1, key="k", at=1)
+        assert d.counters()["late"]["dropped:callable_raised"] == 1
+    [one] = asked
+    assert (one.topic, one.offset, one.source_raw_key, one.node) == (None, None, None, "late")
+    assert one.message == "ValueError: not now"

@@ -166,7 +166,7 @@ impl Global {
             };
             // Global tables pass over what they cannot read: no task is there to fail.
             let missing = |(reason, text)| (if reason == UNTIMED { "missing_timestamp" } else { reason }, text);
-            let taken = source.read(batch, row, clock, NO_TIME, foreign).map_err(missing);
+            let taken = source.read((&topic, partition), (batch, row), clock, NO_TIME, foreign).map_err(missing);
             clock = taken.as_ref().map_or(clock, |record| clock.max(record.ts));
             ctx.count("read", 1);
             let place = Place { topic: topic.clone(), partition, raw: batch.clone(), row };
@@ -239,10 +239,11 @@ impl Globals {
                 continue;
             }
             let source = table.source();
+            let place: Arc<str> = topic.into();
             let mut clock = table.lock().clocks.get(&partition).copied().unwrap_or(NO_TIME);
             for row in 0..batch.len() {
                 // The host's functions run without the lock: they may take as long as they like.
-                let read = source.read(batch, row, clock, NO_TIME, foreign).and_then(|r| {
+                let read = source.read((&place, partition), (batch, row), clock, NO_TIME, foreign).and_then(|r| {
                     clock = clock.max(r.ts);
                     match (r.ts < 0, r.key.is_null()) {
                         (true, _) => Err(("dropped:negative_timestamp", String::new())),

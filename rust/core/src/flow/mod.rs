@@ -220,6 +220,60 @@ pub enum OnError {
     Continue,
     /// The task fails.
     Fail,
+    /// A function of the host says which of these, each time.
+    Call(usize),
+}
+
+impl OnError {
+    /// What becomes of this failure. A function is told where the record came from, with its time, its headers and its bytes,
+    /// then the node, the reason and the text; one that raises, or says something else, ends the task, as in Kafka Streams.
+    fn asked(
+        self,
+        foreign: &dyn Foreign,
+        place: Option<&Place>,
+        node: &str,
+        reason: &str,
+        text: &str,
+    ) -> Result<OnError, Fatal> {
+        let OnError::Call(function) = self else { return Ok(self) };
+        let bytes = |b: Option<&[u8]>| b.map_or(Datum::Null, |b| Datum::Bytes(b.into()));
+        let place = place.filter(|p| !p.topic.is_empty());
+        let args = [
+            place.map_or(Datum::Null, |p| Datum::Str(p.topic.clone())),
+            place.map_or(Datum::Null, |p| Datum::Int(p.partition.into())),
+            place.map_or(Datum::Null, |p| Datum::Int(p.raw.offsets[p.row])),
+            place.map_or(Datum::Null, |p| Datum::Int(p.raw.timestamps[p.row])),
+            headers_datum(place.map_or(&[], |p| p.raw.headers_at(p.row))),
+            bytes(place.and_then(|p| p.raw.keys.get(p.row))),
+            bytes(place.and_then(|p| p.raw.values.get(p.row))),
+            Datum::str(node),
+            Datum::str(reason),
+            Datum::str(text),
+        ];
+        let wrong = |said: String| {
+            Fatal::new("record_failed", format!("`{node}`: its `on_error`: {said}, of {reason}: {text}"))
+        };
+        match foreign.apply(function, &args) {
+            Ok(Datum::Str(word)) => match &*word {
+                "dead_letter" => Ok(OnError::DeadLetter),
+                "continue" => Ok(OnError::Continue),
+                "fail" => Ok(OnError::Fail),
+                other => Err(wrong(format!("no such word: {other}"))),
+            },
+            Ok(other) => Err(wrong(format!("no word: {other:?}"))),
+            Err((serde::UNAVAILABLE, text)) => Err(serde::unavailable(text)),
+            Err((_, raised)) => Err(wrong(raised)),
+        }
+    }
+}
+
+/// Headers as the host sees them: a list of (name, bytes or nothing).
+pub fn headers_datum(headers: &[Header]) -> Datum {
+    let one = |(name, value): &Header| {
+        let value = value.as_ref().map_or(Datum::Null, |v| Datum::Bytes(v.as_slice().into()));
+        Datum::Tuple([Datum::str(name), value].into())
+    };
+    Datum::List(headers.iter().map(one).collect())
 }
 
 pub struct Slot {
@@ -439,18 +493,15 @@ impl<'a> Cx<'a> {
 
     /// A record's own failure becomes a dead letter at this node, or what the node says.
     pub fn settle(&self, done: Done) -> Done {
-        match (done, self.graph.nodes[self.node].on_error) {
-            (Err(Failure::Bad(reason, text)), OnError::DeadLetter) => {
-                self.dead(reason, text);
-                Ok(())
-            }
-            (Err(Failure::Bad(reason, _)), OnError::Continue) => {
-                self.count(&format!("dropped:{reason}"));
-                Ok(())
-            }
-            (Err(Failure::Bad(reason, text)), OnError::Fail) => Err(self.refused(reason, &text).into()),
-            (other, _) => other,
+        let Err(Failure::Bad(reason, text)) = done else { return done };
+        let place = self.env.place.borrow().clone();
+        let said = self.graph.nodes[self.node].on_error;
+        match said.asked(self.env.foreign, place.as_ref(), self.name(), reason, &text)? {
+            OnError::Continue => self.count(&format!("dropped:{reason}")),
+            OnError::Fail => return Err(self.refused(reason, &text).into()),
+            _ => self.dead(reason, text),
         }
+        Ok(())
     }
 
     fn refused(&self, reason: &str, text: &str) -> Fatal {
@@ -749,9 +800,13 @@ impl Operator for Flow {
             Ok(record) => record,
             Err((serde::UNAVAILABLE, text)) => return Err(serde::unavailable(text)),
             Err((reason, text)) => {
-                let asked = self.graph.nodes[source.node].on_error;
-                match if reason == UNTIMED { OnError::Fail } else { asked } {
-                    OnError::DeadLetter => {}
+                let node = &self.graph.nodes[source.node];
+                match if reason == UNTIMED {
+                    OnError::Fail
+                } else {
+                    node.on_error.asked(ctx.foreign, Some(&place), &node.name, reason, &text)?
+                } {
+                    OnError::DeadLetter | OnError::Call(_) => {}
                     OnError::Continue => {
                         ctx.count(&format!("dropped:{reason}"), 1);
                         return Ok(());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::serde::UNAVAILABLE;
-use super::{no_headers, Record, Serde};
+use super::{headers_datum, no_headers, Record, Serde};
 use crate::datum::Datum;
 use crate::expr::Foreign;
 use crate::raw::RawBatch;
@@ -26,6 +26,8 @@ pub enum Extractor {
     WallclockTimestampExtractor,
     /// Called with (key, value, the record's time, the partition's time so far).
     Call(usize),
+    /// And with (topic, partition, offset, time, headers) of the record.
+    CallWithContext(usize),
 }
 
 /// A topic that a flow reads, and where its records enter.
@@ -48,8 +50,16 @@ pub const UNTIMED: &str = "timestamp_failed";
 pub type Taken = Result<Record, (&'static str, String)>;
 
 impl FlowSource {
-    /// `partition_time`: the largest time of what was taken from the partition so far. `wall`: what the logged clock shows.
-    pub fn read(&self, raw: &RawBatch, row: usize, partition_time: i64, wall: i64, foreign: &dyn Foreign) -> Taken {
+    /// `place`: the record's topic and partition. `partition_time`: the largest time of what was taken from the partition so
+    /// far. `wall`: what the logged clock shows.
+    pub fn read(
+        &self,
+        place: (&Arc<str>, u32),
+        (raw, row): (&RawBatch, usize),
+        partition_time: i64,
+        wall: i64,
+        foreign: &dyn Foreign,
+    ) -> Taken {
         let read = |bytes, serde: &Serde, reason| serde.read(bytes, foreign).map_err(|trouble| trouble.fault(reason));
         let key = read(raw.keys.get(row), &self.key, "malformed_key")?;
         let value = read(raw.values.get(row), &self.value, "malformed_value")?;
@@ -63,9 +73,18 @@ impl FlowSource {
             }
             Extractor::UsePartitionTimeOnInvalidTimestamp if own < 0 => partition_time,
             Extractor::WallclockTimestampExtractor if wall != NO_TIME => wall,
-            Extractor::Call(f) => {
-                let times = (Datum::Int(own), Datum::Int(partition_time.max(-1)));
-                let made = foreign.apply(f, &[key.clone(), value.clone(), times.0, times.1]);
+            Extractor::Call(f) | Extractor::CallWithContext(f) => {
+                let times = [Datum::Int(own), Datum::Int(partition_time.max(-1))];
+                let mut args = [&[key.clone(), value.clone()], &times[..]].concat();
+                if matches!(self.timestamp, Extractor::CallWithContext(_)) {
+                    args.extend([
+                        Datum::Str(place.0.clone()),
+                        Datum::Int(place.1.into()),
+                        Datum::Int(raw.offsets[row]),
+                    ]);
+                    args.extend([Datum::Int(own), headers_datum(raw.headers_at(row))]);
+                }
+                let made = foreign.apply(f, &args);
                 match made
                     .map_err(|(reason, text)| if reason == UNAVAILABLE { (reason, text) } else { (UNTIMED, text) })?
                 {

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::func::Func;
 use super::lanes::Sending;
 use super::serde::Trouble;
-use super::{Cx, Done, Failure, Headers, Node, Record, Serde};
+use super::{headers_datum, Cx, Done, Failure, Headers, Node, Record, Serde};
 use crate::datum::Datum;
 use crate::error::Fatal;
 use crate::op::Outgoing;
@@ -212,16 +212,12 @@ impl To {
             true => {
                 let origin = cx.origin();
                 let origin = origin.as_ref();
-                let headers = record.headers.iter().map(|(name, value)| {
-                    let value = value.as_ref().map_or(Datum::Null, |v| Datum::Bytes(v.as_slice().into()));
-                    Datum::Tuple([Datum::str(name), value].into())
-                });
                 let context = [
                     origin.map_or(Datum::Null, |o| Datum::Str(o.topic.clone())),
                     origin.map_or(Datum::Null, |o| Datum::Int(o.partition.into())),
                     origin.map_or(Datum::Null, |o| Datum::Int(o.offset)),
                     Datum::Int(record.ts),
-                    Datum::List(headers.collect()),
+                    headers_datum(&record.headers),
                 ];
                 extractor.apply(cx, &record.key, &[&[&record.value], &context.each_ref()[..]].concat())?
             }

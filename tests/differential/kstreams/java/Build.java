@@ -259,6 +259,11 @@ final class Build {
             case "value" -> (record, partitionTime) -> record.value() instanceof Long time ? time : -1;
             case "plus" -> (record, partitionTime) -> record.timestamp() + json.get(1).asLong();
             case "partition_time" -> (record, partitionTime) -> partitionTime;
+            case "placed" -> (record, partitionTime) -> record.timestamp()
+                    + 10 * (record.offset() % 3)
+                    + record.topic().length()
+                    + record.partition()
+                    + record.headers().toArray().length;
             default -> throw new IllegalArgumentException("no extractor: " + json);
         };
     }

@@ -160,6 +160,12 @@ public final class Recorder {
                     StreamsConfig.DESERIALIZATION_EXCEPTION_HANDLER_CLASS_CONFIG,
                     org.apache.kafka.streams.errors.LogAndContinueExceptionHandler.class);
         }
+        if (options.path("deserialization").asText().equals("some")) {
+            config.put(StreamsConfig.DESERIALIZATION_EXCEPTION_HANDLER_CLASS_CONFIG, Handlers.Unread.class);
+        }
+        if (options.path("processing").asText().equals("some")) {
+            config.put(StreamsConfig.PROCESSING_EXCEPTION_HANDLER_CLASS_CONFIG, Handlers.Unprocessed.class);
+        }
         if (options.path("processing").asText().equals("continue")) {
             config.put(
                     StreamsConfig.PROCESSING_EXCEPTION_HANDLER_CLASS_CONFIG,
