@@ -85,7 +85,7 @@ if TYPE_CHECKING:
     from adstream.dsl.suppressed import BufferConfig, Suppressed
     from adstream.dsl.topology import Built, Topology, topology
     from adstream.dsl.typing_ import decimal, epoch, rfc3339
-    from adstream.dsl.windows import hopping, session, sliding, tumbling, unlimited
+    from adstream.dsl.windows import Windows, hopping, session, sliding, tumbling, unlimited
     from adstream.errors import AdstreamError, ConfigError, FatalError, TopologyError
     from adstream.interfaces import Uncaught
 
@@ -147,6 +147,7 @@ __all__ = [
     "VersionedRecord",
     "Windowed",
     "WindowedStream",
+    "Windows",
     "all_of",
     "approx_count_distinct",
     "arg_max",
@@ -254,7 +255,7 @@ _HOMES = {
     "adstream.dsl.suppressed": "BufferConfig Suppressed",
     "adstream.dsl.topology": "Built Topology topology",
     "adstream.dsl.typing_": "decimal epoch rfc3339",
-    "adstream.dsl.windows": "hopping session sliding tumbling unlimited",
+    "adstream.dsl.windows": "Windows hopping session sliding tumbling unlimited",
     "adstream.errors": "AdstreamError ConfigError FatalError TopologyError",
     "adstream.interfaces": "Uncaught",
 }

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from adstream.dsl.pattern_rules import Rules
     from adstream.dsl.store import StoreBuilder
     from adstream.dsl.stream import Stream
-    from adstream.dsl.windows import Hopping, Session, Sliding, Tumbling, Unlimited
+    from adstream.dsl.windows import Hopping, Session, Sliding, Tumbling, Unlimited, Windows
 
 Fn = Callable[..., Any] | Expr
 """A function, or an expression over the record (`natives.py`)."""
@@ -796,9 +796,10 @@ class KGroupedStream:
     @overload
     def windowed_by(self, window: Session) -> SessionWindowedKStream: ...
     @overload
-    def windowed_by(self, window: Tumbling | Hopping | Sliding | Unlimited) -> TimeWindowedKStream: ...
+    def windowed_by(self, window: Tumbling | Hopping | Sliding | Unlimited | Windows) -> TimeWindowedKStream: ...
     def windowed_by(self, window: Any) -> Any:
-        """By window, too: `ads.tumbling`, `ads.hopping`, `ads.sliding`, `ads.session`, `ads.unlimited`.
+        """By window, too: `ads.tumbling`, `ads.hopping`, `ads.sliding`, `ads.session`, `ads.unlimited`, or `ads.Windows` of
+        one's own.
 
         In Kafka Streams: `windowedBy`.
         """

@@ -23,9 +23,9 @@ from adstream.dsl.graph import Graph
 from adstream.dsl.kstream import Flowing, Fn, KGroupedStream, aggregate_fold, same_app
 from adstream.dsl.ktable import KTable
 from adstream.dsl.serdes import Serde
-from adstream.dsl.windows import Hopping, Session, Sliding, Tumbling, Unlimited
+from adstream.dsl.windows import Hopping, Session, Sliding, Tumbling, Unlimited, Windows
 
-Window = Tumbling | Hopping | Sliding | Session | Unlimited
+Window = Tumbling | Hopping | Sliding | Session | Unlimited | Windows
 
 _FOREVER_MS = 2**63 - 1
 
@@ -76,8 +76,24 @@ def check(window: object, operation: str) -> None:
         )
 
 
-def _plan(window: Window) -> dict[str, Any]:
+class _WindowsFor:
+    """What the core calls of windows of one's own."""
+
+    __slots__ = ("windows",)
+
+    def __init__(self, windows: Windows) -> None:
+        self.windows = windows
+
+    def __call__(self, timestamp: int) -> list[tuple[int, int]]:
+        return [(start, end) for start, end in self.windows.windows_for(timestamp)]
+
+
+def _plan(graph: Graph, window: Window) -> dict[str, Any]:
     match window:
+        case Windows():
+            size_ms, grace_ms = window.sizes_ms()
+            called = graph.register(_WindowsFor(window))
+            return {"kind": "own", "call": called, "size_ms": size_ms, "grace_ms": grace_ms}
         case Tumbling():
             size = window.size_ms
             return {"kind": "hopping", "size_ms": size, "advance_ms": size, "grace_ms": window.grace_ms}
@@ -110,6 +126,10 @@ class _Kept:
 
 def _kept(window: Window) -> _Kept:
     match window:
+        case Windows():
+            size_ms, grace_ms = window.sizes_ms()
+            # One that lies ahead of its record makes the store forget earlier; a cache has them still.
+            return _Kept("window", size_ms + grace_ms, size_ms + grace_ms, size_ms, 2 * size_ms)
         case Tumbling():
             return _Kept("window", window.size_ms + window.grace_ms, window.retention_ms, window.size_ms)
         case Hopping():
@@ -185,7 +205,7 @@ def _aggregate(
         [flowing.port for flowing in inputs],
         about=f"{window!r}{', told on close' if on_close else ''}",
         folds=folds,
-        window=_plan(window),
+        window=_plan(first.graph, window),
         merger=merger,
         on_close=on_close,
         cached=how.caching,
@@ -221,6 +241,13 @@ class _Windowed:
                 "an unlimited window never closes",
                 operation="emit_strategy",
                 hint='leave it at `"update"`',
+            )
+        if emit.on_close and isinstance(self._window, Windows):
+            raise fault(
+                "bad_window",
+                "windows of one's own are told with each update",
+                operation="emit_strategy",
+                hint="write `.suppress(ads.Suppressed.until_window_closes())` behind the aggregate",
             )
         return type(self)(self._grouped, self._window, emit)
 
@@ -336,7 +363,9 @@ class CogroupedKStream:
     @overload
     def windowed_by(self, window: Session) -> SessionWindowedCogroupedKStream: ...
     @overload
-    def windowed_by(self, window: Tumbling | Hopping | Sliding | Unlimited) -> TimeWindowedCogroupedKStream: ...
+    def windowed_by(
+        self, window: Tumbling | Hopping | Sliding | Unlimited | Windows
+    ) -> TimeWindowedCogroupedKStream: ...
     def windowed_by(self, window: Any) -> Any:
         """By window, too. In Kafka Streams: `windowedBy`."""
         check(window, "windowed_by")

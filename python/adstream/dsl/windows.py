@@ -6,6 +6,7 @@
     sliding("5m", grace="10s")                  [t - 5m, t] and [t + 1ms, t + 1ms + 5m] for every record's time t
     session("5m", grace="10s")                  [first, last] of records with no more than 5m between them
     unlimited()                                 [start, ...), one
+    a class of one's own                        derived from `Windows`, for keys and values
 
 A record is *late* for its window when `window end + grace <= time`, with the time of what came before, the record itself
 included (in rows: the clock of its lane, and it goes to `.late`). Sliding windows and sessions hold their ends, so there it
@@ -15,6 +16,8 @@ session: after its last record).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -168,6 +171,50 @@ class Unlimited:
 
     def __repr__(self) -> str:
         return f'unlimited("{format_ms(self.start_ms)}")'
+
+
+class Windows(ABC):
+    """Windows of one's own, of keys and values: to be derived from.
+
+        class Days(ads.Windows):
+            def windows_for(self, timestamp):
+                start = timestamp // DAY * DAY
+                return [(start, start + DAY)]
+
+            def size(self):
+                return "1d"
+
+            def grace_period(self):
+                return "1h"
+
+    Windows are kept and written by their starts. Who has the start alone takes `size` for their length: keys read from topics
+    and stores, and those told from a cache. So where they are not equally long, let the end follow from the start. They are
+    told with each update; `emit_strategy("close")` is for the others.
+
+    In Kafka Streams: `Windows`, `windowsFor`.
+    """
+
+    @abstractmethod
+    def windows_for(self, timestamp: int) -> Iterable[tuple[int, int]]:
+        """The windows that hold a time: (start, end), ms, `0 <= start <= end`, the end exclusive. It is called with each record,
+        and must say the same each time. One that raises makes a dead letter of its record."""
+
+    @abstractmethod
+    def size(self) -> Duration:
+        """How long they are, at most."""
+
+    @abstractmethod
+    def grace_period(self) -> Duration:
+        """How long after a window's end its records still count."""
+
+    def sizes_ms(self) -> tuple[int, int]:
+        """Size and grace, ms.
+
+        Raises:
+            TopologyError: `bad_duration`.
+        """
+        size = duration_ms(self.size(), "size", operation="windowed_by", zero=False)
+        return size, duration_ms(self.grace_period(), "grace_period", operation="windowed_by")
 
 
 def hopping(

@@ -101,6 +101,30 @@ def placed(key: Any, value: Any, ts: int, partition: int, at: ads.RecordContext)
     return at.timestamp + 10 * (at.offset % 3) + len(at.topic) + at.partition + len(at.headers)
 
 
+class OwnWindows(ads.Windows):
+    """As `OwnWindows.java`."""
+
+    def __init__(self, said: Json) -> None:
+        self.said = said
+        self.first, self.second = said["lengths"]
+
+    def at(self, time: int) -> tuple[int, int]:
+        period = self.first + self.second
+        start = time // period * period
+        return (start, start + self.first) if time - start < self.first else (start + self.first, start + period)
+
+    def windows_for(self, timestamp: int) -> list[tuple[int, int]]:
+        own = self.at(timestamp)
+        following = self.at(own[1])
+        return {"before": [following, own], "after": [own, following]}.get(self.said.get("more", ""), [own])
+
+    def size(self) -> timedelta:
+        return timedelta(milliseconds=max(self.first, self.second))
+
+    def grace_period(self) -> timedelta:
+        return timedelta(milliseconds=self.said["grace"] or 0)
+
+
 class Builder(Processors):
     """A topology of a case's nodes, in their order."""
 
@@ -369,6 +393,8 @@ class Builder(Processors):
                 made = ads.sliding(ms(window["difference"]), grace=grace)
             case "session":
                 made = ads.session(ms(window["gap"]), grace=grace)
+            case "own":
+                made = OwnWindows(window)
             case _:
                 made = ads.unlimited(ms(window.get("start", 0)))
         windowed = on.windowed_by(made)

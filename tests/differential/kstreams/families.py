@@ -141,6 +141,12 @@ def _windows(kind: str) -> Callable[[Gen], None]:
     return family
 
 
+def own_windows(g: Gen) -> None:
+    """Windows that the application makes itself; some of them told once more when they close."""
+    table = g.aggregated(g.windowed(g.group(g.prepare(g.stream(), 1)), "own"))
+    g.finish(g.suppress(table, "closes") if g.chance(0.3) else table, 2)
+
+
 def cogroups(g: Gen) -> None:
     ref = g.cogroup([g.stream("string") for _ in range(g.pick([2, 2, 3]))])
     if g.chance(0.6):
@@ -605,6 +611,7 @@ FAMILIES: dict[str, Callable[[Gen], None]] = {
     "chains": chains,
     "lru_tables": lru_tables,
     "patterns": patterns,
+    "own_windows": own_windows,
     "errors_handled": errors_handled,
     "timestamps_placed": timestamps_placed,
     "misuse": misuse,

@@ -43,6 +43,14 @@ TAGS = {
         "a joiner that fails for a record which had waited for its other side costs the record at hand, and each one after"
         " it, as the one that waited stays; here it is the one that goes"
     ),
+    "own_ends": (
+        "stores behind windows of one's own, which are not equally long, keep their keys by the starts alone, and show them as"
+        " if all were as long as the longest; here they keep their ends"
+    ),
+    "own_ahead": (
+        "with windows ahead of their records, a cache still has what the store behind it let go of, and tells it without its"
+        " old value"
+    ),
     "dropped_of_fk_join": "how many records foreign-key joins count as dropped varies by release",
 }
 
@@ -53,6 +61,8 @@ DELIBERATE = {
     "session_of_nothing": _AMOUNT,
     "one_task": _AMOUNT | {"key"},
     "cached_windows": {"value", "seen", "stores"},
+    "own_ends": {"key", "stores", "seen", "value"},
+    "own_ahead": {"value", "seen", "stores"},
 }
 """With these tags adstream does better on purpose, and a difference of these kinds is none (`run.difference` names them).
 Measured over 72,000 generated cases: 292 differed, all in these ways. Of those with `foreign_order` alone (1,148) or
@@ -590,6 +600,17 @@ class Gen:
                 return {"type": kind, "difference": difference, "grace": grace}, str(difference)
             case "session":
                 return {"type": kind, "gap": self.ms(3, 5, 10), "grace": grace}, "session"
+            case "own":
+                lengths = [self.ms(3, 5, 10), self.ms(4, 5, 12)]
+                if self.chance(0.4):
+                    lengths[1] = lengths[0]
+                if lengths[0] != lengths[1]:
+                    self.tags.add("own_ends")
+                more = {"more": self.pick(["before", "after"])} if self.chance(0.4) else {}
+                if more and self.options.get("cache"):
+                    self.tags.add("own_ahead")
+                own: Json = {"type": kind, "lengths": lengths, "grace": grace}
+                return own | more, str(max(lengths))
         start = {"start": self.pick([0, 5, 10]) * self.unit} if self.chance(0.3) else {}
         return {"type": "unlimited"} | start, str(2**63 - 1)
 
@@ -609,6 +630,7 @@ class Gen:
             "hopping": lambda: window["size"],
             "sliding": lambda: 2 * window["difference"],
             "session": lambda: window["gap"],
+            "own": lambda: max(window["lengths"]),
         }[window["type"]]() + (window["grace"] or 0)
         if window["emit"] == "close":
             # Without a cache, and with the default retention, the original loses windows when time jumps.

@@ -350,3 +350,64 @@ def test_a_longer_retention_is_kept() -> None:
     built = ads.topology(name="app")(build).build()
     [store] = built.plan["stores"]
     assert (store["name"], store["kind"], store["retention_ms"]) == ("kept", "window", 50)
+
+
+class Own(ads.Windows):
+    def __init__(self, said: Any, size: Any = "10ms", grace: Any = "0s") -> None:
+        self.said, self._size, self._grace = said, size, grace
+
+    def windows_for(self, timestamp: int) -> Any:
+        return self.said(timestamp)
+
+    def size(self) -> Any:
+        return self._size
+
+    def grace_period(self) -> Any:
+        return self._grace
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.just(1), st.integers(0, 60)), max_size=12),
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.integers(0, 15),
+)
+@settings(deadline=None, max_examples=30)
+def test_windows_of_ones_own_that_are_hopping_ones_are_those(
+    records: list[Any], size: int, advance: int, grace: int
+) -> None:
+    advance = min(size, advance)
+    hopping = ads.hopping(ms(size), advance=ms(advance), grace=ms(grace))
+
+    def holding(t: int) -> Any:
+        return ((s, s + size) for s in range(0, t + 1, advance) if t < s + size)
+
+    own = Own(holding, ms(size), ms(grace))
+    assert play(counts(own), records) == play(counts(hopping), records)
+    cached = ads.Materialized()
+    assert play(counts(own, how=cached), records) == play(counts(hopping, how=cached), records)
+
+
+@pytest.mark.parametrize("said", [[(-1, 5)], [(5, 4)], [(1,)], [("a", "b")], 7, ZeroDivisionError])
+def test_windows_that_are_none_are_their_records_failure(said: Any) -> None:
+    def windows(t: int) -> Any:
+        return 1 // 0 if said is ZeroDivisionError else said
+
+    topology = ads.topology(name="app")(counts(Own(windows)))
+    with TopologyTestDriver(topology, partitions=1) as driver:
+        driver.input("in").pipe(1, key="a", at=3)
+        assert [letter.reason for letter in driver.dead_letters("in")] == ["callable_raised"]
+        assert driver.output("out").read() == []
+
+
+def test_windows_of_ones_own_say_their_length_and_are_told_with_each_update() -> None:
+    def nothing_long(app: ads.App) -> None:
+        app.stream("in").group_by_key().windowed_by(Own(lambda t: [(0, 10)], size="0s")).count()
+
+    def close(app: ads.App) -> None:
+        app.stream("in").group_by_key().windowed_by(Own(lambda t: [(0, 10)])).emit_strategy("close")
+
+    with refused("bad_duration", "`size` is zero"):
+        ads.topology(name="app")(nothing_long).build()
+    with refused("bad_window", "windows of one's own are told with each update"):
+        ads.topology(name="app")(close).build()

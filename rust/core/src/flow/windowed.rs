@@ -43,6 +43,13 @@ pub enum Windowing {
         gap_ms: i64,
         grace_ms: i64,
     },
+    /// What a function of the host says of a time: a list of (start, end). `size_ms` is how long windows are said to be, where
+    /// nobody can ask (a key in the store has the start alone).
+    Own {
+        call: usize,
+        size_ms: i64,
+        grace_ms: i64,
+    },
 }
 
 impl Windowing {
@@ -62,11 +69,27 @@ impl Windowing {
             .map(move |start| (start, start.saturating_add(size)))
     }
 
+    /// The same, where they are the user's own: in the order in which they are said.
+    fn own(call: usize, ts: i64, cx: Cx<'_>) -> Result<Vec<(i64, i64)>, Failure> {
+        let wrong = |said: &Datum| Failure::raised(format!("windows are (start, end) in ms, with 0 <= start <= end, not {said:?}"));
+        let said = cx.apply(call, &[Datum::Int(ts)])?;
+        let Datum::List(windows) = &said else { return Err(wrong(&said)) };
+        let bounds = |window: &Datum| match window {
+            Datum::Tuple(pair) | Datum::List(pair) => match **pair {
+                [Datum::Int(start), Datum::Int(end)] if 0 <= start && start <= end => Ok((start, end)),
+                _ => Err(wrong(window)),
+            },
+            _ => Err(wrong(window)),
+        };
+        windows.iter().map(bounds).collect()
+    }
+
     fn grace_ms(&self) -> i64 {
         match *self {
             Windowing::Hopping { grace_ms, .. }
             | Windowing::Sliding { grace_ms, .. }
-            | Windowing::Session { grace_ms, .. } => grace_ms,
+            | Windowing::Session { grace_ms, .. }
+            | Windowing::Own { grace_ms, .. } => grace_ms,
             Windowing::Unlimited { .. } => 0,
         }
     }
@@ -172,7 +195,11 @@ impl Node for WindowAggregate {
         record.key.write_key(&mut self.place).map_err(Failure::unstorable)?;
         let close = self.seen.note(input, record.ts).saturating_sub(self.windowing.grace_ms());
         let fold = &self.folds[input];
-        for (start, end) in self.windowing.holding(record.ts) {
+        let own = match self.windowing {
+            Windowing::Own { call, .. } => Windowing::own(call, record.ts, cx)?,
+            _ => vec![],
+        };
+        for (start, end) in own.into_iter().chain(self.windowing.holding(record.ts)) {
             if end <= close {
                 cx.count("dropped:late");
                 continue;
@@ -192,6 +219,11 @@ impl Node for WindowAggregate {
             let put = cx.store_mut(self.store).window_put_at(&mut slot, start, &self.place, &after, ts);
             count_refused(put?, cx);
             if !self.closing.active {
+                // From a cache keys come as they are kept, by their starts.
+                let end = match self.windowing {
+                    Windowing::Own { size_ms, .. } if self.teller.cached() => start.saturating_add(size_ms),
+                    _ => end,
+                };
                 let key = || Datum::windowed(record.key.clone(), start, end);
                 let ts = told_at(&self.teller, &after, ts, &record);
                 let change = Record::change(Datum::Null, after, before, ts, record.headers.clone());

@@ -381,6 +381,12 @@ final class Build {
                         ? one.windowedBy(windows)
                         : ((CogroupedKStream) grouped).windowedBy(windows);
             }
+            case "own" -> {
+                OwnWindows windows = new OwnWindows(w);
+                yield grouped instanceof KGroupedStream one
+                        ? one.windowedBy(windows)
+                        : ((CogroupedKStream) grouped).windowedBy(windows);
+            }
             case "sliding" -> {
                 SlidingWindows windows = has(w, "grace")
                         ? SlidingWindows.ofTimeDifferenceAndGrace(ms(w, "difference"), ms(w, "grace"))
