@@ -71,7 +71,9 @@ impl Windowing {
 
     /// The same, where they are the user's own: in the order in which they are said.
     fn own(call: usize, ts: i64, cx: Cx<'_>) -> Result<Vec<(i64, i64)>, Failure> {
-        let wrong = |said: &Datum| Failure::raised(format!("windows are (start, end) in ms, with 0 <= start <= end, not {said:?}"));
+        let wrong = |said: &Datum| {
+            Failure::raised(format!("windows are (start, end) in ms, with 0 <= start <= end, not {said:?}"))
+        };
         let said = cx.apply(call, &[Datum::Int(ts)])?;
         let Datum::List(windows) = &said else { return Err(wrong(&said)) };
         let bounds = |window: &Datum| match window {
