@@ -128,6 +128,7 @@ def _untimed(case: Case) -> bool:
     shuffles = sum(node["op"] in SHUFFLES or (node["op"] == "to_stream" and "fn" in node) for node in case["nodes"])
     return (
         shuffles <= 1
+        and "some" not in case.get("options", {}).values()  # handlers that look at offsets
         and not case.get("stores")
         and not any(
             node["op"] in TIMED
