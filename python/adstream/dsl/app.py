@@ -401,6 +401,23 @@ class App:
         """
         lowlevel.add_state_store(self._graph, store, processors)
 
+    def wrap_processors(self, wrapper: Callable[[str, Any], Any]) -> None:
+        """Puts something around every processor of the application, those that were added before included: to measure, to log,
+        to forgive.
+
+        Args:
+            wrapper: `(name of the operation, processor)` returns a processor in its place, with `init`, `process` and `close`
+                that call those of the one it was given. It is called whenever a task makes a processor. Several wrappers
+                lie around one another, the last one outside.
+
+        Raises:
+            TopologyError: `bad_argument`, no function.
+
+        In Kafka Streams: `ProcessorWrapper` (KIP-1112), which wraps the operations of the language, too.
+        """
+        flow.call(self._graph, wrapper, "wrapper", "wrap_processors", 2)
+        self._graph.wrappers.append(wrapper)
+
     def add_source(
         self,
         name: str,

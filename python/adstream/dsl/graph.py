@@ -60,6 +60,7 @@ class Graph:
     starts: dict[str, str | int] = field(default_factory=dict)
     """Topic -> where it is read from without a committed position: `earliest`, `latest`, `none`, or how far back, ms."""
     on_error: dict[str, Any] = field(default_factory=dict)
+    wrappers: list[Callable[[str, Any], Any]] = field(default_factory=list)
     """What becomes of records that fail, by stage."""
     timestamp: Any = None
     """How sources of keys and values find event times that do not say so themselves, as the plan has it."""

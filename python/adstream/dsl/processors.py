@@ -181,11 +181,7 @@ class Context:
 
         What `init` schedules goes on where it was after a restart; what is scheduled later is gone then.
         """
-        ms = duration_ms(interval, "interval", operation="schedule", zero=False)
-        if type not in ("stream_time", "wall_clock_time"):
-            raise ValueError(f'`type` is "stream_time" or "wall_clock_time", not {type!r}')
-        if not callable(callback):
-            raise TypeError(f"`callback` must be a function of the time (ms), not {callback!r}")
+        ms = checked_schedule(interval, type, callback)
         start = None if start_time is None else store.moment(start_time)
         if start is not None and start < 0:
             raise ValueError(f"`start_time` is {start} ms; it cannot lie before the epoch")
@@ -208,11 +204,11 @@ class Context:
             for entry in self._graph.globals:
                 kept = entry.get("kept")
                 if entry["name"] == name and not (kept and kept["node"] == self._handle.node):
-                    return store.opened_read_only(global_spec(entry), _Connected(self._handle, name))
+                    return store.opened_read_only(global_spec(entry), Connected(self._handle, name))
                 if entry["name"] == name:
                     own = global_spec(entry)
         if own is not None and name in self._handle.stores:
-            return store.opened(own, _Connected(self._handle, name))
+            return store.opened(own, Connected(self._handle, name))
         known = ", ".join(self._handle.stores)
         raise KeyError(
             f"`{self._handle.node}` is not connected to a store `{name}`: "
@@ -238,6 +234,22 @@ class Context:
         found = self._handle.record_metadata()
         return None if found is None else RecordMetadata(*found)
 
+    def app_configs_with_prefix(self, prefix: str) -> dict[str, Any]:
+        """Those settings whose names begin so, by the rest of their names."""
+        configs = self.app_configs
+        return {name.removeprefix(prefix): value for name, value in configs.items() if name.startswith(prefix)}
+
+    def count(self, name: str, by: int = 1) -> None:
+        """Adds to a counter of the operation's own: `adstream_records_total` with `reason="custom:<name>"` among the worker's
+        metrics, `driver.counters()` in tests. What is rolled back is not counted.
+
+        Raises:
+            ValueError: `by` is no whole number from 0 on, or the name is empty.
+
+        In Kafka Streams: `ProcessingContext.metrics`, `addRateTotalSensor`.
+        """
+        self._handle.count(f"custom:{name}", checked_count(name, by))
+
     @property
     def current_stream_time_ms(self) -> int:
         """The largest time that the task has seen; −1 before its first record."""
@@ -252,7 +264,26 @@ class Context:
         return f"<Context {self._handle.node}>"
 
 
-class _Connected:
+def checked_schedule(interval: Duration, type: object, callback: object) -> int:
+    """The interval, ms."""
+    ms = duration_ms(interval, "interval", operation="schedule", zero=False)
+    if type not in ("stream_time", "wall_clock_time"):
+        raise ValueError(f'`type` is "stream_time" or "wall_clock_time", not {type!r}')
+    if not callable(callback):
+        raise TypeError(f"`callback` must be a function of the time (ms), not {callback!r}")
+    return ms
+
+
+def checked_count(name: object, by: object) -> int:
+    """What is added to a counter."""
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"a counter has a name, and {name!r} is none")
+    if not isinstance(by, int) or isinstance(by, bool) or by < 0:
+        raise ValueError(f"a counter goes up by whole numbers, not by {by!r}")
+    return by
+
+
+class Connected:
     """A store through the handle (`store.Access`)."""
 
     __slots__ = ("_handle", "_name")
@@ -305,12 +336,26 @@ class _Instances:
         if instance is self._last:
             raise TypeError("the function gave the same processor twice: every task needs one of its own")
         self._last = instance
-        for name in ("init", "close"):
-            if not hasattr(instance, name):
-                setattr(instance, name, lambda *_: None)
+        _complete(instance)
         found = list(keyed.attributes(type(instance)))
         scoped = keyed.Scoped(instance, found, handle.node) if found else instance
-        return scoped, Context(handle, self._graph, self._app)
+        wrapped = self._wrapped(handle.node, scoped) if self._method.startswith("process") else scoped
+        return wrapped, Context(handle, self._graph, self._app)
+
+    def _wrapped(self, name: str, processor: Any) -> Any:
+        for wrapper in self._graph.wrappers:
+            processor = wrapper(name, processor)
+            if not callable(getattr(processor, "process", None)):
+                raise TypeError(f"`wrap_processors` made {processor!r} of `{name}`: it has no `process(record, ctx)`")
+            _complete(processor)
+        return processor
+
+
+def _complete(instance: Any) -> None:
+    """`init` and `close` may be left out."""
+    for name in ("init", "close"):
+        if not hasattr(instance, name):
+            setattr(instance, name, lambda *_: None)
 
 
 def _factory(processor: object, operation: str) -> Callable[[], Any]:

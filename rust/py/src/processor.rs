@@ -18,13 +18,14 @@ use std::thread::ThreadId;
 
 use adstream_core::datum::Datum;
 use adstream_core::error::Fatal;
+use adstream_core::flow::detached::Detached;
 use adstream_core::flow::process::{Access, Processor};
 use adstream_core::flow::reads::{Entry, Page, Span};
 use adstream_core::flow::schedule::Clock;
 use adstream_core::flow::store::View;
 use adstream_core::flow::stores::StoreKind;
 use adstream_core::flow::versions::Put;
-use adstream_core::flow::{Cx, Done, Failure, Headers, Record, Store};
+use adstream_core::flow::{Cx, Done, Failure, Headers, Record, Store, StoreSpec};
 use pyo3::exceptions::{PyKeyError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
@@ -266,6 +267,8 @@ pub struct Handle {
     begun: AtomicBool,
     /// A failure that nobody can go on from, whatever the user's code does with the exception.
     fatal: Mutex<Option<Fatal>>,
+    /// Of a unit test, without a task.
+    detached: Option<Mutex<Detached>>,
 }
 
 fn held<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -282,6 +285,11 @@ impl Drop for Loan<'_> {
 }
 
 impl Handle {
+    fn new(access: Access, detached: Option<Mutex<Detached>>) -> Handle {
+        let (lent, callbacks, fatal) = (Mutex::new(None), Mutex::default(), Mutex::new(None));
+        Handle { lent, access, callbacks, begun: AtomicBool::new(false), fatal, detached }
+    }
+
     fn lend<'a>(&'a self, cx: Cx<'_>) -> Loan<'a> {
         // SAFETY: only the lifetime changes. `Loan` ends the loan before the call, and with it the borrow, ends.
         let cx = unsafe { std::mem::transmute::<Cx<'_>, Cx<'static>>(cx) };
@@ -290,6 +298,9 @@ impl Handle {
     }
 
     fn with<T>(&self, f: impl FnOnce(Cx<'_>) -> PyResult<T>) -> PyResult<T> {
+        if let Some(own) = &self.detached {
+            return held(own).with(f);
+        }
         let cx = match &*held(&self.lent) {
             Some(lent) if lent.thread == std::thread::current().id() => lent.cx,
             _ => {
@@ -343,6 +354,15 @@ type Metadata = (String, u32, i64);
 
 #[pymethods]
 impl Handle {
+    /// Stores (JSON, as in a plan) without a task, for unit tests. Raises ValueError: they are none.
+    #[staticmethod]
+    fn detached(node: String, stores: &str) -> PyResult<Handle> {
+        let specs: Vec<StoreSpec> = serde_json::from_str(stores).map_err(|e| PyValueError::new_err(e.to_string()))?;
+        let names = specs.iter().enumerate().map(|(at, spec)| (spec.name.clone(), at)).collect();
+        let detached = Some(Mutex::new(Detached::new(&node, specs)));
+        Ok(Handle::new(Access { node, stores: names, ..Access::default() }, detached))
+    }
+
     #[getter]
     fn node(&self) -> &str {
         &self.access.node
@@ -425,10 +445,10 @@ impl Handle {
     fn system_time(&self) -> PyResult<i64> {
         self.with(|cx| Ok(cx.time(Clock::Wall).max(-1)))
     }
-    /// The time of the record at hand, or of the clock that is due.
-    fn count(&self, reason: &str) -> PyResult<()> {
+    #[pyo3(signature = (reason, by=1))]
+    fn count(&self, reason: &str, by: u64) -> PyResult<()> {
         self.with(|cx| {
-            cx.count(reason);
+            cx.count_many(reason, by);
             Ok(())
         })
     }
@@ -543,14 +563,7 @@ struct Host {
 
 /// `factory(handle)` returns (instance, context).
 pub fn host(py: Python<'_>, factory: &Bound<'_, PyAny>, access: &Access) -> PyResult<Box<dyn Processor>> {
-    let handle = Handle {
-        lent: Mutex::new(None),
-        access: access.clone(),
-        callbacks: Mutex::default(),
-        begun: AtomicBool::new(false),
-        fatal: Mutex::new(None),
-    };
-    let handle = Py::new(py, handle)?;
+    let handle = Py::new(py, Handle::new(access.clone(), None))?;
     let (instance, context) = factory.call1((handle.clone_ref(py),))?.extract()?;
     Ok(Box::new(Host { instance, context, handle }))
 }
