@@ -220,7 +220,12 @@ class RowTable:
 
 
 def to_table(
-    stream: Stream, key: Sequence[str], latest_by: Side | None, history: Duration | None, name: str | None
+    stream: Stream,
+    key: Sequence[str],
+    latest_by: Side | None,
+    history: Duration | None,
+    deletes: object,
+    name: str | None,
 ) -> RowTable:
     """`Stream.to_table`."""
     from adstream.dsl.ktable import table_of
@@ -254,9 +259,37 @@ def to_table(
     records = _records(
         stream, stream._port, names, types, stream._written(), _together(stream, [*map(col, names)], types)
     )
+    if deletes is not None:
+        records = _without(stream, records, deletes, line)
     flowing = records._keyed("to_table", name)
     kept = table_of(flowing, Materialized(name, history=history), "to_table", older=older)
     return RowTable(stream, names, kept, versioned=history is not None)
+
+
+def _without(stream: Stream, records: KStream, deletes: object, line: str | None) -> KStream:
+    """The records, without a value where the condition is true."""
+    if not isinstance(deletes, Expr):
+        raise fault(
+            "bad_argument",
+            f"`deletes` is {deletes!r}",
+            operation="to_table",
+            line=line,
+            hint='write a condition, `deletes=ads.col("status") == "closed"`',
+        )
+    tree, dtype = stream._compile("to_table", deletes, line)
+    if dtype != "bool":
+        raise fault(
+            "type_mismatch",
+            f"`deletes` is {dtype}, and must be a condition",
+            operation="to_table",
+            line=line,
+            hint='compare it: `ads.col("status") == "closed"`',
+        )
+    _no_python(deletes, "`deletes` is asked inside the table", "to_table", line)
+    none = {"op": "lit", "value": None, "dtype": "null"}
+    said = {"op": "when", "args": [tree, none, {"op": "col", "name": "$value"}]}
+    gone = natives.Native({"expr": said}, f"nothing where {deletes!r}")
+    return records._next("map_values", mapper=flow.function(stream._graph, gone, "deletes", "to_table"))
 
 
 def _with_table(

@@ -690,23 +690,25 @@ class Stream(_Flow):
         *key: str,
         latest_by: str | Expr | None = None,
         history: Duration | None = None,
+        deletes: Expr | None = None,
         name: str | None = None,
     ) -> RowTable:
-        """The newest row of each key, to be joined with. No key is ever forgotten.
+        """The newest row of each key, to be joined with. A key stays until a row `deletes` it.
 
         Args:
             key: the columns of the key; rows are moved by it where their topic is not keyed so.
             latest_by: how new a row is: one for which this is less than for the present one is ignored and counted
                 (`dropped:older`). By default the last to arrive is the newest, whatever its time.
             history: versions are kept so long, and a join sees what held at the time of its row.
+            deletes: a condition: a row for which it is true takes its key out of the table, whatever `latest_by` says.
             name: of its store, with which it can be read.
 
         In Kafka Streams: `toTable`.
 
         Raises:
-            TopologyError: `unknown_column`, `bad_argument`, `not_native`.
+            TopologyError: `unknown_column`, `bad_argument`, `type_mismatch`, `not_native`.
         """
-        return row_joins.to_table(self, key, latest_by, history, name)
+        return row_joins.to_table(self, key, latest_by, history, deletes, name)
 
     # --- keys -------------------------------------------------------------------------------------
 

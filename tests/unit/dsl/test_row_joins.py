@@ -6,6 +6,8 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import adstream as ads
 from adstream.testing import TopologyTestDriver
@@ -261,6 +263,64 @@ def test_a_table_with_a_history_says_what_held_then() -> None:
     assert run(build, rows) == [("a", {"click.price": "2.00"}, BASE + 6_000)]
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3), st.sampled_from(["put", "gone", None])), max_size=12),
+    st.booleans(),
+)
+@settings(deadline=None, max_examples=25)
+def test_a_row_takes_its_key_out_of_the_table(changes: list[Any], versions: bool) -> None:
+    """After each change, what a join sees of each key is what a dict has; also as of times, and after a restart."""
+
+    class Change(ads.Record):
+        user: str
+        n: int
+        kind: str | None
+
+    def build(app: ads.App) -> None:
+        how: dict[str, Any] = {"history": "1h"} if versions else {}
+        table = app.stream("changes", Change).to_table("user", deletes=col("kind") == "gone", name="kept", **how)
+        asked = app.stream("asked", Asked)
+        asked.join(table, on="user", how="left", into="t", name="j").select("user", n=col("t.n")).to("out")
+
+    class Asked(ads.Record):
+        user: str
+
+    model: dict[str, int] = {}
+    with TopologyTestDriver(ads.topology(name="app")(build), partitions=2) as driver:
+        for at, (user, n, kind) in enumerate(changes):
+            driver.input("changes").pipe({"user": user, "n": n, "kind": kind}, at=10 * at)
+            driver.run()
+            model[user] = n
+            if kind == "gone":
+                del model[user]
+            if at % 5 == 4:
+                driver.restart()
+            for one in "ab":
+                driver.input("asked").pipe({"user": one}, at=10 * at + 1)
+            assert {r.value["user"]: r.value["n"] for r in driver.output("out").read()} == {
+                one: model.get(one) for one in "ab"
+            }
+
+
+def test_deletions_count_whatever_latest_by_says() -> None:
+    class Offer(ads.Record):
+        ad: int
+        price: Annotated[Decimal, ads.decimal(10, 2)]
+        over: bool
+
+    def build(app: ads.App) -> None:
+        table = app.stream("offers", Offer).to_table("ad", latest_by="price", deletes=col("over"))
+        joined = app.stream("shown", Shown).join(table, on="ad", how="left", into="c", name="j")
+        joined.select("ad", price=col("c.price")).to("out")
+
+    with TopologyTestDriver(ads.topology(name="app")(build), partitions=1) as driver:
+        for price, over in [("5.00", False), ("4.00", False), ("1.00", True), ("2.00", False)]:
+            driver.input("offers").pipe({"ad": 1, "price": price, "over": over}, at=1)
+            driver.run()
+            driver.input("shown").pipe({"user": "u", "ad": 1, "kind": "WEB"}, at=1)
+        assert [r.value["price"] for r in driver.output("out").read()] == ["5.00", "5.00", None, "2.00"]
+
+
 def test_what_is_refused_of_tables() -> None:
     into: dict[str, Any] = {"into": "c"}
     refused("not_the_key", lambda a, b: a.join(b.to_table("user"), on="ad", **into))
@@ -276,6 +336,10 @@ def test_what_is_refused_of_tables() -> None:
         (lambda rows: rows.to_table("user", latest_by=3), "bad_argument"),
         (lambda rows: rows.to_table("user", latest_by=ads.udf(lambda row: 1, type=int)), "not_native"),
         (lambda rows: rows.to_table("user", latest_by="ad", history="1h"), "bad_argument"),
+        (lambda rows: rows.to_table("user", deletes="ad"), "bad_argument"),
+        (lambda rows: rows.to_table("user", deletes=col("ad")), "type_mismatch"),
+        (lambda rows: rows.to_table("user", deletes=col("add") == 1), "unknown_column"),
+        (lambda rows: rows.to_table("user", deletes=ads.udf(lambda row: True, type=bool)), "not_native"),
     ]:
         with pytest.raises(ads.TopologyError) as raised:
             made(sides()[1])
