@@ -246,6 +246,10 @@ final class Scripts {
     }
 
     private static String meta(RecordMetadata meta) {
+        // What a wall-clock punctuator forwards has either no metadata or some without a topic: both say that there is no record.
+        if (meta.topic() == null) {
+            return "none";
+        }
         // Internal topics have names, and offsets, of each system's own.
         return meta.topic().startsWith("in")
                 ? meta.topic() + "/" + meta.partition() + "/" + meta.offset()
