@@ -21,7 +21,7 @@ STUB  := python/adstream/_core.pyi
 ALLOW := tools/stubtest.allow
 
 .DEFAULT_GOAL := help
-.PHONY: help setup servers demo test check bench sim chaos chaos-platform differential differential-cep mutants lock clean
+.PHONY: help setup servers demo demo-ads test check bench sim chaos chaos-platform differential differential-cep mutants lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this
@@ -44,6 +44,9 @@ servers: $(VENV)/.locked ## install the real Kafka, Postgres and Redis, where mi
 
 demo: setup ## run the ad pipeline on generated traffic, live in the terminal
 	$(BIN)/adstream demo
+
+demo-ads: setup servers ## run the whole ads platform, live in the terminal, with a Postgres and a Redis of its own
+	$(BIN)/python -m tests.servers.demo
 
 test: setup servers ## run every test, Rust and Python, against real servers
 	$(CARGO) test --release --workspace --locked

@@ -31,11 +31,11 @@ import psycopg
 import redis as redis_client
 from confluent_kafka import KafkaError, Producer
 
+from adstream.cli.market_rows import differences
 from adstream.jobs.ads import market_truth
 from adstream.jobs.ads.market import Market, Sent, closing, day, opening
 from adstream.jobs.ads.platform import JOBS
 from adstream.jobs.ads.truth import Record
-from tests.jobs.ads.market import differences
 from tests.servers import Kafka, Postgres, Redis, killable
 from tests.servers.server import Server, free_port
 

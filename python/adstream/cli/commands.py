@@ -438,11 +438,20 @@ def parked_release(
 
 @app.command()
 def demo(
+    what: Annotated[
+        str, typer.Argument(metavar="[ads]", help="`ads`: the whole platform, with --sql and --redis.")
+    ] = "",
     seed: Seed = 1,
-    events: Annotated[int, typer.Option("--events", min=1, help="How many events.")] = 200_000,
+    events: Annotated[
+        int | None, typer.Option("--events", min=1, help="How many events.", show_default="200000; of `ads` 20000")
+    ] = None,
     dir: Annotated[
         Path | None,
         typer.Option("--dir", help="Where log and results go; else the log is in memory.", show_default=False),
+    ] = None,
+    sql: Annotated[
+        str | None,
+        typer.Option("--sql", metavar="URL", help="Of `ads`: an empty database of Postgres.", show_default=False),
     ] = None,
     redis: Annotated[
         str | None,
@@ -458,10 +467,23 @@ def demo(
         bool, typer.Option(help="Compares the table with a truth computed apart, in plain Python.")
     ] = True,
 ) -> None:
-    """Runs ads.performance on generated traffic, here and now: no server, results in SQLite."""
+    """Runs ads.performance on generated traffic, here and now: no server, results in SQLite. `adstream demo ads`: all jobs."""
+    if what == "ads":
+        from adstream.cli import demo_ads
+
+        if dir is not None:
+            raise ConfigError("the platform's log is in memory", option="--dir", hint="leave it out")
+        demo_ads.demo(seed, events or 20_000, sql, redis, seconds, check=check)
+        return
+    if what or sql is not None:
+        raise ConfigError(
+            f"there is no demo `{what}`" if what else "ads.performance writes to SQLite here",
+            option="demo" if what else "--sql",
+            hint="`adstream demo`, or `adstream demo ads --sql URL --redis URL`",
+        )
     from adstream.cli import demo as command
 
-    command.demo(seed, events, dir, redis, seconds, check=check)
+    command.demo(seed, events or 200_000, dir, redis, seconds, check=check)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
