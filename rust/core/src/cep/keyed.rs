@@ -9,24 +9,22 @@
 //! In event time nothing is told before the watermark passes an event's time. When something is due, time is moved to each waiting
 //! event's and then to the watermark; a key for which nothing is due is not looked at. A run's window is due (`start + window`), one
 //! between two events is not: without another event of its key it is noticed only when something else is; that of a mended pattern is
-//! due as well. In processing time
-//! everything is due one millisecond later ([`Watched::lag`]).
+//! due as well. In processing time everything is due one millisecond later ([`Watched::lag`]).
+//! When the last run is gone, what is due of it is forgotten, unless windows between events may need the look.
 //!
 //! Patterns share the events and nothing else: each does what it would do alone. One may have a [`Life`]: it is shown the events of
 //! its time, and behind its end no event begins a run.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use super::automaton::Automaton;
-use super::matcher::{Conditions, Match, Runs};
+use super::matcher::{Conditions, Known, Match, Runs};
+use super::waiting::{Due, Read, Times, Waiting};
 use crate::expr::Fault;
 
 #[derive(Clone, Debug)]
 pub struct Keyed<E> {
-    /// By time and lane, as they came.
-    pub waiting: BTreeMap<(i64, u32), Vec<E>>,
+    pub waiting: Waiting<E>,
     /// When waiting events are.
-    pub due: BTreeSet<i64>,
+    pub due: Times,
     /// By pattern.
     pub each: Vec<Watch<E>>,
 }
@@ -35,14 +33,24 @@ pub struct Keyed<E> {
 #[derive(Clone, Debug)]
 pub struct Watch<E> {
     /// When windows of runs are over.
-    pub due: BTreeSet<i64>,
+    pub due: Times,
     /// None: as new.
-    pub runs: Option<Runs<E>>,
+    pub runs: Option<Box<Runs<E>>>,
+    /// While it is looked at: that it is.
+    looked: bool,
+    /// Once a run has begun, each later event of the same look counts as if it had begun one.
+    began: bool,
 }
 
 impl<E> Default for Watch<E> {
     fn default() -> Self {
-        Watch { due: BTreeSet::new(), runs: None }
+        Watch::of(Times::default(), None)
+    }
+}
+
+impl<E> Watch<E> {
+    pub fn of(due: Times, runs: Option<Runs<E>>) -> Self {
+        Watch { due, runs: runs.map(Box::new), looked: false, began: false }
     }
 }
 
@@ -87,29 +95,26 @@ pub enum Said<E> {
     Failed(E, i64, Fault),
 }
 
-/// The conditions of a pattern on an event of this time.
-pub type Asking<'a, 'c, E> = &'a mut dyn FnMut(usize, &E, i64) -> Box<dyn Conditions<E> + 'c>;
-
 impl<E: Clone> Keyed<E> {
     pub fn of(patterns: usize) -> Self {
         Keyed {
-            waiting: BTreeMap::new(),
-            due: BTreeSet::new(),
+            waiting: Waiting::default(),
+            due: Times::default(),
             each: std::iter::repeat_with(Watch::default).take(patterns).collect(),
         }
     }
 
     /// `lane`: where it comes from. Of one time, what comes by one lane is before what comes by the next, so that it does not
-    /// matter which is read first.
-    pub fn arrive(&mut self, event: E, ts: i64, lane: u32, watched: &Watched) {
+    /// matter which is read first. `known`: what conditions have said of it already.
+    pub fn arrive(&mut self, event: E, ts: i64, lane: u32, known: Known, watched: &Watched) {
         self.due.insert(ts.saturating_add(watched.lag));
-        self.waiting.entry((ts, lane)).or_default().push(event);
+        self.waiting.add((ts, lane), event, known);
     }
 
     /// When something is due next.
     pub fn next_due(&self) -> Option<i64> {
         let each = self.each.iter().filter_map(|watch| watch.due.first());
-        self.due.first().into_iter().chain(each).min().copied()
+        self.due.first().into_iter().chain(each).min()
     }
 
     /// Something is due, and the watermark is there. `sort` puts events of one time in order.
@@ -117,39 +122,28 @@ impl<E: Clone> Keyed<E> {
         &mut self,
         watched: &Watched,
         watermark: i64,
-        sort: &mut dyn FnMut(&mut Vec<E>),
-        conditions: Asking<'_, '_, E>,
+        sort: &mut dyn FnMut(&mut Vec<Read<E>>),
+        conditions: &mut dyn Conditions<E>,
         said: &mut Vec<(usize, Said<E>)>,
     ) {
-        let passed = |due: &mut BTreeSet<i64>| {
-            let any = due.first().is_some_and(|ts| *ts <= watermark);
-            due.retain(|ts| *ts > watermark);
-            any
-        };
-        let events = passed(&mut self.due);
-        let mut looked: Vec<Looked<E>> = vec![];
-        for (pattern, watch) in self.each.iter_mut().enumerate() {
-            if passed(&mut watch.due) || events {
-                looked.push(Looked::new(watched, pattern, watch));
+        let events = self.due.pass(watermark);
+        for watch in &mut self.each {
+            watch.looked = watch.due.pass(watermark) || events;
+        }
+        while let Some(Due { ts, first, mut others }) = self.waiting.take(watermark) {
+            self.advance(watched, ts, said);
+            if others.is_empty() {
+                self.read(watched, &first, ts, conditions, said);
+                continue;
+            }
+            others.insert(0, first);
+            sort(&mut others);
+            for event in &others {
+                self.read(watched, event, ts, conditions, said);
             }
         }
-        while let Some(entry) = self.waiting.first_entry().filter(|e| e.key().0 <= watermark) {
-            let ((ts, _), mut events) = entry.remove_entry();
-            while let Some(entry) = self.waiting.first_entry().filter(|e| e.key().0 == ts) {
-                events.extend(entry.remove());
-            }
-            looked.iter_mut().for_each(|one| one.advance(watched, ts, said));
-            sort(&mut events);
-            for event in events {
-                for one in &mut looked {
-                    one.read(watched, &event, ts, conditions, said);
-                }
-            }
-        }
-        for mut one in looked {
-            one.advance(watched, watermark, said);
-            one.leave(watched, &mut self.each);
-        }
+        self.advance(watched, watermark, said);
+        self.leave(watched);
     }
 
     /// Reads an event as it comes: it is `now`.
@@ -158,14 +152,41 @@ impl<E: Clone> Keyed<E> {
         watched: &Watched,
         event: &E,
         now: i64,
-        conditions: Asking<'_, '_, E>,
+        conditions: &mut dyn Conditions<E>,
         said: &mut Vec<(usize, Said<E>)>,
     ) {
-        for pattern in 0..self.each.len() {
-            let mut one = Looked::new(watched, pattern, &mut self.each[pattern]);
-            one.advance(watched, now, said);
-            one.read(watched, event, now, conditions, said);
-            one.leave(watched, &mut self.each);
+        conditions.read(event, Known::default());
+        for (pattern, watch) in self.each.iter_mut().enumerate() {
+            watch.looked = true;
+            watch.advance(watched, pattern, now, said);
+            watch.read(watched, pattern, event, now, conditions, said);
+        }
+        self.leave(watched);
+    }
+
+    fn advance(&mut self, watched: &Watched, ts: i64, said: &mut Vec<(usize, Said<E>)>) {
+        for (pattern, watch) in self.each.iter_mut().enumerate().filter(|(_, watch)| watch.looked) {
+            watch.advance(watched, pattern, ts, said);
+        }
+    }
+
+    fn read(
+        &mut self,
+        watched: &Watched,
+        (event, known): &Read<E>,
+        ts: i64,
+        conditions: &mut dyn Conditions<E>,
+        said: &mut Vec<(usize, Said<E>)>,
+    ) {
+        conditions.read(event, *known);
+        for (pattern, watch) in self.each.iter_mut().enumerate().filter(|(_, watch)| watch.looked) {
+            watch.read(watched, pattern, event, ts, conditions, said);
+        }
+    }
+
+    fn leave(&mut self, watched: &Watched) {
+        for (pattern, watch) in self.each.iter_mut().enumerate().filter(|(_, watch)| watch.looked) {
+            watch.leave(&watched.automata[pattern], watched.lag);
         }
     }
 
@@ -175,49 +196,46 @@ impl<E: Clone> Keyed<E> {
     }
 }
 
-/// A pattern's runs while they are looked at.
-struct Looked<E> {
-    pattern: usize,
-    runs: Runs<E>,
-    /// Once a run has begun, each later event of the same look counts as if it had begun one.
-    began: bool,
-    due: BTreeSet<i64>,
-}
-
-impl<E: Clone> Looked<E> {
-    fn new(watched: &Watched, pattern: usize, watch: &mut Watch<E>) -> Self {
-        let runs = watch.runs.take().unwrap_or_else(|| Runs::new(&watched.automata[pattern]));
-        Looked { pattern, runs, began: false, due: BTreeSet::new() }
-    }
-
-    fn advance(&mut self, watched: &Watched, ts: i64, said: &mut Vec<(usize, Said<E>)>) {
-        let (p, automaton, life) = (self.pattern, &watched.automata[self.pattern], &watched.lives[self.pattern]);
+impl<E: Clone> Watch<E> {
+    fn advance(&mut self, watched: &Watched, p: usize, ts: i64, said: &mut Vec<(usize, Said<E>)>) {
+        let Some(runs) = &mut self.runs else { return };
+        let (automaton, life) = (&watched.automata[p], &watched.lives[p]);
         let gone = ts >= life.gone;
         // What was over before that is told, whenever somebody looks.
         let ts = if gone { life.gone.saturating_sub(1) } else { ts };
-        let told = self.runs.advance(automaton, ts, watched.timed_out[p]);
+        let told = runs.advance(automaton, ts, watched.timed_out[p]);
         said.extend(told.matches.into_iter().map(|m| (p, Said::Match(m, ts))));
         said.extend(told.timed_out.into_iter().map(|(m, at)| (p, Said::TimedOut(m, at))));
         said.extend(told.missed.into_iter().map(|(event, at, fault)| (p, Said::Failed(event, at, fault))));
         if gone {
-            self.runs = Runs::new(automaton);
+            self.runs = None;
         }
     }
 
     fn read(
         &mut self,
         watched: &Watched,
+        p: usize,
         event: &E,
         ts: i64,
-        conditions: Asking<'_, '_, E>,
+        conditions: &mut dyn Conditions<E>,
         said: &mut Vec<(usize, Said<E>)>,
     ) {
-        let (p, automaton, life) = (self.pattern, &watched.automata[self.pattern], &watched.lives[self.pattern]);
-        if ts < life.from || ts >= life.gone || (ts >= life.until && self.runs.idle()) {
+        let (automaton, life) = (&watched.automata[p], &watched.lives[p]);
+        let idle = self.runs.as_ref().is_none_or(|runs| runs.idle());
+        if ts < life.from || ts >= life.gone || (ts >= life.until && idle) {
             return;
         }
-        let runs_before = self.runs.partial.len() - 1;
-        match self.runs.process(automaton, event, ts, &mut *conditions(p, event, ts)) {
+        conditions.turn(p, event, ts);
+        let begins_none = |conditions: &mut dyn Conditions<E>| {
+            !conditions.traces() && automaton.begins(&mut |condition| conditions.alone(condition, event)) == Some(false)
+        };
+        if self.runs.is_none() && begins_none(conditions) {
+            return;
+        }
+        let runs = self.runs.get_or_insert_with(|| Box::new(Runs::new(automaton)));
+        let runs_before = runs.partial.len() - 1;
+        match runs.process(automaton, event, ts, conditions) {
             Ok(told) => {
                 self.began |= told.began;
                 if automaton.window_ms > 0 && self.began {
@@ -226,19 +244,24 @@ impl<E: Clone> Looked<E> {
                 said.extend(told.matches.into_iter().map(|m| (p, Said::Match(m, ts))));
                 said.extend(told.missed.into_iter().map(|(event, at, fault)| (p, Said::Failed(event, at, fault))));
                 said.extend((told.dropped > 0).then_some((p, Said::Dropped(told.dropped))));
-                let (many, runs_now) = (automaton.many_runs(), self.runs.partial.len() - 1);
+                let (many, runs_now) = (automaton.many_runs(), runs.partial.len() - 1);
                 said.extend((runs_before < many && runs_now >= many).then_some((p, Said::Many(runs_now))));
             }
             Err(fault) => said.push((p, Said::Failed(event.clone(), ts, fault))),
         }
     }
 
-    fn leave(mut self, watched: &Watched, each: &mut [Watch<E>]) {
-        let (watch, automaton) = (&mut each[self.pattern], &watched.automata[self.pattern]);
+    fn leave(&mut self, automaton: &Automaton, lag: i64) {
+        (self.looked, self.began) = (false, false);
+        let Some(runs) = &self.runs else { return };
         if automaton.mended {
-            self.due.extend(self.runs.next_over(automaton).map(|ts| ts.saturating_add(watched.lag)));
+            self.due.extend(runs.next_over(automaton).map(|ts| ts.saturating_add(lag)));
         }
-        watch.due.extend(self.due);
-        watch.runs = (!self.runs.idle()).then_some(self.runs);
+        if runs.idle() {
+            self.runs = None;
+            if automaton.states.iter().all(|state| state.window_ms == 0) {
+                self.due = Times::default(); // of runs that are gone; where windows are between events, they set looks at later ones
+            }
+        }
     }
 }

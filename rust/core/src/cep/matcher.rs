@@ -65,7 +65,8 @@ pub struct Match<E>(pub Vec<(u16, Vec<E>)>);
 pub struct History<'a, E> {
     buffer: &'a Buffer<E>,
     run: &'a Run,
-    /// Of the event at hand, ms.
+    /// At hand, and its time, ms.
+    pub event: &'a E,
     ts: i64,
     path: OnceCell<Path>,
 }
@@ -82,9 +83,44 @@ impl<E: Clone> History<'_, E> {
     }
 }
 
-/// The user's conditions on the event that is being read.
+/// What conditions that look at the event alone have said of it: of the first 64, by their numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    told: u64,
+    held: u64,
+}
+
+impl Known {
+    fn bit(condition: u16) -> u64 {
+        1u64.checked_shl(condition.into()).unwrap_or(0)
+    }
+
+    pub fn get(self, condition: u16) -> Option<bool> {
+        let bit = Known::bit(condition);
+        (self.told & bit != 0).then_some(self.held & bit != 0)
+    }
+
+    pub fn note(&mut self, condition: u16, holds: bool) {
+        let bit = Known::bit(condition);
+        self.told |= bit;
+        self.held |= if holds { bit } else { 0 };
+    }
+}
+
+/// The user's conditions.
 pub trait Conditions<E> {
     fn holds(&mut self, condition: u16, history: &History<'_, E>) -> Result<bool, Fault>;
+
+    /// Another event is being read; what is known of it.
+    fn read(&mut self, _event: &E, _known: Known) {}
+
+    /// By the runs of this pattern.
+    fn turn(&mut self, _pattern: usize, _event: &E, _ts: i64) {}
+
+    /// A condition that looks at the event alone; none: it looks at more, or fails.
+    fn alone(&mut self, _condition: u16, _event: &E) -> Option<bool> {
+        None
+    }
 
     /// A run asked an edge of a state (by their places); for traces. Called run by run, edge by edge.
     fn asked(&mut self, _run: &Run, _state: usize, _edge: usize, _holds: bool) {}
@@ -119,6 +155,34 @@ struct Plan {
     ignores: i64,
 }
 
+/// The event at hand while runs take it.
+struct Step<'e, E> {
+    event: &'e E,
+    ts: i64,
+    /// Once one has taken it.
+    id: Option<EventId>,
+    /// What became of one run.
+    made: Vec<Run>,
+}
+
+impl Plan {
+    /// Whether the run is afterwards what it was: it let the event pass where it waits. To hold what it holds and let go of it, as
+    /// [`Runs::next`] would, comes to nothing.
+    fn stays(&self, automaton: &Automaton, run: &Run) -> bool {
+        let waits = || {
+            let [(at, i, _)] = self.edges[..] else { return false };
+            let edge = &automaton.states[at].edges[i];
+            edge.action == Action::Ignore && edge.target == run.state as usize
+        };
+        self.takes == 0
+            && self.ignores == 0
+            && match automaton.states[run.state as usize].kind {
+                Kind::Start => run.start.is_none() && run.state as usize == automaton.start,
+                _ => waits(),
+            }
+    }
+}
+
 /// What a call made known.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Told<E> {
@@ -131,6 +195,12 @@ pub struct Told<E> {
     pub dropped: usize,
     /// Of matches that nobody waits for any more, since their skip strategy throws: the last event, its time, ms, and why.
     pub missed: Vec<(E, i64, Fault)>,
+}
+
+impl<E> Default for Told<E> {
+    fn default() -> Self {
+        Told { matches: vec![], timed_out: vec![], began: false, dropped: 0, missed: vec![] }
+    }
 }
 
 impl<E: Clone> Runs<E> {
@@ -152,14 +222,22 @@ impl<E: Clone> Runs<E> {
 
     /// Time is `now`: runs whose window is over end. `told`: whether time-outs are to be said.
     pub fn advance(&mut self, automaton: &Automaton, now: i64, told: bool) -> Told<E> {
-        let (mut kept, mut potential, mut timed_out) = (Heap::default(), Heap::default(), vec![]);
-        for mut run in std::mem::take(&mut self.partial).into_array() {
+        let over = |run: &Run| {
             let state = &automaton.states[run.state as usize];
             let over = |since: i64, window: i64| {
                 state.kind != Kind::Start && window > 0 && now.saturating_sub(since) >= window
             };
-            let by_previous = over(run.previous_ms, state.window_ms);
-            if !by_previous && !over(run.start_ms, automaton.window_ms) {
+            (over(run.previous_ms, state.window_ms), over(run.start_ms, automaton.window_ms))
+        };
+        if self.complete.is_empty() && self.partial.iter().all(|run| over(run) == (false, false)) {
+            self.buffer.advance(now);
+            return Told::default();
+        }
+        let (mut kept, mut potential, mut timed_out) = (Heap::default(), Heap::default(), vec![]);
+        for mut run in std::mem::take(&mut self.partial).into_array() {
+            let state = &automaton.states[run.state as usize];
+            let (by_previous, by_start) = over(&run);
+            if !by_previous && !by_start {
                 kept.offer(run);
             } else if state.kind == Kind::Pending {
                 potential.offer(run);
@@ -194,23 +272,37 @@ impl<E: Clone> Runs<E> {
         ts: i64,
         conditions: &mut dyn Conditions<E>,
     ) -> Result<Told<E>, Fault> {
-        let plans = self.partial.iter().map(|run| self.decide(automaton, run, ts, conditions));
-        let plans = plans.collect::<Result<Vec<_>, Fault>>()?;
+        let mut plans: Vec<(usize, Plan)> = vec![];
+        for (place, run) in self.partial.iter().enumerate() {
+            let plan = self.decide(automaton, run, event, ts, conditions)?;
+            plans.extend((!plan.stays(automaton, run)).then_some((place, plan)));
+        }
+        let within = |runs: usize| automaton.cap.is_none_or(|cap| runs <= cap.runs);
+        if plans.is_empty() && self.complete.is_empty() && within(self.partial.len() - 1) {
+            return Ok(Told::default());
+        }
         let refusing = automaton.cap.filter(|cap| {
             // Each edge makes at most one run that stays.
-            let most: usize = plans.iter().map(|plan| plan.edges.len()).sum();
-            cap.policy != CapPolicy::DropOldest && most > cap.runs
+            let made: usize = plans.iter().map(|(_, plan)| plan.edges.len()).sum();
+            cap.policy != CapPolicy::DropOldest && made + self.partial.len() - plans.len() > cap.runs
         });
         let before = match refusing {
             Some(_) => Some(Box::new(self.clone())),
             None => self.before_throwing(&automaton.skip),
         };
         let (mut kept, mut potential, mut began) = (Heap::default(), Heap::default(), false);
-        let mut id = None;
-        for (mut run, plan) in std::mem::take(&mut self.partial).into_array().into_iter().zip(plans) {
-            let (mut retained, mut stopped) = (vec![], false);
+        let mut step = Step { event, ts, id: None, made: vec![] };
+        let mut retained = vec![];
+        let mut plans = plans.into_iter().peekable();
+        for (place, mut run) in std::mem::take(&mut self.partial).into_array().into_iter().enumerate() {
+            let Some((_, plan)) = plans.next_if(|(of, _)| *of == place) else {
+                kept.offer(run);
+                continue;
+            };
+            let mut stopped = false;
             let (best, mut longer) = (run.best.take(), false);
-            for next in self.next(automaton, &run, plan, event, ts, &mut id) {
+            self.next(automaton, &run, plan, &mut step);
+            for next in step.made.drain(..) {
                 began |= automaton.states[run.state as usize].kind == Kind::Start && next.start_ms > 0;
                 longer |= next.best.is_some();
                 match automaton.states[next.state as usize].kind {
@@ -238,7 +330,7 @@ impl<E: Clone> Runs<E> {
                 }
                 None => {}
             }
-            for next in retained {
+            for next in retained.drain(..) {
                 match stopped {
                     true => self.let_go(&next),
                     false => kept.offer(next),
@@ -259,7 +351,7 @@ impl<E: Clone> Runs<E> {
         };
         let dropped = self.drop_oldest(automaton, &mut kept);
         self.partial = kept;
-        if let Some(id) = id {
+        if let Some(id) = step.id {
             self.buffer.release_event(id);
         }
         Ok(Told { matches, timed_out: vec![], began, dropped, missed })
@@ -333,17 +425,18 @@ impl<E: Clone> Runs<E> {
         &self,
         automaton: &Automaton,
         run: &Run,
+        event: &E,
         ts: i64,
         conditions: &mut dyn Conditions<E>,
     ) -> Result<Plan, Fault> {
-        let history = History { buffer: &self.buffer, run, ts, path: OnceCell::new() };
+        let history = History { buffer: &self.buffer, run, event, ts, path: OnceCell::new() };
         let traces = conditions.traces();
         let mut plan = Plan { edges: vec![], takes: 0, ignores: 0 };
         if run.start.is_none() && !conditions.may_begin() {
             return Ok(plan);
         }
-        let mut todo = vec![run.state as usize];
-        while let Some(at) = todo.pop() {
+        let (mut next, mut todo) = (Some(run.state as usize), vec![]);
+        while let Some(at) = next {
             for (i, edge) in automaton.states[at].edges.iter().enumerate() {
                 let holds = guarded(&edge.guard, conditions, &history)?;
                 if traces {
@@ -364,6 +457,7 @@ impl<E: Clone> Runs<E> {
                     }
                 }
             }
+            next = todo.pop();
         }
         for (at, i, complete) in &mut plan.edges {
             let edge = &automaton.states[*at].edges[*i];
@@ -374,20 +468,13 @@ impl<E: Clone> Runs<E> {
         Ok(plan)
     }
 
-    fn next(
-        &mut self,
-        automaton: &Automaton,
-        run: &Run,
-        plan: Plan,
-        event: &E,
-        ts: i64,
-        id: &mut Option<EventId>,
-    ) -> Vec<Run> {
+    fn next(&mut self, automaton: &Automaton, run: &Run, plan: Plan, step: &mut Step<'_, E>) {
+        let Step { event, ts, id, made } = step;
+        let ts = *ts;
         let is_start = automaton.states[run.state as usize].kind == Kind::Start;
         let spare = (plan.takes - 1).max(0);
         let (mut takes_left, mut ignores_left) = (spare, plan.ignores);
-        let step = if plan.takes == 0 && plan.ignores == 0 { 0 } else { plan.ignores + plan.takes.max(1) };
-        let mut made: Vec<Run> = vec![];
+        let by = if plan.takes == 0 && plan.ignores == 0 { 0 } else { plan.ignores + plan.takes.max(1) };
         for (at, i, complete) in plan.edges {
             let edge = &automaton.states[at].edges[i];
             let target = edge.target as u16;
@@ -396,7 +483,7 @@ impl<E: Clone> Runs<E> {
                     continue;
                 }
                 let version = if target == run.state {
-                    run.version.increase(step)
+                    run.version.increase(by)
                 } else {
                     ignores_left -= 1;
                     run.version.increase(spare + ignores_left + 1).add_stage()
@@ -433,10 +520,9 @@ impl<E: Clone> Runs<E> {
             self.hold(&made.last().expect("made").clone());
         }
         if is_start {
-            made.push(start(automaton, run.version.increase(step)));
+            made.push(start(automaton, run.version.increase(by)));
         }
         self.let_go(run);
-        made
     }
 
     fn hold(&mut self, run: &Run) {

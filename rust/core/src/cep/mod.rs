@@ -12,10 +12,11 @@ pub mod keyed;
 pub mod matcher;
 pub mod pattern;
 pub mod saved;
+pub mod waiting;
 
 #[cfg(test)]
 mod tests;
 
 pub use automaton::{Automaton, Cap, CapPolicy};
-pub use matcher::{Best, Conditions, History, Match, Run, Runs, Told};
+pub use matcher::{Best, Conditions, History, Known, Match, Run, Runs, Told};
 pub use pattern::{Contiguity, Guard, Pattern, Skip, Stage, Times};

@@ -14,13 +14,14 @@
 //! NUMBERED (8) │ waiting │ due │ n × (number, due, runs), of those that have any
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 
 use super::automaton::{Automaton, State};
 use super::buffer::{Back, Buffer, EventId, Node, NodeId, Version};
 use super::heap::Heap;
 use super::keyed::{Keyed, Watch};
-use super::matcher::{Best, Run, Runs};
+use super::matcher::{Best, Known, Run, Runs};
+use super::waiting::{Times, Waiting};
 use crate::datum::Datum;
 use crate::wire::{Reader, Writer};
 
@@ -75,7 +76,7 @@ pub fn read_numbered(bytes: &[u8], numbers: &[u32]) -> Result<Keyed<Datum>, Unre
         let mut keyed = Keyed { waiting, due, ..Keyed::of(numbers.len()) };
         while !r.rest.is_empty() {
             let number = r.varint()? as u32;
-            let watch = Watch { due: read_due(&mut r)?, runs: read_runs(&mut r)? };
+            let watch = Watch::of(read_due(&mut r)?, read_runs(&mut r)?);
             if let Some(place) = numbers.iter().position(|n| *n == number) {
                 keyed.each[place] = watch;
             }
@@ -89,26 +90,28 @@ pub fn read_numbered(bytes: &[u8], numbers: &[u32]) -> Result<Keyed<Datum>, Unre
 const LANED: u64 = u64::MAX;
 
 fn write_waiting(w: &mut Writer, keyed: &Keyed<Datum>) -> Result<(), String> {
-    let laned = keyed.waiting.keys().any(|(_, lane)| *lane > 0);
+    let all = keyed.waiting.in_order();
+    let laned = all.iter().any(|((_, lane), _)| *lane > 0);
     if laned {
         w.varint(LANED);
     }
-    w.varint(keyed.waiting.len() as u64);
-    for ((ts, lane), events) in &keyed.waiting {
-        w.zigzag(*ts);
+    w.varint(all.chunk_by(|a, b| a.0 == b.0).count() as u64);
+    for events in all.chunk_by(|a, b| a.0 == b.0) {
+        let (ts, lane) = events[0].0;
+        w.zigzag(ts);
         if laned {
-            w.varint(u64::from(*lane));
+            w.varint(u64::from(lane));
         }
         w.varint(events.len() as u64);
-        for event in events {
+        for (_, event) in events {
             event.encode(w)?;
         }
     }
     Ok(())
 }
 
-fn read_waiting(r: &mut Reader<'_>) -> Option<BTreeMap<(i64, u32), Vec<Datum>>> {
-    let mut waiting = BTreeMap::new();
+fn read_waiting(r: &mut Reader<'_>) -> Option<Waiting<Datum>> {
+    let mut waiting = Waiting::default();
     let (laned, count) = match r.varint()? {
         LANED => (true, r.varint()?),
         count => (false, count),
@@ -116,8 +119,9 @@ fn read_waiting(r: &mut Reader<'_>) -> Option<BTreeMap<(i64, u32), Vec<Datum>>> 
     for _ in 0..count {
         let ts = r.zigzag()?;
         let lane = if laned { r.varint()? as u32 } else { 0 };
-        let events = (0..r.varint()?).map(|_| Datum::decode(r)).collect::<Option<_>>()?;
-        waiting.insert((ts, lane), events);
+        for _ in 0..r.varint()? {
+            waiting.add((ts, lane), Datum::decode(r)?, Known::default());
+        }
     }
     Some(waiting)
 }
@@ -129,7 +133,9 @@ pub fn write(keyed: &Keyed<Datum>, shape: u64) -> Result<Vec<u8>, String> {
     write_waiting(&mut w, keyed)?;
     match &keyed.each[..] {
         [only] => {
-            write_due(&mut w, &(&keyed.due | &only.due));
+            let mut due = keyed.due.clone();
+            due.extend(only.due.iter());
+            write_due(&mut w, &due);
             write_runs(&mut w, &only.runs)?;
         }
         [first, others @ ..] => {
@@ -146,12 +152,12 @@ pub fn write(keyed: &Keyed<Datum>, shape: u64) -> Result<Vec<u8>, String> {
     Ok(w.bytes)
 }
 
-fn write_due(w: &mut Writer, due: &BTreeSet<i64>) {
+fn write_due(w: &mut Writer, due: &Times) {
     w.varint(due.len() as u64);
-    due.iter().for_each(|ts| w.zigzag(*ts));
+    due.iter().for_each(|ts| w.zigzag(ts));
 }
 
-fn write_runs(w: &mut Writer, runs: &Option<Runs<Datum>>) -> Result<(), String> {
+fn write_runs(w: &mut Writer, runs: &Option<Box<Runs<Datum>>>) -> Result<(), String> {
     let Some(runs) = runs else {
         w.u8(0);
         return Ok(());
@@ -217,17 +223,24 @@ pub fn read(bytes: &[u8], shape: u64) -> Result<Keyed<Datum>, Unread> {
 
 fn read_rest(r: &mut Reader<'_>) -> Option<Keyed<Datum>> {
     let waiting = read_waiting(r)?;
-    let mut keyed = Keyed { waiting, due: read_due(r)?, each: vec![Watch { runs: read_runs(r)?, ..Watch::default() }] };
-    if !r.rest.is_empty() {
+    let (due, runs) = (read_due(r)?, read_runs(r)?);
+    let mut keyed = Keyed { waiting, due, each: vec![Watch::of(Times::default(), runs)] };
+    if r.rest.is_empty() {
+        let events: HashSet<i64> = keyed.waiting.in_order().iter().map(|((ts, _), _)| *ts).collect();
+        let of_events = |due: &i64| events.contains(due) || events.contains(&due.saturating_sub(1)); // or a lag later
+        let (of_events, of_runs): (Vec<i64>, Vec<i64>) = keyed.due.iter().partition(of_events);
+        keyed.due = of_events.into_iter().collect();
+        keyed.each[0].due = of_runs.into_iter().collect();
+    } else {
         keyed.each[0].due = read_due(r)?;
     }
     while !r.rest.is_empty() {
-        keyed.each.push(Watch { due: read_due(r)?, runs: read_runs(r)? });
+        keyed.each.push(Watch::of(read_due(r)?, read_runs(r)?));
     }
     Some(keyed)
 }
 
-fn read_due(r: &mut Reader<'_>) -> Option<BTreeSet<i64>> {
+fn read_due(r: &mut Reader<'_>) -> Option<Times> {
     (0..r.varint()?).map(|_| r.zigzag()).collect()
 }
 
@@ -294,14 +307,13 @@ impl Counts {
                 let mut keyed = Keyed { waiting, due, ..Keyed::of(0) };
                 while !r.rest.is_empty() {
                     r.varint()?;
-                    keyed.each.push(Watch { due: read_due(&mut r)?, runs: read_runs(&mut r)? });
+                    keyed.each.push(Watch::of(read_due(&mut r)?, read_runs(&mut r)?));
                 }
                 keyed
             }
             _ => read_rest(&mut r)?,
         };
-        let waiting = keyed.waiting.values().map(|events| events.len() as u64).sum();
-        let mut counts = Counts { waiting, ..Counts::default() };
+        let mut counts = Counts { waiting: keyed.waiting.len() as u64, ..Counts::default() };
         for runs in keyed.each.iter().filter_map(|watch| watch.runs.as_ref()) {
             counts.live_runs += runs.partial.len() as u64 - 1;
             counts.withheld += runs.complete.len() as u64;

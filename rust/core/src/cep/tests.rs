@@ -327,3 +327,34 @@ fn what_is_refused() {
     let failing = refused(fails, json!("no")).message;
     assert!(failing.contains("nothing need have come before `n`"), "{failing}");
 }
+
+/// What a key has after an `a`, and then one more event, which no run goes on with.
+fn after_a_dead_run(stages: Vec<Value>) -> keyed::Keyed<Event> {
+    let watched = keyed::Watched {
+        automata: vec![Automaton::compile(&pattern(stages, json!("no"))).unwrap()],
+        lives: vec![keyed::Life::ALWAYS],
+        timed_out: vec![true],
+        lag: 0,
+    };
+    struct AtHand;
+    impl Conditions<Event> for AtHand {
+        fn holds(&mut self, condition: u16, history: &History<'_, Event>) -> Result<bool, crate::expr::Fault> {
+            Ok(history.event.0 as u32 == u32::from(condition))
+        }
+    }
+    let mut keyed = keyed::Keyed::of(1);
+    for (ts, letter) in [(1, 'a'), (2, 'x')] {
+        keyed.arrive((letter, 0), ts, 0, Known::default(), &watched);
+        assert!(!keyed.empty());
+        keyed.fire(&watched, ts, &mut |_| (), &mut AtHand, &mut vec![]);
+    }
+    keyed
+}
+
+#[test]
+fn a_key_whose_runs_are_gone_has_nothing_but_looks_that_later_runs_may_need() {
+    let mut stages = within("a . b", 100, false);
+    assert!(after_a_dead_run(stages.clone()).empty());
+    stages[1]["within_previous"] = json!(10);
+    assert_eq!(after_a_dead_run(stages).next_due(), Some(101));
+}

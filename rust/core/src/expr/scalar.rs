@@ -14,6 +14,7 @@
 //!
 //! `struct` makes an object of its arguments, under the names that are its `value`; `tuple` puts them side by side.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
@@ -143,6 +144,20 @@ const OPS: &[(&str, Op)] = &[
     ("dt_epoch_ms", Op::EpochMs),
 ];
 
+impl Op {
+    fn comparison(self) -> Option<fn(Ordering) -> bool> {
+        Some(match self {
+            Op::Eq => Ordering::is_eq,
+            Op::Ne => Ordering::is_ne,
+            Op::Lt => Ordering::is_lt,
+            Op::Le => Ordering::is_le,
+            Op::Gt => Ordering::is_gt,
+            Op::Ge => Ordering::is_ge,
+            _ => return None,
+        })
+    }
+}
+
 /// The arguments of an expression: key, value, the other value.
 pub const KEY: usize = 0;
 pub const VALUE: usize = 1;
@@ -209,15 +224,24 @@ impl Scalar {
         })
     }
 
-    pub fn eval(&self, args: &[Datum]) -> Found {
-        Ok(match self {
-            Scalar::Arg(i) => args.get(*i).cloned().unwrap_or_default(),
+    /// Its value, which is not copied if it is there already.
+    fn look<'a>(&'a self, args: &'a [Datum]) -> Result<Cow<'a, Datum>, Fault> {
+        static NULL: Datum = Datum::Null;
+        Ok(Cow::Borrowed(match self {
+            Scalar::Arg(i) => args.get(*i).unwrap_or(&NULL),
             Scalar::Field(i, name) => match args.get(*i) {
-                None | Some(Datum::Null) => Datum::Null,
-                Some(object @ Datum::Map(_)) => object.get(name).cloned().unwrap_or_default(),
+                None | Some(Datum::Null) => &NULL,
+                Some(object @ Datum::Map(_)) => object.get(name).unwrap_or(&NULL),
                 Some(other) => return Err(("bad_type", format!("`{name}` of {other:?}, which is no object"))),
             },
-            Scalar::Literal(value) => value.clone(),
+            Scalar::Literal(value) => value,
+            made => return made.eval(args).map(Cow::Owned),
+        }))
+    }
+
+    pub fn eval(&self, args: &[Datum]) -> Found {
+        Ok(match self {
+            Scalar::Arg(_) | Scalar::Field(..) | Scalar::Literal(_) => self.look(args)?.into_owned(),
             Scalar::Struct(fields) => {
                 let made = fields.iter().map(|(name, of)| Ok((name.clone(), of.eval(args)?)));
                 Datum::Map(made.collect::<Result<_, Fault>>()?)
@@ -244,11 +268,11 @@ impl Scalar {
                 }
                 Datum::Null
             }
-            Scalar::IsNull(of, wanted) => Datum::Bool(of.eval(args)?.is_null() == *wanted),
+            Scalar::IsNull(of, wanted) => Datum::Bool(of.look(args)?.is_null() == *wanted),
             Scalar::IsIn(of, list) => {
-                let value = of.eval(args)?;
+                let value = of.look(args)?;
                 if value.is_null() {
-                    return Ok(value);
+                    return Ok(Datum::Null);
                 }
                 let mut unknown = false;
                 for item in list {
@@ -284,6 +308,13 @@ impl Scalar {
                     match value.is_null() {
                         true => value,
                         false => call(*op, &[value], numbers)?,
+                    }
+                }
+                [a, b] if op.comparison().is_some() => {
+                    let (a, b) = (a.look(args)?, b.look(args)?);
+                    match op.comparison() {
+                        Some(holds) if !a.is_null() && !b.is_null() => Datum::Bool(holds(order(&a, &b)?)),
+                        _ => Datum::Null,
                     }
                 }
                 several => {
@@ -473,15 +504,12 @@ fn call(op: Op, values: &[Datum], numbers: &Numbers) -> Found {
     let part = |of: i64, by: i64| Ok(Datum::Int(time()?.div_euclid(of).rem_euclid(by)));
     const DAY: i64 = 86_400_000;
     let civil = || Ok(text::civil_of(time()?.div_euclid(DAY)));
-    let compared = |holds: fn(Ordering) -> bool| Ok(Datum::Bool(holds(order(&values[0], &values[1])?)));
     match op {
+        Op::Eq | Op::Ne | Op::Lt | Op::Le | Op::Gt | Op::Ge => {
+            let holds = op.comparison().expect("it is one");
+            Ok(Datum::Bool(holds(order(&values[0], &values[1])?)))
+        }
         Op::Add | Op::Sub | Op::Mul | Op::Div | Op::FloorDiv | Op::Mod => arithmetic(op, &values[0], &values[1]),
-        Op::Eq => compared(Ordering::is_eq),
-        Op::Ne => compared(Ordering::is_ne),
-        Op::Lt => compared(Ordering::is_lt),
-        Op::Le => compared(Ordering::is_le),
-        Op::Gt => compared(Ordering::is_gt),
-        Op::Ge => compared(Ordering::is_ge),
         Op::Not => match values[0] {
             Datum::Bool(b) => Ok(Datum::Bool(!b)),
             _ => Err(wrong()),

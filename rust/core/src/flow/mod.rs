@@ -25,6 +25,7 @@ pub mod aggregate;
 pub mod backend;
 pub mod bridge;
 pub mod build;
+pub mod decoded;
 pub mod detached;
 pub mod foreign;
 pub mod func;

@@ -20,13 +20,12 @@
 //! did. Further patterns have three ports each, behind these: matches, what was given up, traces. They share events, and what
 //! conditions that look at the event alone have said of it.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::rc::Rc;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::decoded::{Decoded, Live};
 use super::func::Func;
 use super::lanes::{Lanes, Stamp};
 use super::looks::{Sums, Use};
@@ -37,7 +36,7 @@ use super::{Cx, Done, Failure, Headers, Node, Record};
 use crate::cep::automaton::{Action, Kind};
 use crate::cep::keyed::{Keyed, Life, Said, Watch, Watched};
 use crate::cep::saved::{self, Unread};
-use crate::cep::{Automaton, Cap, CapPolicy, Conditions, History, Match, Pattern, Run};
+use crate::cep::{Automaton, Cap, CapPolicy, Conditions, History, Known, Match, Pattern, Run};
 use crate::datum::Datum;
 use crate::error::{Fatal, PlanError};
 use crate::expr::{order, Fault};
@@ -130,10 +129,9 @@ pub struct MatchPattern {
     latest: (i64, i64),
     /// Where time goes by lanes.
     lanes: Option<Lanes>,
-    /// Decoded, by key, and whether it was changed since it was stored.
-    live: HashMap<Vec<u8>, (Datum, Keyed<Datum>, bool)>,
+    live: Decoded,
     /// When something of a key is due next, of all keys.
-    due: BTreeSet<(i64, Vec<u8>)>,
+    due: BTreeSet<(i64, Arc<[u8]>)>,
     broken: Option<Fatal>,
 }
 
@@ -205,7 +203,7 @@ impl MatchPattern {
             seen: NO_TIME,
             latest: (NO_TIME, NO_TIME),
             lanes: p.lanes.then(Lanes::default),
-            live: HashMap::new(),
+            live: Decoded::default(),
             due: BTreeSet::new(),
             broken: None,
         })
@@ -243,16 +241,15 @@ impl MatchPattern {
         self.latest = (latest, wall);
     }
 
-    fn load(&mut self, key: &[u8], cx: Cx<'_>) -> Done {
-        if self.live.contains_key(key) {
-            return Ok(());
+    /// A key's place among those that are decoded.
+    fn load(&mut self, key: &[u8], cx: Cx<'_>) -> Result<usize, Failure> {
+        if let Some(place) = self.live.find(key) {
+            return Ok(place);
         }
         let found = cx.store(self.store).bytes.get(key).map(|bytes| self.decoded(&bytes));
         let keyed = found.transpose().map_err(|unread| unreadable(cx, unread))?;
         let keyed = keyed.unwrap_or_else(|| Keyed::of(self.watched.automata.len()));
-        let datum = Datum::from_key_bytes(key).unwrap_or_default();
-        self.live.insert(key.to_vec(), (datum, keyed, false));
-        Ok(())
+        Ok(self.live.insert(Live::new(key, keyed)))
     }
 
     fn decoded(&self, bytes: &[u8]) -> Result<Keyed<Datum>, Unread> {
@@ -300,18 +297,18 @@ impl MatchPattern {
         };
         let mut found = vec![];
         for (key, bytes) in cx.store(self.store).bytes.unordered() {
-            if !self.live.contains_key(&key[..]) {
+            if self.live.find(&key).is_none() {
                 let keyed = saved::read_numbered(&bytes, before).map_err(|unread| unreadable(cx, unread))?;
-                if holds(&keyed) {
-                    found.push((key.to_vec(), (Datum::from_key_bytes(&key).unwrap_or_default(), keyed, true)));
-                }
+                found.extend(holds(&keyed).then(|| Live::new(&key, keyed)));
             }
         }
-        self.live.extend(found);
-        for (_, keyed, changed) in self.live.values_mut().filter(|live| holds(&live.1)) {
-            *changed = true;
+        for live in found {
+            self.live.insert(live);
+        }
+        for live in self.live.iter_mut().filter(|live| holds(&live.keyed)) {
+            live.changed = true;
             for place in &gone {
-                keyed.each[*place] = Watch::default();
+                live.keyed.each[*place] = Watch::default();
             }
         }
         Ok(())
@@ -326,10 +323,10 @@ impl MatchPattern {
         self.watched.timed_out = vec![self.gone_told; rules.known.len()];
         self.trace = vec![false; rules.known.len()];
         let places: Vec<_> = rules.numbers().iter().map(|n| before.iter().position(|b| b == n)).collect();
-        for (_, keyed, _) in self.live.values_mut() {
-            let mut each: Vec<_> = std::mem::take(&mut keyed.each).into_iter().map(Some).collect();
+        for live in self.live.iter_mut() {
+            let mut each: Vec<_> = std::mem::take(&mut live.keyed.each).into_iter().map(Some).collect();
             let taken = places.iter().map(|place| place.and_then(|p| each[p].take()).unwrap_or_default());
-            keyed.each = taken.collect();
+            live.keyed.each = taken.collect();
         }
     }
 
@@ -342,8 +339,8 @@ impl MatchPattern {
         Ok(())
     }
 
-    /// Whether an event that is not late changes nothing, and that can be said now.
-    fn passes_by(&self, record: &Record, key: &[u8], stamp: Option<Stamp>, cx: Cx<'_>) -> bool {
+    /// An event that is not late: whether it changes nothing, and that can be said now. What it took to say so is `known`.
+    fn passes_by(&self, record: &Record, key: &[u8], stamp: Option<Stamp>, known: &mut Known, cx: Cx<'_>) -> bool {
         if self.max_delay_ms != Some(0) || self.order_by.is_some() || self.rules.is_some() || self.trace.contains(&true)
         {
             return false;
@@ -351,18 +348,31 @@ impl MatchPattern {
         if self.lanes.as_ref().zip(stamp).is_some_and(|(lanes, stamp)| !lanes.others_passed(stamp, record.ts)) {
             return false;
         }
-        let Some((asked, _)) = self.asked.first() else { return false };
+        let under_way = match self.live.find(key) {
+            Some(place) => !self.live.at(place).keyed.empty(),
+            None => cx.store(self.store).bytes.get(key).is_some(),
+        };
+        let Some((asked, _)) = self.asked.first().filter(|_| !under_way) else { return false };
         let mut holds = |condition: u16| {
             let said = &asked.conditions[condition as usize];
             let alone = !said.history && said.uses.is_empty() && cx.pure(said.func.call);
-            alone.then(|| said.func.holds(cx, &record.key, &[&record.value]).ok()).flatten()
+            known.get(condition).or_else(|| {
+                let held = alone.then(|| said.func.holds(cx, &record.key, &[&record.value]).ok()).flatten()?;
+                known.note(condition, held);
+                Some(held)
+            })
         };
-        let none_begins = self.watched.automata.iter().all(|a| a.begins(&mut holds) == Some(false));
-        none_begins
-            && match self.live.get(key) {
-                Some((_, keyed, _)) => keyed.empty(),
-                None => cx.store(self.store).bytes.get(key).is_none(),
-            }
+        self.watched.automata.iter().all(|a| a.begins(&mut holds) == Some(false))
+    }
+
+    fn arrive(&mut self, key: &[u8], event: Datum, ts: i64, stamp: Option<Stamp>, known: Known, cx: Cx<'_>) -> Done {
+        let place = self.load(key, cx)?;
+        let Live { key, keyed, changed, .. } = self.live.at_mut(place);
+        let before = keyed.next_due();
+        keyed.arrive(event, ts, stamp.map_or(0, |stamp| stamp.lane), known, &self.watched);
+        *changed = true;
+        note_due(&mut self.due, key, before, keyed.next_due());
+        Ok(())
     }
 
     /// Everything that is due, the earliest first; whether anything was.
@@ -379,41 +389,30 @@ impl MatchPattern {
 
     /// Looks at a key: something of it is due, or an event is to be read now.
     fn look(&mut self, key: &[u8], event: Option<&Datum>, headers: &Headers, cx: Cx<'_>) -> Done {
-        self.load(key, cx)?;
+        let place = self.load(key, cx)?;
         let watermark = self.watermark(cx);
-        let (datum, keyed, changed) = self.live.get_mut(key).expect("loaded");
+        let Live { key: shared, datum, keyed, changed } = self.live.at_mut(place);
         *changed = true;
         let datum = datum.clone();
         let mut said = vec![];
         let before = keyed.next_due();
-        let (asked, trace, order_by, lives) = (&self.asked, &self.trace, self.order_by, &self.watched.lives);
-        let traces: RefCell<Vec<(usize, Rc<RefCell<Trace>>)>> = RefCell::default();
-        let mut known = Known::default();
-        let mut conditions = |pattern: usize, event: &Datum, ts: i64| {
-            let traced = trace[pattern].then(|| {
-                let trace = Rc::new(RefCell::new(Trace { event: event.clone(), ts, edges: vec![] }));
-                traces.borrow_mut().push((pattern, trace.clone()));
-                trace
-            });
-            let (asked, pattern_there) = &asked[pattern];
-            if *pattern_there == 0 {
-                known = Known::default();
-            }
-            Box::new(Asking {
-                trace: traced,
-                asked: asked.clone(),
-                pattern: *pattern_there,
-                begins: ts < lives[pattern].until,
-                cx,
-                key: datum.clone(),
-                event: event.clone(),
-                known: known.clone(),
-            }) as Box<dyn Conditions<Datum> + '_>
+        let mut conditions = Asking {
+            asked: &self.asked,
+            traced: &self.trace,
+            lives: &self.watched.lives,
+            cx,
+            key: &datum,
+            pattern: 0,
+            begins: true,
+            known: Known::default(),
+            faults: vec![],
+            traces: vec![],
         };
         match event {
             Some(event) => keyed.read_now(&self.watched, event, watermark, &mut conditions, &mut said),
             None => {
-                let mut sort = |events: &mut Vec<Datum>| {
+                let order_by = self.order_by;
+                let mut sort = |events: &mut Vec<(Datum, Known)>| {
                     if let (Some(by), true) = (order_by, events.len() > 1) {
                         sort(events, by, &datum, cx);
                     }
@@ -421,7 +420,8 @@ impl MatchPattern {
                 keyed.fire(&self.watched, watermark, &mut sort, &mut conditions, &mut said);
             }
         }
-        note_due(&mut self.due, key, before, keyed.next_due());
+        let traces = conditions.traces;
+        note_due(&mut self.due, shared, before, keyed.next_due());
         for (pattern, one) in said {
             let automaton = &self.watched.automata[pattern];
             let rule = self.rules.as_ref().map(|rules| rules.known[pattern].name());
@@ -458,10 +458,9 @@ impl MatchPattern {
                 }
             }
         }
-        for (pattern, trace) in traces.into_inner() {
-            let value = trace.borrow().told(&self.watched.automata[pattern]);
-            let ts = trace.borrow().ts;
-            cx.forward_to(ports(pattern)[2], Record::new(datum.clone(), value, ts, headers.clone()))?;
+        for (pattern, trace) in traces {
+            let value = trace.told(&self.watched.automata[pattern]);
+            cx.forward_to(ports(pattern)[2], Record::new(datum.clone(), value, trace.ts, headers.clone()))?;
         }
         Ok(())
     }
@@ -554,11 +553,11 @@ fn did(automaton: &Automaton, edges: &[(Run, usize, usize, bool)]) -> &'static s
 }
 
 /// `after` is noted in any case: what was noted may have been of something that is over.
-fn note_due(due: &mut BTreeSet<(i64, Vec<u8>)>, key: &[u8], before: Option<i64>, after: Option<i64>) {
+fn note_due(due: &mut BTreeSet<(i64, Arc<[u8]>)>, key: &Arc<[u8]>, before: Option<i64>, after: Option<i64>) {
     if let Some(ts) = before.filter(|_| before != after) {
-        due.remove(&(ts, key.to_vec()));
+        due.remove(&(ts, key.clone()));
     }
-    due.extend(after.map(|ts| (ts, key.to_vec())));
+    due.extend(after.map(|ts| (ts, key.clone())));
 }
 
 fn unreadable(cx: Cx<'_>, unread: Unread) -> Failure {
@@ -575,27 +574,28 @@ fn unreadable(cx: Cx<'_>, unread: Unread) -> Failure {
 }
 
 /// Stable; events that cannot be compared stay as they came.
-fn sort(events: &mut Vec<Datum>, by: Func, key: &Datum, cx: Cx<'_>) {
-    let mut ranked: Vec<(Datum, Datum)> =
-        events.drain(..).map(|e| (by.apply(cx, key, &[&e]).unwrap_or_default(), e)).collect();
+fn sort(events: &mut Vec<(Datum, Known)>, by: Func, key: &Datum, cx: Cx<'_>) {
+    let mut ranked: Vec<(Datum, (Datum, Known))> =
+        events.drain(..).map(|e| (by.apply(cx, key, &[&e.0]).unwrap_or_default(), e)).collect();
     ranked.sort_by(|a, b| order(&a.0, &b.0).unwrap_or(std::cmp::Ordering::Equal));
     events.extend(ranked.into_iter().map(|r| r.1));
 }
 
-/// What conditions that look at the event alone have said of it, whoever asked.
-type Known = Rc<RefCell<BTreeMap<u16, Result<bool, Fault>>>>;
-
-/// The conditions on one event.
+/// The conditions on the events of a key.
 struct Asking<'a> {
-    asked: Arc<Asked>,
-    pattern: usize,
-    /// Whether the event may begin a run.
-    begins: bool,
+    /// By pattern, and its place there.
+    asked: &'a [(Arc<Asked>, usize)],
+    traced: &'a [bool],
+    lives: &'a [Life],
     cx: Cx<'a>,
-    key: Datum,
-    event: Datum,
-    trace: Option<Rc<RefCell<Trace>>>,
+    key: &'a Datum,
+    /// Whose turn it is, and whether the event may begin a run of it.
+    pattern: usize,
+    begins: bool,
+    /// What conditions that look at the event alone have said of it, whoever asked; and of those that `known` has no room for or that failed.
     known: Known,
+    faults: Vec<(u16, Result<bool, Fault>)>,
+    traces: Vec<(usize, Trace)>,
 }
 
 fn fault(failure: Failure) -> Fault {
@@ -607,53 +607,86 @@ fn fault(failure: Failure) -> Fault {
 
 impl Asking<'_> {
     fn call(&self, func: &Func, values: &[&Datum]) -> Result<Datum, Fault> {
-        self.asked.call(func, &self.key, values, self.cx).map_err(fault)
+        self.asked[self.pattern].0.call(func, self.key, values, self.cx).map_err(fault)
     }
 
     fn looked(&self, wanted: &Use, history: &History<'_, Datum>) -> Result<Datum, Fault> {
-        let stage = self.asked.stages[self.pattern].iter().position(|s| wanted.is_of(s));
+        let (asked, place) = &self.asked[self.pattern];
+        let stage = asked.stages[*place].iter().position(|s| wanted.is_of(s));
         let events = stage.map_or(vec![], |s| history.events(s as u16).collect());
-        let call = |func: &Func, values: &[&Datum]| self.asked.call(func, &self.key, values, self.cx);
-        wanted.value(&events, &self.event, &self.asked.sums, self.cx, &self.key, &call).map_err(fault)
+        let call = |func: &Func, values: &[&Datum]| asked.call(func, self.key, values, self.cx);
+        wanted.value(&events, history.event, &asked.sums, self.cx, self.key, &call).map_err(fault)
+    }
+
+    /// Of a condition that looks at the event alone.
+    fn said(&mut self, condition: u16, func: &Func, event: &Datum) -> Result<bool, Fault> {
+        if let Some(known) = self.known.get(condition) {
+            return Ok(known);
+        }
+        if let Some((_, found)) = self.faults.iter().find(|(of, _)| *of == condition) {
+            return found.clone();
+        }
+        let found = self.call(func, &[event]).map(|v| v.is_true());
+        found.iter().for_each(|held| self.known.note(condition, *held));
+        if self.known.get(condition).is_none() {
+            self.faults.push((condition, found.clone()));
+        }
+        found
     }
 }
 
 impl Conditions<Datum> for Asking<'_> {
+    fn read(&mut self, _: &Datum, known: Known) {
+        self.known = known;
+        self.faults.clear();
+    }
+
+    fn turn(&mut self, pattern: usize, event: &Datum, ts: i64) {
+        (self.pattern, self.begins) = (pattern, ts < self.lives[pattern].until);
+        if pattern > 0 && self.asked[pattern].1 == 0 {
+            self.read(event, Known::default()); // conditions of another rule have numbers of their own
+        }
+        if self.traced[pattern] {
+            self.traces.push((pattern, Trace { event: event.clone(), ts, edges: vec![] }));
+        }
+    }
+
     fn asked(&mut self, run: &Run, state: usize, edge: usize, holds: bool) {
-        if let Some(trace) = &self.trace {
-            trace.borrow_mut().edges.push((run.clone(), state, edge, holds));
+        if let Some((_, trace)) = self.traces.last_mut() {
+            trace.edges.push((run.clone(), state, edge, holds));
         }
     }
 
     fn traces(&self) -> bool {
-        self.trace.is_some()
+        self.traced[self.pattern]
     }
 
     fn may_begin(&self) -> bool {
         self.begins
     }
 
+    fn alone(&mut self, condition: u16, event: &Datum) -> Option<bool> {
+        let asked = &self.asked[self.pattern].0;
+        let said = &asked.conditions[condition as usize];
+        (!said.history && said.uses.is_empty()).then(|| self.said(condition, &said.func, event).ok()).flatten()
+    }
+
     fn holds(&mut self, condition: u16, history: &History<'_, Datum>) -> Result<bool, Fault> {
-        let asked = self.asked.clone();
+        let (asked, place) = &self.asked[self.pattern];
         let said = &asked.conditions[condition as usize];
         if said.history {
-            let stages = asked.stages[self.pattern]
+            let stages = asked.stages[*place]
                 .iter()
                 .enumerate()
                 .map(|(i, name)| (Arc::from(name.as_str()), Datum::List(history.events(i as u16).cloned().collect())));
-            return Ok(self.call(&said.func, &[&self.event, &Datum::Map(stages.collect())])?.is_true());
+            return Ok(self.call(&said.func, &[history.event, &Datum::Map(stages.collect())])?.is_true());
         }
         if !said.uses.is_empty() {
             let fields = said.uses.iter().map(|u| Ok((u.name(), self.looked(u, history)?)));
             let fields = Datum::Map(fields.collect::<Result<_, Fault>>()?);
-            return Ok(self.call(&said.func, &[&self.event, &fields])?.is_true());
+            return Ok(self.call(&said.func, &[history.event, &fields])?.is_true());
         }
-        if let Some(known) = self.known.borrow().get(&condition) {
-            return known.clone();
-        }
-        let found = self.call(&said.func, &[&self.event]).map(|v| v.is_true());
-        self.known.borrow_mut().insert(condition, found.clone());
-        found
+        self.said(condition, &said.func, history.event)
     }
 }
 
@@ -690,26 +723,21 @@ impl Node for MatchPattern {
             let ts = record.ts;
             cx.forward_to(2, record)?;
             return self.pass(ts, stamp, cx);
-        } else if self.passes_by(&record, &key, stamp, cx) {
+        }
+        let mut known = Known::default();
+        if self.passes_by(&record, &key, stamp, &mut known, cx) {
             self.progress(record.ts, stamp, cx);
             self.fire_due(&record.headers, cx)?;
             return Ok(());
         }
-        self.load(&key, cx)?;
-        let ts = match self.max_delay_ms {
-            Some(_) => record.ts,
-            None => cx.env.wall,
-        };
-        let (_, keyed, changed) = self.live.get_mut(&key).expect("loaded");
-        let before = keyed.next_due();
-        keyed.arrive(record.value, ts, stamp.map_or(0, |stamp| stamp.lane), &self.watched);
-        *changed = true;
-        note_due(&mut self.due, &key, before, keyed.next_due());
-        if self.max_delay_ms.is_some() {
-            self.progress(ts, stamp, cx);
-            self.fire_due(&record.headers, cx)?;
+        if self.max_delay_ms.is_none() {
+            return self.arrive(&key, record.value, cx.env.wall, stamp, known, cx);
         }
-        Ok(())
+        // It is behind the watermark that it makes: what is due is due without it, and the key has less to keep.
+        self.progress(record.ts, stamp, cx);
+        let fired = self.fire_due(&record.headers, cx);
+        self.arrive(&key, record.value, record.ts, stamp, known, cx)?;
+        fired.map(|_| ())
     }
 
     /// The logged clock may have moved.
@@ -727,9 +755,9 @@ impl Node for MatchPattern {
     fn flush(&mut self, cx: Cx<'_>) -> Done {
         let numbers = self.rules.as_ref().map(Rules::numbers);
         let mut store = cx.store_mut(self.store);
-        let mut changed: Vec<_> = self.live.iter_mut().filter(|l| l.1 .2).collect();
-        changed.sort_unstable_by(|a, b| a.0.cmp(b.0));
-        for (key, (_, keyed, changed)) in changed {
+        let mut changed: Vec<_> = self.live.iter_mut().filter(|live| live.changed).collect();
+        changed.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        for Live { key, keyed, changed, .. } in changed {
             *changed = false;
             match keyed.empty() {
                 true => store.bytes.write(key, None),
@@ -744,8 +772,8 @@ impl Node for MatchPattern {
             }
         }
         match self.live.len() > KEPT {
-            true => self.live = HashMap::new(),
-            false => self.live.retain(|_, (_, keyed, _)| !keyed.empty()),
+            true => self.live = Decoded::default(),
+            false => self.live.retain(|live| !live.keyed.empty()),
         }
         Ok(())
     }
@@ -774,7 +802,7 @@ impl Node for MatchPattern {
     }
 
     fn restored(&mut self, cx: Cx<'_>) {
-        self.live.clear();
+        self.live = Decoded::default();
         self.due.clear();
         self.broken = None;
         if let Some(rules) = &mut self.rules {
@@ -783,7 +811,7 @@ impl Node for MatchPattern {
         }
         for (key, bytes) in cx.store(self.store).bytes.unordered() {
             match self.decoded(&bytes) {
-                Ok(keyed) => self.due.extend(keyed.next_due().map(|ts| (ts, key.to_vec()))),
+                Ok(keyed) => self.due.extend(keyed.next_due().map(|ts| (ts, Arc::from(&key[..])))),
                 Err(unread) => {
                     if let Failure::Fatal(fatal) = unreadable(cx, unread) {
                         self.broken = Some(fatal);
