@@ -230,6 +230,8 @@ class Worker:
         self._drain_timeout_ms = settings.drain_timeout_ms
         self._drain_until_ms = 0
         self._idle_commit_ms = settings.commit_interval_ms or COMMIT_MS
+        if stop_at_end:  # nothing is gathered when nothing comes, and the end is said by what is committed
+            self._idle_commit_ms = min(self._idle_commit_ms, COMMIT_MS)
         self._busy_commit_ms = settings.commit_interval_ms or (COMMIT_FILES_MS if files else COMMIT_MS)
         self._closed_ms = clock()
         self._purged_ms = clock()

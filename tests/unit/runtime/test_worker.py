@@ -561,6 +561,16 @@ def test_stop_at_end_waits_for_a_log_that_cannot_say(monkeypatch: pytest.MonkeyP
     cluster.check()
 
 
+@pytest.mark.parametrize("files", [False, True])
+def test_stop_at_end_does_not_wait_for_commits_that_are_far_apart(files: bool) -> None:
+    """With nothing left to read there is nothing to gather: each level behind a shuffle took an interval more."""
+    cluster = Cluster(EchoPlan(sink=True))
+    cluster.send_random(100)
+    cluster.worker(stop_at_end=True, files=files, commit_interval_ms=3_600_000)
+    cluster.until(cluster.stopped)
+    cluster.check()
+
+
 def test_stop_at_end_of_nothing() -> None:
     cluster = Cluster()
     cluster.worker(stop_at_end=True)
