@@ -26,6 +26,7 @@ when either changes, the lease topic no longer fits and the start is refused, wi
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,8 @@ KEYED = ("aggregate", "deduplicate")
 """Operations whose inputs must be cut into partitions in the same way."""
 
 TOPIC_NAME_MAX = 249
+_APP = re.compile(r"[A-Za-z0-9._-]*", re.ASCII)
+"""What Kafka takes as part of a topic's name."""
 
 _KEEP = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 _FOREVER = {"retention.ms": "-1"}
@@ -299,10 +302,16 @@ def enumerate_tasks(
     specs.append(manifest.topology_topic(app))
     specs.append(TopicSpec(f"{app}-tasks", len(tasks), {"cleanup.policy": "delete"}))
     long = [spec.name for spec in specs if len(spec.name) > TOPIC_NAME_MAX]
+    if not _APP.fullmatch(app):
+        raise ConfigError(
+            f"no topic can be called `{app}-tasks`, as one of this application would be",
+            option="--app",
+            hint="write letters, digits, `.`, `_` and `-` (of ASCII)",
+        )
     if long:
         raise ConfigError(
             f"a topic of this application would be called `{long[0]}`, which has {len(long[0])} characters",
-            option="app",
+            option="--app",
             hint=f"a topic's name has {TOPIC_NAME_MAX} at most: shorten the application's name, or an operation's or store's",
         )
     _check_unchanged(app, specs, found)

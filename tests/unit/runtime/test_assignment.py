@@ -80,3 +80,9 @@ def test_a_topic_whose_name_would_be_too_long_is_told_at_the_start() -> None:
     description = DESCRIPTION | {"app": "a" * 245}
     with pytest.raises(ConfigError, match=r"-topology`, which has 254 characters\nhint: .* 249 at most"):
         enumerate_tasks(description, {"in": 1}, create_topics=True)
+
+
+@pytest.mark.parametrize("app", ["a b", "é", "a/b"])
+def test_an_application_whose_topics_could_not_be_made_is_told_at_the_start(app: str) -> None:
+    with pytest.raises(ConfigError, match=f"^--app: no topic can be called `{app}-tasks`"):
+        enumerate_tasks(DESCRIPTION | {"app": app}, {"in": 1}, create_topics=True)
