@@ -37,6 +37,9 @@ def main() -> None:
             code = 1
         if code is not None:
             sys.exit(code)
-    from adstream.cli.commands import app
+    try:
+        from adstream.cli.commands import app
 
-    app(prog_name="adstream")
+        app(prog_name="adstream")
+    except KeyboardInterrupt:  # before typer is there to heed it
+        sys.exit(130)

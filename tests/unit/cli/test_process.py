@@ -56,6 +56,25 @@ def test_version_loads_next_to_nothing():
     )
 
 
+def test_who_is_stopped_before_it_has_begun_is_no_defect():
+    """As by Ctrl-C while modules are loaded, which takes a second on a busy machine."""
+    code = """
+import signal, sys
+
+class Stopped:
+    def find_spec(self, name, path=None, target=None):
+        if name == "adstream.cli.commands":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Stopped())
+sys.argv = ["adstream", "run", "ads.performance"]
+import adstream.cli
+adstream.cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_who_has_read_enough_is_no_defect(tmp_path: Path):
     with start("describe", "ads.performance", "--json", cwd=tmp_path) as process:
         assert process.stdout is not None
