@@ -170,8 +170,8 @@ def test_a_window_is_final_when_all_partitions_have_passed_its_grace() -> None:
 
 def test_rows_without_campaign_are_filtered_and_do_not_move_the_clock_of_the_windows() -> None:
     null, absent = impression("11:00:00.000", campaign_id=None), click("11:00:00.000", campaign_id=...)
-    truth = truth_of(null, absent, impression("10:00:00.000"))
-    assert truth.total == Counts(read=3, filtered=2, passed=1, counted=1)
+    truth = truth_of(null, absent, impression("11:00:00.000", campaign_id=""), impression("10:00:00.000"))
+    assert truth.total == Counts(read=4, filtered=3, passed=1, counted=1)
     assert truth.clocks == {0: ms("10:00")}
 
 
@@ -187,17 +187,19 @@ def test_rows_without_product_are_a_group() -> None:
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        (None, "malformed_json"),
+        (None, "null_payload"),
         (b"", "malformed_json"),
         (b"{", "malformed_json"),
         (b"[]", "malformed_json"),
         (b"null", "malformed_json"),
+        (rb'{"event_type":"IMPRESSION","timestamp":"2024-01-15T10:00:00Z","placement":"\ud800"}', "malformed_json"),
         (b'{"actual_price":NaN}', "malformed_json"),
         (b'{"placement":"\xff"}', "malformed_json"),
         (impression("10:00:00.000").decode().encode("utf-16"), "malformed_json"),
         (b"[" * 100_000, "malformed_json"),
         (b"{}", "missing_field:event_type"),
         (impression("10:00:00.000", event_id=5), "bad_field:event_id"),
+        (click("10:00:00.000", event_id="", actual_price=-1), "no_event_id"),
         (impression("10:00:00.000", event_type=...), "missing_field:event_type"),
         (event("VIEW", "10:00:00.000"), "bad_field:event_type"),
         (impression("10:00:00.000", event_type=["CLICK"]), "bad_field:event_type"),

@@ -3,15 +3,16 @@
 Every partition of `ad-events` is a lane of its own. Its records are read in offset order and take these
 steps; at the first one that says no, a record's way ends, and it is counted there.
 
-1.  **read** A UTF-8 text with one JSON object, else the record is dead: `malformed_json`.
+1.  **read** A UTF-8 text with one JSON object, else the record is dead: `malformed_json`; without a value `null_payload`.
     The declared fields, in the order of `FIELDS`: a required one is there and not null, else
     `missing_field:<name>`; one that is there and not null has its type, else `bad_field:<name>`.
+    Its event_id is no empty text, else `no_event_id`.
     A CLICK has actual_price >= 0 (null is not), else `bad_price`.
     A CONVERSION has revenue_amount >= 0 (null is not), else `bad_revenue`.
 2.  **dedup** The clock of this step is the largest event time that came here, this row's included. An
     event_id is remembered with the time ts of the row that was let through, while clock <= ts + 1 h; a row
     whose id is remembered is repeated.
-3.  **filter** A row whose campaign_id is null is filtered: `no_campaign`.
+3.  **filter** A row whose campaign_id is null or an empty text is filtered: `no_campaign`.
 4.  **window** [start, start + 5 min), aligned to the epoch. The lane's clock is the largest event time that
     came here, this row's included. The row is late if window end + grace <= clock, else it is counted into
     its group.
@@ -27,7 +28,7 @@ How fields are read, where JSON leaves a choice:
     and never as a float. What needs a third decimal (12.505, not 12.500) or a ninth digit before the point is
     refused.
 -   Of a key given twice the last counts. Undeclared fields are ignored. An empty string is not null.
--   NaN and Infinity are not JSON. A record without a value (a tombstone) is `malformed_json`.
+-   NaN and Infinity are not JSON. A lone surrogate, which JSON can write and UTF-8 cannot, is `malformed_json`.
 """
 
 from __future__ import annotations
@@ -247,8 +248,12 @@ JSON = json.JSONDecoder(
 
 def read(value: bytes | None) -> Event:
     """The declared fields of an acceptable event, absent ones as None. Raises Refused."""
+    if value is None:
+        raise Refused("null_payload")
     try:
-        document = JSON.decode((value or b"").decode())
+        document = JSON.decode(value.decode())
+        if b"\\u" in value:
+            json.dumps(document, default=str, ensure_ascii=False).encode()  # raises for a lone surrogate
     except (ValueError, InvalidOperation, RecursionError):
         raise Refused("malformed_json") from None
     if not isinstance(document, dict):
@@ -259,7 +264,7 @@ def read(value: bytes | None) -> Event:
         raw = document.get(name)
         if raw is None:
             if name == "event_id":  # an event without an id is identified by its bytes
-                event[name] = "sha256:" + hashlib.sha256(value or b"").hexdigest()
+                event[name] = "sha256:" + hashlib.sha256(value).hexdigest()
                 continue
             if name in REQUIRED:
                 raise Refused(f"missing_field:{name}")
@@ -270,6 +275,8 @@ def read(value: bytes | None) -> Event:
         except WrongType:
             raise Refused(f"bad_field:{name}") from None
 
+    if event["event_id"] == "":
+        raise Refused("no_event_id")
     if event["event_type"] == "CLICK" and not at_least_zero(event["actual_price"]):
         raise Refused("bad_price")
     if event["event_type"] == "CONVERSION" and not at_least_zero(event["revenue_amount"]):
@@ -337,7 +344,7 @@ def run_lane(truth: Truth, partition: int, lane: list[Record], grace_ms: int, wi
             continue
         seen[event_id] = ts
 
-        if event["campaign_id"] is None:
+        if not event["campaign_id"]:
             counts.filtered += 1
             continue
 
