@@ -9,9 +9,11 @@ kept with its ids in the manifest, of its first start on, and looked at
     while it runs      every some seconds, beside the worker (`Remade`): what was skipped meanwhile may be committed, and the
                        worker ends with the same error that every later start has, until somebody decides
 
-An input that gets more partitions is told in the same look: a start is refused then (`manifest.py`), and who runs would never
-read the new ones. So is a global table's topic that does. And the topic by which workers share tasks (`<app>-tasks`): without
-it the group gives nobody anything, and workers would stand still in good health. It holds nothing, so a start makes it anew.
+A topic that is deleted and not made again is told in the same look: who reads it would wait for records for ever, in good
+health, and who writes it would abort one commit after the other. An input that gets more partitions, too: a start is refused
+then (`manifest.py`), and who runs would never read the new ones. So is a global table's topic that does. And the topic by which
+workers share tasks (`<app>-tasks`): without it the group gives nobody anything, and workers would stand still in good health.
+It holds nothing, so a start makes it anew.
 
 Which topics: inputs, shuffles, changelogs, topics of rules (how far a task has heard is part of its state), and what sinks
 are written from, whose positions lie in targets that outlive any topic. Global tables are read whole at each start: of their
@@ -85,6 +87,7 @@ class Remade:
         ids: topic -> id, of when it started.
         inputs: topic -> partitions; the same.
         tables: of global tables; the same.
+        written: topics in which it has no positions, and which its commits need.
         leases: the topic by which workers share tasks.
         beside: where the log is asked: it may take seconds, and the worker has leases to look after.
     """
@@ -96,15 +99,17 @@ class Remade:
         ids: Mapping[str, str],
         inputs: Mapping[str, int],
         tables: Mapping[str, int],
+        written: Collection[str],
         leases: str,
         beside: Beside[Any],
     ) -> None:
         self._log, self._app, self._inputs, self._tables, self._beside = log_, app, inputs, tables, beside
+        self._written = written
         self._leases, self._lease_id = leases, ids.get(leases)
         self._ids = {topic: id_ for topic, id_ in ids.items() if topic != leases}
         self._asked_ms: int | None = None
-        self._missed = 0
-        """Looks in a row that found no topic of leases: a broker that is just starting may not know it."""
+        self._missed: dict[str, int] = {}
+        """Topic that was there -> looks in a row that did not find it: a broker that is just starting may not know it."""
 
     def look(self, now_ms: int) -> None:
         """Without waiting. Raises ConfigError, see `check_ids`; or a topic has another number of partitions, or is gone."""
@@ -114,7 +119,14 @@ class Remade:
             log.debug("topics could not be looked at, later then: %s", error)
             found = None
         if found is not None:
-            check_ids(self._app, self._ids, found[0])
+            gone = self._gone({*found[0], *found[1]})
+            check_ids(self._app, self._ids, found[0], self._ids.keys() - gone)
+            if lost := sorted(gone.intersection(self._written)):
+                raise ConfigError(
+                    f"{_names(lost)} deleted, and nothing that is written there can be committed",
+                    option="topics",
+                    hint="`adstream topics create JOB` makes what is missing; then start the workers again: nothing is lost",
+                )
             for topic, count in self._inputs.items():
                 if (now := found[1].get(topic, count)) != count:
                     raise ConfigError(
@@ -130,16 +142,23 @@ class Remade:
                         option="topics",
                         hint="start the workers again: they read all there is",
                     )
-            self._check_leases(found[0].get(self._leases))
+            self._check_leases(found[0].get(self._leases), self._leases in gone)
         if not self._beside.busy and (self._asked_ms is None or now_ms - self._asked_ms >= EVERY_MS):
             self._asked_ms = now_ms
             self._beside.submit(self._ask)
 
-    def _check_leases(self, now: str | None) -> None:
+    def _gone(self, there: Collection[str]) -> set[str]:
+        for topic in [*self._ids, *self._written, self._leases]:
+            if topic in there:
+                self._missed[topic] = 0
+            elif topic in self._missed or topic in self._ids:
+                self._missed[topic] = self._missed.get(topic, 0) + 1
+        return {topic for topic, looks in self._missed.items() if looks >= MISSED_MAX}
+
+    def _check_leases(self, now: str | None, gone: bool) -> None:
         if self._lease_id is None:
             return
-        self._missed = self._missed + 1 if now is None else 0
-        if self._missed == MISSED_MAX or now not in (None, self._lease_id):
+        if gone or now not in (None, self._lease_id):
             what = "deleted" if now is None else "deleted and made again"
             raise ConfigError(
                 f"`{self._leases}`, by which workers share tasks, was {what}: nobody would be given any",
@@ -149,7 +168,7 @@ class Remade:
 
     def _ask(self) -> tuple[Mapping[str, str], Mapping[str, int]]:
         ids = self._log.topic_ids([*self._ids, self._leases])
-        return ids, self._log.partitions([*self._inputs, *self._tables])
+        return ids, self._log.partitions([*{*self._ids, *self._inputs, *self._tables, *self._written}])
 
     def close(self) -> None:
         self._beside.close()

@@ -202,7 +202,8 @@ class Worker:
         self._committer = hooks.beside("adstream-commit")
         inputs = {topic: assignment.partitions[topic] for topic in assignment.user_sources}
         tables = {topic: assignment.partitions[topic] for topic, _ in assignment.globals}
-        places = (log, assignment.app, assignment.ids, inputs, tables, assignment.lease_topic)
+        written = {spec.name for spec in assignment.topics}.difference(assignment.positioned, [assignment.lease_topic])
+        places = (log, assignment.app, assignment.ids, inputs, tables, written, assignment.lease_topic)
         self._remade = Remade(*places, hooks.beside("adstream-topics")) if assignment.ids else None
         self._underway: Underway | None = None
         self._end: EndOfInput | None = None

@@ -14,7 +14,7 @@ from adstream.interfaces import TopicSpec
 from adstream.jobs.ads.traffic import Traffic
 from adstream.logs import LogUnavailableError
 from adstream.logs.kafka import KafkaLog
-from tests.chaos.scene import APP, SOURCE, Scene
+from tests.chaos.scene import APP, FINAL, SOURCE, Scene
 from tests.logs.conformance import append, make_topic, unique
 from tests.servers import Kafka, Postgres, Redis, killable
 
@@ -95,6 +95,29 @@ def test_a_worker_that_slept_through_it_notices(scene: Scene, topic: str) -> Non
     assert again.wait(NOTICED_S) == EXIT_CONFIG, again.tail()
     assert f"`{topic}` was deleted and made again" in again.text(), again.tail()
     log.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("topic", [SOURCE, FINAL])
+def test_who_waits_for_a_topic_that_is_deleted_ends(scene: Scene, topic: str) -> None:
+    """Without the input it waited in good health, without the output it tried to commit for ever; neither said a word."""
+    scene.send(Traffic(seed=3, events=3_000, rate=30))
+    worker = scene.start(0)
+    worker.until("-> running", START_S)
+    log = KafkaLog(scene.kafka.bootstrap)
+    log.delete_topics([topic])
+    log.close()
+    if topic != SOURCE:
+        scene.send(Traffic(seed=4, events=3_000, rate=30))
+    assert worker.wait(2 * NOTICED_S) == EXIT_CONFIG, worker.tail()
+    assert f"`{topic}` was deleted" in worker.text(), worker.tail()
+    assert "Traceback" not in worker.text(), worker.tail()
+    if topic != SOURCE:  # as the hint says
+        scene.create_topic(topic, scene.partitions)
+        again = scene.start(0, "--stop-at-end")
+        assert again.wait(NOTICED_S + START_S) == 0, again.tail()
+        assert [wrong for wrong in scene.compare() if not wrong.startswith("final: ")] == []
 
 
 @pytest.mark.slow
