@@ -82,7 +82,7 @@ def _programs(
             ports = str(port) if workers == 1 else f"{port} to {port + workers - 1}"
             typer.echo(f"{job.name}: metrics on port {ports}", err=True)
             port += workers
-        programs.append(Program(command, workers, job.name, environ))
+        programs.append(Program(command, workers, job.name, environ, chosen.stop_at_end))
     return programs
 
 

@@ -54,7 +54,8 @@ def start(job: str, options: RunOptions, *, bars: bool = False) -> None:
             raise ConfigError("only Kafka can be shared by several processes", option="--workers")
         command = [sys.executable, "-m", "adstream.cli", *sys.argv[1:]]
         patience = settings.drain_timeout_ms / 1000 + platforms.STOPPING_S
-        raise typer.Exit(Supervisor([Program(command, settings.workers)], drain_timeout_s=patience).run())
+        program = Program(command, settings.workers, to_the_end=chosen.stop_at_end)
+        raise typer.Exit(Supervisor([program], drain_timeout_s=patience).run())
     try:
         work(built, _fitted(settings), chosen, bars=bars)
     except ConfigError as error:

@@ -4,6 +4,7 @@
     0  it is finished          not started again; when all are, so is the supervisor (0)
     2  a setting is wrong      starting again would not help: the others are stopped, 2. Unless one has run for a minute:
                                then the settings were right, and a server is away (which says 2 at a start, too)
+    1  it cannot go on         in a run to the end, which ends so with one worker, too: the others are stopped, 1
     3  too many dead letters   starting again would not help: the others of its job are stopped, those of other jobs go on; at the
                                end 3
     4  `on_uncaught` stops it  not started again; the others go on (those that are told to stop, end with 4, too); at the end 4
@@ -67,6 +68,8 @@ class Program:
     name: str = ""
     """For the logs, where there are several."""
     environ: Mapping[str, str] = field(default_factory=dict)
+    to_the_end: bool = False
+    """They stop at the end of the inputs: one that says that it cannot be reached would say so again."""
 
 
 @dataclass(slots=True)
@@ -148,6 +151,10 @@ class Supervisor:
             self._code = self._code or code
         elif code == ExitCode.WRONG and not self._proven:
             log.error("%s: %s; stopping", child, HOPELESS[code])
+            child.finished = True
+            self._signal, self._code = signal.SIGTERM, code
+        elif code == ExitCode.FAILED and child.program.to_the_end:
+            log.error("%s cannot go on to the end; stopping", child)
             child.finished = True
             self._signal, self._code = signal.SIGTERM, code
         elif code == ExitCode.TRIPPED:

@@ -127,10 +127,12 @@ starts = len(list(place.glob(slot + "-*")))
 """
 
 
-def supervise(tmp_path: Path, body: str, workers: int = 2, drain_timeout_s: float = 30) -> Supervisor:
+def supervise(
+    tmp_path: Path, body: str, workers: int = 2, drain_timeout_s: float = 30, to_the_end: bool = False
+) -> Supervisor:
     # Backing off is not waited for: a second passes in a hundredth.
     return Supervisor(
-        [Program([sys.executable, "-c", CHILD + body, str(tmp_path)], workers)],
+        [Program([sys.executable, "-c", CHILD + body, str(tmp_path)], workers, to_the_end=to_the_end)],
         drain_timeout_s=drain_timeout_s,
         sleep=lambda s: time.sleep(s / 5),
         clock=lambda: time.monotonic() * 20,
@@ -139,6 +141,13 @@ def supervise(tmp_path: Path, body: str, workers: int = 2, drain_timeout_s: floa
 
 def test_dead_workers_are_started_again_until_all_are_finished(tmp_path: Path) -> None:
     assert supervise(tmp_path, "sys.exit(0 if starts == 1 or slot == '1' else 9)").run() == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0-0", "0-1", "1-0"]
+
+
+def test_an_end_that_cannot_be_reached_ends_the_run(tmp_path: Path) -> None:
+    """With one worker it ended, with two it was begun again for ever."""
+    body = "time.sleep(60) if slot == '1' else sys.exit((9, 1)[starts])"  # who dies is started again, as ever
+    assert supervise(tmp_path, body, to_the_end=True).run() == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0-0", "0-1", "1-0"]
 
 
