@@ -16,7 +16,7 @@ from types import FrameType
 
 from benches.harness import Bench, Wrong
 
-SCENARIOS = ("kafka", "core", "jsonl", "state", "startup", "sinks", "streams", "cep", "flat")
+SCENARIOS = ("kafka", "core", "jsonl", "state", "startup", "sinks", "streams", "cep", "flat", "ads")
 
 
 def stop(number: int, frame: FrameType | None) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from decimal import Decimal
 from typing import NamedTuple, Protocol
+
+import orjson
 
 ESCAPES = str.maketrans({"%": "%25", ":": "%3A"})
 """As the sink writes names into `rtb:{placement}:{category}`: a colon in one of them is none of the template's."""
@@ -52,16 +53,19 @@ class Auction:
 
     def ranked(self, placement: str, category: str) -> Ranked:
         """The whole list. Version 0 and no offers where there never was a campaign."""
+        return self._read(placement, category, None)
+
+    def who(self, placement: str, category: str, n: int = 1) -> list[Offer]:
+        """The first `n` of them, best first."""
+        return self._read(placement, category, n).offers
+
+    def _read(self, placement: str, category: str, n: int | None) -> Ranked:
         name = f"rtb:{placement.translate(ESCAPES)}:{category.translate(ESCAPES)}"
         found = self._redis.hmget(name, ["version", "total_campaigns", "ranking_list"])
         version, total, lines = found
         if version is None or total is None or lines is None:
             return Ranked(0, 0, [])
-        return Ranked(int(version), int(total), [_offer(line) for line in json.loads(lines)])
-
-    def who(self, placement: str, category: str, n: int = 1) -> list[Offer]:
-        """The first `n` of them, best first."""
-        return self.ranked(placement, category).offers[:n]
+        return Ranked(int(version), int(total), [_offer(line) for line in orjson.loads(lines)[:n]])
 
 
 def _offer(line: dict[str, str]) -> Offer:
