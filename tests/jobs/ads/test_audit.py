@@ -86,7 +86,9 @@ def test_a_topic_that_tells_something_else_is_found(lived: Ledger, tmp_path: Pat
     tell(0, *told)
     log.close()
     place = ("audit", "ads", "--sql", lived.url, "--log", f"dir:{tmp_path / 'log'}")
-    assert run(*place).exit_code == 0
+    done = run(*place)
+    assert done.exit_code == 0
+    assert "unseen  what `ads.ranking` says: there is no topic `rtb-ranking`" in done.output
     log = EmbeddedLog(tmp_path / "log")
     tell(1, told[0] | {"amount": "1.00"})
     log.close()

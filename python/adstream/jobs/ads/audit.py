@@ -17,6 +17,8 @@ class Finding(NamedTuple):
     broken: int
     """How many places break it."""
     example: str | None
+    unseen: str | None = None
+    """Why it could not be looked at."""
 
 
 RULES: Mapping[str, str] = {
