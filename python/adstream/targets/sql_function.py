@@ -1,7 +1,7 @@
 """Functions in Postgres that rows are put before (`ask_sql`): the connection, what a failure means, and migrations.
 
 A call is one transaction. How long it may take is bounded, all in all to less than a worker may be silent: who does not answer
-is away.
+is away. Who is slow is asked about half as many rows at once.
 
 **Migrations** are numbered SQL files of a folder (`0001_tables.sql`). What has been run is kept in `_adstream_migrations`
 under the schema of the function, with the file's hash: a file that was run must not change. They are run at the start, all in
@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -38,6 +39,8 @@ _LINK = {
     "application_name": "adstream",
 }
 _SESSION = "SET lock_timeout = '10s'; SET statement_timeout = '20s'; SET idle_in_transaction_session_timeout = '60s'"
+PATIENCE_S = 20.0
+"""What of a batch is not asked by then, is asked the next time: a worker may be silent for twice as long."""
 _LOCK = 0x6164_7374_6D69  # "adstmi": one migrates at a time
 _NUMBERED = re.compile(r"(\d{4})_[A-Za-z0-9_]+\.sql", re.ASCII)
 _OWNER = "may this user alter the database? Where there is a connection `NAME_owner`, migrations are run over it"
@@ -101,26 +104,45 @@ class SqlFunction:
     """Asks: columns of rows in, answers out. Reconnects by itself."""
 
     def __init__(
-        self, url: str, name: str, asks: Mapping[str, str], answers: Sequence[str], role: str | None = None
+        self,
+        url: str,
+        name: str,
+        asks: Mapping[str, str],
+        answers: Sequence[str],
+        role: str | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._url, self._name, self._role = url, name, role
+        self._url, self._name, self._role, self._clock = url, name, role, clock
         self._link: psycopg.Connection[Any] | None = None
         arguments = ", ".join(f"{_quoted(n)} => %s::{_sql_type(dtype)}[]" for n, dtype in asks.items())
         names = ", ".join(_quoted(n) for n in answers)
         schema, _, function = name.partition(".")
         self._query = f"SELECT {names} FROM {_quoted(schema)}.{_quoted(function)}({arguments})"
         self._asks = list(asks)
+        self._at_most = sys.maxsize
+        """Rows of a call. Half as many as of one that took too long, and a few more again with each batch that does not."""
 
     def __call__(self, columns: dict[str, list[Any]]) -> list[tuple[Any, ...]]:
         """Raises TargetUnavailableError, also if the function does not answer each row; what a row holds and the server refuses,
         as the driver says it."""
+        rows, answers, began = len(columns[self._asks[0]]), list[tuple[Any, ...]](), self._clock()
+        while len(answers) < rows:
+            if answers and self._clock() - began > PATIENCE_S:
+                raise TargetUnavailableError(f"`{self._name}` is slow: {len(answers)} of {rows} rows were answered")
+            until = min(rows, len(answers) + self._at_most)
+            answers += self._call([columns[n][len(answers) : until] for n in self._asks], until - len(answers))
+        self._at_most += self._at_most // 16 + 1  # not before all are through: the last ones would be too many again
+        return answers
+
+    def _call(self, columns: list[list[Any]], asked: int) -> list[tuple[Any, ...]]:
+        """One transaction."""
         import psycopg
 
-        asked = len(columns[self._asks[0]])
         try:
             link = self._opened()
             with link.transaction():
-                found = link.execute(self._query, [columns[n] for n in self._asks]).fetchall()
+                found = link.execute(self._query, columns).fetchall()
                 if len(found) != asked:  # whose answers these are cannot be told: what was recorded is undone
                     raise TargetUnavailableError(
                         f"`{self._name}` answered {len(found)} rows where {asked} were asked: each has one, in their order"
@@ -131,6 +153,8 @@ class SqlFunction:
                 raise  # the driver has no way to write it: a NUL in a text
             if state is not None and (state == "P0001" or state.startswith("23") or lies_in_a_row(state)):
                 raise
+            if isinstance(error, psycopg.errors.QueryCanceled):
+                self._at_most = max(1, asked // 2)  # the same again would take as long again
             self.close()
             said = (error.diag.message_primary or str(error)).strip().splitlines()
             raise TargetUnavailableError(

@@ -216,6 +216,46 @@ def test_a_function_that_does_not_answer_each_row_is_nobodys_row(
     ask.close()
 
 
+def test_a_call_that_takes_too_long_is_not_asked_again_as_it_was(
+    url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take as long again, for ever."""
+    slow = DECIDE.replace("INSERT INTO", "PERFORM pg_sleep(0.1); INSERT INTO")
+    (folder / "0002_decide.sql").write_text(slow)
+    sql_function.migrate(url, "toll", folder)
+    monkeypatch.setattr(sql_function, "_SESSION", "SET statement_timeout = '500ms'")
+    asks = {"id": "str", "gate": "str", "price": "float", "at": "timestamp"}
+    ask = sql_function.SqlFunction(url, "toll.pass", asks, ["ticket", "gate_", "nth", "call"])
+    at = datetime.fromisoformat("2024-01-15T10:00:00Z")
+    rows = {"id": [str(n) for n in range(16)], "gate": ["g"] * 16, "price": [5.0] * 16, "at": [at] * 16}
+    for _ in range(50):
+        try:
+            answers = ask(rows)
+            break
+        except TargetUnavailableError as error:
+            assert "statement timeout" in str(error)  # noqa: PT017
+    assert [(answer[0], answer[2]) for answer in answers] == [(str(n), n + 1) for n in range(16)]
+    assert len({answer[3] for answer in answers}) > 1  # several calls
+    ask.close()
+
+
+def test_a_batch_that_takes_too_long_in_all_is_recorded_so_far(url: str, folder: Path) -> None:
+    """A worker that is silent for longer is taken for dead."""
+    sql_function.migrate(url, "toll", folder)
+    times = count(0, 12)
+    asks = {"id": "str", "gate": "str", "price": "float", "at": "timestamp"}
+    ask = sql_function.SqlFunction(
+        url, "toll.pass", asks, ["ticket", "gate_", "nth", "call"], clock=lambda: next(times)
+    )
+    ask._at_most = 1
+    at = datetime.fromisoformat("2024-01-15T10:00:00Z")
+    rows = {"id": ["a", "b", "c"], "gate": ["g"] * 3, "price": [5.0] * 3, "at": [at] * 3}
+    with pytest.raises(TargetUnavailableError, match="2 of 3 rows"):
+        ask(rows)
+    assert [answer[0] for answer in ask({name: values[2:] for name, values in rows.items()})] == ["c"]
+    ask.close()
+
+
 class Run:
     """A worker on a log in memory, in a thread."""
 
