@@ -87,6 +87,29 @@ def test_a_refund_and_the_first_posting_of_its_advertiser_at_once(ledger: Ledger
     ledger.check()
 
 
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_batch_of_refunds_is_decided_as_one_by_one(ledger: Ledger, paused: bool) -> None:
+    """Copies, two of a charge, one that conflicts, one of nothing, one that waits, one of somebody else, all at once."""
+    ledger.post(deposit(1, 10_000), deposit(2, 10_000, "B"), click("b", 700, "B"))
+    ledger.post(*(click(n, 100 * n) for n in range(7)), click("none", 9_000), *([click("p", 9_000)] if paused else []))
+    if not paused:
+        ledger.post(deposit(3, 10_000))  # the pause for the click that was not charged is over
+    rows = [
+        refund("a", 1, 100), refund("a", 1, 100), refund("a", 1, 90), refund("c", 2, 150), refund("d", 2, 150), refund("e", 0, 5),
+        refund("f", 3, 999), refund("g", "later", 5), refund("h", "b", 5), refund("i", 4, 0), refund("j", "none", 9),
+        refund("k", 6, 600),
+    ]  # fmt: skip
+    for _ in range(2):
+        answers = ledger.refund(*rows)
+        assert names(answers, "status", "reason", "amount") == [
+            ("APPLIED", None, 100), ("APPLIED", None, 100), ("IDEMPOTENCY_CONFLICT", None, 100), ("APPLIED", None, 150),
+            ("APPLIED", None, 50), ("REJECTED", "ALREADY_REFUNDED", 0), ("APPLIED", None, 300), ("PARKED", None, None),
+            ("REJECTED", "OTHER_ADVERTISER", 0), ("APPLIED", None, 0), ("REJECTED", "UNBILLED", 0), ("APPLIED", None, 600),
+        ]  # fmt: skip
+    assert ledger.balance() == 10_000 + (0 if paused else 10_000) - 2100 + 1200
+    ledger.check()
+
+
 def test_a_click_that_comes_twice_in_a_batch_releases_its_refund_once(ledger: Ledger) -> None:
     ledger.post(deposit(1, 5000))
     ledger.refund(refund("r", "e1", 1200))

@@ -151,8 +151,10 @@ BEGIN
     END IF;
     SELECT d.spend INTO spent FROM campaign_day d
     WHERE (d.advertiser_id, d.campaign_id, d.day) = (charge.advertiser_id, coalesce(charge.campaign_id, ''), charge.day);
-    -- The pauses are looked at before it is booked, as if it were: the posting is to say what follows from it.
-    IF amount > 0 THEN
+    -- The pauses are looked at before it is booked, as if it were: the posting is to say what follows from it. Where there are none the
+    -- rows are left alone: what a transaction has changed n times takes it n steps to read.
+    IF amount > 0 AND EXISTS (SELECT FROM campaign k WHERE k.advertiser_id = advertiser
+        AND (k.budget_price IS NOT NULL OR k.balance_price IS NOT NULL)) THEN
         UPDATE advertiser a SET available = a.available + amount WHERE a.advertiser_id = advertiser;
         UPDATE campaign_day d SET spend = d.spend - amount
         WHERE (d.advertiser_id, d.campaign_id, d.day) = (charge.advertiser_id, coalesce(charge.campaign_id, ''), charge.day);
@@ -436,6 +438,33 @@ BEGIN
     FROM unnest($2, $3, $5, $6) WITH ORDINALITY x (ref, adv, at, amount, o);
     whys := array_fill(NULL::text, ARRAY[cardinality($1)]);
     PERFORM hold($3, false);
+
+    -- Nearly all are the only refund of their charge, of an advertiser without a paused campaign: these need no look at one another.
+    PERFORM book(array_agg(ROW(q.id, q.hash, 'REFUND', q.adv, q.campaign_id, q.ref, q.at, q.day,
+        CASE WHEN q.reason IS NULL THEN 'POSTED' ELSE 'REJECTED' END, q.reason, q.price, q.take, q.balance, q.spent, NULL, NULL)::draft
+        ORDER BY q.o))
+    FROM (
+        SELECT f.*, a.available + sum(f.take) OVER (PARTITION BY f.adv ORDER BY f.o) AS balance,
+            coalesce(d.spend, 0) - sum(f.take) OVER (PARTITION BY f.adv, f.campaign_id, f.day ORDER BY f.o) AS spent
+        FROM (
+            SELECT x.*, c.campaign_id, c.day, least(x.price, c.amount) AS take,
+                CASE WHEN x.price = 0 OR c.amount > 0 THEN NULL WHEN c.status <> 'POSTED' THEN 'UNBILLED'
+                    ELSE 'ALREADY_REFUNDED' END AS reason
+            FROM (
+                SELECT DISTINCT ON (x.id) x.*, count(*) OVER (PARTITION BY x.ref) AS refunds
+                FROM unnest($1, $2, $3, $5, minors, hashes) WITH ORDINALITY x (id, ref, adv, at, price, hash, o)
+                ORDER BY x.id, x.o
+            ) x JOIN posting c ON c.id = x.ref AND c.kind = 'CHARGE' AND c.advertiser_id = x.adv
+        ) f
+            JOIN advertiser a ON a.advertiser_id = f.adv
+            LEFT JOIN campaign_day d ON d.advertiser_id = f.adv AND d.campaign_id = coalesce(f.campaign_id, '') AND d.day = f.day
+        WHERE f.refunds = 1 AND NOT EXISTS (SELECT FROM posting p WHERE p.id = f.id)
+            AND NOT EXISTS (SELECT FROM parked w WHERE w.id = f.id)
+            AND NOT EXISTS (SELECT FROM posting p WHERE p.kind = 'REFUND' AND p.ref = f.ref)
+            AND NOT EXISTS (SELECT FROM campaign k WHERE k.advertiser_id = f.adv
+                AND (k.budget_price IS NOT NULL OR k.balance_price IS NOT NULL))
+    ) q;
+
     FOR r IN
         SELECT x.* FROM unnest($1, $2, $3, $4, $5, minors, hashes) WITH ORDINALITY x (id, ref, adv, campaign, at, price, hash, o)
         ORDER BY x.o
