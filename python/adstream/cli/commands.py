@@ -285,6 +285,33 @@ def generate_ads(
     generating.ads({"events": events, "seed": seed, **chosen}, out, truth, with_truth=not no_truth, extra=extra or [])
 
 
+@generate.command("market")
+def generate_market(
+    stage: Annotated[
+        str,
+        typer.Option(
+            "--stage", help="`opening`, `day` or `closing`: each is worked through before the next is written."
+        ),
+    ],
+    out: Annotated[str, typer.Option("--out", metavar="URL", help="kafka://HOST:PORT or dir:PATH.")],
+    events: Annotated[int, typer.Option("--events", help="Ad events, copies included.")] = 20_000,
+    seed: Seed = 0,
+    advertisers: Annotated[int, typer.Option("--advertisers")] = 20,
+    campaigns: Annotated[int, typer.Option("--campaigns")] = 60,
+    truth: Annotated[
+        Path, typer.Option("--truth", metavar="FILE", help="Where the truth goes, with `closing`.")
+    ] = Path("market-truth.json"),
+    extra: Annotated[
+        list[str] | None, typer.Option("-X", metavar="kafka.KEY=VALUE", help="A setting of the Kafka client.")
+    ] = None,
+) -> None:
+    """Traffic for the whole ads platform (`adstream run ads`), in three stages; with the last one the truth about it."""
+    from adstream.cli import generating_market
+
+    given = {"events": events, "seed": seed, "advertisers": advertisers, "campaigns": campaigns}
+    generating_market.market(given, stage, out, truth, extra or [])
+
+
 @dlq.command("list")
 @takes(JobOptions)
 def dlq_list(
