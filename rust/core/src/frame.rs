@@ -104,6 +104,13 @@ impl Draft {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+    /// What lies behind the first `at` bytes of the body, as a draft with room for so many.
+    pub fn split_off(&mut self, at: usize, capacity: usize) -> Draft {
+        let mut tail = Draft::with_capacity(capacity.max(self.len() - at));
+        tail.body.raw(&self.body.bytes[ROOM + at..]);
+        self.body.bytes.truncate(ROOM + at);
+        tail
+    }
     pub fn seal(self, header: &Header) -> Vec<u8> {
         let mut bytes = self.body.bytes;
         let mut at = 0;
@@ -224,7 +231,8 @@ fn row_bytes(columns: &[&Column]) -> usize {
     14 + columns.iter().map(size).sum::<usize>()
 }
 
-/// A frame's body is kept below this: brokers refuse messages of more than about 1 MB by default.
+/// A frame's body is kept below this, unless a single entry is larger: brokers refuse messages of more than about 1 MB by
+/// default.
 pub const BODY_BYTES_MAX: usize = 512 * 1024;
 
 /// The rows as frames, each body below [`BODY_BYTES_MAX`] unless a single row is larger: (rows, frame), in order.

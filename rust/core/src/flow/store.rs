@@ -754,15 +754,15 @@ struct Block {
 
 impl Block {
     fn push(&mut self, key: &[u8], value: Option<&[u8]>, delta: &mut dyn FnMut(u32, &[u8])) {
+        if self.w.bytes.len() + key.len() + value.map_or(0, <[u8]>::len) > BODY_BYTES_MAX {
+            self.end(delta);
+        }
         self.w.u8(value.is_some() as u8);
         self.w.blob(key);
         if let Some(v) = value {
             self.w.blob(v);
         }
         self.count += 1;
-        if self.w.bytes.len() > BODY_BYTES_MAX {
-            self.end(delta);
-        }
     }
     fn end(&mut self, delta: &mut dyn FnMut(u32, &[u8])) {
         if self.count > 0 {

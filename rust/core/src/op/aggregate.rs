@@ -797,11 +797,14 @@ impl<'a> Blocks<'a> {
         Blocks { changelog, w: Writer::default(), count: 0 }
     }
     fn entry(&mut self, write: impl FnOnce(&mut Writer)) {
+        let before = self.w.bytes.len();
         write(&mut self.w);
-        self.count += 1;
-        if self.w.bytes.len() > BODY_BYTES_MAX {
+        if self.w.bytes.len() > BODY_BYTES_MAX && self.count > 0 {
+            let last = self.w.bytes.split_off(before);
             self.end();
+            self.w.raw(&last);
         }
+        self.count += 1;
     }
     fn end(&mut self) {
         if self.count > 0 {

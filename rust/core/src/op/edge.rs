@@ -276,12 +276,14 @@ impl Combine {
             key::to_user_key(key_types, c.key, &mut user);
             let p = partitioner::partition(&user, partitions as u32) as usize;
             let (frame, count) = &mut frames[p];
+            let before = frame.len();
             write_entry(&mut frame.body, &store.layout, c.window, c.key, c.max_ts, c.new, vars);
-            *count += 1;
-            if frame.len() > BODY_BYTES_MAX {
-                full.push((p as u32, *count, std::mem::replace(frame, Draft::with_capacity(room))));
+            if frame.len() > BODY_BYTES_MAX && *count > 0 {
+                let last = frame.split_off(before, room);
+                full.push((p as u32, *count, std::mem::replace(frame, last)));
                 *count = 0;
             }
+            *count += 1;
         });
         // Every frame but a partition's last carries the old clock: the new one would close windows still being told.
         let settled = self.out.settled;
