@@ -41,6 +41,15 @@ from adstream.targets.values import CoreType, decimal_text, json_text, milliseco
 VALUES_PER_SCRIPT = 10_000
 """A script of this size stops the server for a few milliseconds."""
 
+_PASSING = (
+    redis.exceptions.BusyLoadingError,
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.MasterDownError,
+    redis.exceptions.TryAgainError,
+)
+"""What a server says while it starts, is full, or fails over. (For these the client cuts Redis' word off the text.)"""
+
 _NULL = b"\xff"  # no UTF-8 text has this byte
 _MORE = ""
 _TOPIC = "topic"
@@ -224,7 +233,7 @@ class RedisHashTarget:
             return call()
         except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
             raise self._refusal(f"{self._server} refuses: {error}", "check user, password and rights") from error
-        except redis.exceptions.BusyLoadingError as error:
+        except _PASSING as error:
             raise TransientError(f"{self._server}: {error}") from error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
             raise UnreachableError(
@@ -234,7 +243,7 @@ class RedisHashTarget:
             ) from error
         except redis.ResponseError as error:
             text = str(error)
-            if text.startswith(("OOM", "READONLY", "MASTERDOWN", "NOREPLICAS", "MISCONF", "BUSY", "TRYAGAIN")):
+            if text.startswith(("NOREPLICAS", "MISCONF", "BUSY")):
                 raise TransientError(f"{self._server}: {text}") from error
             if "WRONGTYPE" in text:
                 text = f"a key made by `{self._template}` exists and is not a hash"

@@ -13,7 +13,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adstream.errors import ConfigError
+from adstream.errors import AdstreamError, ConfigError
 from adstream.targets.delivery import TransientError, Verdict, classify
 from adstream.targets.redis import RedisHashTarget
 from tests.servers import Redis
@@ -230,6 +230,38 @@ def test_addresses_that_lead_nowhere(redis_server: Redis) -> None:
         target.close()
     protected.acl_deluser("sinktest")
     protected.close()
+
+
+def test_a_server_that_is_full_or_a_replica_for_a_while_is_tried_again() -> None:
+    """They were taken for wrong settings: a start during a failover ended with exit code 2, and stopped all workers."""
+    states = {
+        "full": ({"maxmemory": "1"}, {"maxmemory": "0"}),
+        "a replica": ({"replicaof": "127.0.0.1 1"}, {"replicaof": "no one"}),
+        "a replica without its master": (
+            {"replica-serve-stale-data": "no", "replicaof": "127.0.0.1 1"},
+            {"replicaof": "no one", "replica-serve-stale-data": "yes"},
+        ),
+    }
+
+    def make(client: Any, state: Mapping[str, str]) -> None:
+        for name, value in state.items():
+            client.slaveof(*value.split()) if name == "replicaof" else client.config_set(name, value)
+
+    with Redis() as server, redis.Redis.from_url(server.url()) as client:
+        target = RedisHashTarget(server.url(), "m:{product_id}")
+        target.open("app", "sink", SCHEMA, ("product_id",))
+        for position, (name, (begin, end)) in enumerate(states.items()):
+            make(client, begin)
+            for call in (
+                lambda at=position: target.write(0, at, at + 1, columns(row())),
+                lambda: target.of_topic("x"),
+            ):
+                with pytest.raises(AdstreamError) as caught:
+                    call()
+                assert classify(caught.value) is Verdict.RETRY, f"{name}: {caught.value}"
+            make(client, end)
+            assert target.write(0, position, position + 1, columns(row())), name
+        target.close()
 
 
 @pytest.mark.slow
