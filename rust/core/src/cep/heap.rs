@@ -23,6 +23,10 @@ impl<T: Ranked> Heap<T> {
         Heap { items }
     }
 
+    pub fn with_capacity(items: usize) -> Self {
+        Heap { items: Vec::with_capacity(items) }
+    }
+
     /// In the order of the array.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.items.iter()

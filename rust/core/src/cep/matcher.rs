@@ -6,9 +6,10 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 
 use super::automaton::{Action, Automaton, CapPolicy, Kind};
-use super::buffer::{Buffer, EventId, NodeId, Path, Version};
+use super::buffer::{Buffer, EventId, Path, Place, Version};
 use super::heap::{Heap, Ranked};
 use super::pattern::{Guard, Skip};
 use crate::expr::Fault;
@@ -17,23 +18,28 @@ use crate::expr::Fault;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
     pub state: u16,
-    pub node: Option<NodeId>,
+    pub node: Option<Place>,
     pub version: Version,
     pub start: Option<EventId>,
-    /// Of the first and of the latest taken event, ms.
-    pub start_ms: i64,
+    /// Of the latest taken event, ms.
     pub previous_ms: i64,
     /// The match that it is already, if longer ones are waited for: one of [`Runs::bests`], if that is still there.
-    pub best: Option<u64>,
+    pub best: Option<NonZeroU64>,
+}
+
+impl Run {
+    /// Of the first event, ms.
+    pub fn start_ms(&self) -> i64 {
+        self.start.map_or(-1, |start| start.ts)
+    }
 }
 
 /// A match that is told unless one of the runs that hold it becomes a longer one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Best {
-    pub node: NodeId,
+    pub node: Place,
     pub version: Version,
     pub start: Option<EventId>,
-    pub start_ms: i64,
     pub held: u32,
 }
 
@@ -41,7 +47,7 @@ impl Ranked for Run {
     type Rank = (i64, u32);
     /// By the first event; the start run last.
     fn rank(&self) -> (i64, u32) {
-        self.start.map_or((i64::MAX, i32::MAX as u32), |id| (id.ts, id.n))
+        self.start.map_or((i64::MAX, i32::MAX as u32), |id| (id.ts, id.n()))
     }
 }
 
@@ -53,8 +59,8 @@ pub struct Runs<E> {
     pub complete: Heap<Run>,
     pub buffer: Buffer<E>,
     /// Matches that may become longer, and how many there have been.
-    pub bests: BTreeMap<u64, Best>,
-    pub next_best: u64,
+    pub bests: BTreeMap<NonZeroU64, Best>,
+    pub bests_made: u64,
 }
 
 /// A match or what of it there is: its stages in order of their first event, with their events.
@@ -79,7 +85,7 @@ impl<E: Clone> History<'_, E> {
             None => vec![],
         });
         let found = path.iter().find(|(s, _)| *s == stage).map_or(&[][..], |(_, events)| events);
-        found.iter().filter_map(|id| self.buffer.events.get(id).map(|e| &e.0))
+        found.iter().map(|event| &self.buffer.event(*event).event)
     }
 }
 
@@ -159,8 +165,9 @@ struct Plan {
 struct Step<'e, E> {
     event: &'e E,
     ts: i64,
-    /// Once one has taken it.
-    id: Option<EventId>,
+    /// Once one has taken it, and its nodes.
+    taken: Option<Place>,
+    nodes: Vec<Place>,
     /// What became of one run.
     made: Vec<Run>,
 }
@@ -205,9 +212,9 @@ impl<E> Default for Told<E> {
 
 impl<E: Clone> Runs<E> {
     pub fn new(automaton: &Automaton) -> Self {
-        let mut partial = Heap::default();
+        let mut partial = Heap::with_capacity(1);
         partial.offer(start(automaton, Version::first()));
-        Runs { partial, complete: Heap::default(), buffer: Buffer::default(), bests: BTreeMap::new(), next_best: 0 }
+        Runs { partial, complete: Heap::default(), buffer: Buffer::default(), bests: BTreeMap::new(), bests_made: 0 }
     }
 
     /// Whether nothing is under way: the state is worth nothing.
@@ -216,8 +223,8 @@ impl<E: Clone> Runs<E> {
     }
 
     fn materialize(&self, path: Path) -> Match<E> {
-        let event = |id: EventId| self.buffer.events[&id].0.clone();
-        Match(path.into_iter().map(|(stage, ids)| (stage, ids.into_iter().map(event).collect())).collect())
+        let event = |place: Place| self.buffer.event(place).event.clone();
+        Match(path.into_iter().map(|(stage, events)| (stage, events.into_iter().map(event).collect())).collect())
     }
 
     /// Time is `now`: runs whose window is over end. `told`: whether time-outs are to be said.
@@ -227,7 +234,7 @@ impl<E: Clone> Runs<E> {
             let over = |since: i64, window: i64| {
                 state.kind != Kind::Start && window > 0 && now.saturating_sub(since) >= window
             };
-            (over(run.previous_ms, state.window_ms), over(run.start_ms, automaton.window_ms))
+            (over(run.previous_ms, state.window_ms), over(run.start_ms(), automaton.window_ms))
         };
         if self.complete.is_empty() && self.partial.iter().all(|run| over(run) == (false, false)) {
             self.buffer.advance(now);
@@ -249,7 +256,7 @@ impl<E: Clone> Runs<E> {
                     let path = run.node.map_or(vec![], |node| self.buffer.path(node, &run.version));
                     let at = match by_previous {
                         true => run.previous_ms + state.window_ms,
-                        false => run.start_ms + automaton.window_ms,
+                        false => run.start_ms() + automaton.window_ms,
                     };
                     timed_out.push((self.materialize(path), at));
                 }
@@ -290,8 +297,10 @@ impl<E: Clone> Runs<E> {
             Some(_) => Some(Box::new(self.clone())),
             None => self.before_throwing(&automaton.skip),
         };
-        let (mut kept, mut potential, mut began) = (Heap::default(), Heap::default(), false);
-        let mut step = Step { event, ts, id: None, made: vec![] };
+        let (mut potential, mut began) = (Heap::default(), false);
+        let more: usize = plans.iter().map(|(_, plan)| plan.edges.len().saturating_sub(1)).sum();
+        let mut kept = Heap::with_capacity(self.partial.len() + more);
+        let mut step = Step { event, ts, taken: None, nodes: vec![], made: vec![] };
         let mut retained = vec![];
         let mut plans = plans.into_iter().peekable();
         for (place, mut run) in std::mem::take(&mut self.partial).into_array().into_iter().enumerate() {
@@ -303,7 +312,7 @@ impl<E: Clone> Runs<E> {
             let (best, mut longer) = (run.best.take(), false);
             self.next(automaton, &run, plan, &mut step);
             for next in step.made.drain(..) {
-                began |= automaton.states[run.state as usize].kind == Kind::Start && next.start_ms > 0;
+                began |= automaton.states[run.state as usize].kind == Kind::Start && next.start_ms() > 0;
                 longer |= next.best.is_some();
                 match automaton.states[next.state as usize].kind {
                     Kind::Final => {
@@ -351,8 +360,8 @@ impl<E: Clone> Runs<E> {
         };
         let dropped = self.drop_oldest(automaton, &mut kept);
         self.partial = kept;
-        if let Some(id) = step.id {
-            self.buffer.release_event(id);
+        if let Some(taken) = step.taken {
+            self.buffer.release_event(taken);
         }
         Ok(Told { matches, timed_out: vec![], began, dropped, missed })
     }
@@ -390,7 +399,7 @@ impl<E: Clone> Runs<E> {
     }
 
     /// One run less holds it; it comes back if that was the last one.
-    fn let_go_best(&mut self, id: u64) -> Option<Best> {
+    fn let_go_best(&mut self, id: NonZeroU64) -> Option<Best> {
         let best = self.bests.get_mut(&id)?;
         best.held -= 1;
         if best.held == 0 {
@@ -400,10 +409,10 @@ impl<E: Clone> Runs<E> {
     }
 
     /// A run that held it has ended: the match, if that was the last one.
-    fn ended(&mut self, id: u64, automaton: &Automaton) -> Option<Run> {
-        let Best { node, version, start, start_ms, .. } = self.let_go_best(id)?;
-        let (state, node) = (automaton.end as u16, Some(node));
-        Some(Run { state, node, version, start, start_ms, previous_ms: start_ms, best: None })
+    fn ended(&mut self, id: NonZeroU64, automaton: &Automaton) -> Option<Run> {
+        let Best { node, version, start, .. } = self.let_go_best(id)?;
+        let (state, node, previous_ms) = (automaton.end as u16, Some(node), start.map_or(-1, |start| start.ts));
+        Some(Run { state, node, version, start, previous_ms, best: None })
     }
 
     /// When a window of one of its runs is over, if no event comes before.
@@ -412,7 +421,7 @@ impl<E: Clone> Runs<E> {
             let (state, after) = (&automaton.states[run.state as usize], |since: i64, window: i64| {
                 (window > 0).then(|| since.saturating_add(window))
             });
-            [after(run.start_ms, automaton.window_ms), after(run.previous_ms, state.window_ms)]
+            [after(run.start_ms(), automaton.window_ms), after(run.previous_ms, state.window_ms)]
                 .into_iter()
                 .flatten()
                 .min()
@@ -469,7 +478,7 @@ impl<E: Clone> Runs<E> {
     }
 
     fn next(&mut self, automaton: &Automaton, run: &Run, plan: Plan, step: &mut Step<'_, E>) {
-        let Step { event, ts, id, made } = step;
+        let Step { event, ts, taken, nodes, made } = step;
         let ts = *ts;
         let is_start = automaton.states[run.state as usize].kind == Kind::Start;
         let spare = (plan.takes - 1).max(0);
@@ -492,21 +501,17 @@ impl<E: Clone> Runs<E> {
             } else {
                 let label = run.version.increase(takes_left);
                 takes_left -= 1;
-                let event_id = *id.get_or_insert_with(|| self.buffer.register(event, ts));
-                let version = label.clone().add_stage();
-                let node = self.buffer.put(automaton.states[at].stage, event_id, run.node, label);
-                let (start, start_ms) = match is_start {
-                    true => (Some(event_id), ts),
-                    false => (run.start, run.start_ms),
-                };
-                let mut next =
-                    Run { state: target, node: Some(node), version, start, start_ms, previous_ms: ts, best: None };
+                let taken = *taken.get_or_insert_with(|| self.buffer.register(event, ts));
+                let version = label.add_stage();
+                let node = self.buffer.put(automaton.states[at].stage, taken, run.node, label, nodes);
+                let start = if is_start { Some(self.buffer.event(taken).id) } else { run.start };
+                let mut next = Run { state: target, node: Some(node), version, start, previous_ms: ts, best: None };
                 if complete.is_some() && automaton.longest {
                     self.hold(&next);
-                    let id = self.next_best;
-                    self.next_best += 1;
+                    let id = NonZeroU64::MIN.saturating_add(self.bests_made);
+                    self.bests_made += 1;
                     next.best = Some(id);
-                    self.bests.insert(id, Best { node, version: next.version.clone(), start, start_ms, held: 1 });
+                    self.bests.insert(id, Best { node, version: next.version.clone(), start, held: 1 });
                 } else if let Some(end) = complete {
                     let end = Run { state: end as u16, ..next.clone() };
                     self.hold(&next);
@@ -517,7 +522,7 @@ impl<E: Clone> Runs<E> {
                 }
                 made.push(next);
             }
-            self.hold(&made.last().expect("made").clone());
+            self.hold(made.last().expect("made"));
         }
         if is_start {
             made.push(start(automaton, run.version.increase(by)));
@@ -547,10 +552,11 @@ impl<E: Clone> Runs<E> {
             }
             let run = self.complete.poll().expect("peeked");
             let path = run.node.map_or(vec![], |node| self.buffer.path(node, &run.version));
-            let point = match prune_point(automaton, &path) {
+            let point = match prune_point(automaton, &path, &|event| self.buffer.event(event).id) {
                 Err(fault) if waited(&run) => {
-                    let last = path.iter().flat_map(|(_, events)| events).max();
-                    missed.extend(last.map(|id| (self.buffer.events[id].0.clone(), id.ts, fault)));
+                    let events = path.iter().flat_map(|(_, events)| events).map(|event| self.buffer.event(*event));
+                    let last = events.max_by_key(|event| event.id);
+                    missed.extend(last.map(|last| (last.event.clone(), last.id.ts, fault)));
                     self.let_go(&run);
                     continue;
                 }
@@ -573,7 +579,7 @@ impl<E: Clone> Runs<E> {
 }
 
 fn start(automaton: &Automaton, version: Version) -> Run {
-    Run { state: automaton.start as u16, node: None, version, start: None, start_ms: -1, previous_ms: -1, best: None }
+    Run { state: automaton.start as u16, node: None, version, start: None, previous_ms: -1, best: None }
 }
 
 /// Whether the end can be reached without another event.
@@ -598,8 +604,12 @@ fn completes<E>(
 }
 
 /// Runs that began before it go, or at it if that is said.
-fn prune_point(automaton: &Automaton, path: &Path) -> Result<Option<(EventId, bool)>, Fault> {
-    let events = |pick: fn(&[EventId]) -> EventId| path.iter().map(move |(_, events)| pick(events));
+fn prune_point(
+    automaton: &Automaton,
+    path: &Path,
+    id: &dyn Fn(Place) -> EventId,
+) -> Result<Option<(EventId, bool)>, Fault> {
+    let events = |pick: fn(&[Place]) -> Place| path.iter().map(move |(_, events)| id(pick(events)));
     let (stage, throws, first) = match &automaton.skip {
         Skip::No => return Ok(None),
         Skip::ToNext => return Ok(events(|e| e[0]).min().map(|id| (id, true))),
@@ -608,13 +618,13 @@ fn prune_point(automaton: &Automaton, path: &Path) -> Result<Option<(EventId, bo
         Skip::ToLast { stage, throws } => (stage, *throws, false),
     };
     let found = path.iter().find(|(s, _)| automaton.stages[*s as usize] == *stage);
-    let limit = found.map(|(_, events)| if first { events[0] } else { events[events.len() - 1] });
+    let limit = found.map(|(_, events)| id(if first { events[0] } else { events[events.len() - 1] }));
     if throws {
-        let earliest = path.iter().flat_map(|(_, events)| events).min();
+        let earliest = path.iter().flat_map(|(_, events)| events).map(|event| id(*event)).min();
         if limit.is_none() {
             return Err(("nothing_to_skip_to", format!("the match has no event of `{stage}`")));
         }
-        if limit.as_ref() == earliest {
+        if limit == earliest {
             return Err(("skips_to_its_start", format!("`{stage}` begins the match: it would be found for ever")));
         }
     }

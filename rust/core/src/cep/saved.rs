@@ -14,10 +14,11 @@
 //! NUMBERED (8) │ waiting │ due │ n × (number, due, runs), of those that have any
 //! ```
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::num::NonZeroU64;
 
 use super::automaton::{Automaton, State};
-use super::buffer::{Back, Buffer, EventId, Node, NodeId, Version};
+use super::buffer::{Back, Buffer, EventId, Node, NodeId, Place, Taken, Version};
 use super::heap::Heap;
 use super::keyed::{Keyed, Watch};
 use super::matcher::{Best, Known, Run, Runs};
@@ -162,43 +163,50 @@ fn write_runs(w: &mut Writer, runs: &Option<Box<Runs<Datum>>>) -> Result<(), Str
         w.u8(0);
         return Ok(());
     };
-    w.u8(if runs.next_best > 0 { 2 } else { 1 });
+    w.u8(if runs.bests_made > 0 { 2 } else { 1 });
+    let buffer = &runs.buffer;
+    let id = |place: Place| buffer.id(buffer.nodes.get(place).expect("it is held"));
     for heap in [&runs.partial, &runs.complete] {
         w.varint(heap.len() as u64);
-        heap.iter().for_each(|run| write_run(w, run));
+        heap.iter().for_each(|run| write_run(w, run, run.node.map(id)));
     }
-    w.varint(runs.buffer.nodes.len() as u64);
-    for (id, node) in &runs.buffer.nodes {
-        write_node(w, *id);
+    let mut nodes: Vec<(NodeId, &Node)> = buffer.nodes.iter().map(|(_, node)| (buffer.id(node), node)).collect();
+    nodes.sort_unstable_by_key(|(id, _)| *id);
+    w.varint(nodes.len() as u64);
+    for (of, node) in nodes {
+        write_node(w, of);
         w.varint(node.locks.into());
         w.varint(node.edges.len() as u64);
         for edge in &node.edges {
             w.u8(edge.target.is_some().into());
-            edge.target.iter().for_each(|id| write_node(w, *id));
+            edge.target.iter().for_each(|target| write_node(w, id(*target)));
             write_version(w, &edge.label);
             w.varint(edge.locks.into());
         }
     }
-    w.varint(runs.buffer.events.len() as u64);
-    for (id, (event, locks)) in &runs.buffer.events {
-        write_event(w, *id);
-        w.varint((*locks).into());
-        event.encode(w)?;
+    let mut events: Vec<&Taken<Datum>> = buffer.events.iter().map(|(_, event)| event).collect();
+    events.sort_unstable_by_key(|event| event.id);
+    w.varint(events.len() as u64);
+    for event in events {
+        write_event(w, event.id);
+        w.varint(event.locks.into());
+        event.event.encode(w)?;
     }
     w.varint(runs.buffer.counts.len() as u64);
     for (ts, n) in &runs.buffer.counts {
         w.zigzag(*ts);
         w.varint((*n).into());
     }
-    if runs.next_best > 0 {
-        w.varint(runs.next_best);
+    if runs.bests_made > 0 {
+        w.varint(runs.bests_made);
         w.varint(runs.bests.len() as u64);
-        for (id, best) in &runs.bests {
-            w.varint(*id);
-            write_node(w, best.node);
+        for (number, best) in &runs.bests {
+            w.varint(number.get() - 1);
+            write_node(w, id(best.node));
             write_version(w, &best.version);
-            write_event(w, best.start.unwrap_or(best.node.event));
-            w.zigzag(best.start_ms);
+            let start = best.start.unwrap_or(id(best.node).event);
+            write_event(w, start);
+            w.zigzag(start.ts);
             w.varint(best.held.into());
         }
     }
@@ -249,39 +257,61 @@ fn read_runs(r: &mut Reader<'_>) -> Option<Option<Runs<Datum>>> {
     if kind == 0 {
         return Some(None);
     }
-    let heap = |r: &mut Reader<'_>| -> Option<Heap<Run>> {
-        Some(Heap::from_array((0..r.varint()?).map(|_| read_run(r)).collect::<Option<_>>()?))
+    let heap = |r: &mut Reader<'_>| -> Option<Vec<(Run, Option<NodeId>)>> {
+        (0..r.varint()?).map(|_| read_run(r)).collect::<Option<_>>()
     };
     let (partial, complete) = (heap(r)?, heap(r)?);
     let mut buffer = Buffer::default();
+    let mut nodes = vec![];
     for _ in 0..r.varint()? {
-        let id = read_node(r)?;
-        let locks = r.varint()? as u32;
-        let mut edges = vec![];
-        for _ in 0..r.varint()? {
+        let (id, locks) = (read_node(r)?, r.varint()? as u32);
+        let edges = (0..r.varint()?).map(|_| {
             let target = if r.u8()? == 1 { Some(read_node(r)?) } else { None };
-            edges.push(Back { target, label: read_version(r)?, locks: r.varint()? as u32 });
-        }
-        buffer.nodes.insert(id, Node { edges, locks });
+            Some((target, read_version(r)?, r.varint()? as u32))
+        });
+        nodes.push((id, locks, edges.collect::<Option<Vec<_>>>()?));
     }
+    let mut events = HashMap::new();
     for _ in 0..r.varint()? {
-        let id = read_event(r)?;
-        let locks = r.varint()? as u32;
-        buffer.events.insert(id, (Datum::decode(r)?, locks));
+        let (id, locks) = (read_event(r)?, r.varint()? as u32);
+        events.insert(id, buffer.events.add(Taken { id, event: Datum::decode(r)?, locks }));
     }
+    // First the places, then the ways between them.
+    let mut places = HashMap::new();
+    for (id, locks, _) in &nodes {
+        let node = Node { event: *events.get(&id.event)?, stage: id.stage, locks: *locks, edges: vec![] };
+        places.insert(*id, buffer.nodes.add(node));
+    }
+    let lies = |node: Option<NodeId>| match node {
+        Some(node) => Some(Some(*places.get(&node)?)),
+        None => Some(None),
+    };
+    for (id, _, edges) in nodes {
+        let edges = edges.into_iter().map(|(target, label, locks)| {
+            let target = lies(target)?;
+            Some(Back { target, label, locks })
+        });
+        buffer.nodes.get_mut(*places.get(&id)?)?.edges = edges.collect::<Option<Vec<_>>>()?;
+    }
+    let placed = |runs: Vec<(Run, Option<NodeId>)>| -> Option<Heap<Run>> {
+        let runs = runs.into_iter().map(|(run, node)| Some(Run { node: lies(node)?, ..run }));
+        Some(Heap::from_array(runs.collect::<Option<_>>()?))
+    };
+    let (partial, complete) = (placed(partial)?, placed(complete)?);
     for _ in 0..r.varint()? {
         buffer.counts.push((r.zigzag()?, r.varint()? as u32));
     }
-    let (mut bests, mut next_best) = (BTreeMap::new(), 0);
+    let (mut bests, mut bests_made) = (BTreeMap::new(), 0);
     if kind == 2 {
-        next_best = r.varint()?;
+        bests_made = r.varint()?;
         for _ in 0..r.varint()? {
-            let (id, node, version) = (r.varint()?, read_node(r)?, read_version(r)?);
-            let (start, start_ms, held) = (Some(read_event(r)?), r.zigzag()?, r.varint()? as u32);
-            bests.insert(id, Best { node, version, start, start_ms, held });
+            let (number, node, version) = (read_number(r)?, *places.get(&read_node(r)?)?, read_version(r)?);
+            let start = Some(read_event(r)?);
+            r.zigzag()?; // its time, once more
+            bests.insert(number, Best { node, version, start, held: r.varint()? as u32 });
         }
     }
-    Some(Some(Runs { partial, complete, buffer, bests, next_best }))
+    Some(Some(Runs { partial, complete, buffer, bests, bests_made }))
 }
 
 /// How much a key has.
@@ -325,10 +355,10 @@ impl Counts {
 
 fn write_event(w: &mut Writer, id: EventId) {
     w.zigzag(id.ts);
-    w.varint(id.n.into());
+    w.varint(id.n().into());
 }
 fn read_event(r: &mut Reader<'_>) -> Option<EventId> {
-    Some(EventId { ts: r.zigzag()?, n: r.varint()? as u32 })
+    Some(EventId::of(r.zigzag()?, r.varint()? as u32))
 }
 
 fn write_node(w: &mut Writer, id: NodeId) {
@@ -344,25 +374,29 @@ fn write_version(w: &mut Writer, version: &Version) {
     version.digits().iter().for_each(|d| w.varint((*d).into()));
 }
 fn read_version(r: &mut Reader<'_>) -> Option<Version> {
-    Some(Version::of((0..r.varint()?).map(|_| Some(r.varint()? as u32)).collect::<Option<_>>()?))
+    let digits: Vec<u32> = (0..r.varint()?).map(|_| Some(r.varint()? as u32)).collect::<Option<_>>()?;
+    (!digits.is_empty()).then(|| Version::of(&digits))
 }
 
-fn write_run(w: &mut Writer, run: &Run) {
+fn write_run(w: &mut Writer, run: &Run, node: Option<NodeId>) {
     w.varint(run.state.into());
     write_version(w, &run.version);
-    w.zigzag(run.start_ms);
+    w.zigzag(run.start_ms());
     w.zigzag(run.previous_ms);
-    for (id, more) in [(run.node.map(|n| n.event), false), (run.start, run.best.is_some())] {
+    for (id, more) in [(node.map(|n| n.event), false), (run.start, run.best.is_some())] {
         w.u8(u8::from(id.is_some()) | u8::from(more) << 1);
         id.iter().for_each(|id| write_event(w, *id));
     }
-    run.node.iter().for_each(|n| w.varint(n.stage.into()));
-    run.best.iter().for_each(|best| w.varint(*best));
+    node.iter().for_each(|n| w.varint(n.stage.into()));
+    run.best.iter().for_each(|best| w.varint(best.get() - 1));
 }
-fn read_run(r: &mut Reader<'_>) -> Option<Run> {
+
+/// A run that has no place yet, and its node.
+fn read_run(r: &mut Reader<'_>) -> Option<(Run, Option<NodeId>)> {
     let state = r.varint()? as u16;
     let version = read_version(r)?;
-    let (start_ms, previous_ms) = (r.zigzag()?, r.zigzag()?);
+    r.zigzag()?; // the time of its start, once more
+    let previous_ms = r.zigzag()?;
     let optional = |r: &mut Reader<'_>| {
         let flags = r.u8()?;
         Some((if flags & 1 == 1 { Some(read_event(r)?) } else { None }, flags & 2 == 2))
@@ -372,6 +406,72 @@ fn read_run(r: &mut Reader<'_>) -> Option<Run> {
         Some(event) => Some(NodeId { event, stage: r.varint()? as u16 }),
         None => None,
     };
-    let best = if more { Some(r.varint()?) } else { None };
-    Some(Run { state, node, version, start, start_ms, previous_ms, best })
+    let best = if more { Some(read_number(r)?) } else { None };
+    Some((Run { state, node: None, version, start, previous_ms, best }, node))
+}
+
+fn read_number(r: &mut Reader<'_>) -> Option<NonZeroU64> {
+    NonZeroU64::new(r.varint()?.checked_add(1)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::super::keyed::{Life, Watched};
+    use super::super::matcher::{Conditions, History};
+    use super::*;
+    use crate::expr::Fault;
+
+    /// Conditions are numbers that an event is.
+    struct Numbers;
+
+    impl Conditions<Datum> for Numbers {
+        fn holds(&mut self, condition: u16, history: &History<'_, Datum>) -> Result<bool, Fault> {
+            Ok(*history.event == Datum::Int(condition.into()))
+        }
+    }
+
+    fn watched(longest: bool) -> Watched {
+        let stages = json!([
+            {"name": "a", "contiguity": "strict", "where": {"is": 0}},
+            {"name": "b", "contiguity": "skip_till_any", "where": {"is": 1}, "times": {"from": 1, "to": 1}, "looping": true},
+            {"name": "c", "contiguity": "skip_till_next", "where": {"is": 2}, "optional": true, "within": 9},
+        ]);
+        let pattern = serde_json::from_value(json!({"stages": stages, "skip": "to_next", "longest": longest})).unwrap();
+        let automata = vec![Automaton::compile(&pattern).unwrap()];
+        Watched { automata, lives: vec![Life::ALWAYS], timed_out: vec![true], lag: 0 }
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_that_is_stored_at_any_time_goes_on_as_one_that_is_not(
+            events in prop::collection::vec((0i64..3, 0i64..4, any::<bool>()), 1..30), longest: bool,
+        ) {
+            let watched = watched(longest);
+            let shape = shape_of(&watched.automata);
+            let (mut kept, mut stored) = (Keyed::of(1), Keyed::of(1));
+            let mut now = 0;
+            for (step, kind, stores) in events {
+                now += step;
+                let both = [&mut kept, &mut stored].map(|keyed| {
+                    let mut said = vec![];
+                    keyed.arrive(Datum::Int(kind), now, 0, Known::default(), &watched);
+                    keyed.fire(&watched, now - 1, &mut |_| (), &mut Numbers, &mut said);
+                    format!("{said:?}")
+                });
+                prop_assert_eq!(&both[0], &both[1]);
+                let bytes = write(&stored, shape).unwrap();
+                prop_assert_eq!(&bytes, &write(&kept, shape).unwrap());
+                if stores {
+                    stored = read(&bytes, shape).unwrap();
+                    prop_assert_eq!(&bytes, &write(&stored, shape).unwrap());
+                }
+                for cut in 0..bytes.len() {
+                    let _ = read(&bytes[..cut], shape); // never a panic
+                }
+            }
+        }
+    }
 }

@@ -276,7 +276,7 @@ fn a_strategy_that_throws_blames_no_event_that_did_not_complete_the_match() {
     let mut older = play().play("x a");
     let event = ('a', 2);
     older.runs.process(&older.automaton, &event, 3, &mut Letters(event)).unwrap();
-    let held: Vec<Run> = older.runs.partial.iter().filter(|run| run.start_ms == 3).cloned().collect();
+    let held: Vec<Run> = older.runs.partial.iter().filter(|run| run.start_ms() == 3).cloned().collect();
     held.iter().for_each(|run| older.runs.buffer.lock(run.node.unwrap(), &run.version));
     older.runs.complete.offer_all(held);
     older.runs.partial.remove_all(|run| run.start.is_some());

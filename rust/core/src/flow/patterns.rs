@@ -512,7 +512,7 @@ impl Trace {
             map([
                 ("state", text(&automaton.states[run.state as usize].name)),
                 ("version", text(&run.version.digits().iter().map(u32::to_string).collect::<Vec<_>>().join("."))),
-                ("since", ms(begun, run.start_ms)),
+                ("since", ms(begun, run.start_ms())),
                 ("did", text(did(automaton, edges))),
                 ("edges", Datum::List(all.into())),
             ])
