@@ -101,8 +101,9 @@ KEYED = {"group_by_key", "stream_join", "stream_table_join", "to_table"}
 def _moves(g: Gen) -> bool:
     """There may be a repartition topic in between."""
     operators = {node["op"] for node in g.nodes}
-    marked = operators & {"map", "flat_map", "select_key", "process"} and operators & KEYED
-    return bool(marked or operators & {"group_by", "repartition", "fk_join"})
+    told_by_other_keys = any(node["op"] == "to_stream" and node.get("fn") for node in g.nodes)
+    marked = operators & {"map", "flat_map", "select_key", "process"} or told_by_other_keys
+    return bool((marked and operators & KEYED) or operators & {"group_by", "repartition", "fk_join"})
 
 
 def _apart(g: Gen) -> bool:
@@ -131,6 +132,9 @@ def _case(g: Gen, seed: int) -> Case:
         made["options"] = g.options
     if _asks_its_task(g) and (_moves(g) or _apart(g)):
         g.tags.add("one_task")
+    buffers = [node.get("buffer") or {} for node in g.nodes if node["op"] == "suppress"]
+    if g.options.get("processing") == "continue" and any(buffer.get("full") == "shutdown" for buffer in buffers):
+        g.tags.add("full_goes_on")
     windows = [node["window"] for node in g.nodes if node.get("window", {}).get("type") == "session"]
     if g.options.get("cache") and any(window["gap"] == window.get("grace", 0) == 0 for window in windows):
         g.tags.add("session_of_nothing")

@@ -53,6 +53,8 @@ def difference(case: Case, mine: Result, theirs: Result, *, once: bool = True) -
         if their_error is not None and their_error["at"] == str(number):
             return None if my_error is not None and my_error["at"] == str(number) else "does not fail"
         if my_error is not None and my_error["at"] == str(number):
+            if "[suppress_full]" in my_error["message"]:
+                return "stops when full"
             return f"fails: {my_error['message'].splitlines()[0][:80]}"
         kind = _step_difference(my_step, their_step, once)
         if kind is not None:

@@ -39,6 +39,10 @@ TAGS = {
         "without a cache, the first update of a stream's aggregate has the initializer's value as its old one, which a"
         " regrouping then subtracts"
     ),
+    "full_goes_on": (
+        "a buffer that shuts down when it is full does not where a handler of processing errors goes on: the original keeps"
+        " more than it may, and counts the record as dropped; here the task stops"
+    ),
     "waiting_fails": (
         "a joiner that fails for a record which had waited for its other side costs the record at hand, and each one after"
         " it, as the one that waited stays; here it is the one that goes"
@@ -58,6 +62,7 @@ _AMOUNT = {"fewer", "more", "seen", "dropped", "stores", "value"}
 DELIBERATE = {
     "suppress_inclusive": _AMOUNT - {"more"},
     "waiting_fails": _AMOUNT | {"key"},
+    "full_goes_on": {"stops when full"},
     "session_of_nothing": _AMOUNT,
     "one_task": _AMOUNT | {"key"},
     "cached_windows": {"value", "seen", "stores"},
