@@ -140,8 +140,19 @@ class SqlTarget:
             if sa.inspect(connection).has_table(self._name, schema=self._schema):
                 self._migrate(connection)
             else:
+                self._check_never_stored(connection)
                 self._table.create(connection)
                 self._create_key_index(connection)
+
+    def _check_never_stored(self, connection: sa.Connection) -> None:
+        """A table that was dropped, made anew behind its positions, would stay without what they say is there."""
+        at = self._positions.c
+        mine = sa.and_(at.app == self._app, at.sink == self._sink)
+        if connection.scalar(sa.select(sa.func.max(at.position)).where(mine)):
+            raise self._refusal(
+                f"there is no table `{self._name}`, and rows of sink `{self._sink}` were stored in it",
+                "bring it back, or let `adstream reset` forget that: the job starts over, and makes it",
+            )
 
     def positions(self, partitions: Sequence[int]) -> dict[int, int]:
         at = self._positions.c

@@ -1,6 +1,7 @@
 """`SqlTarget` on SQLite files in trouble. (What it shares with Postgres is in `tests/integration/sinks`.)"""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,27 @@ def test_a_table_dropped_under_way_waits_for_somebody(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such table") as caught:
         target.write(0, 0, 1, {"id": ["a"], "amount": [None]})
     assert classify(caught.value) is Verdict.CONFIG
+    assert target.positions([0]) == {}
+    target.close()
+
+
+def test_a_table_dropped_between_runs_is_not_made_anew_behind_its_positions(tmp_path: Path) -> None:
+    """It was, and stayed without all rows that had been stored: their position said that they were there."""
+    path = tmp_path / "rows.db"
+    target = opened(path)
+    assert target.write(0, 0, 1, {"id": ["a"], "amount": [None]})
+    target.close()
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("DROP TABLE t")
+    with pytest.raises(
+        ConfigError, match=r"there is no table `t`, and rows .* were stored in it\nhint: .*`adstream reset"
+    ) as caught:
+        opened(path)
+    assert classify(caught.value) is Verdict.CONFIG
+    again = SqlTarget(f"sqlite:///{path}", "t")
+    again.forget("app", "sink")  # as `adstream reset` does
+    again.close()
+    target = opened(path)
     assert target.positions([0]) == {}
     target.close()
 
