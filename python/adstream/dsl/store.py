@@ -44,6 +44,8 @@ Span = tuple[Any, Any, bytes | None, int | None, int | None, bool, bytes | None,
 """from key, to key, prefix, from time, to time, backwards, after, limit: what the core's `scan` takes."""
 
 PAGE = 256
+_FOREVER = 2**63 - 1
+"""Where the present version ends."""
 
 Order = Literal["time", "key"]
 StoreType = Literal["memory", "disk"]
@@ -697,6 +699,20 @@ class ReadOnlyVersionedKeyValueStore(_Store):
         """The present version of a key, or the one that was valid at a time; None: there is none."""
         found = self._reads.get_version(key, None if as_of is None else moment(as_of))
         return None if found is None else VersionedRecord(*found)
+
+    def versions(
+        self, key: Any, from_time: Time | None = None, to_time: Time | None = None, *, reverse: bool = False
+    ) -> StoreIterator[VersionedRecord]:
+        """All versions of a key that were valid at some time from `from_time` to `to_time`, both included, the oldest first;
+        deletions are gaps between them. Of times that history does not reach, the present version alone is sure to be known.
+
+        In Kafka Streams: `MultiVersionedKeyQuery`, which tells the newest first unless it is asked otherwise.
+        """
+        times = tuple(None if time is None else moment(time) for time in (from_time, to_time))
+        return self._scan(self._version, (key, key), (times[0], times[1]), reverse=reverse)
+
+    def _version(self, entry: Entry) -> VersionedRecord:
+        return VersionedRecord(self._value(entry[3], entry[4]), entry[1], None if entry[2] == _FOREVER else entry[2])
 
 
 class VersionedKeyValueStore(ReadOnlyVersionedKeyValueStore):

@@ -8,6 +8,7 @@
     from_key=A, to_key=B, prefix=P      a range of keys, both bounds included; keys that begin with a text
     from=MS, to=MS                      of windows: bounds of their starts; of sessions: the earliest end, the latest start
     at=MS                               of versioned stores: as of then
+    versions=1                          of versioned stores: all that a key had, of times `from` to `to`
     reverse=1, limit=N, after=MARK      backwards; up to 1000 entries (100); where the last page ended (`next`)
 
 The answer is `{"store", "kind", "entries": [{"key", "value", "timestamp", "start", "end"}], "next"}`; `start` and `end` for
@@ -27,6 +28,7 @@ from adstream.dsl.store import Entry, Span, flavour_of
 from adstream.runtime.queries import Asked, Merged
 
 LIMIT, LIMIT_MAX = 100, 1000
+_FOREVER = 2**63 - 1
 _KEYS: dict[str, Callable[[str], Any]] = {"text": str, "int": int, "float": float, "json": json.loads}
 _HEADED = ("timestamped_key_value_with_headers", "timestamped_window_with_headers", "session_with_headers")
 _TIMED = ("window", "timestamped_window", "session", "versioned_key_value", *_HEADED[1:])
@@ -95,7 +97,7 @@ def _read(spec: dict[str, Any], reads: Merged, asked: _Asked) -> dict[str, Any]:
     flavour = flavour_of(spec)
     key = asked.key("key")
     told: dict[str, Any] = {"store": spec["name"], "kind": flavour}
-    if key is not None and flavour == "versioned_key_value":
+    if key is not None and flavour == "versioned_key_value" and asked.text("versions") not in ("1", "true"):
         version = reads.get_version(key, asked.number("at"))
         found = [] if version is None else [{**_pair(key, version[0], version[1]), "end": version[2]}]
         return {**told, "entries": found}
@@ -134,6 +136,8 @@ def _told(key: Any, kept: Any, timestamp: int, flavour: str) -> dict[str, Any]:
 def _entry(entry: Entry, flavour: str) -> dict[str, Any]:
     key, start, end, value, timestamp = entry
     told = _told(key, value, timestamp, flavour)
+    if flavour == "versioned_key_value" and end == _FOREVER:
+        return {**told, "start": start, "end": None}
     return {**told, "start": start, "end": end} if flavour in _TIMED else told
 
 

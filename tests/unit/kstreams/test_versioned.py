@@ -164,3 +164,70 @@ def test_it_equals_a_list_of_everything_ever_put(
                 [record] = driver.output("out").read()
                 versions = [(t, value) for (k, t), value in kept.items() if k == key and t <= ts]
                 assert record.value == (max(versions)[1] if versions else None)
+
+
+@pytest.mark.parametrize(
+    ("puts", "ends"),
+    [
+        ([(1, 5), (None, 5)], None),
+        ([(None, 0), (1, 5), (None, 5)], None),
+        ([(None, 5), (1, 5), (None, 5)], 5),
+        ([(1, 5), (None, 0), (None, 5)], 5),
+        ([(1, 5), (None, 4), (None, 5)], 5),
+    ],
+)
+def test_a_deletion_at_the_time_of_the_only_version_is_known_later_if_something_ended_there(
+    puts: list[Any], ends: int | None
+) -> None:
+    """As the original's segments remember it: a value that comes late for an earlier time is valid until then, or for ever."""
+
+    @ads.topology(name="app")
+    def topology(app: ads.App) -> None:
+        app.table("in", ads.Materialized("kept", history="1s"), key=S, value=I)
+
+    with TopologyTestDriver(topology, partitions=1, commit_every=1) as driver:
+        for value, at in [*puts, (7, 4)]:
+            driver.input("in").pipe(value, key="k", at=at)
+        kept = driver.store("kept")
+        assert list(kept.versions("k")) == [ads.VersionedRecord(7, 4, ends)]
+        assert (kept.get("k") is None) == (ends is not None)
+
+
+def test_all_versions_of_a_key() -> None:
+    @ads.topology(name="app")
+    def topology(app: ads.App) -> None:
+        app.table("in", ads.Materialized("kept", history="1s"), key=S, value=I)
+
+    with TopologyTestDriver(topology, partitions=3) as driver:
+        for key, value, at in [("a", 1, 10), ("a", 2, 20), ("b", 9, 5), ("a", None, 30), ("a", 3, 40), ("a", 4, 40)]:
+            driver.input("in").pipe(value, key=key, at=at)
+        kept = driver.store("kept")
+        one, two, four = (
+            ads.VersionedRecord(1, 10, 20),
+            ads.VersionedRecord(2, 20, 30),
+            ads.VersionedRecord(4, 40, None),
+        )
+        assert list(kept.versions("a")) == [one, two, four]
+        assert list(kept.versions("a", reverse=True)) == [four, two, one]
+        assert list(kept.versions("a", 20, 39)) == [two]
+        assert list(kept.versions("a", 15, 20)) == [one, two]
+        assert list(kept.versions("a", 30, 39)) == []
+        assert list(kept.versions("a", to_time=9)) == []
+        assert list(kept.versions("c")) == []
+
+
+def test_versions_come_in_pages_and_those_that_are_forgotten_do_not() -> None:
+    @ads.topology(name="app")
+    def topology(app: ads.App) -> None:
+        app.table("in", ads.Materialized("kept", history="1s"), key=S, value=I)
+
+    with TopologyTestDriver(topology, partitions=1) as driver:
+        for at in range(700):
+            driver.input("in").pipe(at, key="k", at=at)
+        kept = driver.store("kept")
+        assert [v.value for v in kept.versions("k")] == list(range(700))
+        assert [v.value for v in kept.versions("k", 300, 650, reverse=True)] == list(range(650, 299, -1))
+        driver.input("in").pipe(0, key="other", at=2_000)
+        assert [v.value for v in driver.store("kept").versions("k", to_time=900)] == [699]  # history begins at 1000
+        driver.restart()
+        assert [v.value for v in driver.store("kept").versions("k")] == [699]

@@ -135,6 +135,7 @@ impl Store {
         match (self.spec.kind, &span.from) {
             (StoreKind::KeyValue | StoreKind::Lru, _) => self.scan_keys(view, span),
             (StoreKind::Session, _) => self.scan_sessions(view, span),
+            (StoreKind::Versioned, Some(key)) if one => self.scan_versions_of(view, span, key),
             (StoreKind::Versioned, _) => self.scan_versions(view, span),
             (StoreKind::Series, Some(key)) if one => self.scan_series(view, span, key),
             (StoreKind::Window, Some(key)) if one => self.probe_windows(view, span, key),
@@ -213,6 +214,31 @@ impl Store {
             let version = read_timed(v).filter(|v| !v.0.is_null());
             let entry = version.and_then(|(value, ts)| {
                 Some(Entry { key: Datum::from_key_bytes(key)?, start: ts, end: ts, value, ts })
+            });
+            page.push(k, entry)
+        });
+        page.done()
+    }
+
+    /// `versioned`, one key: its versions that were valid at some time of a span, each with the time at which the next one
+    /// begins. Of times that history does not reach, the present version alone is known.
+    fn scan_versions_of(&self, view: View, span: &Span, key: &[u8]) -> Page {
+        let prefix = prefix_of(key);
+        let mut at_from = span.times.0;
+        let (first, from) = (version_key(&prefix, i64::MIN), version_key(&prefix, span.times.0));
+        self.bytes.scan(view, (Bound::Included(&first), Bound::Included(&from)), true, &mut |_, v| {
+            at_from = read_timed(v).map_or(at_from, |version| version.1);
+            false
+        });
+        let (low, high) = (version_key(&prefix, at_from), version_key(&prefix, span.times.1));
+        let forgotten = span.times.1 < self.horizon();
+        let mut page = Pages::new(span.limit);
+        self.bytes.scan(view, span.rest(Bound::Included(&low), Bound::Included(&high)), span.reverse, &mut |k, v| {
+            let version = read_timed(v).filter(|v| !v.0.is_null());
+            let entry = version.and_then(|(value, ts)| {
+                let end = self.next_version(view, &prefix, ts);
+                (!forgotten || end == i64::MAX).then_some(())?;
+                Some(Entry { key: Datum::from_key_bytes(key)?, start: ts, end, value, ts })
             });
             page.push(k, entry)
         });

@@ -9,8 +9,8 @@
 //! - *History* counts back from the largest time ever put. Older times are refused, and asking for one finds the present
 //!   value if that is older still, else nothing.
 //! - *A deletion is a version.* The newest one is kept as long as history, so that what comes late for the time before it is
-//!   known not to be the latest. (A deletion at the very time of the only version takes that away and leaves no trace, as in
-//!   Kafka Streams.)
+//!   known not to be the latest. (A deletion at the very time of the only version takes that away and leaves no trace, unless
+//!   something ended there before: as in Kafka Streams, whose segments know of no other.)
 
 use std::ops::Bound;
 
@@ -91,15 +91,15 @@ impl Store {
         let whole = version_key(&prefix, ts);
         let untraced = value.is_null()
             && newest.as_ref().is_some_and(|n| n.1 == ts && !n.0.is_null())
-            && before.as_ref().is_none_or(|b| b.0.is_null());
+            && before.as_ref().is_none_or(|b| b.0.is_null())
+            && self.bytes.get(&end_key(ts, &key)).is_none(); // nothing has ended here, no deletion was here
         if untraced {
             self.bytes.put(&whole, None);
-            self.bytes.put(&end_key(ts, &key), None);
             return Ok(Put::Latest);
         }
         self.bytes.put(&whole, Some(&write_timed(value, ts)?));
         // What was before ends here; so does, where there is a newer version, this one there. A deletion ends itself.
-        if before.is_some() || value.is_null() {
+        if before.is_some_and(|b| !b.0.is_null()) || value.is_null() {
             self.bytes.put(&end_key(ts, &key), Some(&[]));
         }
         match newest.filter(|n| n.1 > ts) {
@@ -145,7 +145,7 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
 
@@ -180,6 +180,7 @@ mod tests {
         ) {
             let mut s = store(history);
             let mut model: BTreeMap<(u8, i64), Option<i64>> = BTreeMap::new();
+            let mut ended: BTreeSet<(u8, i64)> = BTreeSet::new();
             let mut observed = i64::MIN;
             for (key, ts, value) in puts {
                 let datum = value.map_or(Datum::Null, Datum::Int);
@@ -189,13 +190,18 @@ mod tests {
                     continue;
                 }
                 observed = observed.max(ts);
-                let newer = model.range((key, ts + 1)..=(key, i64::MAX)).next().is_some();
+                let next = model.range((key, ts + 1)..=(key, i64::MAX)).next().map(|(at, _)| *at);
+                let newer = next.is_some();
                 let before = model.range((key, i64::MIN)..(key, ts)).next_back().and_then(|(_, v)| *v);
                 let untraced = value.is_none() && !newer && before.is_none()
-                    && model.get(&(key, ts)).is_some_and(Option::is_some);
+                    && model.get(&(key, ts)).is_some_and(Option::is_some) && !ended.contains(&(key, ts));
                 match untraced {
                     true => { model.remove(&(key, ts)); }
-                    false => { model.insert((key, ts), value); }
+                    false => {
+                        model.insert((key, ts), value);
+                        let here = (before.is_some() || value.is_none()).then_some((key, ts));
+                        ended.extend(here.into_iter().chain(next));
+                    }
                 }
                 prop_assert_eq!(found, if newer { Put::Older } else { Put::Latest });
                 for k in 0..3u8 {
