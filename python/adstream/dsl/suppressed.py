@@ -56,6 +56,9 @@ class BufferConfig:
     def shut_down_when_full(self) -> BufferConfig:
         return replace(self, emit_early=False)
 
+    def with_logging_enabled(self) -> BufferConfig:
+        return replace(self, logging=True)
+
     def with_logging_disabled(self) -> BufferConfig:
         return replace(self, logging=False)
 

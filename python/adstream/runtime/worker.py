@@ -280,9 +280,11 @@ class Worker:
 
     # Queries
 
-    def asked(self) -> list[Any]:
-        """Whoever has state here (`queries.Asked`): the tasks that run, and the global tables. From any thread."""
-        running = [task.core for task in list(self.tasks.values()) if task.state in (State.RUNNING, State.DRAINING)]
+    def asked(self, partition: int | None = None) -> list[Any]:
+        """Whoever has state here (`queries.Asked`): the tasks that run, or those of one partition, and the global tables. From
+        any thread."""
+        tasks = [task for task in list(self.tasks.values()) if partition in (None, task.spec.partition)]
+        running = [task.core for task in tasks if task.state in (State.RUNNING, State.DRAINING)]
         return [part for part in (*running, self._tables) if part is not None]
 
     def running(self) -> dict[int, Any]:
@@ -298,15 +300,16 @@ class Worker:
         thread. In Kafka Streams: `KafkaStreams.metadataForAllStreamsClients`."""
         return {} if self._control is None else self._control.owners
 
-    def store(self, name: str) -> Any:
-        """A store to be read (`ads.store`): what this worker's tasks have of it, as committed. From any thread.
+    def store(self, name: str, partition: int | None = None) -> Any:
+        """A store to be read (`ads.store`): what this worker's tasks have of it, as committed, or its task of one partition. From
+        any thread.
 
-        In Kafka Streams: `KafkaStreams.store`.
+        In Kafka Streams: `KafkaStreams.store`, `StoreQueryParameters.withPartition`.
 
         Raises:
             KeyError: there is no such store.
         """
-        return queries.opened(self.stores, name, self.asked)
+        return queries.opened(self.stores, name, lambda: self.asked(partition))
 
     def run(self) -> None:
         """Steps until it has stopped. Raises what made it fail."""

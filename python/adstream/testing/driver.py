@@ -383,8 +383,8 @@ class TopologyTestDriver:
         names += [node["name"] for node in self.built.plan["nodes"] if node["op"] == "aggregate"]
         raise KeyError(f"there is no sink and no table `{name}`; there are {', '.join(names)}")
 
-    def store(self, name: str) -> Any:
-        """A state store of keys and values, to be read: what is committed, of all partitions together.
+    def store(self, name: str, partition: int | None = None) -> Any:
+        """A state store of keys and values, to be read: what is committed, of all partitions together, or of one.
 
         An object of `ads.store`: `get`, `range`, `all`, `prefix_scan` …; of windows `fetch`, `fetch_all`; of sessions
         `fetch`, `find_sessions`. Values of tables' stores are `ads.ValueAndTimestamp`. Entries are in order within a
@@ -394,7 +394,12 @@ class TopologyTestDriver:
         """
         self.run()
         specs = queries.specs_of(self.built.plan)
-        return queries.opened(specs, name, lambda: [*(task.core for task in self._tasks), self._globals])
+
+        def tasks() -> list[Any]:
+            asked = (task for task in self._tasks if partition is None or task.spec.partition == partition)
+            return [*(task.core for task in asked), self._globals]
+
+        return queries.opened(specs, name, tasks)
 
     def patterns(self, name: str | None = None) -> dict[Any, PatternCounts]:
         """What is under way of a pattern, by key; keys with nothing are not there.

@@ -77,3 +77,16 @@ def test_stores_of_processors_by_their_kind() -> None:
         assert d.store("kv").get("b") == 3
         with pytest.raises(KeyError, match="there is no store `other`; there are kv, windows, sessions"):
             d.store("other")
+
+
+def test_a_store_of_one_partition() -> None:
+    with TopologyTestDriver(counts, partitions=4) as d:
+        for i in range(40):
+            d.input("in").pipe(1, key=f"k{i}", at=i)
+        parts = [dict(d.store("counts", partition).all()) for partition in range(4)]
+        assert all(parts)
+        assert sum(map(len, parts)) == 40
+        assert {key for part in parts for key in part} == {f"k{i}" for i in range(40)}
+        [at] = [partition for partition in range(4) if "k7" in parts[partition]]
+        assert [d.store("counts", p).get("k7") is not None for p in range(4)] == [p == at for p in range(4)]
+        assert list(d.store("counts", 9).all()) == []
