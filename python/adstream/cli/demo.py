@@ -27,7 +27,8 @@ from rich.live import Live
 
 from adstream._core import Plan
 from adstream.cli import jobs, messages
-from adstream.cli.generating import TOPIC, Appender, chunks
+from adstream.cli.appending import Appender
+from adstream.cli.generating import TOPIC, chunks, placed
 from adstream.cli.look import Look, final_report, live_view
 from adstream.cli.running import stop_on_signals
 from adstream.cli.truth_rows import Apart
@@ -80,7 +81,7 @@ class Demo:
                 due = began + self.seconds * sent / self.traffic.events
                 if self.stopping.wait(max(0.0, due - time.monotonic())):
                     return
-                appender.append(chunk)
+                appender.append(placed(chunk))
             self._await_caught_up()
         except BaseException as error:
             self.failure = error

@@ -24,12 +24,13 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 
-from adstream._core import Plan, RawBatch
+from adstream._core import Plan
 from adstream.cli import jobs, messages
+from adstream.cli.appending import Appender
 from adstream.cli.market_rows import differences
 from adstream.cli.running import stop_on_signals
 from adstream.errors import ConfigError, FatalError
-from adstream.interfaces import Log, Outcome, TopicSpec
+from adstream.interfaces import Log, TopicSpec
 from adstream.jobs.ads import Auction, market_truth
 from adstream.jobs.ads import market as markets
 from adstream.jobs.ads.platform import CONNECTIONS, JOBS
@@ -146,19 +147,15 @@ class Sender:
         """Evenly over `seconds`."""
         everything = list(records)
         began = time.monotonic()
-        with closing(self.log.writer("adstream-demo")) as writer:
+        with closing(Appender(self.log, "adstream-demo")) as appender:
             size = CHUNK if not seconds else max(1, min(CHUNK, int(len(everything) / seconds / 10)))
             for first in range(0, len(everything), size):
                 platform.check()
-                batches: dict[tuple[str, int], list[Any]] = {}
-                for topic, partition, key, value, at in everything[first : first + size]:
+                chunk = everything[first : first + size]
+                for topic, partition, key, value, at in chunk:
                     self.sent += topic == "ad-events" and self.stage == DAY
-                    batch = batches.setdefault((topic, partition), [])
-                    batch.append((len(batch), at, key, value, []))
                     self.logs[topic].append((partition, len(self.logs[topic]), key, value, at))
-                outputs = [(topic, partition, RawBatch(batch)) for (topic, partition), batch in batches.items()]
-                if writer.commit(outputs, {}, "adstream-demo", None) is not Outcome.COMMITTED:
-                    raise FatalError("the traffic could not be written")
+                appender.append(chunk)
                 due = began + seconds * (first + size) / len(everything)
                 time.sleep(max(0.0, due - time.monotonic()) if seconds else 0.0)
 

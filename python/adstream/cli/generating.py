@@ -14,19 +14,19 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from adstream._core import RawBatch
+from adstream.cli.appending import Appender, Placed
 from adstream.cli.logs import open_log
 from adstream.cli.options import LogOptions, choose, log_place
 from adstream.cli.truth_rows import as_dict
-from adstream.errors import ConfigError, FatalError
-from adstream.interfaces import Log, Outcome, TopicSpec
+from adstream.errors import ConfigError
+from adstream.interfaces import Log, TopicSpec
 from adstream.jobs.ads import truth
 from adstream.jobs.ads.traffic import Logged, Traffic, as_log, records
 
@@ -34,8 +34,6 @@ TOPIC = "ad-events"
 KEEP = {"retention.ms": "-1"}
 """The records are of 2024: by default a broker would delete them at once."""
 CHUNK = 20_000
-ATTEMPTS = 5
-"""Aborted transactions are tried again so often."""
 
 
 class Digest:
@@ -98,28 +96,9 @@ def chunks(sent: Iterator[Logged], size: int) -> Iterator[list[Logged]]:
         yield chunk
 
 
-class Appender:
-    """Writes records to their partitions of `ad-events`, one transaction a chunk."""
-
-    def __init__(self, log: Log, slot: str) -> None:
-        self._writer, self._slot = log.writer(slot), slot
-
-    def append(self, chunk: Sequence[Logged]) -> None:
-        by_partition: dict[int, list[Any]] = {}
-        for r in chunk:
-            lane = by_partition.setdefault(r.partition, [])
-            lane.append((len(lane), r.timestamp_ms, r.key, r.value, []))
-        outputs = [(TOPIC, p, RawBatch(lane)) for p, lane in sorted(by_partition.items())]
-        outcome = Outcome.ABORTED
-        for _ in range(ATTEMPTS):
-            outcome = self._writer.commit(outputs, {}, self._slot, None)
-            if outcome is not Outcome.ABORTED:
-                break
-        if outcome is not Outcome.COMMITTED:
-            raise FatalError(f"the records could not be written ({outcome.value})")
-
-    def close(self) -> None:
-        self._writer.close()
+def placed(chunk: Iterable[Logged]) -> Iterator[Placed]:
+    """As `Appender` takes them."""
+    return ((TOPIC, r.partition, r.key, r.value, r.timestamp_ms) for r in chunk)
 
 
 def as_json(traffic: Traffic, digest: str, found: truth.Truth) -> dict[str, Any]:
@@ -202,7 +181,7 @@ class _Out:
     def take(self, chunk: list[Logged]) -> list[Logged]:
         """Writes records, and returns those that could be: an empty line is no record of a JSONL file."""
         if self._log is not None:
-            self._appender.append(chunk)
+            self._appender.append(placed(chunk))
             return chunk
         fit = []
         for record in chunk:

@@ -12,7 +12,9 @@ settings alone, so three calls with the same settings are one market. With the l
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing as closing_
 from dataclasses import asdict
 from decimal import Decimal
 from itertools import islice
@@ -21,12 +23,12 @@ from typing import Any
 
 import typer
 
-from adstream._core import RawBatch
+from adstream.cli.appending import Appender
 from adstream.cli.logs import open_log
 from adstream.cli.options import LogOptions, choose, log_place
 from adstream.cli.truth_rows import rfc3339
-from adstream.errors import ConfigError, FatalError
-from adstream.interfaces import Log, Outcome, TopicSpec
+from adstream.errors import ConfigError
+from adstream.interfaces import Log, TopicSpec
 from adstream.jobs.ads.market import Market, Sent, closing, day, opening
 from adstream.jobs.ads.market_truth import MarketTruth, compute
 from adstream.jobs.ads.topics import TOPICS
@@ -35,8 +37,7 @@ from adstream.jobs.ads.truth import Record
 STAGES: Mapping[str, Callable[[Market], Iterable[Sent]]] = {"opening": opening, "day": day, "closing": closing}
 KEEP = {"retention.ms": "-1"}
 """The records are of 2024: by default a broker would delete them at once."""
-CHUNK, ATTEMPTS = 5_000, 5
-SLOT = "adstream-market"
+CHUNK = 5_000
 
 
 def market(given: Mapping[str, Any], stage: str, out: str, truth: Path, extra: list[str]) -> None:
@@ -74,26 +75,13 @@ def market(given: Mapping[str, Any], stage: str, out: str, truth: Path, extra: l
         )
 
 
-def _write(log: Log, records: Iterable[Sent]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    source, writer = iter(records), log.writer(SLOT)
-    try:
+def _write(log: Log, records: Iterable[Sent]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    source = iter(records)
+    with closing_(Appender(log, "adstream-market")) as appender:
         while chunk := list(islice(source, CHUNK)):
-            batches: dict[tuple[str, int], list[Any]] = {}
-            for topic, partition, key, value, at in chunk:
-                batch = batches.setdefault((topic, partition), [])
-                batch.append((len(batch), at, key, value, []))
-                counts[topic] = counts.get(topic, 0) + 1
-            outputs = [(topic, partition, RawBatch(batch)) for (topic, partition), batch in batches.items()]
-            outcome = Outcome.ABORTED
-            for _ in range(ATTEMPTS):
-                outcome = writer.commit(outputs, {}, SLOT, None)
-                if outcome is not Outcome.ABORTED:
-                    break
-            if outcome is not Outcome.COMMITTED:
-                raise FatalError(f"the records could not be written ({outcome.value})")
-    finally:
-        writer.close()
+            appender.append(chunk)
+            counts.update(record.topic for record in chunk)
     return counts
 
 

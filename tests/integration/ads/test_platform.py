@@ -17,6 +17,7 @@ import redis
 
 from adstream.jobs.ads.platform import JOBS
 from adstream.logs.kafka import KafkaLog
+from tests.chaos.ads_platform import workers
 from tests.integration.ads.test_golden import CLICKS, DAY, click, send
 from tests.integration.waiting import until
 from tests.logs.conformance import unique
@@ -25,19 +26,6 @@ from tests.servers.server import free_port
 from tests.unit.cli.support import call
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
-
-
-def children(parent: int) -> dict[str, int]:
-    """Process ids by job."""
-    found = {}
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            status, command = (place / "status").read_text(), (place / "cmdline").read_bytes().decode().split("\0")
-        except OSError:  # it ended meanwhile
-            continue
-        if f"\nPPid:\t{parent}\n" in status and "run" in command:
-            found[command[command.index("run") + 1]] = int(place.name)
-    return found
 
 
 def test_all_jobs_run_under_one_supervisor(
@@ -63,18 +51,18 @@ def test_all_jobs_run_under_one_supervisor(
     with (tmp_path / "all.log").open("wb") as out:
         supervisor = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=out)
     try:
-        until(lambda: len(children(supervisor.pid)) == len(JOBS), "every job has a worker")
+        until(lambda: len(workers(supervisor.pid)) == len(JOBS), "every job has a worker")
         paid = {"payment_id": "p1", "timestamp": f"{DAY}10:00:00Z", "advertiser_id": "A50", "amount": "8000"}
         send(log, "ad-payments", "advertiser_id", paid)
         until(lambda: balance("A50") == 8000, "the payment is booked")
         movers = [click(f"m-{d}", "10:37:00", d, "other", "c9", "0", "A99") for d in ("d1", "d2")]
         send(log, "ad-events", "device_id", *(click(*one) for one in CLICKS[:6]), *movers)
         until(lambda: balance("A50") == 4400, "six clicks are charged, and three refunded")
-        killed = children(supervisor.pid)["ads.ledger"]
+        killed = workers(supervisor.pid)["ads.ledger"]
         os.kill(killed, signal.SIGKILL)
         send(log, "ad-events", "device_id", *(click(*one) for one in CLICKS))
         until(lambda: balance("A50") == 1900, "the others are charged, by a ledger that was started again")
-        assert children(supervisor.pid)["ads.ledger"] != killed
+        assert workers(supervisor.pid)["ads.ledger"] != killed
         with redis.Redis.from_url(redis_server.url()) as shown:
             # Three of its six clicks were given back.
             until(
