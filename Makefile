@@ -42,10 +42,11 @@ $(VENV)/.built: $(VENV)/.locked pyproject.toml $(RUST)
 servers: $(VENV)/.locked ## install the real Kafka, Postgres and Redis, where missing
 	$(BIN)/python -m tests.servers
 
-demo: setup ## run the ad pipeline on generated traffic, live in the terminal
+demo: setup ## run the ad pipeline on generated traffic, then the whole ads platform where Postgres and Redis are installed
 	$(BIN)/adstream demo
+	$(BIN)/python -m tests.servers.demo --where-installed
 
-demo-ads: setup servers ## run the whole ads platform, live in the terminal, with a Postgres and a Redis of its own
+demo-ads: setup servers ## run the whole ads platform, live in the terminal; installs Postgres and Redis where missing
 	$(BIN)/python -m tests.servers.demo
 
 test: setup servers ## run every test, Rust and Python, against real servers
