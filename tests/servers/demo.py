@@ -16,7 +16,9 @@ def main() -> int:
     if WHERE_INSTALLED in sys.argv:
         sys.argv.remove(WHERE_INSTALLED)
         if missing := {"postgresql", "redis-server"}.intersection(missing_packages()):
-            print(f"The whole ads platform needs {' and '.join(sorted(missing))}, too: `make demo-ads` installs and shows it.")
+            print(
+                f"The whole ads platform needs {' and '.join(sorted(missing))}, too: `make demo-ads` installs and shows it."
+            )
             return 0
     with Postgres() as postgres, Redis() as redis:
         given = ["--sql", postgres.create_database("demo"), "--redis", redis.url(), *sys.argv[1:]]
