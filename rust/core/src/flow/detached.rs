@@ -7,9 +7,7 @@ use std::sync::Arc;
 use super::schedule::Schedules;
 use super::stateless::Pass;
 use super::{Cx, Env, Globals, Graph, OnError, Slot, Store, StoreSpec};
-use crate::expr::NoForeign;
 use crate::op::FoundTopics;
-use crate::window::NO_TIME;
 
 pub struct Detached {
     graph: Graph,
@@ -38,26 +36,8 @@ impl Detached {
     }
 
     pub fn with<T>(&self, then: impl FnOnce(Cx<'_>) -> T) -> T {
-        let env = Env {
-            foreign: &NoForeign,
-            outgoing: RefCell::default(),
-            counters: RefCell::default(),
-            letters: RefCell::default(),
-            partitions: &[],
-            topics: &[],
-            found: &FoundTopics::default(),
-            task_partition: 0,
-            place: RefCell::new(None),
-            origin: RefCell::default(),
-            stream_time: Cell::new(NO_TIME),
-            wall: NO_TIME,
-            seq: Cell::new(0),
-            path: Cell::new(0),
-            leaving: RefCell::default(),
-            commit: Cell::new(false),
-            fired: Cell::new(false),
-            lane: Cell::new(None),
-        };
+        let found = FoundTopics::default();
+        let env = Env::idle(&[], &found);
         then(Cx { graph: &self.graph, env: &env, node: 0 })
     }
 }

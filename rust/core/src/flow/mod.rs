@@ -69,8 +69,7 @@ use crate::batch::Batch;
 use crate::column::Value;
 use crate::datum::Datum;
 use crate::error::Fatal;
-use crate::expr::Fault;
-use crate::expr::Foreign;
+use crate::expr::{Fault, Foreign, NoForeign};
 use crate::frame::{schema_hash, Kind};
 use crate::op::{Changelog, Counters, Ctx, FoundTopics, Message, Operator, Outgoing, Stats};
 use crate::raw::{Header, RawBatch};
@@ -380,6 +379,32 @@ pub struct Env<'a> {
     pub lane: Cell<Option<lanes::Stamp>>,
 }
 
+impl<'a> Env<'a> {
+    /// Where no record is at hand, no clock has ticked and nothing leaves.
+    pub fn idle(topics: &'a [String], found: &'a FoundTopics) -> Env<'a> {
+        Env {
+            foreign: &NoForeign,
+            outgoing: RefCell::default(),
+            counters: RefCell::default(),
+            letters: RefCell::default(),
+            partitions: &[],
+            topics,
+            found,
+            task_partition: 0,
+            place: RefCell::default(),
+            origin: RefCell::default(),
+            stream_time: Cell::new(NO_TIME),
+            wall: NO_TIME,
+            seq: Cell::default(),
+            path: Cell::default(),
+            leaving: RefCell::default(),
+            commit: Cell::default(),
+            fired: Cell::default(),
+            lane: Cell::default(),
+        }
+    }
+}
+
 /// What a node is handed along with a record.
 #[derive(Clone, Copy)]
 pub struct Cx<'a> {
@@ -662,21 +687,13 @@ impl Flow {
             foreign: ctx.foreign,
             outgoing: RefCell::new(std::mem::take(ctx.outgoing)),
             counters: RefCell::new(std::mem::take(ctx.counters)),
-            letters: RefCell::default(),
             partitions: ctx.partitions,
-            topics: &self.topics,
-            found: ctx.found,
             task_partition: ctx.task_partition,
             place: RefCell::new(place),
-            origin: RefCell::default(),
             stream_time: Cell::new(self.stream_time),
             wall: ctx.tick,
             seq: Cell::new(seq),
-            path: Cell::new(0),
-            leaving: RefCell::default(),
-            commit: Cell::new(false),
-            fired: Cell::new(false),
-            lane: Cell::new(None),
+            ..Env::idle(&self.topics, ctx.found)
         };
         let cx = Cx { graph: &self.graph, env: &env, node: 0 };
         let begun = match std::mem::replace(&mut self.begun, true) {
@@ -1049,26 +1066,8 @@ impl Operator for Flow {
 
 impl Flow {
     fn make_again(&mut self) {
-        let env = Env {
-            foreign: &crate::expr::NoForeign,
-            outgoing: RefCell::default(),
-            counters: RefCell::default(),
-            letters: RefCell::default(),
-            partitions: &[],
-            topics: &self.topics,
-            found: &FoundTopics::default(),
-            task_partition: 0,
-            place: RefCell::new(None),
-            origin: RefCell::default(),
-            stream_time: Cell::new(self.stream_time),
-            wall: NO_TIME,
-            seq: Cell::new(0),
-            path: Cell::new(0),
-            leaving: RefCell::default(),
-            commit: Cell::new(false),
-            fired: Cell::new(false),
-            lane: Cell::new(None),
-        };
+        let found = FoundTopics::default();
+        let env = Env { stream_time: Cell::new(self.stream_time), ..Env::idle(&self.topics, &found) };
         self.begun = false;
         self.graph.life.set(self.graph.life.get() + 1);
         self.graph.schedules.borrow_mut().clear();
