@@ -21,7 +21,7 @@ STUB  := python/adstream/_core.pyi
 ALLOW := tools/stubtest.allow
 
 .DEFAULT_GOAL := help
-.PHONY: help setup servers demo demo-ads test check bench sim chaos chaos-platform differential differential-cep mutants lock clean
+.PHONY: help setup servers demo demo-ads test check bench sim chaos chaos-platform load-platform differential differential-cep mutants lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this
@@ -76,6 +76,9 @@ chaos: setup servers ## kill workers and servers under load: ROUNDS=10
 
 chaos-platform: setup servers ## the whole ads platform under fire: SECONDS=60 SEED=1
 	$(BIN)/python -m tests.chaos.ads_platform --seconds $(SECONDS) --seed $(SEED)
+
+load-platform: setup servers ## how far the ads platform lags at a rate that is held, and in a burst: SECONDS=60 SEED=1
+	$(BIN)/python -m tests.chaos.ads_load --seconds $(SECONDS) --seed $(SEED)
 
 differential: setup ## random topologies, next to the real Kafka Streams: N=340 SEED=1
 	$(BIN)/python -m tests.differential.kstreams.run --seed $(SEED) --count $(or $(N),340)

@@ -97,20 +97,30 @@ class Sender:
         """Evenly over `seconds`; `beside` is called now and then, with the part of the time that is over."""
         records = list(records)
         began, last = time.monotonic(), 0.0
-        for n, (topic, partition, key, value, at) in enumerate(records):
-            self._producer.produce(topic, value, key, partition, timestamp=at)
-            self.logs[topic].append((partition, self._ends[topic, partition], key, value, at))
-            self._ends[topic, partition] += 1
+        for n, record in enumerate(records):
+            self.put(record)
             due = began + seconds * n / len(records)
             if time.monotonic() - last < TICK_S and time.monotonic() >= due:
                 continue
-            self._producer.poll(0)
+            self.poll()
             asked = time.monotonic()
             beside((due - began) / seconds if seconds else 1.0)
             last = time.monotonic()
             began += last - asked  # the load waits while a server is brought back, else all of it would come at once
             time.sleep(max(0.0, due - asked))
         beside(1.0)
+        self.flush()
+
+    def put(self, record: Sent) -> None:
+        topic, partition, key, value, at = record
+        self._producer.produce(topic, value, key, partition, timestamp=at)
+        self.logs[topic].append((partition, self._ends[topic, partition], key, value, at))
+        self._ends[topic, partition] += 1
+
+    def poll(self) -> None:
+        self._producer.poll(0)
+
+    def flush(self) -> None:
         assert self._producer.flush(300) == 0
         assert not self._failed, self._failed[0]
 
@@ -124,6 +134,8 @@ class Round:
         self._kafka, self._postgres, self._redis = kafka, postgres, redis
         self._sql = postgres.create_database(f"market_{time.time_ns()}")
         self._port = free_port(len(JOBS))
+        self.options: Sequence[str] = ()
+        """More of them, for `adstream run ads`."""
         self._directory = Path(tempfile.mkdtemp(prefix="adstream-platform-"))
         self._report = Report(market.seed, market.events)
         # Servers and workers take turns: a worker that starts while a server is away in the first minute takes its settings for
@@ -198,7 +210,7 @@ class Round:
             self._redis.url(),
             "--create-topics",
         ]
-        given += ["--metrics-port", str(self._port), "-X", "kafka.session.timeout.ms=6000"]
+        given += ["--metrics-port", str(self._port), "-X", "kafka.session.timeout.ms=6000", *self.options]
         command = [sys.executable, "-m", "adstream.cli", "run", "ads", *given]
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with self.log.open("ab") as out:

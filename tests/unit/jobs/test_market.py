@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from decimal import Decimal
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 import pytest
@@ -52,6 +53,26 @@ def test_records_lie_where_kafka_puts_them_and_time_does_not_go_back() -> None:
                 assert record.partition == partition_of(record.key, partitions[record.topic])
             assert 0 <= record.partition < partitions[record.topic]
     assert sum(record.topic == "ad-events" for record in day(SMALL)) == SMALL.events
+
+
+def test_changes_come_evenly_beside_the_same_day() -> None:
+    changing = replace(SMALL, changes=500)
+    records = list(day(changing))
+    beside = [record for record in records if record.topic in ("campaign-events", "product-meta-data")]
+    assert [record for record in records if record not in beside] == list(day(SMALL))
+    assert [record.timestamp_ms for record in records] == sorted(record.timestamp_ms for record in records)
+    assert len(beside) == 500
+    assert {round(b.timestamp_ms - a.timestamp_ms) for a, b in pairwise(beside)} == {7200}
+    terms = [json.loads(record.value) for record in beside if record.topic == "campaign-events"]
+    assert {event["advertiser_id"] for event in terms}.isdisjoint({"advertiser_07", "advertiser_18", "advertiser_19"})
+    assert len({(event["campaign_id"], event["bid_price"]) for event in terms}) == len(terms) == 400
+    for record, event in zip((r for r in beside if r.topic == "campaign-events"), terms, strict=True):
+        assert record.key == f"{event['placement']}:{event['category']}".encode()
+    # They change nothing of what is charged, but what is told of budgets.
+    with_, without = (compute(logs_of([*opening(m), *day(m), *closing(m)])) for m in (changing, SMALL))
+    assert with_.balances == without.balances
+    last = {event["campaign_id"]: Decimal(event["daily_budget"]) for event in terms}
+    assert {id: with_.budgets[id].budget for id in last} == last
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import heapq
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -77,19 +78,21 @@ class Market:
     share_copies: float = 0.02
     share_bad: float = 0.01
     share_missing: float = 0.02  #: clicks without a device, campaign or product
+    changes: int = 0  #: of campaigns and of prices of products, evenly over the day
+    convert_minutes: int = 90  #: within which most of what is bought after a click is bought
 
     def __post_init__(self) -> None:
         if self.start.tzinfo is None:
             raise ValueError(f"start needs a time zone: {self.start!r}")
-        for name in ("minutes", "products", "devices"):
+        for name in ("minutes", "products", "devices", "convert_minutes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
         if self.advertisers < 10:
             raise ValueError(f"advertisers must be at least 10, so that there is one of each kind: {self.advertisers}")
         if self.campaigns < self.advertisers:
             raise ValueError(f"campaigns must be at least as many as advertisers: {self.campaigns}")
-        if self.events < 0 or self.disorder_ms < 0:
-            raise ValueError("events and disorder_ms must not be negative")
+        if min(self.events, self.disorder_ms, self.changes) < 0:
+            raise ValueError("events, disorder_ms and changes must not be negative")
         for name, value in vars(self).items():
             if name.startswith("share_") and not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in [0, 1]: {value}")
@@ -145,27 +148,12 @@ def opening(market: Market) -> Iterator[Sent]:
             paid = {"payment_id": f"payment_{i:02d}_{n}", "timestamp": _rfc3339(at - n), "advertiser_id": id}
             yield _sent("ad-payments", id, paid | {"amount": str(amount)}, at)
     for campaign in campaigns:
-        event = {
-            "event_id": f"created_{campaign.id}",
-            "event_type": "CAMPAIGN_CREATED",
-            "timestamp": _rfc3339(at),
-            "campaign_id": campaign.id,
-            "advertiser_id": campaign.advertiser,
-            "product_id": campaign.product,
-            "placement": campaign.placement,
-            "category": campaign.category,
-            "bid_price": str(campaign.price + 100),
-            "daily_budget": None if campaign.budget is None else str(campaign.budget),
-            "status": "ACTIVE",
-            "approval_status": "APPROVED",
-            "effective_from": _rfc3339(at),
-        }
-        yield _sent("campaign-events", f"{campaign.placement}:{campaign.category}", event, at)
+        yield _sent("campaign-events", f"{campaign.placement}:{campaign.category}", _terms(campaign, at), at)
 
 
 def day(market: Market) -> Iterator[Sent]:
-    """Exactly `market.events` ad events, and the conversions that follow from them."""
-    return _Day(market).records()
+    """Exactly `market.events` ad events, the conversions that follow from them, and `market.changes` beside them."""
+    return heapq.merge(_Day(market).records(), _changes(market), key=lambda record: record.timestamp_ms)
 
 
 def closing(market: Market, again: int = 0) -> Iterator[Sent]:
@@ -191,6 +179,55 @@ def closing(market: Market, again: int = 0) -> Iterator[Sent]:
             "actual_price": "0",
         }
         yield _sent("ad-events", device, click, at + i)
+
+
+def _changes(market: Market) -> Iterator[Sent]:
+    """Of five, four change what a rich advertiser bids and may spend on a campaign, and some of these where it is shown; one
+    changes a product's price. Budgets are far above what is spent: which clicks are charged must not depend on them."""
+    bits = Random(market.seed + 1).getrandbits
+    rich = [campaign for campaign in _campaigns(market) if campaign.kind == "rich"]
+    changed: Counter[str] = Counter()
+    for n in range(market.changes):
+        at = market.start_ms + (2 * n + 1) * market.minutes * MINUTE_MS // (2 * market.changes)
+        if n % 5 == 4:
+            product = f"product_{bits(32) % market.products:03d}"
+            yield _sent("product-meta-data", product, {"product_id": product, "product_price": 10_000 + bits(17)}, at)
+            continue
+        campaign = rich[bits(32) % len(rich)]
+        place = bits(32) % (8 * len(_PLACEMENTS) * len(_CATEGORIES))
+        moved = {}
+        if place < len(_PLACEMENTS) * len(_CATEGORIES):
+            moved = {
+                "placement": _PLACEMENTS[place % len(_PLACEMENTS)],
+                "category": _CATEGORIES[place // len(_PLACEMENTS)],
+            }
+        changed[campaign.id] += 1
+        event = _terms(campaign, at) | moved
+        event |= {
+            "event_id": f"changed_{n:06d}",
+            "event_type": "CAMPAIGN_UPDATED",
+            "bid_price": f"{campaign.price + 100 + bits(7)}.{changed[campaign.id] % 100:02d}",
+            "daily_budget": str(10**9 + n),
+        }
+        yield _sent("campaign-events", f"{event['placement']}:{event['category']}", event, at)
+
+
+def _terms(campaign: _Campaign, at: int) -> Event:
+    return {
+        "event_id": f"created_{campaign.id}",
+        "event_type": "CAMPAIGN_CREATED",
+        "timestamp": _rfc3339(at),
+        "campaign_id": campaign.id,
+        "advertiser_id": campaign.advertiser,
+        "product_id": campaign.product,
+        "placement": campaign.placement,
+        "category": campaign.category,
+        "bid_price": str(campaign.price + 100),
+        "daily_budget": None if campaign.budget is None else str(campaign.budget),
+        "status": "ACTIVE",
+        "approval_status": "APPROVED",
+        "effective_from": _rfc3339(at),
+    }
 
 
 def _kind(advertiser: int) -> str:
@@ -364,7 +401,7 @@ class _Day:
             case 2:
                 after, hours = HOUR_MS + 1, 1
             case _:
-                after = 1000 + self._below(90 * MINUTE_MS)
+                after = 1000 + self._below(self.market.convert_minutes * MINUTE_MS)
         device = f"other_{number:06d}"
         stranger: dict[str, str | None] = {"device_id": device, "session_id": device, "user_id": None}
         who = stranger
