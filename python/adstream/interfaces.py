@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from adstream._core import Output, RawBatch
@@ -86,6 +86,14 @@ class Reader(Protocol):
         """Returns when something may be readable, at the latest after `timeout_s`."""
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Wakeable(Protocol):
+    """A reader whose `wait` other threads can end."""
+
+    def wake(self) -> None:
+        """Ends a `wait`, this one or the next."""
 
 
 class Writer(Protocol):

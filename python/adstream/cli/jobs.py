@@ -47,8 +47,8 @@ def platform_topics(name: str) -> Sequence[Any] | None:
 
 
 def platform_jobs(name: str) -> tuple[Sequence[Any], Mapping[str, str]] | None:
-    """The jobs of a group (`ads`), each with `name` and `workers`, and which connection stands in for which; None if it is no
-    such group."""
+    """The jobs of a group (`ads`), each with `name`, `workers` and `settings`, and which connection stands in for which; None if
+    it is no such group."""
     module = f"{_PREFIX}{name}.platform"
     if ":" in name or not _exists(module):
         return None

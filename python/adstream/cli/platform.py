@@ -12,7 +12,7 @@ import typer
 from adstream.cli import messages
 from adstream.cli.options import Chosen, RunOptions, choose
 from adstream.errors import ConfigError
-from adstream.runtime.settings import PREFIX
+from adstream.runtime.settings import PREFIX, Settings
 from adstream.runtime.supervisor import Program, Supervisor
 
 STOPPING_S = 5.0
@@ -25,7 +25,7 @@ def start(
     """Until all have stopped. Raises ConfigError.
 
     Args:
-        jobs: each with `name` and `workers`, in the data's way.
+        jobs: each with `name`, `workers` and `settings`, in the data's way.
         stand_ins: a connection that nobody named -> the one that serves for it.
     """
     chosen = choose(options)
@@ -67,7 +67,7 @@ def _programs(
     jobs: Sequence[Any], stand_ins: Mapping[str, str], chosen: Chosen, options: RunOptions, verb: str
 ) -> list[Program]:
     settings = chosen.settings
-    environ = {
+    stand_in = {
         f"{PREFIX}CONNECTION_{missing.upper()}": settings.connections[other]
         for missing, other in stand_ins.items()
         if missing not in settings.connections and other in settings.connections
@@ -82,8 +82,21 @@ def _programs(
             ports = str(port) if workers == 1 else f"{port} to {port + workers - 1}"
             typer.echo(f"{job.name}: metrics on port {ports}", err=True)
             port += workers
+        # To the end of what there is, nobody waits for what is under way.
+        environ = stand_in | ({} if chosen.stop_at_end else defaults(job.settings, settings))
         programs.append(Program(command, workers, job.name, environ, chosen.stop_at_end))
     return programs
+
+
+def defaults(wanted: Mapping[str, str], settings: Settings) -> dict[str, str]:
+    """Variables for a job's own settings, but those that somebody has set to something else than it is by default."""
+    fields_ = {f.name.removesuffix("_ms"): f.name for f in fields(Settings)}
+    usual = Settings()
+    return {
+        f"{PREFIX}{key.upper()}": value
+        for key, value in wanted.items()
+        if getattr(settings, fields_[key]) == getattr(usual, fields_[key])
+    }
 
 
 def arguments(options: RunOptions) -> list[str]:

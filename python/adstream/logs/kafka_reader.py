@@ -108,6 +108,9 @@ class _InRust(Reader):
 
     def wait(self, timeout_s: float) -> None:
         self._reader.wait(timeout_s)
+
+    def wake(self) -> None:
+        self._reader.wake()
         for error in self._reader.errors():
             logger.info("%s", error)
 

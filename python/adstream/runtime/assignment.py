@@ -271,12 +271,15 @@ def enumerate_tasks(
     for sub in subtopologies:
         topics = [s["topic"] for s in sub["sources"]]
         counts = {topic: partitions[topic] for topic in topics}
-        if len(set(counts.values())) > 1 and any(node["op"] in KEYED for node in sub["nodes"]):
-            raise ConfigError(
-                f"inputs that meet in one state have different partition counts: {counts}",
-                option="topics",
-                hint="give them the same count, or re-key one of them (`group_by`), which shuffles it",
-            )
+        reach = copartition.reach_of(sub)
+        for node in sub["nodes"]:
+            meeting = {topic: counts[topic] for topic in topics if topic in reach[node["id"]]}
+            if node["op"] in KEYED and len(set(meeting.values())) > 1:
+                raise ConfigError(
+                    f"inputs that meet in one state have different partition counts: {meeting}",
+                    option="topics",
+                    hint="give them the same count, or re-key one of them (`group_by`), which shuffles it",
+                )
         changelog = next((o["topic"] for o in sub["outputs"] if o["kind"] == "changelog"), None)
         count = max(counts.values(), default=0)  # of a pattern that matches nothing yet, in a test driver
         if changelog is not None:

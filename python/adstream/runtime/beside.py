@@ -13,12 +13,16 @@ from typing import Generic, Protocol, TypeVar
 T = TypeVar("T")
 
 
+def nothing() -> None: ...
+
+
 class Beside(Protocol[T]):
     @property
     def busy(self) -> bool:
         """Something was submitted and its result not taken."""
 
-    def submit(self, work: Callable[[], T]) -> None: ...
+    def submit(self, work: Callable[[], T], then: Callable[[], None] = ...) -> None:
+        """`then` is called, in whatever thread, when the result is there."""
 
     def take(self, wait_s: float = 0.0) -> T | None:
         """The result, once, when it is there; waits for it at most `wait_s`. Raises what the work raised."""
@@ -30,7 +34,7 @@ class ThreadBeside(Generic[T]):
     """One background thread."""
 
     def __init__(self, name: str) -> None:
-        self._work: queue.SimpleQueue[Callable[[], T] | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[tuple[Callable[[], T], Callable[[], None]] | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
         self._busy = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -40,10 +44,10 @@ class ThreadBeside(Generic[T]):
     def busy(self) -> bool:
         return self._busy
 
-    def submit(self, work: Callable[[], T]) -> None:
+    def submit(self, work: Callable[[], T], then: Callable[[], None] = nothing) -> None:
         assert not self._busy, "one at a time"
         self._busy = True
-        self._work.put(work)
+        self._work.put((work, then))
 
     def take(self, wait_s: float = 0.0) -> T | None:
         if not self._busy:
@@ -62,11 +66,13 @@ class ThreadBeside(Generic[T]):
         self._work.put(None)
 
     def _run(self) -> None:
-        while (work := self._work.get()) is not None:
+        while (asked := self._work.get()) is not None:
+            work, then = asked
             try:
                 self._results.put((work(), None))
             except BaseException as error:
                 self._results.put((None, error))
+            then()
 
 
 class InlineBeside(Generic[T]):
@@ -82,7 +88,7 @@ class InlineBeside(Generic[T]):
     def busy(self) -> bool:
         return self._work is not None
 
-    def submit(self, work: Callable[[], T]) -> None:
+    def submit(self, work: Callable[[], T], then: Callable[[], None] = nothing) -> None:
         assert self._work is None, "one at a time"
         self._work, self._left = work, self._lag
 

@@ -33,7 +33,7 @@ def groups(subtopology: Mapping[str, Any]) -> list[Group]:
     """Of the record flow of a sub-topology (`Plan.describe()`), disjoint, each with more than one topic."""
     if all(node["op"] != "flow" for node in subtopology["nodes"]):
         return []
-    reach = _reach(subtopology)
+    reach = reach_of(subtopology)
     linked: list[tuple[set[str], str]] = []
     users: dict[str, set[str]] = {}
     for node in subtopology["nodes"]:
@@ -55,7 +55,7 @@ def groups(subtopology: Mapping[str, Any]) -> list[Group]:
     return [Group(tuple(sorted(topics)), node) for topics, node in merged if len(topics) > 1]
 
 
-def _reach(subtopology: Mapping[str, Any]) -> dict[int, frozenset[str]]:
+def reach_of(subtopology: Mapping[str, Any]) -> dict[int, frozenset[str]]:
     """Node -> the topics whose records reach it without leaving the sub-topology."""
     own: dict[str, set[str]] = {}
     for source in subtopology["sources"]:

@@ -31,6 +31,8 @@ class Tasks(Protocol):
 class Sink(Protocol):
     """What is asked of `adstream.targets.delivery.SinkRunner`; nothing of it may wait."""
 
+    wake: Callable[[], None]
+    """Set by the worker; called from any thread when there is something to do again."""
     last_error: str | None
     stopped: bool
     blocked: bool

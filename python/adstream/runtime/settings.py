@@ -76,7 +76,7 @@ class Settings:
     restore_rows_max: int = 20_000
     """Changelog records applied before running tasks get their turn again."""
     flush_every_ms: int = 1_000
-    """How long a sink coalesces rows."""
+    """How long after a write a sink coalesces the next rows; after a pause they are written at once."""
     purge_every_ms: int = 60_000
     """How often processed records of internal topics are forgotten; 0: never."""
     recommit_every_ms: int = 12 * 3_600_000

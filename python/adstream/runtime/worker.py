@@ -48,7 +48,7 @@ from adstream.errors import (
     RecordTooLargeError,
     UncaughtError,
 )
-from adstream.interfaces import Leases, Listeners, Log, Outcome, Reader, TopicPartition, Uncaught, Writer
+from adstream.interfaces import Leases, Listeners, Log, Outcome, Reader, TopicPartition, Uncaught, Wakeable, Writer
 from adstream.runtime import control, manifest, queries
 from adstream.runtime.assignment import Assignment
 from adstream.runtime.breaker import limit_of
@@ -77,6 +77,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 IDLE_MS = 50
+SINKS_READ_MS = 30
+"""So long after a commit sinks are looked after more often: what they are to write is read by readers of their own."""
 COMMIT_MS, COMMIT_FILES_MS = 100, 5_000
 """How often generations end when nobody says; the second while files are read. Each end costs: what is told once per
 commit (table rows, deltas of state) is told more often. From files to a table, 5 s need 1.8 us of CPU a record less
@@ -187,6 +189,8 @@ class Worker:
         self._snapshots = Snapshots(settings.state_dir, assignment.app) if settings.state_dir else None
         self._disks = self._open_disks()
         self._topics = {sink["name"]: sink["topic"] for sink in assignment.sinks}
+        for runner in sinks.values():
+            runner.wake = self._wake
         self._tables = plan.globals() if assignment.globals else None
         self._globals: GlobalTables | None = None
         widest = max((assignment.partitions[topic] for topic in assignment.user_sources), default=1)
@@ -235,6 +239,7 @@ class Worker:
             self._idle_commit_ms = min(self._idle_commit_ms, COMMIT_MS)
         self._busy_commit_ms = settings.commit_interval_ms or (COMMIT_FILES_MS if files else COMMIT_MS)
         self._closed_ms = clock()
+        self._settled_ms = 0
         self._purged_ms = clock()
         self._resume_ms = 0
         self._failures = 0
@@ -580,6 +585,7 @@ class Worker:
         rows = sum(c.rows for c in mine) if result.outcome is Outcome.COMMITTED else 0
         self._counters.read += sum(c.read for c in underway.closed) if result.outcome is Outcome.COMMITTED else 0
         self._counters.commit(result.outcome.value, rows, now - underway.since_ms)
+        self._settled_ms = self._clock()
         if result.outcome is Outcome.COMMITTED:
             self._aborts = 0 if len(underway.closed) > 1 else max(0, self._aborts - 1)
             for c in mine:
@@ -981,7 +987,9 @@ class Worker:
         asking = {log for log, disk in disks.items() if marks or disk.due(now, every)}
         asking |= {c.task.spec.changelog for c in closed if c.draining and c.task.disk is not None}
         files = Files(disks, [log for log in asking if log is not None], self._underway)
-        self._committer.submit(lambda: self._write(writer, commit, step, forget, marks, copies, due, now, files))
+        self._committer.submit(
+            lambda: self._write(writer, commit, step, forget, marks, copies, due, now, files), self._wake
+        )
         return True
 
     def _to_close(self) -> list[StreamTask]:
@@ -1164,9 +1172,18 @@ class Worker:
 
     # What it says about itself
 
+    def _wake(self) -> None:
+        """From any thread."""
+        reader: object = self._reader
+        if isinstance(reader, Wakeable):
+            reader.wake()
+
     def _idle_s(self) -> float:
+        if self._sinks and self._clock() - self._settled_ms < SINKS_READ_MS:
+            return 0.01
         if self._underway is not None:
-            return 0.005
+            reader: object = self._reader
+            return IDLE_MS / 1000 if isinstance(reader, Wakeable) else 0.005
         return max(1, min(IDLE_MS, self._closed_ms + self._idle_commit_ms - self._clock())) / 1000
 
     def _publish(self, now: int, state: WorkerState | None = None) -> None:

@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+def _nothing() -> None: ...
+
+
 class TransientError(AdstreamError):
     """It may pass by itself: the connection broke, the server restarts, a lock was not to be had in time."""
 
@@ -136,7 +139,7 @@ class Buffer(Protocol):
 @dataclass(frozen=True, slots=True)
 class FlushPolicy:
     every_ms: int = 1_000
-    """How long rows are coalesced before they are written."""
+    """How long after a write the next rows are coalesced before they are written; the first ones are written at once."""
     position_every_ms: int = 60_000
     """How often a position is moved that no row came with (transaction markers), so that it does not fall off
     the log."""
@@ -191,6 +194,8 @@ class _Part:
     """The position after the buffer's last record; None: not reading."""
     since_ms: int | None = None
     """When the position first ran ahead of the last flush."""
+    wrote_ms: int | None = None
+    """When rows were last written."""
     flush: _Flush | None = None
     gone: int | None = None
     """A position that the log did not have."""
@@ -236,6 +241,8 @@ class SinkRunner:
     ) -> None:
         self.name = name
         self.counters = SinkCounters()
+        self.wake: Callable[[], None] = _nothing
+        """Called, from the target's thread, when a call to it is done."""
         self.last_error: str | None = None
         self.stopped = False
         """Given up until a restart (`Verdict.GIVE_UP`)."""
@@ -387,7 +394,7 @@ class SinkRunner:
             count = len(part.buffer)
             part.flush = _Flush(part.stored, part.read, count, part.buffer if count else None)
             if count:
-                part.buffer = self._buffer()
+                part.buffer, part.wrote_ms = self._buffer(), now_ms
             part.since_ms = None
         flush = part.flush
         self._submit(
@@ -406,8 +413,11 @@ class SinkRunner:
                 return number  # failed before: first in, first out
             if part.since_ms is None:
                 continue
-            wait_ms = policy.every_ms if len(part.buffer) else policy.position_every_ms
-            if self._flush_now or (full and len(part.buffer)) or now_ms - part.since_ms >= wait_ms:
+            if not len(part.buffer):
+                due = now_ms - part.since_ms >= policy.position_every_ms
+            else:
+                due = full or part.wrote_ms is None or now_ms - part.wrote_ms >= policy.every_ms
+            if self._flush_now or due:
                 # When full, the largest buffer frees most; else the oldest rows go first.
                 best = min(best or (1 << 62, number), (-len(part.buffer) if full else part.since_ms, number))
         if best is None:
@@ -418,6 +428,7 @@ class SinkRunner:
     def _submit(self, call: Callable[[], Any], parts: tuple[int, ...], flush: _Flush | None, now_ms: int) -> None:
         self._resume_ms = None
         self._job = _Job(self._executor.submit(call), parts, now_ms, flush)
+        self._job.future.add_done_callback(lambda _: self.wake())
 
     def _collect(self, now_ms: int) -> None:
         job = self._job

@@ -14,8 +14,9 @@ import pytest
 from adstream import Built
 from adstream.cli.jobs import find
 from adstream.cli.options import RunOptions, parse
-from adstream.cli.platform import arguments, supervise
+from adstream.cli.platform import arguments, defaults, supervise
 from adstream.jobs.ads.platform import CONNECTIONS, JOBS
+from adstream.runtime.settings import Settings, load
 from adstream.runtime.supervisor import Program
 from tests.unit.cli.support import invoke
 
@@ -92,6 +93,17 @@ pathlib.Path(sys.argv[1]).touch()
     assert supervise(programs, 30, in_turn=True) == 0
     thread.join()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
+
+
+def test_jobs_have_settings_of_their_own_where_nobody_says_another() -> None:
+    for job in JOBS:
+        told = defaults(job.settings, Settings())
+        assert told == {f"ADSTREAM_{key.upper()}": value for key, value in job.settings.items()}
+        assert load(environ=told) != Settings(), "a worker takes them"
+        said = defaults(job.settings, Settings(commit_interval_ms=70, flush_every_ms=2_000))
+        assert said == {}
+    ranking = next(job for job in JOBS if job.name == "ads.ranking")
+    assert defaults(ranking.settings, Settings(commit_interval_ms=70)) == {"ADSTREAM_FLUSH_EVERY": "20ms"}
 
 
 def written_by(built: Built) -> set[str]:

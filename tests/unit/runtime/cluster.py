@@ -138,6 +138,7 @@ class FakeSink:
     def __init__(self, reader: Reader, store: dict[int, tuple[int, list[bytes | None]]]) -> None:
         self.reader, self.store = reader, store
         self.mine: set[int] = set()
+        self.wake: Callable[[], None] = lambda: None
         self.last_error: str | None = None
         self.stopped = self.blocked = False
 

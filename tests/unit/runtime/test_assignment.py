@@ -53,10 +53,19 @@ def test_what_is_wrong_is_said_with_a_way_out(found: dict[str, int], message: st
 def test_inputs_that_meet_in_one_state_need_the_same_count() -> None:
     description = json.loads(EchoPlan().describe())
     first = description["subtopologies"][0]
-    first["sources"].append({"topic": "more", "kind": "user"})
+    first["sources"] = [
+        {"topic": "in", "kind": "user", "node": "in"},
+        {"topic": "more", "kind": "user", "node": "more"},
+    ]
     found = {"in": 2, "more": 3, "out": 1}
     assert len(enumerate_tasks(description, found).tasks) == 3 + 3
-    first["nodes"] = [{"op": "deduplicate"}]
+    sources = [
+        {"id": 0, "op": "source", "name": "in", "inputs": []},
+        {"id": 1, "op": "source", "name": "more", "inputs": []},
+    ]
+    first["nodes"] = [*sources, {"id": 2, "op": "deduplicate", "name": "each", "inputs": [[0, 0]]}]
+    assert len(enumerate_tasks(description, found).tasks) == 3 + 3, "what does not reach it may be cut in another way"
+    first["nodes"][2]["inputs"].append([1, 0])
     with pytest.raises(ConfigError, match="different partition counts"):
         enumerate_tasks(description, found)
 

@@ -9,14 +9,16 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from adstream.interfaces import Outcome
+from adstream.interfaces import Outcome, Reader
 from adstream.runtime.assignment import prepare
 from adstream.runtime.beside import ThreadBeside
 from adstream.runtime.commit import Result
 from adstream.runtime.metrics import MetricsServer, WorkerCollector
+from adstream.runtime.ports import Hooks
 from adstream.runtime.settings import Settings
 from adstream.runtime.supervisor import Program, Supervisor
 from adstream.runtime.worker import Worker
@@ -73,7 +75,76 @@ def test_a_thread_commits_beside() -> None:
     committer.submit(fail)
     with pytest.raises(KeyError):
         committer.take(30)
+
+    there: list[Result | None] = []
+    told = threading.Event()
+
+    def then() -> None:
+        there.append(committer.take())
+        told.set()
+
+    committer.submit(lambda: Result(Outcome.COMMITTED), then)
+    assert told.wait(30)
+    assert there == [Result(Outcome.COMMITTED)], "the result is there when it is told"
     committer.close()
+
+
+class Woken:
+    """A reader that other threads can wake."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self.timeouts: list[float] = []
+        self.wakes = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
+
+    def wait(self, timeout_s: float) -> None:
+        self.timeouts.append(timeout_s)
+        self._reader.wait(0.001)
+
+    def wake(self) -> None:
+        self.wakes += 1
+
+
+def test_a_commit_that_is_done_wakes_the_worker() -> None:
+    """It had looked 200 times a second whether one was: much of what nine workers of 1,000 events a second used."""
+    cluster = Cluster(EchoPlan(sink=False))
+    reader = Woken(cluster.log.reader())
+    cluster.log.reader = lambda: reader  # type: ignore[method-assign]
+    begun = threading.Event()
+    committing: list[float] = []
+
+    def step(name: str) -> None:
+        if name == "commit" and not begun.is_set():
+            waits = len(reader.timeouts)
+            while len(reader.timeouts) < waits + 3:  # the worker waits while it commits
+                time.sleep(0.001)
+            committing.extend(reader.timeouts[waits + 1 :])
+            begun.set()
+
+    cluster.send_random(10)
+    worker = Worker(
+        cluster.plan,
+        prepare(cluster.log, cluster.plan),
+        Settings(app=APP, slot=0),
+        cluster.log,
+        lambda: time.monotonic_ns() // 1_000_000,
+        {},
+        Hooks(step=step),
+    )
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        assert begun.wait(30)
+        while not worker.status.commits.get("committed"):
+            time.sleep(0.001)
+    finally:
+        worker.stop()
+        thread.join(30)
+    assert reader.wakes >= worker.status.commits["committed"]
+    assert min(committing) > 0.01, "it waits to be woken"
 
 
 def get(port: int, path: str) -> tuple[int, str]:

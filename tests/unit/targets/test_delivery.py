@@ -172,16 +172,26 @@ def test_the_rows_are_made_beside_the_worker() -> None:
     assert drained == [2]
 
 
-def test_rows_are_coalesced_until_the_flush_is_due() -> None:
+def test_the_first_rows_are_written_at_once_and_the_next_ones_together_when_the_flush_is_due() -> None:
     topic, table = Topic({0: [("a", 1), ("b", 2), ("a", 3)]}), Table()
     sink = runner(topic, table)
-    run(sink, 0, 1_000)
-    assert table.writes == []
-    run(sink, 1_100, 1_500)
+    run(sink, 0, 200)
     assert (table.rows, table.at) == ({"b": 2, "a": 3}, {0: 3})
     assert (sink.counters.rows_read, sink.counters.rows, sink.counters.flushes) == (3, 2, 1)
     assert sink.idle
     assert sink.stored == {0: 3}
+    topic.partitions[0] += [("c", 4)]
+    run(sink, 300, 600)
+    topic.partitions[0] += [("c", 5), ("d", 6)]
+    run(sink, 700, 1_000)
+    assert len(table.writes) == 1, "nine tenths of a second after the last one"
+    run(sink, 1_100, 1_300)
+    assert (table.rows, table.at) == ({"b": 2, "a": 3, "c": 5, "d": 6}, {0: 6})
+    assert len(table.writes) == 2
+    run(sink, 1_400, 5_000)
+    topic.partitions[0] += [("e", 7)]
+    run(sink, 5_100, 5_200)
+    assert table.rows["e"] == 7, "nothing was written for a while"
 
 
 def test_it_continues_where_the_target_is() -> None:
@@ -214,11 +224,13 @@ def test_flush_on_request() -> None:
     topic, table = Topic({0: [("a", 1)]}), Table()
     sink = runner(topic, table, every_ms=60_000)
     run(sink, 0, 300)
+    topic.partitions[0].append(("b", 2))
+    run(sink, 400, 700)
     assert not sink.idle
     sink.flush()
-    run(sink, 400, 600)
+    run(sink, 800, 1_000)
     assert sink.idle
-    assert table.rows == {"a": 1}
+    assert table.rows == {"a": 1, "b": 2}
 
 
 def test_backs_off_and_writes_the_same_flush_again() -> None:
@@ -247,13 +259,15 @@ def test_an_answer_that_was_lost_is_found_by_the_position() -> None:
 
 
 def test_a_zombie_drops_its_rows_and_follows() -> None:
-    topic, table = Topic({0: [("a", 1), ("b", 2), ("c", 3)]}), Table()
+    topic, table = Topic({0: [("a", 1)]}), Table()
     sink = runner(topic, table)
-    run(sink, 0, 500)
+    run(sink, 0, 200)
+    topic.partitions[0] += [("b", 2), ("c", 3)]
+    run(sink, 300, 500)
     table.at[0], table.rows = 2, {"a": 1, "b": 2}  # the other one was here
     run(sink, 600, 5_000)
     assert table.rows == {"a": 1, "b": 2, "c": 3}
-    assert table.writes == [(0, 0, 3), (0, 2, 3)]
+    assert table.writes == [(0, 0, 1), (0, 1, 3), (0, 2, 3)]
     assert sink.counters.rewinds == 1
 
 

@@ -56,6 +56,9 @@ const TIGHT_BYTES: u32 = 64 << 10;
 const SHARED_PART: usize = 8;
 /// A request that leaves full partitions out may not hold them up when they have room again.
 const SHORT_WAIT_MS: u32 = 5;
+/// So long a broker waits at most for records when answers in a row had none; the wait doubles with each of them. A request costs it
+/// as much as the partitions in it, whether there is anything or not. A partition that is added in the meantime waits as long.
+const QUIET_WAIT_MS: u32 = 160;
 /// Reading partition by partition looks at the sockets no more often than this.
 const LOOK_EVERY: Duration = Duration::from_micros(200);
 /// Without an answer for so long, others are asked who leads.
@@ -154,11 +157,18 @@ struct Broker {
     backoff: Duration,
     /// Not to be asked for records before: it said that its quota is used up.
     resume_at: Instant,
+    /// Answers in a row that had no records.
+    quiet: u32,
 }
 
 impl Broker {
     fn new(address: (String, u16), now: Instant) -> Self {
-        Broker { address, link: None, retry_at: now, backoff: Duration::ZERO, resume_at: now }
+        Broker { address, link: None, retry_at: now, backoff: Duration::ZERO, resume_at: now, quiet: 0 }
+    }
+    /// How long it may wait for records.
+    fn wait_ms(&self, settings: &Settings) -> u32 {
+        let doubled = settings.wait_ms.saturating_mul(1 << self.quiet.min(16));
+        doubled.min(QUIET_WAIT_MS).max(settings.wait_ms)
     }
     /// The connection, once it can be asked for anything.
     fn ready(&mut self) -> Option<&mut Link> {
@@ -311,6 +321,7 @@ impl FetchReader {
         });
         self.order.push_front((of.name.clone(), partition));
         of.partitions.insert(partition, entry);
+        self.brokers.values_mut().for_each(|broker| broker.quiet = 0);
         self.plan(Instant::now());
         Ok(())
     }
@@ -492,7 +503,10 @@ impl FetchReader {
                 if fetched.error != 0 {
                     return Err(wire::error_text(fetched.error));
                 }
-                self.receive(asked, fetched.topics, answer, now);
+                let some = self.receive(asked, fetched.topics, answer, now);
+                if let Some(broker) = self.brokers.get_mut(&node) {
+                    broker.quiet = if some { 0 } else { broker.quiet.saturating_add(1) };
+                }
             }
             (_, None) => return Err("an answer before its versions".into()),
         }
@@ -511,7 +525,8 @@ impl FetchReader {
         self.tell(text, now);
     }
 
-    fn receive(&mut self, asked: Vec<Asking>, topics: Vec<wire::FetchedTopic>, answer: Vec<u8>, now: Instant) {
+    /// Returns whether there were records.
+    fn receive(&mut self, asked: Vec<Asking>, topics: Vec<wire::FetchedTopic>, answer: Vec<u8>, now: Instant) -> bool {
         let answer = Arc::new(answer);
         let mut given = HashSet::new();
         let mut next = 0;
@@ -528,7 +543,8 @@ impl FetchReader {
                 }
             }
         }
-        if !given.is_empty() {
+        let some = !given.is_empty();
+        if some {
             let (last, first) = std::mem::take(&mut self.order).into_iter().partition(|name| given.contains(name));
             self.order = first;
             self.order.extend::<VecDeque<_>>(last);
@@ -536,6 +552,7 @@ impl FetchReader {
         if let Ok(answer) = Arc::try_unwrap(answer) {
             self.buffers.give(answer);
         }
+        some
     }
 
     /// Returns whether there were records.
@@ -741,13 +758,15 @@ impl FetchReader {
                 offset: ask.3,
             });
         }
-        let Some(link) = self.brokers.get_mut(&node).and_then(Broker::ready) else { return };
+        let Some(broker) = self.brokers.get_mut(&node) else { return };
+        let wait_ms = broker.wait_ms(settings);
+        let Some(link) = broker.ready() else { return };
         if asks.is_empty() {
             return;
         }
         let room = TOTAL_BYTES.saturating_sub(self.queued).max(1 << 20);
         let limits = FetchLimits {
-            max_wait_ms: if left_out { settings.wait_ms.min(SHORT_WAIT_MS) } else { settings.wait_ms } as i32,
+            max_wait_ms: if left_out { wait_ms.min(SHORT_WAIT_MS) } else { wait_ms } as i32,
             min_bytes: settings.min_bytes as i32,
             max_bytes: room.min(settings.answer_bytes as usize) as i32,
         };
@@ -870,6 +889,19 @@ mod tests {
         let mut batch = RawBatch::default();
         batch.push_with_headers(7, 1, None, Some(&vec![1; bytes]), vec![("h".into(), None)]);
         batch
+    }
+
+    #[test]
+    fn a_broker_waits_longer_while_nothing_comes_but_never_shorter_than_asked() {
+        let waits = |wait_ms| {
+            let mut settings = Settings::default();
+            settings.wait_ms = wait_ms;
+            let broker = |quiet| Broker { quiet, ..Broker::new(("b".into(), 1), Instant::now()) };
+            [0, 1, 2, 3, 4, u32::MAX].map(|quiet| broker(quiet).wait_ms(&settings))
+        };
+        assert_eq!(waits(20), [20, 40, 80, 160, 160, 160]);
+        assert_eq!(waits(500), [500; 6]);
+        assert_eq!(waits(0), [0; 6]);
     }
 
     #[test]

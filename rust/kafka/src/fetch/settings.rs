@@ -124,7 +124,7 @@ impl Settings {
         Limits {
             client: self.client.clone(),
             connect_timeout: ms(self.connect_timeout_ms),
-            request_timeout: ms(self.request_timeout_ms.saturating_add(self.wait_ms)),
+            request_timeout: ms(self.request_timeout_ms.saturating_add(self.wait_ms.max(super::QUIET_WAIT_MS))),
             max_answer: self.max_answer as usize,
         }
     }
