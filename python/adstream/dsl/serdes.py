@@ -6,6 +6,7 @@
     ads.serdes.float64     float, big-endian (also 32)      ads.serdes.void     always None
     ads.serdes.decimal(2)  Decimal with two digits after the point
     ads.serdes.time_windowed(inner, size), ads.serdes.session_windowed(inner)       ads.Windowed
+    ads.serdes.list(inner)                                  list, whose items may be None
     ads.serdes.of(serialize=…, deserialize=…)               whatever two functions make of it
     ads.serdes.avro(schema), ads.serdes.protobuf(Message), ads.serdes.json_schema(schema)       with a schema registry
     ads.serdes.arrow()                                      pyarrow.Table
@@ -122,9 +123,11 @@ internal_key = Serde("internal_key", "internal_key")
 _NAMES = {"bytes": bytes_, "json": json_, "double": float64, "float": float32, "long": int64, "integer": int32}
 
 
-def __getattr__(name: str) -> Serde:
+def __getattr__(name: str) -> Any:
     if name in _NAMES:
         return _NAMES[name]
+    if name == "list":
+        return list_
     raise AttributeError(f"there is no serde `{name}`")
 
 
@@ -163,6 +166,15 @@ def session_windowed(inner: Serde) -> Serde:
     In Kafka Streams: `WindowedSerdes.sessionWindowedSerdeFrom`.
     """
     return Serde(f"session_windowed({inner.name})", {"session_windowed": {"key": inner.spec}})
+
+
+def list_(inner: Serde) -> Serde:
+    """Lists of what the inner serde writes; an item may be None. Also called `serdes.list`.
+
+    In Kafka Streams: `Serdes.ListSerde`.
+    """
+    inner = check(inner, "inner", "list")
+    return Serde(f"list({inner.name})", {"list": {"item": inner.spec}})
 
 
 def of(

@@ -2,8 +2,12 @@ import java.io.BufferedReader;
 import java.io.InputStreamReader;
 import java.math.BigDecimal;
 import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
 import java.util.HexFormat;
+import java.util.List;
 import java.util.UUID;
+import com.fasterxml.jackson.databind.JsonNode;
+import org.apache.kafka.common.serialization.Serde;
 import org.apache.kafka.common.serialization.Serdes;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import org.apache.kafka.streams.kstream.SessionWindowedSerializer;
@@ -33,12 +37,43 @@ public class Vectors {
             case "uuid" -> Serdes.UUID().serializer().serialize("t", UUID.fromString(text));
             case "decimal" -> new BigDecimal(text).unscaledValue().toByteArray();
             case "json" -> JSON.writeValueAsBytes(JSON.readTree(text));
+            case "list" -> list(text);
             case "time_windowed" -> new TimeWindowedSerializer<>(Serdes.String().serializer()).serialize(
                 "t", new Windowed<>(parts[2], new TimeWindow(Long.parseLong(parts[0]), Long.parseLong(parts[1]))));
             case "session_windowed" -> new SessionWindowedSerializer<>(Serdes.String().serializer()).serialize(
                 "t", new Windowed<>(parts[2], new SessionWindow(Long.parseLong(parts[0]), Long.parseLong(parts[1]))));
             default -> throw new IllegalArgumentException(serde);
         };
+    }
+
+    /** "items' serde, a space, JSON list". */
+    @SuppressWarnings("unchecked")
+    private static byte[] list(String text) throws Exception {
+        String[] parts = text.split(" ", 2);
+        List<Object> items = new ArrayList<>();
+        for (JsonNode item : JSON.readTree(parts[1])) {
+            items.add(
+                item.isNull() ? null
+                : switch (parts[0]) {
+                    case "int16" -> (Object) (short) item.asInt();
+                    case "int32" -> item.asInt();
+                    case "int64" -> item.asLong();
+                    case "float32" -> (float) item.asDouble();
+                    case "float64" -> item.asDouble();
+                    case "uuid" -> UUID.fromString(item.asText());
+                    default -> item.asText();
+                });
+        }
+        Serde<?> inner = switch (parts[0]) {
+            case "int16" -> Serdes.Short();
+            case "int32" -> Serdes.Integer();
+            case "int64" -> Serdes.Long();
+            case "float32" -> Serdes.Float();
+            case "float64" -> Serdes.Double();
+            case "uuid" -> Serdes.UUID();
+            default -> Serdes.String();
+        };
+        return Serdes.ListSerde(ArrayList.class, (Serde<Object>) inner).serializer().serialize("t", items);
     }
 
     public static void main(String[] arguments) throws Exception {

@@ -86,6 +86,19 @@ def cases(chance: random.Random) -> list[tuple[str, Any, Any, str]]:
         for _ in range(100):
             value, written = windowed(kind.partition("_")[0], chance)
             found.append((kind, serde, value, written))
+    items: dict[str, tuple[Any, list[Any]]] = {
+        "int16": (S.int16, [0, -1, 2**15 - 1]),
+        "int32": (S.int32, [0, -1, 2**31 - 1]),
+        "int64": (S.int64, [0, -1, 2**63 - 1]),
+        "float32": (S.float32, [0.0, -1.5]),
+        "float64": (S.float64, [0.0, 0.1, -1.5]),
+        "uuid": (S.uuid, [str(uuid.UUID(int=7)), str(uuid.UUID(int=2**128 - 1))]),
+        "string": (S.string, ["", "a", "é漢"]),
+    }
+    for name, (serde, some) in items.items():
+        for _ in range(60):
+            value = chance.choices([*some, None], k=chance.choice([0, 1, 1, 2, 3, 7]))
+            found.append(("list", S.list(serde), value, f"{name} {json.dumps(value)}"))
     return found
 
 
@@ -118,6 +131,34 @@ def test_bytes_are_javas() -> None:
 def test_what_java_refuses_is_refused(serde: Any, bytes_: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         serde.deserialize(bytes_)
+
+
+@pytest.mark.parametrize(
+    "bytes_",
+    [
+        b"",
+        b"\2",
+        b"\1",
+        b"\1\0\0\0\1",
+        b"\1\0\0\0\1\0\0\0\5ab",
+        b"\1\x7f\xff\xff\xff",
+        b"\1\xff\xff\xff\xff",
+        b"\0\0\0\0\0\0\0\0\0",
+    ],
+)
+def test_lists_that_are_none_are_refused(bytes_: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        S.list(S.string).deserialize(bytes_)
+
+
+def test_a_list_of_lists() -> None:
+    value = [[1, None], None, []]
+    serde = S.list(S.list(S.int32))
+    assert serde.deserialize(serde.serialize(value)) == value
+    with pytest.raises(ValueError, match="int32 cannot write"):
+        serde.serialize([["one"]])
+    with pytest.raises(ads.TopologyError, match="must be a serde"):
+        S.list("string")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

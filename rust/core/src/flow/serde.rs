@@ -14,6 +14,7 @@
 //! | `internal`, `internal_key` | anything | [`Datum::encode`], [`Datum::key_bytes`]; only on topics that an application writes for itself |
 //! | `{"time_windowed": {"key": …, "size_ms": n}}` | windowed key | the key, then the start as `int64` |
 //! | `{"session_windowed": {"key": …}}` | windowed key | the key, then the end and the start as `int64` |
+//! | `{"list": {"item": …}}` | list | as Java's `ListSerializer`: see `List` |
 //! | `{"python": {"serialize": f, "deserialize": g}}` | anything | what the callables make of it |
 //!
 //! Absent bytes are null and null is absent bytes, always. Bytes that cannot be read are a dead letter: the reason is
@@ -91,14 +92,29 @@ pub enum Serde {
     Float64,
     Boolean,
     Uuid,
-    Decimal { scale: u8 },
+    Decimal {
+        scale: u8,
+    },
     Json,
     Void,
     Internal,
     InternalKey,
-    TimeWindowed { key: Box<Serde>, size_ms: i64 },
-    SessionWindowed { key: Box<Serde> },
-    Python { serialize: Option<usize>, deserialize: Option<usize> },
+    TimeWindowed {
+        key: Box<Serde>,
+        size_ms: i64,
+    },
+    SessionWindowed {
+        key: Box<Serde>,
+    },
+    /// `0`, how many nulls, where they stand, how many items, those that are there: of items that are all of one length. Else `1`,
+    /// how many items, and of each its length (`-1`: null) and its bytes. Numbers are `int32`.
+    List {
+        item: Box<Serde>,
+    },
+    Python {
+        serialize: Option<usize>,
+        deserialize: Option<usize>,
+    },
 }
 
 impl Serde {
@@ -160,6 +176,7 @@ impl Serde {
                 let (start, end) = (i64::from_be_bytes(*start), i64::from_be_bytes(*end));
                 Datum::windowed(key.read(Some(inner), foreign)?, start, end)
             }
+            Serde::List { item } => Datum::List(item.read_list(bytes, foreign)?.into()),
             Serde::Python { deserialize, .. } => match deserialize {
                 Some(f) => foreign.apply(*f, &[Datum::Bytes(Arc::from(bytes))]).map_err(Trouble::called)?,
                 None => return Err("this serde has no deserializer".into()),
@@ -233,6 +250,10 @@ impl Serde {
                 out.extend_from_slice(&w.start.to_be_bytes());
                 out
             }
+            Serde::List { item } => match datum {
+                Datum::List(items) | Datum::Tuple(items) => item.write_list(items, foreign)?,
+                _ => return wrong("list"),
+            },
             Serde::Python { serialize, .. } => match serialize {
                 Some(f) => match foreign.apply(*f, std::slice::from_ref(datum)).map_err(Trouble::called)? {
                     Datum::Bytes(b) => b.to_vec(),
@@ -243,6 +264,85 @@ impl Serde {
                 None => return Err("this serde has no serializer".into()),
             },
         }))
+    }
+
+    /// How long everything is that it writes, of the kinds that Java's lists know.
+    fn length(&self) -> Option<usize> {
+        match self {
+            Serde::Int16 => Some(2),
+            Serde::Int32 | Serde::Float32 => Some(4),
+            Serde::Int64 | Serde::Float64 => Some(8),
+            Serde::Uuid => Some(36),
+            _ => None,
+        }
+    }
+
+    fn write_list(&self, items: &[Datum], foreign: &dyn Foreign) -> Result<Vec<u8>, Trouble> {
+        let number = |n: usize| i32::try_from(n).map(i32::to_be_bytes).map_err(|_| "a list of more than 2 GiB");
+        let mut out = vec![u8::from(self.length().is_none())];
+        if self.length().is_some() {
+            let nulls: Vec<usize> = (0..items.len()).filter(|&i| items[i].is_null()).collect();
+            out.extend(number(nulls.len())?);
+            for at in nulls {
+                out.extend(number(at)?);
+            }
+        }
+        out.extend(number(items.len())?);
+        for item in items {
+            match (self.write(item, foreign)?, self.length()) {
+                (Some(bytes), Some(_)) => out.extend(bytes),
+                (None, Some(_)) => {}
+                (Some(bytes), None) => {
+                    out.extend(number(bytes.len())?);
+                    out.extend(bytes);
+                }
+                (None, None) => out.extend((-1i32).to_be_bytes()),
+            }
+        }
+        Ok(out)
+    }
+
+    fn read_list(&self, bytes: &[u8], foreign: &dyn Foreign) -> Result<Vec<Datum>, Trouble> {
+        const CUT: &str = "a list ends too early";
+        fn number(rest: &mut &[u8]) -> Result<i32, &'static str> {
+            let (bytes, behind) = rest.split_first_chunk::<4>().ok_or(CUT)?;
+            *rest = behind;
+            Ok(i32::from_be_bytes(*bytes))
+        }
+        fn count(rest: &mut &[u8], most: usize) -> Result<usize, &'static str> {
+            usize::try_from(number(rest)?).ok().filter(|&n| n <= most).ok_or("a list of more items than it has bytes")
+        }
+        fn part<'a>(rest: &mut &'a [u8], length: usize) -> Result<&'a [u8], &'static str> {
+            let (part, behind) = rest.split_at_checked(length).ok_or(CUT)?;
+            *rest = behind;
+            Ok(part)
+        }
+        let (kind, mut rest) = bytes.split_first().ok_or(CUT)?;
+        let fixed = match kind {
+            0 => Some(self.length().ok_or("a list of items of one length, which this serde's items are not")?),
+            1 => None,
+            _ => return Err("a list begins with 0 or 1, these bytes do not".into()),
+        };
+        let mut nulls = vec![];
+        if fixed.is_some() {
+            for _ in 0..count(&mut rest, bytes.len())? {
+                nulls.push(count(&mut rest, usize::MAX)?);
+            }
+        }
+        let items = count(&mut rest, bytes.len() + nulls.len())?;
+        let mut out = Vec::with_capacity(items);
+        for at in 0..items {
+            let length = match fixed {
+                Some(_) if nulls.contains(&at) => -1,
+                Some(length) => length as i32,
+                None => number(&mut rest)?,
+            };
+            out.push(match usize::try_from(length) {
+                Ok(length) => self.read(Some(part(&mut rest, length)?), foreign)?,
+                Err(_) => Datum::Null,
+            });
+        }
+        Ok(out)
     }
 
     /// The same as `partition_bytes` of a key that has been written, taken from what was written. None: it does not stand there.
