@@ -48,6 +48,17 @@ class Node:
         }
 
 
+def check_name(name: object, operation: str) -> None:
+    """Raises TopologyError: `bad_name`, it can be no part of a topic's name."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in (".", ".."):
+        raise fault(
+            "bad_name",
+            f"`{name}` cannot be a name: it becomes part of topic names",
+            operation=operation,
+            hint="use letters, digits, `.`, `_` and `-`, at most 100, and not `.` or `..` alone",
+        )
+
+
 @dataclass(slots=True)
 class Graph:
     app: str = ""
@@ -60,8 +71,10 @@ class Graph:
     starts: dict[str, str | int] = field(default_factory=dict)
     """Topic -> where it is read from without a committed position: `earliest`, `latest`, `none`, or how far back, ms."""
     on_error: dict[str, Any] = field(default_factory=dict)
-    wrappers: list[Callable[[str, Any], Any]] = field(default_factory=list)
     """What becomes of records that fail, by stage."""
+    wrappers: list[Callable[[str, Any], Any]] = field(default_factory=list)
+    declared: dict[str, object] = field(default_factory=dict)
+    """Store -> the very object that declared it."""
     timestamp: Any = None
     """How sources of keys and values find event times that do not say so themselves, as the plan has it."""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -109,13 +122,7 @@ class Graph:
 
     def rename(self, node: Node, name: str) -> None:
         """Gives a node the user's name for it, once."""
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise fault(
-                "bad_name",
-                f"`{name}` cannot be a name: it becomes part of topic names",
-                operation="named",
-                hint="use letters, digits, `.`, `_` and `-`, at most 100",
-            )
+        check_name(name, "named")
         if node.named:
             raise fault(
                 "renamed",

@@ -29,7 +29,7 @@ from adstream.dsl.durations import Duration
 from adstream.dsl.expr import Expr
 from adstream.dsl.faults import fault, topic_name, unknown_column
 from adstream.dsl.flow import Materialized
-from adstream.dsl.graph import Graph, Node, Port
+from adstream.dsl.graph import Graph, Node, Port, check_name
 from adstream.dsl.printing import Printer
 from adstream.dsl.schema import schema_of
 from adstream.dsl.serdes import Serde
@@ -246,6 +246,8 @@ class KStream:
                 operation="print",
                 hint="write `lambda key, value: …`",
             )
+        if file is not None and not os.fspath(file):
+            raise fault("bad_argument", "the file has no name", operation="print", hint="leave `file` out, or name it")
         if file is not None and not Path(file).parent.is_dir():
             raise fault(
                 "bad_argument",
@@ -776,6 +778,8 @@ class KGroupedStream:
     """
 
     def __init__(self, flowing: Flowing, name: str | None) -> None:
+        if name is not None:
+            check_name(name, "group_by")
         self._flowing = flowing
         self._name = name
         self._moved: Flowing | None = None

@@ -15,7 +15,7 @@ from adstream.dsl import flow, natives, serdes
 from adstream.dsl.expr import Expr
 from adstream.dsl.faults import fault
 from adstream.dsl.flow import Materialized
-from adstream.dsl.graph import Graph, Node, Port
+from adstream.dsl.graph import Graph, Node, Port, check_name
 from adstream.dsl.kstream import Flowing, Fn, KStream, across, aggregate_fold, repartition
 from adstream.dsl.store import StoreBuilder
 
@@ -471,6 +471,8 @@ class KGroupedTable:
     """A table's rows by another key. In Kafka Streams: `KGroupedTable`."""
 
     def __init__(self, flowing: Flowing, name: str | None) -> None:
+        if name is not None:
+            check_name(name, "group_by")
         self._flowing = flowing
         self._name = name
         self._moved: Flowing | None = None

@@ -38,7 +38,16 @@ def _named(graph: Graph, name: str, operation: str) -> Node:
 def parents(graph: Graph, names: Sequence[str], operation: str) -> list[Port]:
     if not names:
         raise fault("bad_argument", "it has no parent", operation=operation, hint="name the node that it reads from")
-    return [(_named(graph, name, operation).id, 0) for name in names]
+    found = [_named(graph, name, operation) for name in names]
+    for node in found:
+        if node.parameters.get("kind") == "to":
+            raise fault(
+                "bad_argument",
+                f"`{node.name}` is a sink, and nothing comes out of it",
+                operation=operation,
+                hint="name the node that the sink reads from, or read its topic with another source",
+            )
+    return [(node.id, 0) for node in found]
 
 
 def add_sink(
@@ -70,6 +79,8 @@ def add_sink(
 
 def connect(graph: Graph, name: str, stores: Sequence[str], operation: str) -> None:
     node = _named(graph, name, operation)
+    if not stores:
+        raise fault("bad_argument", "no store is named", operation=operation, hint="name one or several stores")
     if node.parameters.get("kind") != "process":
         raise fault(
             "bad_argument",

@@ -446,7 +446,7 @@ def _connect(graph: Graph, asked: object, operation: str) -> str:
 
 
 def declare(graph: Graph, builder: StoreBuilder, operation: str, *, again: bool = False) -> None:
-    """Adds a store to the plan. `again`: the same declaration may come twice."""
+    """Adds a store to the plan. The same object may come twice, as in Kafka Streams; `again`: an equal one, too."""
     if not isinstance(builder, StoreBuilder):
         raise fault(
             "bad_argument",
@@ -458,7 +458,8 @@ def declare(graph: Graph, builder: StoreBuilder, operation: str, *, again: bool 
     known = next((s for s in [*graph.stores, *graph.globals] if s["name"] == builder.name), None)
     if known is None:
         graph.stores.append(spec)
-    elif not (again and known == spec):
+        graph.declared[builder.name] = builder
+    elif not (again and known == spec) and graph.declared.get(builder.name) is not builder:
         raise fault(
             "duplicate_name",
             f"two stores are called `{builder.name}`",
@@ -480,6 +481,7 @@ def declare_global(
     factory = _factory(processor, operation)
     declare(graph, builder, operation)
     spec = graph.stores.pop()
+    del graph.declared[builder.name]
     kept = {
         "node": name or f"{builder.name}-keeper",
         "factory": graph.register(_Instances(graph, app, factory)),
