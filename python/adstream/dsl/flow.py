@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, cast, get_args
 
+from adstream._core import ProcessorRecord
 from adstream.dsl import natives
 from adstream.dsl.durations import Duration, duration_ms
 from adstream.dsl.expr import Expr, callable_name, refuse_async
 from adstream.dsl.faults import fault, user_line
-from adstream.dsl.graph import Graph, Node, Port
+from adstream.dsl.graph import Graph, Node, Port, check_name
 from adstream.dsl.serdes import Serde
 from adstream.dsl.store import StoreType, entries_max, store_type_of
 
@@ -254,15 +255,17 @@ _STAGES = {"source": "deserialization", "to": "production"}
 class ErrorHandlerContext(NamedTuple):
     """A record that failed, and where. In Kafka Streams: `ErrorHandlerContext`, with what handlers are given beside it.
 
-    Where it comes from no record, but from a punctuation, the first seven are None, without headers.
+    Where it comes from no record, but from a punctuation, topic, partition, offset and the raw bytes are None. The raw bytes are
+    also where it had waited in a cache.
     """
 
     topic: str | None
     partition: int | None
     offset: int | None
     timestamp: int | None
-    """The record's own, ms."""
+    """ms: of the record that failed, as the operation was given it; of a punctuation, when it was called."""
     headers: list[tuple[str, bytes | None]]
+    """Of the record that failed, as the operation was given it."""
     source_raw_key: bytes | None
     source_raw_value: bytes | None
     node: str
@@ -271,6 +274,8 @@ class ErrorHandlerContext(NamedTuple):
     """As in a dead letter: `malformed_value`, `callable_raised`, `unwritable_value` … (docs/errors.md)."""
     message: str
     """What a function raised: its type, a colon, its text; or what cannot be read or written."""
+    record: ProcessorRecord | None = None
+    """What failed, as the operation was given it; None: it cannot be read, or a punctuation itself failed."""
 
 
 OnErrorHandler = Callable[[ErrorHandlerContext], str]
@@ -287,7 +292,12 @@ class _Handler:
         self.fn = fn
 
     def __call__(self, *parts: Any) -> str:
-        said = self.fn(ErrorHandlerContext(*parts))
+        *about, pair = parts
+        context = ErrorHandlerContext(*about)
+        if pair is not None:
+            key, value = pair
+            context = context._replace(record=ProcessorRecord(key, value, context.timestamp or 0, context.headers))
+        said = self.fn(context)
         if said not in get_args(OnErrorWord):
             raise ValueError(f'it returned {said!r}, not "dead_letter", "continue" or "fail"')
         return said
@@ -365,6 +375,11 @@ class Materialized:
     max_entries: int | None = None
 
     def __post_init__(self) -> None:
+        if self.name is not None:
+            check_name(self.name, "Materialized")
+        for kept in ("retention", "history"):
+            if getattr(self, kept) is not None:
+                duration_ms(getattr(self, kept), kept, operation="Materialized")
         if self.store_type is not None:
             store_type_of(self.store_type, "Materialized")
         if self.max_entries is None:
@@ -403,6 +418,7 @@ class Materialized:
         return replace(self, logging=False)
 
     def with_retention(self, retention: Duration) -> Materialized:
+        duration_ms(retention, "retention", operation="with_retention")
         return replace(self, retention=retention)
 
     def with_store_type(self, store_type: StoreType) -> Materialized:

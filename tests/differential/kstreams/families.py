@@ -367,6 +367,14 @@ def errors_handled(g: Gen) -> None:
         g.options[stage] = "some"
 
 
+def errors_told(g: Gen) -> None:
+    """As the others, with handlers that say what they were told."""
+    g.pick([errors, errors_in_two, errors_punctuated])(g)
+    g.options |= {"processing": "told", "deserialization": "told"}
+    if any(node["op"] == "stream_join" and node["how"] != "inner" for node in g.nodes):
+        g.tags.add("waiting_fails")
+
+
 def timestamps_placed(g: Gen) -> None:
     """Times by where records lie and by their headers."""
     ref = g.stream(value="int64")
@@ -614,5 +622,6 @@ FAMILIES: dict[str, Callable[[Gen], None]] = {
     "own_windows": own_windows,
     "errors_handled": errors_handled,
     "timestamps_placed": timestamps_placed,
+    "errors_told": errors_told,
     "misuse": misuse,
 }

@@ -35,7 +35,7 @@ def one(seed: int, family: str, number: int) -> Case:
             "rocksdb"  # the original's default, whose join windows forget otherwise than those in memory
         )
     case = _case(g, seed)
-    if family in ("errors", "errors_handled") and g.chance(0.5):
+    if family in ("errors", "errors_handled", "errors_told") and g.chance(0.5):
         for _ in range(2):
             topic, types = next(iter(case["topics"].items()))
             broken = {"topic": topic, "key": KEYS[types["key"]][0], "value": {"hex": "0102"}, "ts": 0}
@@ -133,7 +133,9 @@ def _case(g: Gen, seed: int) -> Case:
     if _asks_its_task(g) and (_moves(g) or _apart(g)):
         g.tags.add("one_task")
     buffers = [node.get("buffer") or {} for node in g.nodes if node["op"] == "suppress"]
-    if g.options.get("processing") == "continue" and any(buffer.get("full") == "shutdown" for buffer in buffers):
+    if g.options.get("processing") in ("continue", "told") and any(
+        buffer.get("full") == "shutdown" for buffer in buffers
+    ):
         g.tags.add("full_goes_on")
     windows = [node["window"] for node in g.nodes if node.get("window", {}).get("type") == "session"]
     if g.options.get("cache") and any(window["gap"] == window.get("grace", 0) == 0 for window in windows):

@@ -22,6 +22,7 @@ class Processors:
     app: ads.App
     case: Json
     seen: list[Json]
+    caching: bool
     serdes: Callable[[Json], dict[str, Any]]
     partitioner: Callable[[Json], Callable[..., Any] | None]
 
@@ -29,9 +30,23 @@ class Processors:
         """What a case declares beside its nodes."""
         options = self.case.get("options", {})
         said: dict[str, Any] = {stage: options.get(stage, "fail") for stage in ("processing", "deserialization")}
-        self.app.on_error(**{stage: some if word == "some" else word for stage, word in said.items()})
+        handlers = {"some": some, "told": self.told}
+        self.app.on_error(**{stage: handlers.get(word, word) for stage, word in said.items()})
         for spec in self.case.get("stores", ()):
             self.app.add_state_store(store(spec))
+
+    def told(self, failed: ads.ErrorHandlerContext) -> Literal["continue"]:
+        """As `Handlers.java`."""
+        mine = failed.topic is not None and failed.topic.startswith("in")
+        place = f"{failed.topic}/{failed.partition}/{failed.offset}" if mine else failed.topic and "internal"
+        told = [place, failed.timestamp, *(name for name, _ in failed.headers)]
+        told += [failed.source_raw_key, failed.source_raw_value] if mine and not self.caching else [None, None]
+        key = None
+        if failed.record is not None:
+            key = failed.record.key
+            told += [failed.record.value, failed.record.timestamp, *(name for name, _ in failed.record.headers)]
+        self.seen.append(["handler", plain(key), plain(told)])
+        return "continue"
 
     def script(self, node: Json, *, fixed: bool = False) -> Callable[[], Script]:
         def see(key: Any, value: Any) -> None:

@@ -164,3 +164,34 @@ def test_punctuators_have_no_record() -> None:
     [one] = asked
     assert (one.topic, one.offset, one.source_raw_key, one.node) == (None, None, None, "late")
     assert one.message == "ValueError: not now"
+
+
+def test_a_function_is_told_the_record_as_the_operation_was_given_it() -> None:
+    asked: list[ads.ErrorHandlerContext] = []
+
+    class Later(ads.Processor[int]):
+        def init(self, ctx: ads.Context) -> None:
+            self.ctx = ctx
+            ctx.schedule("10ms", "stream_time", self.late)
+
+        def process(self, record: ads.ProcessorRecord, ctx: ads.Context) -> None:
+            ctx.forward(record.with_value(-record.value).with_timestamp(90).with_header("h", b"2"))
+
+        def late(self, time: int) -> None:
+            raise ValueError("late")
+
+    @ads.topology(name="app")
+    def topology(app: ads.App) -> None:
+        app.on_error(processing=lambda failed: asked.append(failed) or "continue")
+        stream = app.stream("in", key=S, value=I).map(lambda k, v: (k + "!", v)).process(Later)
+        stream.map_values(lambda v: 1 // (v + 5)).named("divide")
+
+    with TopologyTestDriver(topology, partitions=1) as d:
+        d.input("in").pipe(5, key="k", at=20, headers=[("h", b"1")])
+        d.run()
+    record, punctuation = asked
+    assert (record.node, record.timestamp, record.headers) == ("divide", 90, [("h", b"1"), ("h", b"2")])
+    assert record.record == ads.ProcessorRecord("k!", -5, 90, [("h", b"1"), ("h", b"2")])
+    assert (record.topic, record.offset, record.source_raw_key) == ("in", 0, b"k")
+    assert (punctuation.message, punctuation.timestamp, punctuation.headers) == ("ValueError: late", 20, [])
+    assert (punctuation.topic, punctuation.offset, punctuation.record) == (None, None, None)

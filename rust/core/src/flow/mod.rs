@@ -225,31 +225,57 @@ pub enum OnError {
     Call(usize),
 }
 
+/// What failed at a node.
+#[derive(Clone, Copy)]
+pub enum Failed<'a> {
+    Record(&'a Record),
+    /// No record: a call at this time, or at none.
+    Call(i64),
+    /// Bytes of which no record can be made.
+    Unread,
+}
+
 impl OnError {
-    /// What becomes of this failure. A function is told where the record came from, with its time, its headers and its bytes,
-    /// then the node, the reason and the text; one that raises, or says something else, ends the task, as in Kafka Streams.
+    /// What becomes of this failure. A function is told where the record came from and its bytes, time and headers of what failed,
+    /// then the node, the reason and the text, then key and value of what failed, if it is a record; one that raises, or says
+    /// something else, ends the task, as in Kafka Streams.
     fn asked(
         self,
         foreign: &dyn Foreign,
         place: Option<&Place>,
+        origin: Option<Origin>,
+        failed: Failed<'_>,
         node: &str,
-        reason: &str,
-        text: &str,
+        (reason, text): (&str, &str),
     ) -> Result<OnError, Fatal> {
         let OnError::Call(function) = self else { return Ok(self) };
         let bytes = |b: Option<&[u8]>| b.map_or(Datum::Null, |b| Datum::Bytes(b.into()));
         let place = place.filter(|p| !p.topic.is_empty());
+        let origin = origin.as_ref().filter(|o| !o.topic.is_empty());
         let args = [
-            place.map_or(Datum::Null, |p| Datum::Str(p.topic.clone())),
-            place.map_or(Datum::Null, |p| Datum::Int(p.partition.into())),
-            place.map_or(Datum::Null, |p| Datum::Int(p.raw.offsets[p.row])),
-            place.map_or(Datum::Null, |p| Datum::Int(p.raw.timestamps[p.row])),
-            headers_datum(place.map_or(&[], |p| p.raw.headers_at(p.row))),
+            origin.map_or(Datum::Null, |o| Datum::Str(o.topic.clone())),
+            origin.map_or(Datum::Null, |o| Datum::Int(o.partition.into())),
+            origin.map_or(Datum::Null, |o| Datum::Int(o.offset)),
+            match failed {
+                Failed::Record(record) => Datum::Int(record.ts),
+                Failed::Call(NO_TIME) => Datum::Null,
+                Failed::Call(time) => Datum::Int(time),
+                Failed::Unread => place.map_or(Datum::Null, |p| Datum::Int(p.raw.timestamps[p.row])),
+            },
+            match failed {
+                Failed::Record(record) => headers_datum(&record.headers),
+                Failed::Call(_) => headers_datum(&[]),
+                Failed::Unread => headers_datum(place.map_or(&[], |p| p.raw.headers_at(p.row))),
+            },
             bytes(place.and_then(|p| p.raw.keys.get(p.row))),
             bytes(place.and_then(|p| p.raw.values.get(p.row))),
             Datum::str(node),
             Datum::str(reason),
             Datum::str(text),
+            match failed {
+                Failed::Record(record) => Datum::Tuple([record.key.clone(), record.value.clone()].into()),
+                _ => Datum::Null,
+            },
         ];
         let wrong = |said: String| {
             Fatal::new("record_failed", format!("`{node}`: its `on_error`: {said}, of {reason}: {text}"))
@@ -315,6 +341,12 @@ pub struct Place {
     pub partition: u32,
     pub raw: Arc<RawBatch>,
     pub row: usize,
+}
+
+impl Place {
+    fn origin(&self) -> Origin {
+        Origin { topic: self.topic.clone(), partition: self.partition, offset: self.raw.offsets[self.row] }
+    }
 }
 
 /// Topic, partition and offset of a record: what processors are told of it.
@@ -449,8 +481,7 @@ impl<'a> Cx<'a> {
     pub fn origin(&self) -> Option<Origin> {
         self.env.origin.borrow().clone().or_else(|| {
             let place = self.env.place.borrow();
-            let p = place.as_ref()?;
-            Some(Origin { topic: p.topic.clone(), partition: p.partition, offset: p.raw.offsets[p.row] })
+            place.as_ref().map(Place::origin)
         })
     }
 
@@ -478,7 +509,7 @@ impl<'a> Cx<'a> {
         let before = self.env.place.replace(Some(Place { topic, partition, raw: Arc::new(raw), row: 0 }));
         let done = match self.as_of(origin, then) {
             // Its own letter, while it is the record at hand.
-            Err(failure @ Failure::Bad(..)) => self.settle(Err(failure)),
+            Err(failure @ Failure::Bad(..)) => self.settle(Err(failure), Failed::Record(record)),
             done => done,
         };
         self.env.place.replace(before);
@@ -507,23 +538,28 @@ impl<'a> Cx<'a> {
             self.env.fired.set(true);
             let cx = Cx { node, ..*self };
             let done = self.graph.nodes[node].node.borrow_mut().fire(schedule, clock, cx);
-            cx.settle(done)?;
+            cx.settle(done, Failed::Call(self.time(clock)))?;
         }
     }
 
     /// Hands a record to a node; only a fatal failure comes back.
     pub fn enter(&self, node: usize, input: usize, record: Record) -> Done {
         let cx = Cx { node, ..*self };
-        let done = self.graph.nodes[node].node.borrow_mut().process(input, record, cx);
-        cx.settle(done)
+        let slot = &self.graph.nodes[node];
+        if matches!(slot.on_error, OnError::Call(_)) {
+            let done = slot.node.borrow_mut().process(input, record.clone(), cx);
+            return cx.settle(done, Failed::Record(&record));
+        }
+        let done = slot.node.borrow_mut().process(input, record, cx);
+        cx.settle(done, Failed::Call(NO_TIME))
     }
 
     /// A record's own failure becomes a dead letter at this node, or what the node says.
-    pub fn settle(&self, done: Done) -> Done {
+    pub fn settle(&self, done: Done, failed: Failed<'_>) -> Done {
         let Err(Failure::Bad(reason, text)) = done else { return done };
         let place = self.env.place.borrow().clone();
         let said = self.graph.nodes[self.node].on_error;
-        match said.asked(self.env.foreign, place.as_ref(), self.name(), reason, &text)? {
+        match said.asked(self.env.foreign, place.as_ref(), self.origin(), failed, self.name(), (reason, &text))? {
             OnError::Continue => self.count(&format!("dropped:{reason}")),
             OnError::Fail => return Err(self.refused(reason, &text).into()),
             _ => self.dead(reason, text),
@@ -794,7 +830,7 @@ impl Flow {
                 for &node in &cx.graph.timed {
                     let cx = Cx { node, ..cx };
                     let done = cx.graph.nodes[node].node.borrow_mut().punctuate(cx);
-                    cx.settle(done)?;
+                    cx.settle(done, Failed::Call(cx.time(Clock::Stream)))?;
                 }
                 cx.fire(Clock::Stream)?;
             }
@@ -820,11 +856,11 @@ impl Operator for Flow {
             Err((serde::UNAVAILABLE, text)) => return Err(serde::unavailable(text)),
             Err((reason, text)) => {
                 let node = &self.graph.nodes[source.node];
-                match if reason == UNTIMED {
-                    OnError::Fail
-                } else {
-                    node.on_error.asked(ctx.foreign, Some(&place), &node.name, reason, &text)?
-                } {
+                let asked = || {
+                    let origin = Some(place.origin());
+                    node.on_error.asked(ctx.foreign, Some(&place), origin, Failed::Unread, &node.name, (reason, &text))
+                };
+                match if reason == UNTIMED { OnError::Fail } else { asked()? } {
                     OnError::DeadLetter | OnError::Call(_) => {}
                     OnError::Continue => {
                         ctx.count(&format!("dropped:{reason}"), 1);
@@ -855,7 +891,7 @@ impl Operator for Flow {
             for &node in &cx.graph.timed {
                 let cx = Cx { node, ..cx };
                 let done = cx.graph.nodes[node].node.borrow_mut().punctuate(cx);
-                cx.settle(done)?;
+                cx.settle(done, Failed::Call(cx.time(Clock::Stream)))?;
             }
             cx.fire(Clock::Stream)
         });
@@ -897,7 +933,7 @@ impl Operator for Flow {
             let Some(&node) = node else { return Ok(()) };
             let cx = Cx { node, ..cx };
             let done = cx.graph.nodes[node].node.borrow_mut().go_on(cx);
-            cx.settle(done.map(|n| told = n))
+            cx.settle(done.map(|n| told = n), Failed::Call(cx.time(Clock::Stream)))
         });
         fatal(done)?;
         Ok(told)
@@ -924,8 +960,8 @@ impl Operator for Flow {
             for node in 0..cx.graph.nodes.len() {
                 let cx = Cx { node, ..cx };
                 let mut slot = cx.graph.nodes[node].node.borrow_mut();
-                cx.settle(slot.punctuate(cx))?;
-                cx.settle(slot.flush(cx))?;
+                cx.settle(slot.punctuate(cx), Failed::Call(cx.time(Clock::Stream)))?;
+                cx.settle(slot.flush(cx), Failed::Call(NO_TIME))?;
             }
             Ok(())
         });

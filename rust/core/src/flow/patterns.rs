@@ -32,7 +32,7 @@ use super::looks::{Sums, Use};
 use super::native::Native;
 use super::rules::{self, Rules};
 use super::stores::key_bytes;
-use super::{Cx, Done, Failure, Headers, Node, Record};
+use super::{Cx, Done, Failed, Failure, Headers, Node, Record};
 use crate::cep::automaton::{Action, Kind};
 use crate::cep::keyed::{Keyed, Life, Said, Watch, Watched};
 use crate::cep::saved::{self, Unread};
@@ -448,7 +448,10 @@ impl MatchPattern {
                 Said::Failed(failed, ts, (reason, text)) => {
                     let failure = Failure::Bad(reason, format!("{text}; at {ts} ms: {failed:?}"));
                     match event {
-                        Some(event) if *event == failed => cx.settle(Err(failure))?,
+                        Some(event) if *event == failed => {
+                            let record = Record::new(datum.clone(), failed, ts, Headers::default());
+                            cx.settle(Err(failure), Failed::Record(&record))?
+                        }
                         // It had waited: the record at hand is another one, with nothing wrong.
                         _ => {
                             let record = Record::new(datum.clone(), failed, ts, Headers::default());

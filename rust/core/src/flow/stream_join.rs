@@ -29,7 +29,7 @@ use serde::Deserialize;
 use super::func::Func;
 use super::join_window::Window;
 use super::stores::{key_bytes, split_time, time_key};
-use super::{Cx, Done, Failure, Node, Record};
+use super::{no_headers, Cx, Done, Failed, Failure, Node, Record};
 use crate::datum::Datum;
 use crate::window::NO_TIME;
 use crate::wire::{Reader, Writer};
@@ -189,7 +189,8 @@ impl StreamJoin {
                     Err(Failure::Bad(reason, text)) => {
                         // Not the fault of the record at hand, which is no letter for it.
                         let text = format!("a record of time {ts} that waited for its other side: {text}");
-                        cx.apart(|cx| cx.settle(Err(Failure::Bad(reason, text))))?;
+                        let waited = Record::new(key.clone(), value, ts, no_headers());
+                        cx.apart(|cx| cx.settle(Err(Failure::Bad(reason, text)), Failed::Record(&waited)))?;
                     }
                     Err(fatal) => return Err(fatal),
                 }
@@ -254,7 +255,7 @@ impl Node for StreamJoin {
     fn process(&mut self, side: usize, record: Record, cx: Cx<'_>) -> Done {
         self.stream_time = self.stream_time.max(record.ts);
         let done = self.join(side, &record, cx);
-        cx.settle(done)?;
+        cx.settle(done, Failed::Record(&record))?;
         if record.key.is_null() {
             return Ok(());
         }

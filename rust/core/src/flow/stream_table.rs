@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::func::{Func, Lookup};
 use super::stores::{key_bytes, split_time, time_bytes, time_key};
-use super::{Cx, Done, Failure, Headers, Node, Origin, Record};
+use super::{Cx, Done, Failed, Failure, Headers, Node, Origin, Record};
 use crate::datum::Datum;
 use crate::wire::{Reader, Writer};
 
@@ -96,7 +96,7 @@ impl StreamTableJoin {
             if let Err(Failure::Bad(reason, text)) = done {
                 // Not the fault of the record at hand, which is no letter for it.
                 let text = format!("a record of time {} that waited for its grace: {text}", record.ts);
-                cx.apart(|cx| cx.settle(Err(Failure::Bad(reason, text))))?;
+                cx.apart(|cx| cx.settle(Err(Failure::Bad(reason, text)), Failed::Record(&record)))?;
             } else {
                 done?;
             }

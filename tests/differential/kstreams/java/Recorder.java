@@ -94,6 +94,8 @@ public final class Recorder {
         ObjectNode result = Values.NODES.objectNode();
         result.put("name", asked.get("name").asText());
         List<Object[]> seen = new ArrayList<>();
+        Handlers.seen = seen;
+        Handlers.cached = asked.path("options").path("cache").asBoolean();
         Topology topology;
         try {
             topology = new Build(asked, seen).build();
@@ -162,6 +164,12 @@ public final class Recorder {
         }
         if (options.path("deserialization").asText().equals("some")) {
             config.put(StreamsConfig.DESERIALIZATION_EXCEPTION_HANDLER_CLASS_CONFIG, Handlers.Unread.class);
+        }
+        if (options.path("deserialization").asText().equals("told")) {
+            config.put(StreamsConfig.DESERIALIZATION_EXCEPTION_HANDLER_CLASS_CONFIG, Handlers.ToldUnread.class);
+        }
+        if (options.path("processing").asText().equals("told")) {
+            config.put(StreamsConfig.PROCESSING_EXCEPTION_HANDLER_CLASS_CONFIG, Handlers.ToldUnprocessed.class);
         }
         if (options.path("processing").asText().equals("some")) {
             config.put(StreamsConfig.PROCESSING_EXCEPTION_HANDLER_CLASS_CONFIG, Handlers.Unprocessed.class);
