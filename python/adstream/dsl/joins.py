@@ -186,7 +186,8 @@ def _with_stream(
             return store("buffer", suffix, **window)
         _check_window_store(given, what, window, operation)
         how = Materialized(given.name, logging=given.logging)
-        return flow.store(graph, "series", how, given.name, operation, flavour=given.flavour, **window)
+        order = {name: given.parameters[name] for name in ("by_key",) if name in given.parameters}
+        return flow.store(graph, "series", how, given.name, operation, flavour=given.flavour, **window, **order)
 
     stores = {
         "left": side(this_store, "this_store", "-outer-this-join" if how.right else "-this-join"),

@@ -326,7 +326,15 @@ class Builder(Processors):
         # The greater first: at no time may the sum be negative.
         windows = windows.before(before).after(after) if before > after else windows.after(after).before(before)
         join = getattr(left, JOINS[node["how"]])
-        return join(right, self.joiner(node), windows, name=node.get("name"))
+        stores: dict[str, Any] = {}
+        if "stores" in node:
+            size = windows.size_ms
+            kept, order = ms(size + (node.get("grace") or 0)), {"memory": "time", "rocksdb": "key"}[node["stores"]]
+            stores = {
+                f"{side}_store": ads.store.window(f"{node['id']}-{side}", kept, ms(size), duplicates=True, order=order)
+                for side in ("this", "other")
+            }
+        return join(right, self.joiner(node), windows, name=node.get("name"), **stores)
 
     def _stream_table_join(self, node: Json, stream: Any, table: Any) -> Any:
         join = getattr(stream, JOINS[node["how"]])

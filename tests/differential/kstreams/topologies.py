@@ -814,6 +814,7 @@ class Gen:
             after=after,
             grace=grace,
             name=f"j{self.number()}" if self.chance(0.4) else None,
+            stores=self.pick(["memory", "rocksdb"]) if self.chance(0.25) else None,
         )
         return self.set(out, depth=left.depth + right.depth + 1)
 

@@ -251,6 +251,18 @@ def test_stores_of_ones_own() -> None:
             driver_of(joined("join", SPAN, this_store=wrong))
 
 
+@pytest.mark.parametrize(("order", "meets"), [("time", False), ("key", True), (None, True)])
+def test_a_record_without_a_value_moves_the_time_of_stores_in_memory(order: Any, meets: bool) -> None:
+    """As Kafka Streams' stores in memory do, and its default ones do not."""
+    own = {
+        f"{side}_store": ads.store.window(side, "35ms", "30ms", duplicates=True, order=order)
+        for side in ("this", "other")
+        if order is not None
+    }
+    rows: list[Row] = [("l", "k", "a", 0), ("l", "j", None, 36), ("r", "k", "b", 5)]
+    assert steps(joined("join", SPAN, **own), rows)[-1] == ([("k", "ab", 5)] if meets else [])
+
+
 # --- Tables -----------------------------------------------------------------------------------------------------------
 
 

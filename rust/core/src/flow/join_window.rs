@@ -9,7 +9,8 @@
 //! time), and so is what counts as dropped for it: a default store takes in what it will not show, as long as a segment of
 //! that time is there ([`Store::forgotten`](super::stores::Store::forgotten)).
 //!
-//! A store that the user named himself is a `series`, which can be read from outside.
+//! A store that the user named himself is a `series`, which can be read from outside; it is as those on disk if it tells entries by
+//! key, and as those in memory if by time.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
@@ -56,11 +57,15 @@ impl Window {
 
     /// False if it has been forgotten already.
     pub fn put(&mut self, key: &[u8], time: i64, value: &Datum, cx: Cx<'_>) -> Result<bool, Failure> {
+        let mut store = cx.store_mut(self.store);
+        let series = store.spec.kind == StoreKind::Series;
+        if series && !store.spec.by_key {
+            return store.series_put(key, time, value, time); // as the original's in memory
+        }
         if value.is_null() {
             return Ok(true);
         }
-        let mut store = cx.store_mut(self.store);
-        if store.spec.kind == StoreKind::Series {
+        if series {
             store.series_put(key, time, value, time)?;
             return Ok(!store.forgotten(time));
         }

@@ -57,6 +57,7 @@ import org.apache.kafka.streams.state.SessionStore;
 import org.apache.kafka.streams.state.StoreBuilder;
 import org.apache.kafka.streams.state.Stores;
 import org.apache.kafka.streams.state.VersionedBytesStoreSupplier;
+import org.apache.kafka.streams.state.WindowBytesStoreSupplier;
 import org.apache.kafka.streams.state.WindowStore;
 
 /** Makes a topology of a case's nodes, in their order. README.md lists the operations and their fields. */
@@ -524,6 +525,19 @@ final class Build {
                 StreamJoined.with(keyOf(node, 0), valueOf(node, 0), valueOf(node, 1));
         if (has(node, "name")) {
             how = how.withName(node.get("name").asText()).withStoreName(node.get("name").asText());
+        }
+        if (has(node, "stores")) {
+            boolean memory = node.get("stores").asText().equals("memory");
+            Duration kept = Duration.ofMillis(windows.size() + windows.gracePeriodMs());
+            Duration size = Duration.ofMillis(windows.size());
+            String[] names = {id(node) + "-this", id(node) + "-other"};
+            WindowBytesStoreSupplier[] stores = new WindowBytesStoreSupplier[2];
+            for (int i = 0; i < 2; i++) {
+                stores[i] = memory
+                        ? Stores.inMemoryWindowStore(names[i], kept, size, true)
+                        : Stores.persistentWindowStore(names[i], kept, size, true);
+            }
+            how = how.withThisStoreSupplier(stores[0]).withOtherStoreSupplier(stores[1]);
         }
         return switch (node.get("how").asText()) {
             case "inner" -> withKey(node)
