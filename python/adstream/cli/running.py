@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import signal
@@ -35,6 +36,7 @@ EXIT_AT_ONCE = 130
 
 def start(job: str, options: RunOptions, *, bars: bool = False) -> None:
     """Until it has stopped. Raises ConfigError, TopologyError, FatalError."""
+    tell_where_on_request()
     if (platform := platform_jobs(job)) is not None:
         platforms.start(job, *platform, options, bars=bars)
         return
@@ -108,6 +110,12 @@ def work(built: Built, settings: Settings, chosen: Chosen, *, bars: bool) -> Non
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(ExitCode.UNDRAINED)
+
+
+def tell_where_on_request() -> None:
+    """SIGUSR1, which would end the process, makes it say where its threads stand (on stderr): for one that seems to hang."""
+    if sys.__stderr__ is not None and hasattr(signal, "SIGUSR1"):
+        faulthandler.register(signal.SIGUSR1, file=sys.__stderr__)
 
 
 def stop_on_signals(stop: Callable[[], None]) -> None:

@@ -5,7 +5,7 @@ touches a task, and never waits for one.
 
     /metrics    counters of tasks and sinks, lag, commit times, restore progress, who holds time back
     /healthz    200 while the worker's thread moves (its status is younger than a minute) and it has not failed
-    /readyz     200 when every task of this worker is running: none is being restored, none is set aside
+    /readyz     200 when every task of this worker is running: none is being restored, none is set aside, and the log answers
     /stores     what the application has in state (`routing.py`), or this worker (`asking.py`)
     POST /pause, /resume    stops processing in this worker, and goes on (`Worker.pause`)
 
@@ -31,6 +31,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 
@@ -46,6 +47,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from adstream.interfaces import TopicPartition
 from adstream.runtime.asking import encoded
+from adstream.runtime.daemon import DaemonExecutor
 from adstream.runtime.routing import Routes, answer
 from adstream.runtime.status import COMMIT_BOUNDS_S, Status, TaskStatus
 
@@ -54,6 +56,8 @@ log = logging.getLogger(__name__)
 STALE_MS = 60_000
 PAUSED = ", paused"
 ENDS_EVERY_S = 5.0
+ENDS_WAIT_S = 1.0
+"""A scrape waits no longer: Prometheus would give it up, and everything else with it, when a broker says nothing."""
 
 Ends = Callable[[Sequence[TopicPartition]], Mapping[TopicPartition, int]]
 
@@ -72,13 +76,18 @@ class WorkerCollector(Collector):
 
     Args:
         status: the latest, from any thread.
-        ends: committed ends of partitions, for lag; asked at most every five seconds, left out when it fails.
+        ends: committed ends of partitions, for lag; asked at most every five seconds on a thread of its own, left out when
+            it fails or does not answer.
     """
 
     def __init__(self, app: str, status: Callable[[], Status], ends: Ends | None = None) -> None:
         self._app, self._status, self._ends = app, status, ends
         self._known_ends: Mapping[TopicPartition, int] = {}
         self._asked_s = float("-inf")
+        self._asked: Future[Mapping[TopicPartition, int]] | None = None
+        self._asker = DaemonExecutor("adstream-ends")
+        self._asking = threading.Lock()
+        """Two may scrape at once."""
 
     def describe(self) -> Iterable[Metric]:
         return ()
@@ -90,6 +99,8 @@ class WorkerCollector(Collector):
             GaugeMetricFamily, "adstream_worker_state", "1 for the state it is in", ["state"], [([status.state], 1)]
         )
         yield self._family(GaugeMetricFamily, "adstream_paused", "1 while it is paused", [], [([], int(status.paused))])
+        trouble = [([], int(status.trouble is not None))]
+        yield self._family(GaugeMetricFamily, "adstream_trouble", "1 while it waits for the log", [], trouble)
         yield self._family(
             CounterMetricFamily,
             "adstream_rows",
@@ -194,13 +205,21 @@ class WorkerCollector(Collector):
     def _ask_ends(self, status: Status) -> None:
         wanted = {tp for t in status.tasks for tp in t.positions} | {tp for s in status.sinks for tp in s.positions}
         wanted |= {s.changelog for s in status.standbys}
-        if self._ends is not None and wanted and time.monotonic() - self._asked_s >= ENDS_EVERY_S:
-            self._asked_s = time.monotonic()
+        if self._ends is None or not wanted:
+            return
+        with self._asking:
+            if self._asked is None and time.monotonic() - self._asked_s >= ENDS_EVERY_S:
+                self._asked_s = time.monotonic()
+                self._asked = self._asker.submit(self._ends, sorted(wanted))
+            if self._asked is None:
+                return
             try:
-                self._known_ends = self._ends(sorted(wanted))
+                self._known_ends = self._asked.result(ENDS_WAIT_S)
             except Exception as error:
                 self._known_ends = {}
-                log.debug("no lag this time: %s", error)
+                log.debug("no lag this time: %s", error or "nobody answers")
+            if self._asked.done():
+                self._asked = None
 
     def _lag(self, status: Status) -> Metric:
         at = {tp: position for t in status.tasks for tp, position in t.positions.items()}
@@ -304,4 +323,5 @@ class MetricsServer:
 
 def _unready(status: Status) -> str:
     waiting = [f"task {t.name}: {t.error or t.state}\n" for t in status.tasks if t.state != "running"]
-    return "".join([f"{status.state}\n", *waiting])
+    trouble = [] if status.trouble is None else [f"{status.trouble}\n"]
+    return "".join([f"{status.state}\n", *trouble, *waiting])

@@ -15,6 +15,9 @@ then (`manifest.py`), and who runs would never read the new ones. So is a global
 workers share tasks (`<app>-tasks`): without it the group gives nobody anything, and workers would stand still in good health.
 It holds nothing, so a start makes it anew.
 
+These looks also tell a log that is away from one that has nothing new: a worker that waits for records meets no error
+(`silent_s`).
+
 Which topics: inputs, shuffles, changelogs, topics of rules (how far a task has heard is part of its state), and what sinks
 are written from, whose positions lie in targets that outlive any topic. Global tables are read whole at each start: of their
 topics it is enough that a worker looks while it runs. A log without ids (Kafka before 2.8, a broker that may not be asked) is
@@ -35,6 +38,8 @@ log = logging.getLogger(__name__)
 
 EVERY_MS = 2_000
 MISSED_MAX = 3
+SILENT_MS = 10_000
+"""For so long a log may be busy before it counts as one that does not answer."""
 
 
 def check_ids(
@@ -108,6 +113,10 @@ class Remade:
         self._leases, self._lease_id = leases, ids.get(leases)
         self._ids = {topic: id_ for topic, id_ in ids.items() if topic != leases}
         self._asked_ms: int | None = None
+        self._unanswered_ms: int | None = None
+        """When it was asked first of what has no answer yet."""
+        self.silent_s: int | None = None
+        """For how many seconds the log has not answered; None: it answers, or may still."""
         self._missed: dict[str, int] = {}
         """Topic that was there -> looks in a row that did not find it: a broker that is just starting may not know it."""
 
@@ -115,10 +124,13 @@ class Remade:
         """Without waiting. Raises ConfigError, see `check_ids`; or a topic has another number of partitions, or is gone."""
         try:
             found: tuple[Mapping[str, str], Mapping[str, int]] | None = self._beside.take()
-        except LogUnavailableError as error:  # the worker meets that, too
+        except LogUnavailableError as error:
             log.debug("topics could not be looked at, later then: %s", error)
             found = None
         if found is not None:
+            if self.silent_s is not None:
+                log.info("the log answers again")
+            self._unanswered_ms = self.silent_s = None
             gone = self._gone({*found[0], *found[1]})
             check_ids(self._app, self._ids, found[0], self._ids.keys() - gone)
             if lost := sorted(gone.intersection(self._written)):
@@ -145,7 +157,13 @@ class Remade:
             self._check_leases(found[0].get(self._leases), self._leases in gone)
         if not self._beside.busy and (self._asked_ms is None or now_ms - self._asked_ms >= EVERY_MS):
             self._asked_ms = now_ms
+            if self._unanswered_ms is None:
+                self._unanswered_ms = now_ms
             self._beside.submit(self._ask)
+        if self._unanswered_ms is not None and now_ms - self._unanswered_ms >= SILENT_MS:
+            before, self.silent_s = self.silent_s, (now_ms - self._unanswered_ms) // 1000
+            if before is None:
+                log.warning("the log has not answered for %d s", self.silent_s)
 
     def _gone(self, there: Collection[str]) -> set[str]:
         for topic in [*self._ids, *self._written, self._leases]:

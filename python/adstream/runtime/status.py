@@ -92,8 +92,8 @@ class Status:
 
     @property
     def ready(self) -> bool:
-        """Running, and nothing is being restored or set aside."""
-        return self.state == "running" and all(task.state == "running" for task in self.tasks)
+        """Running, nothing is being restored or set aside, and nothing is waited out."""
+        return self.state == "running" and self.trouble is None and all(task.state == "running" for task in self.tasks)
 
 
 @dataclass(slots=True)

@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any
 
 from adstream._core import CoreError, RawBatch
 from adstream.errors import (
+    AdstreamError,
     ConfigError,
     FatalError,
     LogUnavailableError,
@@ -510,7 +511,8 @@ class Worker:
         self._resume_ms = now + wait_ms
         text = f"{type(error).__name__}: {error}"
         if text != self._trouble:
-            log.warning("the log is in trouble, trying again: %s", text, exc_info=error)
+            trace = None if isinstance(error, LogUnavailableError) else error
+            log.warning("the log is in trouble, trying again: %s", text, exc_info=trace)
         self._trouble = text
 
     # Leases
@@ -710,19 +712,20 @@ class Worker:
         assert self._reader is not None
         name = task.spec.name
         answer = self._ask(error, name)
+        trace = None if isinstance(error, AdstreamError) else error  # what is raised on purpose says all
         task.drop(self._reader)
         if answer is Uncaught.REPLACE_TASK:
             times = self._replaced.get(task.spec.index, 0)
             wait_ms = min(REPLACE_FIRST_MS << min(times, 20), REPLACE_MAX_MS)
             log.error(
-                "task %s failed, restored and tried again in %.0f s: %s", name, wait_ms / 1000, error, exc_info=error
+                "task %s failed, restored and tried again in %.0f s: %s", name, wait_ms / 1000, error, exc_info=trace
             )
             self._replaced[task.spec.index] = times + 1
             task.failures, task.begin_ms = 0, self._clock() + wait_ms
             return
         if answer is not Uncaught.QUARANTINE:
             what = "this worker stops" if answer is Uncaught.STOP_WORKER else "the application stops"
-            log.error("task %s failed, and %s: %s", name, what, error, exc_info=error)
+            log.error("task %s failed, and %s: %s", name, what, error, exc_info=trace)
             text = f"{type(error).__name__}: {error}"
             if answer is Uncaught.STOP_APPLICATION:
                 try:
@@ -732,7 +735,7 @@ class Worker:
                     log.error("the others could not be told to stop: %s", trouble)
             self._stop_for(UncaughtError(f"task {name} failed, and {what} (`on_uncaught`): {text}"))
         else:
-            log.error("task %s is set aside, the others go on: %s", name, error, exc_info=error)
+            log.error("task %s is set aside, the others go on: %s", name, error, exc_info=trace)
         task.state = State.QUARANTINED
         self.quarantined[task.spec.name] = f"{type(error).__name__}: {error}"
 
@@ -1207,5 +1210,10 @@ class Worker:
             standby_records=self.standbys.rows if self.standbys is not None else 0,
             globals=self._tables.stats() if self._tables is not None else {},
             globals_lag=self._globals.lag if self._globals is not None else 0,
-            trouble=self._trouble,
+            trouble=self._trouble or self._silence(),
         )
+
+    def _silence(self) -> str | None:
+        """A worker that waits for records meets no error when the log goes away: without this, it would look its best."""
+        silent_s = None if self._remade is None or self._draining else self._remade.silent_s
+        return None if silent_s is None else f"the log has not answered for {silent_s} s"

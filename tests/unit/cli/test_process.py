@@ -154,6 +154,18 @@ def test_a_signal_drains(tmp_path: Path, number: signal.Signals):
     assert "Traceback" not in err
 
 
+def test_where_it_stands_is_said_on_request(tmp_path: Path):
+    """SIGUSR1 ended it, as it does by itself."""
+    project(tmp_path)
+    with start(*RUN, cwd=tmp_path) as process:
+        eventually(lambda: stored(tmp_path / "o.db") == 50)
+        process.send_signal(signal.SIGUSR1)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "(most recent call first)" in err
+
+
 def test_a_second_interrupt_ends_at_once_but_a_supervisors_sigterm_does_not():
     code = (
         "import time; from adstream.cli.running import stop_on_signals\n"

@@ -19,7 +19,7 @@ from adstream.runtime import launch
 from adstream.runtime.metrics import WorkerCollector
 from adstream.runtime.settings import Settings
 from adstream.runtime.standby import StandbyStatus
-from adstream.runtime.status import Status
+from adstream.runtime.status import Status, TaskStatus
 from adstream.runtime.worker import Worker
 from adstream.targets import make_target
 
@@ -41,6 +41,7 @@ PROMISED = {
     "adstream_task_state": ("task", "state"),
     "adstream_task_buffered": ("task",),
     "adstream_worker_state": ("state",),
+    "adstream_trouble": (),
     "adstream_clock": ("task", "topic"),
     "adstream_slowest_clock": ("task", "node"),
     "adstream_held_by_lane": ("task", "node"),
@@ -187,3 +188,21 @@ def test_standbys_say_how_far_they_are() -> None:
     assert found["adstream_standby_records_total"] == [({"app": "app"}, 51.0)]
     assert found["adstream_restored_records_total"] == [({"app": "app", "from": "standby"}, 4.0)]
     assert found.get("adstream_lag", []) == []
+
+
+def test_a_scrape_does_not_wait_for_a_log_that_says_nothing() -> None:
+    """A frozen broker took 25 s to be given up, and Prometheus gave the scrape up: nothing was to be seen just then."""
+    answer = threading.Event()
+
+    def ends(wanted: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        answer.wait()
+        return dict.fromkeys(wanted, 7)
+
+    task = TaskStatus("0_0", "running", {("in", 0): 3})
+    collector = WorkerCollector("app", lambda: Status("running", 0, (task,)), ends)
+    found = {family.name: family.samples for family in collector.collect()}  # hung
+    assert found["adstream_lag"] == []
+    assert found["adstream_task_state"][0].value == 1
+    answer.set()
+    [lag] = {family.name: family.samples for family in collector.collect()}["adstream_lag"]
+    assert lag.value == 4

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from adstream.errors import ConfigError
+from adstream.errors import ConfigError, LogUnavailableError
 from adstream.interfaces import TopicSpec
 from adstream.logs.embedded import EmbeddedLog
 from adstream.runtime import manifest
 from adstream.runtime.assignment import prepare
 from adstream.runtime.lifecycle import WorkerState
-from adstream.runtime.remade import MISSED_MAX
+from adstream.runtime.remade import MISSED_MAX, SILENT_MS
 from tests.unit.runtime.cluster import PARTITIONS, Cluster
 from tests.unit.runtime.echo_task import APP, CHANGELOG_0, EDGE, SINK, EchoPlan
 
@@ -186,3 +186,26 @@ def test_a_broker_that_does_not_know_a_topic_for_a_moment_is_no_reason_to_end(un
     cluster.turns(2_000)
     assert looks > 2 * MISSED_MAX
     cluster.check()
+
+
+def test_a_log_that_says_nothing_is_told_by_a_worker_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It met no error, since it had nothing to commit, and was `running` and ready while the broker was away."""
+    cluster = Cluster()
+    worker = cluster.worker()
+    cluster.send_random(50)
+    cluster.settle()
+    cluster.turns(300)
+    assert worker.status.ready
+
+    def nobody(topics: Sequence[str]) -> dict[str, str]:
+        raise LogUnavailableError("nobody answers")
+
+    with monkeypatch.context() as away:
+        away.setattr(cluster.log, "topic_ids", nobody)
+        cluster.turns(SILENT_MS // 10 + 500)
+        assert worker.state is WorkerState.RUNNING
+        assert (worker.status.trouble or "").startswith("the log has not answered for ")
+        assert not worker.status.ready
+    cluster.turns(500)
+    assert worker.status.trouble is None
+    assert worker.status.ready

@@ -388,7 +388,9 @@ def test_a_commit_refused_for_a_lost_lease_speaks_against_no_task() -> None:
     cluster.check()
 
 
-def test_the_task_of_a_record_that_is_too_large_is_set_aside_even_when_it_is_alone() -> None:
+def test_the_task_of_a_record_that_is_too_large_is_set_aside_even_when_it_is_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     cluster = Cluster()
     worker = cluster.worker()
     cluster.turns(2)
@@ -407,6 +409,8 @@ def test_the_task_of_a_record_that_is_too_large_is_set_aside_even_when_it_is_alo
     [(name, error)] = worker.quarantined.items()
     assert name == f"0_{partition_of(b'k1', PARTITIONS)}"
     assert f"too large for {EDGE}-0" in error
+    [told] = [record for record in caplog.records if "is set aside" in record.getMessage()]
+    assert told.exc_info is None  # the message says it: a traceback is for what nobody expected
 
 
 def test_the_log_may_be_away_for_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
