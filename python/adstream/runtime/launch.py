@@ -88,7 +88,14 @@ def run(
         if settings.metrics_port:
             ends = partial(log_.end_offsets, committed=True)
             collector = WorkerCollector(assignment.app, lambda: worker.status, ends)
-            server = MetricsServer(collector, lambda: worker.status, clock_ms, settings.metrics_port, worker=worker)
+            try:
+                server = MetricsServer(collector, lambda: worker.status, clock_ms, settings.metrics_port, worker=worker)
+            except OSError as error:
+                raise ConfigError(
+                    f"port {settings.metrics_port} cannot be had: {error.strerror}",
+                    option="--metrics-port",
+                    hint="give another one; worker k of `--workers` takes that port + k",
+                ) from error
             parts.callback(server.close)
         _stop_on_signals(worker, parts)
         on_start(worker)

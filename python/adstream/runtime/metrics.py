@@ -99,8 +99,8 @@ class WorkerCollector(Collector):
             GaugeMetricFamily, "adstream_worker_state", "1 for the state it is in", ["state"], [([status.state], 1)]
         )
         yield self._family(GaugeMetricFamily, "adstream_paused", "1 while it is paused", [], [([], int(status.paused))])
-        trouble = [([], int(status.trouble is not None))]
-        yield self._family(GaugeMetricFamily, "adstream_trouble", "1 while it waits for the log", [], trouble)
+        troubled = int(status.trouble is not None)
+        yield self._family(GaugeMetricFamily, "adstream_trouble", "1 while it waits for the log", [], [([], troubled)])
         yield self._family(
             CounterMetricFamily,
             "adstream_rows",

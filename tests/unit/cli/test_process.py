@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -197,6 +198,17 @@ def test_what_is_wrong(tmp_path: Path):
     code, _, err = call(*RUN, cwd=tmp_path, ADSTREAM_GUARANTEE="maybe")
     assert code == 2
     assert "maybe" in err
+
+
+def test_a_port_that_somebody_has(tmp_path: Path):
+    """It was a traceback, and exit code 1: several workers were started again and again."""
+    project(tmp_path)
+    with socket.create_server(("", 0)) as other:
+        port = other.getsockname()[1]
+        code, _, err = call(*RUN, "--metrics-port", str(port), cwd=tmp_path)
+    assert code == 2
+    assert f"error: --metrics-port: port {port} cannot be had: " in err
+    assert "hint: " in err
 
 
 def test_a_broker_that_is_not_there(tmp_path: Path):
