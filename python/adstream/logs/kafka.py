@@ -38,7 +38,17 @@ from adstream.errors import ConfigError
 from adstream.interfaces import Leases, Log, Reader, TopicSpec, Writer
 from adstream.interfaces import TopicPartition as Where
 from adstream.logs import LogUnavailableError, kafka_producer
-from adstream.logs.kafka_client import CLIENT, error_of, logger, of_admin, of_consumer, of_producer, plain, quiet
+from adstream.logs.kafka_client import (
+    CLIENT,
+    error_of,
+    logger,
+    of_admin,
+    of_consumer,
+    of_producer,
+    plain,
+    quiet,
+    wrong_setting,
+)
 from adstream.logs.kafka_leases import Fence, KafkaLeases
 from adstream.logs.kafka_reader import KIND, choose, open_reader
 from adstream.logs.kafka_writer import KafkaWriter, fence_slot, holder, holds, noted
@@ -150,7 +160,7 @@ class KafkaLog(Log):
                 Consumer(quiet({**of_consumer(self._settings), "group.id": "adstream"})).close()
             self._admin = AdminClient(quiet(of_admin(self._settings), problems.append))
         except KafkaException as problem:
-            raise ConfigError(str(error_of(problem).str()), option="kafka") from problem
+            raise wrong_setting(str(error_of(problem).str())) from problem
         try:
             self._admin.list_topics(timeout=connect_timeout_s)
         except KafkaException as problem:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import importlib.util
 import logging
+import re
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -149,6 +150,16 @@ def bounded(call: Callable[[], T], timeout_s: float, name: str = "adstream-call"
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return done.result(timeout_s)
+
+
+def wrong_setting(said: str) -> ConfigError:
+    """What librdkafka says of a setting that it does not know or take, under the name that the user gave it."""
+    found = re.search(r'property:? "([^"]+)"', said)
+    return ConfigError(
+        said,
+        option=f"kafka.{found[1]}" if found else "kafka",
+        hint="names and values are those of librdkafka's CONFIGURATION.md; -X, ADSTREAM_KAFKA_… or [kafka] in TOML said it",
+    )
 
 
 def library() -> str:

@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from adstream._core import NativeProducer as Core
 from adstream.errors import ConfigError
-from adstream.logs.kafka_client import library, logger
+from adstream.logs.kafka_client import library, logger, wrong_setting
 
 if TYPE_CHECKING:
     from adstream._core import RawBatch
@@ -53,7 +53,7 @@ class NativeProducer:
         try:
             self._core = Core(library(), [(name, _text(value)) for name, value in config.items()])
         except ValueError as error:
-            raise ConfigError(str(error), option="kafka") from error
+            raise wrong_setting(str(error)) from error
 
     def write(self, topic: str, partition: int, batch: RawBatch) -> None:
         """Queues a batch's records, in order; waits while the queue is full."""

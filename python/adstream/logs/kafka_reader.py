@@ -24,7 +24,7 @@ from adstream._core import RawBatch
 from adstream.errors import ConfigError
 from adstream.interfaces import Reader
 from adstream.logs import LogUnavailableError, OffsetGoneError
-from adstream.logs.kafka_client import READER, library, logger, quiet
+from adstream.logs.kafka_client import READER, library, logger, quiet, wrong_setting
 
 if TYPE_CHECKING:
     from adstream._core import Record
@@ -79,7 +79,7 @@ def open_reader(kind: Kind, settings: Mapping[str, str], *, headers: bool) -> Re
         else:
             core = CoreNativeReader(library(), list(config.items()), headers)
     except ValueError as error:
-        raise ConfigError(str(error), option="kafka") from error
+        raise wrong_setting(str(error)) from error
     return FetchReader(core) if kind == "fetch" else NativeReader(core)
 
 

@@ -20,7 +20,7 @@ def test_a_consumers_setting_that_is_no_value(kafka: Kafka) -> None:
     """Met at the first question about offsets, it was taken for a log in trouble: exit code 1 after 30 s."""
     with pytest.raises(ConfigError, match=r'Invalid value for configuration property "session\.timeout\.ms"') as error:
         KafkaLog(kafka.bootstrap, {"kafka.session.timeout.ms": "abc"})
-    assert error.value.option == "kafka"
+    assert error.value.option == "kafka.session.timeout.ms"
 
 
 @pytest.mark.parametrize("kind", ["native", "portable"])

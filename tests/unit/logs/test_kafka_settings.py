@@ -10,6 +10,7 @@ import pytest
 
 from adstream.errors import ConfigError
 from adstream.logs import kafka_client, kafka_reader
+from adstream.logs.kafka import KafkaLog
 from adstream.logs.kafka_reader import open_reader
 
 
@@ -41,3 +42,12 @@ def test_what_is_no_such_library_is_told_by_its_path(tmp_path: Path, monkeypatch
     monkeypatch.setattr(kafka_reader, "library", lambda: str(other))
     with pytest.raises(ConfigError, match=rf"cannot use {other} as librdkafka: .*force-reinstall confluent-kafka"):
         open_reader("native", {"bootstrap.servers": "127.0.0.1:1"}, headers=False)
+
+
+@pytest.mark.parametrize(("name", "value"), [("securty.protocol", "ssl"), ("session.timeout.ms", "-1")])
+def test_a_setting_that_the_client_does_not_take_is_named_as_it_was_given(name: str, value: str) -> None:
+    """It was said to be `kafka`, and nothing more."""
+    with pytest.raises(ConfigError) as error:
+        KafkaLog("127.0.0.1:1", {f"kafka.{name}": value}, connect_timeout_s=0.01)
+    assert error.value.option == f"kafka.{name}"
+    assert error.value.hint is not None
