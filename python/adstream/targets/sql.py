@@ -139,6 +139,7 @@ class SqlTarget:
                 self._refused.create(connection, checkfirst=True)
             if sa.inspect(connection).has_table(self._name, schema=self._schema):
                 self._migrate(connection)
+                self._say_if_emptied(connection)
             else:
                 self._check_never_stored(connection)
                 self._table.create(connection)
@@ -146,13 +147,25 @@ class SqlTarget:
 
     def _check_never_stored(self, connection: sa.Connection) -> None:
         """A table that was dropped, made anew behind its positions, would stay without what they say is there."""
-        at = self._positions.c
-        mine = sa.and_(at.app == self._app, at.sink == self._sink)
-        if connection.scalar(sa.select(sa.func.max(at.position)).where(mine)):
+        if self._has_stored(connection):
             raise self._refusal(
                 f"there is no table `{self._name}`, and rows of sink `{self._sink}` were stored in it",
                 "bring it back, or let `adstream reset` forget that: the job starts over, and makes it",
             )
+
+    def _say_if_emptied(self, connection: sa.Connection) -> None:
+        """No error: whoever deletes old rows may mean it."""
+        if self._has_stored(connection) and not connection.scalar(sa.select(sa.exists(sa.select(self._table)))):
+            log.warning(
+                "sink %s: table `%s` is empty, and rows were stored in it: they come again only as far as they change\n"
+                "hint: to have them all, let `adstream reset` start the job over",
+                self._sink, self._name,
+            )  # fmt: skip
+
+    def _has_stored(self, connection: sa.Connection) -> bool:
+        at = self._positions.c
+        mine = sa.and_(at.app == self._app, at.sink == self._sink)
+        return bool(connection.scalar(sa.select(sa.func.max(at.position)).where(mine)))
 
     def positions(self, partitions: Sequence[int]) -> dict[int, int]:
         at = self._positions.c

@@ -94,6 +94,22 @@ def test_a_table_dropped_between_runs_is_not_made_anew_behind_its_positions(tmp_
     target.close()
 
 
+def test_a_table_emptied_between_runs_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The next run ended with exit code 0 and not a word, and the table stayed without what had been stored."""
+    path = tmp_path / "rows.db"
+    target = opened(path)
+    assert target.write(0, 0, 1, {"id": ["a"], "amount": [None]})
+    target.close()
+    opened(path).close()
+    assert not caplog.records
+    with closing(sqlite3.connect(path)) as other, other:
+        other.execute("DELETE FROM t")
+    opened(path).close()
+    [told] = [record.getMessage() for record in caplog.records]
+    assert "table `t` is empty, and rows were stored in it" in told
+    assert "`adstream reset`" in told
+
+
 @pytest.mark.parametrize(
     ("schema", "key", "message"),
     [(SCHEMA, [], "no key"), (SCHEMA, ["nosuch"], "no column `nosuch`"), ({"id": "map"}, ["id"], "unknown type `map`")],
