@@ -102,6 +102,11 @@ def work(built: Built, settings: Settings, chosen: Chosen, *, bars: bool) -> Non
         commits = worker.status.commits.get("committed", 0)
         read = worker.status.read or 0
         typer.echo(f"{read:,} record{'s' * (read != 1)} read in {took:.1f} s, {commits} commits", err=True)
+        if dead := worker.status.dead:
+            kept = f"`adstream dlq list` shows {'them' if dead != 1 else 'it'}"
+            if not settings.bootstrap and not settings.data:
+                kept = "they were in memory, and are gone: `--log dir:PATH` keeps them"
+            typer.echo(f"{dead:,} dead letter{'s' * (dead != 1)}: {kept}", err=True)
         for topic, count in progress.gone.items():
             if count:
                 typer.echo(f"{count:,} offsets of `{topic}` were deleted before this job first read them", err=True)

@@ -74,6 +74,8 @@ class Status:
     """Processed and committed: records of inputs, rows behind shuffles, rows of closed windows that were told in turns."""
     read: int | None = None
     """Records of topics of users, processed and committed; None: not a run to the end."""
+    dead: int = 0
+    """Dead letters, written and committed."""
     restored: Mapping[str, int] = field(default_factory=dict)
     """Records of changelogs that restores applied, by where they came from: `snapshot`, `changelog`, and before, as a
     `standby`."""
@@ -105,6 +107,7 @@ class Counters:
     seconds: float = 0.0
     rows: int = 0
     read: int = 0
+    dead: int = 0
     restored: dict[str, int] = field(default_factory=lambda: {"snapshot": 0, "changelog": 0, "standby": 0})
     set_aside: int = 0
     """Directories of stores on disk that could not be used."""

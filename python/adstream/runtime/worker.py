@@ -115,6 +115,8 @@ class Closed:
     rows: int
     read: int
     """Records of topics of users, in a run to the end."""
+    dead: int
+    """Dead letters among what it writes."""
     draining: bool
 
 
@@ -586,6 +588,7 @@ class Worker:
         mine = [c for c in underway.closed if c.task.core is c.core]  # else dropped since, perhaps granted anew
         rows = sum(c.rows for c in mine) if result.outcome is Outcome.COMMITTED else 0
         self._counters.read += sum(c.read for c in underway.closed) if result.outcome is Outcome.COMMITTED else 0
+        self._counters.dead += sum(c.dead for c in underway.closed) if result.outcome is Outcome.COMMITTED else 0
         self._counters.commit(result.outcome.value, rows, now - underway.since_ms)
         self._settled_ms = self._clock()
         if result.outcome is Outcome.COMMITTED:
@@ -948,7 +951,9 @@ class Worker:
                     if draining:
                         self._let_go(task.spec.index)
                     continue
+                dead = 0
                 for output in fitting(generation.outputs, self._dead_letter_bytes):
+                    dead += len(output[2]) if output[0] in self._dead_letter_bytes else 0
                     if output[0] in task.spec.shuffles:
                         shuffled.setdefault(output[:2], []).append(output[2])
                     else:
@@ -965,7 +970,7 @@ class Worker:
                 if unavailable(error):
                     break
                 continue
-            closed.append(Closed(task, core, positions, rows, task.read_since(), draining))
+            closed.append(Closed(task, core, positions, rows, task.read_since(), dead, draining))
             if self._one_by_one:
                 break
         # Not one task's whole generation before the other's: at full speed that is more time than many a grace.
@@ -1204,6 +1209,7 @@ class Worker:
             commit_seconds_sum=counters.seconds,
             rows=counters.rows,
             read=counters.read if self._stop_at_end else None,
+            dead=counters.dead,
             restored=dict(counters.restored),
             set_aside=counters.set_aside,
             standbys=self.standbys.status() if self.standbys is not None else (),

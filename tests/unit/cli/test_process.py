@@ -130,6 +130,20 @@ def test_a_run_to_the_end_says_what_was_deleted_before_it_came(tmp_path: Path):
     assert "\n0 records read in " in f"\n{err}"
 
 
+def test_a_run_to_the_end_says_how_many_are_dead(tmp_path: Path):
+    """Of files that are something else all became dead letters, which were in memory: exit code 0, and not a word."""
+    project(tmp_path)
+    (tmp_path / "orders.jsonl").write_text("no json\n{}\n")
+    code, _, err = call(*RUN, "--stop-at-end", cwd=tmp_path)
+    assert code == 0, err
+    assert "2 dead letters: they were in memory, and are gone: `--log dir:PATH` keeps them" in err
+    code, _, err = call(*RUN, "--stop-at-end", "--log", "dir:log", "--app", "other", cwd=tmp_path)
+    assert code == 0, err
+    assert "2 dead letters: `adstream dlq list` shows them" in err
+    code, _, err = call(*RUN, "--stop-at-end", "--log", "dir:log", "--app", "other", cwd=tmp_path)
+    assert (code, "dead letter" in err) == (0, False), "those of this run"
+
+
 def test_a_run_to_the_end_fails_where_unread_input_was_deleted(tmp_path: Path):
     project(tmp_path)
     deleted(tmp_path, 30)
