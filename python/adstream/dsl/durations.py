@@ -50,14 +50,14 @@ def duration_ms(
                 hint="round it to whole milliseconds",
             )
     elif isinstance(value, str):
-        ms = _parse(value, what, operation)
+        ms = _parse(value, what, operation, negative)
     else:
-        unitless = isinstance(value, (int, float)) and not isinstance(value, bool)
+        unitless = value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
         raise fault(
             "bad_duration",
-            f"`{what}` must be a duration: {value!r}" + (" has no unit" if unitless else ""),
+            f"`{what}` must be a duration: {value!r}" + ("" if unitless is None else " has no unit"),
             operation=operation,
-            hint=f'write "{value}s" or "{value}ms"' if unitless else 'write text such as "5m" or a timedelta',
+            hint='write text such as "5m" or a timedelta' if unitless is None else _with_unit(unitless, negative),
         )
     if not -_MS_LIMIT <= ms < _MS_LIMIT:
         raise fault(
@@ -78,7 +78,17 @@ def duration_ms(
     return ms
 
 
-def _parse(text: str, what: str, operation: str | None) -> int:
+def _with_unit(number: int | float, negative: bool) -> str:
+    """The durations that a bare number may have meant; each is one that is taken."""
+    meant = number if negative else abs(number)
+    if not 0.001 <= abs(meant) < _MS_LIMIT / 1000:  # nor is it a number at all, perhaps
+        return 'write text such as "5m" or a timedelta'
+    if meant == int(meant):
+        return f'write "{int(meant)}s" or "{int(meant)}ms"'
+    return f'write "{format_ms(round(meant * 1000))}"'
+
+
+def _parse(text: str, what: str, operation: str | None, negative: bool) -> int:
     match = _TEXT.fullmatch(text)
     if match is not None and any(match.groups()[1:]):
         ms = sum(int(n) * unit for n, unit in zip(match.groups()[1:], _UNITS_MS.values(), strict=True) if n)
@@ -86,7 +96,9 @@ def _parse(text: str, what: str, operation: str | None) -> int:
     if _CALENDAR.fullmatch(text):
         hint = 'months and years differ in length: write days, such as "30d"'
     elif re.fullmatch(r"-?[0-9.]+", text):
-        hint = f'say the unit: "{text}s" or "{text}ms"'
+        hint = (
+            _with_unit(float(text), negative) if text.count(".") < 2 and text.strip("-.") else 'write text such as "5m"'
+        )
     else:
         hint = 'write numbers with d, h, m, s or ms, largest first: "1h30m", "250ms"'
     raise fault("bad_duration", f"`{what}` is not a duration: {text!r}", operation=operation, hint=hint)

@@ -47,7 +47,7 @@ class Sql:
         connection: the name of the connection.
 
     Raises:
-        TopologyError: `sink_key_missing`.
+        TopologyError: `bad_argument`, `sink_key_missing`.
     """
 
     table: str
@@ -57,6 +57,13 @@ class Sql:
 
     def __init__(self, table: str, *, key: str | Sequence[str] = (), connection: str = "sql") -> None:
         names = (key,) if isinstance(key, str) else tuple(key)
+        if not isinstance(table, str) or not all(table.split(".")):
+            raise fault(
+                "bad_argument",
+                f"not a table: {table!r}",
+                operation="Sql",
+                hint='write its name, or `"schema.table"`',
+            )
         if not names:
             raise fault(
                 "sink_key_missing",

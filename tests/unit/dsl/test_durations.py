@@ -1,7 +1,9 @@
+import re
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
+import adstream as ads
 from adstream.dsl.durations import duration_ms, format_ms, timestamp_ms
 from tests.unit.dsl.support import refused
 
@@ -36,8 +38,8 @@ def test_negative_durations_only_where_they_make_sense():
     ("value", "message", "hint"),
     [
         (5, "`size` must be a duration: 5 has no unit", 'write "5s" or "5ms"'),
-        (1.5, "has no unit", '"1.5s"'),
-        ("5", "`size` is not a duration: '5'", 'say the unit: "5s"'),
+        (1.5, "has no unit", 'write "1s500ms"'),
+        ("5", "`size` is not a duration: '5'", 'write "5s" or "5ms"'),
         ("1mo", "not a duration", "months and years differ in length"),
         ("2 years", "not a duration", "write days"),
         ("m", "not a duration", "largest first"),
@@ -54,6 +56,20 @@ def test_negative_durations_only_where_they_make_sense():
 def test_what_is_no_duration_says_why(value, message, hint):
     with refused("bad_duration", message, hint):
         duration_ms(value, "size")
+
+
+@pytest.mark.parametrize(
+    "value", [5, -3, 0, 0.5, 90.25, -0.0004, 1e300, float("nan"), float("inf"), "7", "0.5", "-2", ".", "1.2.3", "-"]
+)
+@pytest.mark.parametrize("negative", [False, True])
+def test_what_a_hint_says_is_taken(value, negative):
+    """It said `"0.5s"`, `"-3s"` or `"nans"`, which were refused with other words."""
+    with pytest.raises(ads.TopologyError) as error:
+        duration_ms(value, "size", negative=negative)
+    said = re.findall(r'"([^"]+)"', error.value.hint or "")
+    assert said
+    for text in said:
+        duration_ms(text, "size", negative=negative)
 
 
 def test_zero_where_nothing_would_fit_in():

@@ -1,3 +1,5 @@
+import pytest
+
 import adstream as ads
 from tests.unit.dsl.support import refused
 
@@ -13,6 +15,13 @@ def test_sql():
 def test_sql_needs_a_key():
     with refused("sink_key_missing", "the table `ledger` needs a key", 'Sql("ledger", key=[…])', operation="Sql"):
         ads.sinks.Sql("ledger")
+
+
+@pytest.mark.parametrize("table", ["", ".t", "s.", None])
+def test_sql_needs_a_table(table):
+    """Nothing was said before the database was asked."""
+    with refused("bad_argument", "not a table", operation="Sql"):
+        ads.sinks.Sql(table, key=["id"])
 
 
 def test_redis_hash_takes_its_key_from_the_template():
