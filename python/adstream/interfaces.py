@@ -9,7 +9,7 @@ A *position* is the offset of the next record to read. Readers see committed rec
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -81,6 +81,10 @@ class Reader(Protocol):
 
     def at_end(self, topic: str, partition: int) -> bool:
         """Whether the last read had reached the end of the committed records as far as this client knows."""
+
+    def unread(self) -> Set[TopicPartition] | None:
+        """The partitions at which `read` or `at_end` may say something else than the last time; those of the others need not be
+        asked. None: this client does not know."""
 
     def wait(self, timeout_s: float) -> None:
         """Returns when something may be readable, at the latest after `timeout_s`."""

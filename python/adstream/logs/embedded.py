@@ -42,6 +42,7 @@ import threading
 import zlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,9 +80,11 @@ class EmbeddedLog:
     def __init__(
         self, path: Path | str | None = None, *, segment_bytes: int = SEGMENT_BYTES, sync: bool = True
     ) -> None:
-        self._changed = threading.Condition()  # guards everything below; notified when records or leases change
-        self._committing = threading.Lock()  # one commit at a time; taken before `_changed`
+        self._lock = threading.RLock()  # guards everything below
+        self._committing = threading.Lock()  # one commit at a time; taken before `_lock`
         self._topics: dict[str, list[_Partition]] = {}
+        self._readers: dict[TopicPartition, set[EmbeddedReader]] = defaultdict(set)
+        """Who is told of what is new; a topic that is made again keeps its readers."""
         self._configs: dict[str, dict[str, str]] = {}
         self._offsets: dict[str, dict[TopicPartition, int]] = defaultdict(dict)
         self._lives: dict[str, int] = {}
@@ -118,29 +121,29 @@ class EmbeddedLog:
         return [spec.name for spec in missing]
 
     def partitions(self, topics: Sequence[str]) -> dict[str, int]:
-        with self._changed:
+        with self._lock:
             return {topic: len(self._topics[topic]) for topic in topics if topic in self._topics}
 
     def topic_settings(self, topics: Sequence[str]) -> dict[str, dict[str, str]]:
         """As given to `create_topics`; nothing here acts on them."""
-        with self._changed:
+        with self._lock:
             return {topic: dict(self._configs[topic]) for topic in topics if topic in self._topics}
 
     def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
-        with self._changed:
+        with self._lock:
             return {topic: str(self._lives[topic]) for topic in topics if topic in self._topics}
 
     def committed(self, group: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int | None]:
-        with self._changed:
+        with self._lock:
             offsets = self._offsets.get(group, {})
             return {tp: offsets.get(tp) for tp in partitions}
 
     def start_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        with self._changed:
+        with self._lock:
             return {tp: self._partition(tp).start for tp in partitions}
 
     def end_offsets(self, partitions: Sequence[TopicPartition], *, committed: bool) -> dict[TopicPartition, int]:
-        with self._changed:
+        with self._lock:
             return {tp: self._partition(tp).end for tp in partitions}
 
     def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
@@ -156,12 +159,12 @@ class EmbeddedLog:
     # For applications that do not run
 
     def topics(self) -> list[str]:
-        with self._changed:
+        with self._lock:
             return sorted(self._topics)
 
     def members(self, group: str) -> list[str]:
         """In this process: no other can have the log open."""
-        with self._changed:
+        with self._lock:
             found = [member for (name, _), it in self._groups.items() if name == group for member in it.members]
             return [f"a worker of this process with {len(member.owned)} tasks" for member in found]
 
@@ -170,7 +173,7 @@ class EmbeddedLog:
             gone = [topic for topic in topics if topic in self._topics]
             if gone:
                 self._append({"gone": gone}, [])
-        with self._changed:
+        with self._lock:
             for key in [key for key in self._groups if key[1] in gone and not self._groups[key].members]:
                 del self._groups[key]
 
@@ -178,18 +181,18 @@ class EmbeddedLog:
         return {tp: self._offset_at(tp, at) for tp, at in times.items()}
 
     def _offset_at(self, tp: TopicPartition, at_ms: int) -> int:
-        with self._changed:
+        with self._lock:
             start, end = self._partition(tp).start, self._partition(tp).end
-        reader = self.reader()
-        reader.add(*tp, start)
-        while start < end:
-            batch = reader.read(*tp, READ_ROWS)
-            if batch is None:
-                break
-            for offset, timestamp, *_ in batch.records():
-                if timestamp >= at_ms:
-                    return min(offset, end)
-            start = batch.next_offset
+        with closing(self.reader()) as reader:
+            reader.add(*tp, start)
+            while start < end:
+                batch = reader.read(*tp, READ_ROWS)
+                if batch is None:
+                    break
+                for offset, timestamp, *_ in batch.records():
+                    if timestamp >= at_ms:
+                        return min(offset, end)
+                start = batch.next_offset
         return end
 
     def reset_group(self, group: str, positions: Mapping[TopicPartition, int]) -> None:
@@ -205,7 +208,7 @@ class EmbeddedLog:
 
     def writer(self, slot: str, *, exactly_once: bool = True) -> EmbeddedWriter:
         """With at-least-once a commit is atomic all the same: here that costs nothing."""
-        with self._changed:
+        with self._lock:
             self._epochs[slot] += 1
             return EmbeddedWriter(self, slot, self._epochs[slot])
 
@@ -215,9 +218,8 @@ class EmbeddedLog:
     def expel(self, leases: EmbeddedLeases) -> None:
         """What a broker does to a member whose session ended: its tasks go to others at once, and it learns of it
         only at its next `poll`, where it joins again."""
-        with self._changed:
+        with self._lock:
             leases._expel()
-            self._changed.notify_all()
 
     def close(self) -> None:
         with self._committing:
@@ -265,9 +267,8 @@ class EmbeddedLog:
             for entry, blob in zip(header.get("batches", ()), blobs, strict=True):
                 entry += [len(blob), zlib.crc32(blob)]
             place = self._files.append(header, blobs)
-        with self._changed:
+        with self._lock:
             self._apply(header, place, batches)
-            self._changed.notify_all()
         self._roll_if_due()
 
     def _apply(
@@ -292,6 +293,7 @@ class EmbeddedLog:
             partition.firsts.append(first)
             partition.stored.append(stored)
             partition.end = end
+            self._tell((topic, number))
             if self._files is not None:
                 self._files.live[segment] += 1
                 at += stored.length
@@ -301,14 +303,21 @@ class EmbeddedLog:
             self._offsets[group] = {(topic, number): position for topic, number, position in positions}
         for topic, number, start in header.get("starts", ()):
             self._forget(self._topics[topic][number], start)
+            self._tell((topic, number))
         for topic, number, end in header.get("ends", ()):
             partition = self._topics[topic][number]
             partition.end = max(partition.end, end)
 
+    def _tell(self, tp: TopicPartition) -> None:
+        for reader in self._readers.get(tp, ()):
+            reader._unread.add(tp)
+            reader._news.notify_all()
+
     def _drop(self, topic: str) -> None:
         """A topic is deleted, with the positions of all groups in it."""
-        for partition in self._topics.pop(topic, ()):
+        for number, partition in enumerate(self._topics.pop(topic, ())):
             self._forget(partition, partition.end)
+            self._tell((topic, number))
         self._configs.pop(topic, None)
         self._lives.pop(topic, None)
         for group, positions in self._offsets.items():
@@ -379,26 +388,49 @@ class _Partition:
 
 
 class EmbeddedReader:
+    """Told of what is new in its partitions, so that a worker with many of them need not look at each, and who waits is woken by
+    its own records alone."""
+
     def __init__(self, owner: EmbeddedLog) -> None:
         self._log = owner
         self._positions: dict[TopicPartition, int] = {}
         self._decoded: dict[TopicPartition, tuple[int, int, RawBatch]] = {}  # [first, end) of the batch last touched
+        self._unread: set[TopicPartition] = set()
+        """Those of which something is to be read, or was said that no read has seen. Changed under the log's lock."""
+        self._news = threading.Condition(owner._lock)
 
     def add(self, topic: str, partition: int, position: int) -> None:
-        self._positions[topic, partition] = position
+        tp = (topic, partition)
+        with self._log._lock:
+            self._positions[tp] = position
+            self._unread.add(tp)
+            self._log._readers[tp].add(self)
 
     def remove(self, topic: str, partition: int) -> None:
-        self._positions.pop((topic, partition), None)
-        self._decoded.pop((topic, partition), None)
+        tp = (topic, partition)
+        with self._log._lock:
+            self._positions.pop(tp, None)
+            self._decoded.pop(tp, None)
+            self._unread.discard(tp)
+            self._leave(tp)
+
+    def _leave(self, tp: TopicPartition) -> None:
+        readers = self._log._readers.get(tp, set())
+        readers.discard(self)
+        if not readers:
+            self._log._readers.pop(tp, None)
 
     def read(self, topic: str, partition: int, max_rows: int) -> RawBatch | None:
         tp = (topic, partition)
         position = self._positions[tp]
         first, end, batch = self._decoded.get(tp, (0, 0, None))
         if batch is None or not first <= position < end:
-            with self._log._changed:
+            if tp not in self._unread:
+                return None
+            with self._log._lock:
                 source = self._log._partition(tp)
                 if position == source.end:
+                    self._unread.discard(tp)
                     return None
                 if position > source.end:
                     raise OffsetGoneError(
@@ -418,22 +450,32 @@ class EmbeddedReader:
         self._positions[tp] = stop
         if stop == end:
             self._decoded.pop(tp)
+            with self._log._lock:
+                if stop == self._log._partition(tp).end:
+                    self._unread.discard(tp)
         return batch if (position, stop) == (first, end) else batch.slice(position - first, stop - first)
 
     def at_end(self, topic: str, partition: int) -> bool:
-        with self._log._changed:
-            return self._positions[topic, partition] >= self._log._partition((topic, partition)).end
+        return self._positions[topic, partition] >= self._log._partition((topic, partition)).end
+
+    def unread(self) -> set[TopicPartition]:
+        with self._log._lock:
+            return set(self._unread)
 
     def wait(self, timeout_s: float) -> None:
-        with self._log._changed:
-            self._log._changed.wait_for(self._readable, timeout_s)
+        with self._log._lock:
+            self._news.wait_for(self._readable, timeout_s)
 
     def _readable(self) -> bool:
-        return any(position < self._log._partition(tp).end for tp, position in self._positions.items())
+        return any(self._positions[tp] < self._log._partition(tp).end for tp in self._unread)
 
     def close(self) -> None:
-        self._positions.clear()
-        self._decoded.clear()
+        with self._log._lock:
+            for tp in self._positions:
+                self._leave(tp)
+            self._positions.clear()
+            self._decoded.clear()
+            self._unread.clear()
 
 
 def no_step(name: str) -> None:
@@ -526,15 +568,14 @@ class EmbeddedLeases:
         self._lost: tuple[int, ...] = ()
 
     def start(self) -> None:
-        with self._log._changed:
+        with self._log._lock:
             if self._key not in self._log._groups:
                 self._log._partition((self._key[1], 0))
                 self._log._groups[self._key] = _Group(len(self._log._topics[self._key[1]]))
             self._member = self._group.join()
-            self._log._changed.notify_all()
 
     def poll(self) -> LeaseChange | None:
-        with self._log._changed:
+        with self._log._lock:
             if self._member is None:
                 return None
             if not self._member.alive:
@@ -544,13 +585,12 @@ class EmbeddedLeases:
             return self._member.changes.popleft() if self._member.changes else None
 
     def released(self, tasks: Sequence[int]) -> None:
-        with self._log._changed:
+        with self._log._lock:
             if self._member is not None:
                 given = self._member.leaving.intersection(tasks)
                 self._member.owned -= given
                 self._member.leaving -= given
                 self._group.balance()
-                self._log._changed.notify_all()
 
     def beat(self) -> None: ...
 
@@ -558,7 +598,7 @@ class EmbeddedLeases:
         return self._member is not None
 
     def members(self) -> Membership | None:
-        with self._log._changed:
+        with self._log._lock:
             if self._member is not None and not self._member.alive:
                 return None
             there = self._log._groups[self._key].members if self._key in self._log._groups else []
@@ -570,10 +610,9 @@ class EmbeddedLeases:
         return self._member
 
     def close(self) -> None:
-        with self._log._changed:
+        with self._log._lock:
             if self._member is not None and self._member.alive:
                 self._group.leave(self._member)
-                self._log._changed.notify_all()
             self._member = None
 
     @property

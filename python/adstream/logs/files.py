@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -156,6 +156,10 @@ class _FilesReader:
         if topic in self._files:
             return self._lines[topic, partition].at_end
         return self._inner.at_end(topic, partition)
+
+    def unread(self) -> Set[TopicPartition] | None:
+        inner = self._inner.unread()
+        return None if inner is None else {*inner, *self._lines}
 
     def wait(self, timeout_s: float) -> None:
         if all(lines.at_end for lines in self._lines.values()):

@@ -106,6 +106,9 @@ class _InRust(Reader):
     def at_end(self, topic: str, partition: int) -> bool:
         return self._reader.at_end(topic, partition)
 
+    def unread(self) -> None:
+        """Its queues fill beside it."""
+
     def wait(self, timeout_s: float) -> None:
         self._reader.wait(timeout_s)
 
@@ -192,6 +195,9 @@ class PortableReader(Reader):
     def at_end(self, topic: str, partition: int) -> bool:
         entry = self._partitions.get((topic, partition))
         return entry is not None and entry.at_end and not entry.records
+
+    def unread(self) -> None:
+        """A read may fetch."""
 
     def wait(self, timeout_s: float) -> None:
         if not self._news:

@@ -26,7 +26,7 @@ stands still, and the worker rolls it back when the commit has settled.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from adstream._core import RawBatch
@@ -123,6 +123,11 @@ class StreamTask:
         """Nothing is processed before."""
         self.rows = 0
         """Processed since the generation began."""
+        self.commit_asked = False
+        """A processor wants a commit."""
+        self.output_bytes = 0
+        """Waiting to be written when the generation closes."""
+        self._resting = False
         self.quiet = False
         """The generation closed last was empty: nothing is pending inside, not even output of time that has
         passed."""
@@ -227,14 +232,24 @@ class StreamTask:
 
     # Processing
 
-    def fill(self, reader: Reader, buffer_rows_max: int, read_rows_max: int) -> bool:
-        """Reads once from every input whose buffer is below the bound; returns whether anything moved.
+    def rests(self, unread: Set[TopicPartition] | None) -> bool:
+        """Whether a turn would be in vain: the last one was, and since then nothing has come and no generation was closed.
+
+        Args:
+            unread: `Reader.unread`.
+        """
+        return self._resting and unread is not None and unread.isdisjoint(self._reading)
+
+    def fill(
+        self, reader: Reader, buffer_rows_max: int, read_rows_max: int, unread: Set[TopicPartition] | None = None
+    ) -> bool:
+        """Reads once from every input of `unread` whose buffer is below the bound; returns whether anything moved.
 
         Not more at a time than a turn takes: what was read is then decoded while it lies in the cache, in memory that
         the last turn used. (Reading ahead is the reader's work: there it is compressed.)"""
         assert self.core is not None
         moved = False
-        for tp in sorted(self._reading):
+        for tp in sorted(self._reading if unread is None else self._reading & unread):
             room = buffer_rows_max - self.core.buffered(*tp)
             if room > 0:
                 batch = reader.read(*tp, min(room, read_rows_max))
@@ -243,6 +258,7 @@ class StreamTask:
                     self._feed(reader, tp, batch)
                 if tp in self._reading:
                     self.core.caught_up(*tp, reader.at_end(*tp))
+        self._resting = not moved
         return moved
 
     def _feed(self, reader: Reader, tp: TopicPartition, batch: RawBatch) -> None:
@@ -257,7 +273,11 @@ class StreamTask:
     def process(self, max_rows: int) -> int:
         assert self.core is not None
         rows = self.core.process(max_rows)
-        self.rows += rows
+        if rows:
+            self._resting = False
+            self.rows += rows
+            self.commit_asked = self.core.commit_asked
+            self.output_bytes = int(getattr(self.core, "output_bytes", 0))
         return rows
 
     def _records_read(self) -> int:
@@ -277,16 +297,6 @@ class StreamTask:
     def buffered(self) -> int:
         return 0 if self.core is None else sum(self.core.buffered(*tp) for tp in self.spec.inputs)
 
-    @property
-    def commit_asked(self) -> bool:
-        """A processor wants a commit."""
-        return self.core is not None and self.core.commit_asked
-
-    @property
-    def output_bytes(self) -> int:
-        """Waiting to be written when the generation closes."""
-        return int(getattr(self.core, "output_bytes", 0))
-
     # Commit
 
     def close(self, now_ms: int, *, tick: bool = True) -> Generation:
@@ -296,8 +306,12 @@ class StreamTask:
             self.core.tick(now_ms)
         generation = self.core.close_generation()
         self.quiet = generation.empty
-        self.rows = 0
+        self._begin_generation()
         return generation
+
+    def _begin_generation(self) -> None:
+        self.rows = self.output_bytes = 0
+        self.commit_asked = self._resting = False
 
     def committed(
         self, positions: Mapping[TopicPartition, int], rows: int, now_ms: int, end: int | None = None
@@ -321,7 +335,7 @@ class StreamTask:
             self.breaker.begin(self.core.stats())
         self._read = self._records_read()
         self.failure = None
-        self.rows = 0
+        self._begin_generation()
         self.quiet = False
         self._stop_all(reader)
         self._read_from(reader, positions)
@@ -337,7 +351,7 @@ class StreamTask:
             self.disk.close()
         self._stop_all(reader)
         self.core = self.restore = self.snapshot = self.disk = self.failure = None
-        self.rows = 0
+        self._begin_generation()
         self.quiet = False
         self.state = State.RESTORING
 

@@ -880,16 +880,19 @@ class Worker:
     def _process(self) -> bool:
         assert self._reader is not None
         did = False
+        unread = self._reader.unread()
         for _ in range(len(self._turns)):
-            if self._full and self._underway is not None:
+            if self._underway is not None and self._full:
                 break
             task = self.tasks[self._turns[0]]
             self._turns.rotate(-1)
-            if task.state is not State.RUNNING or task.failure is not None or self._clock() < task.resume_ms:
+            if task.state is not State.RUNNING or task.failure is not None or task.rests(unread):
+                continue
+            if self._clock() < task.resume_ms:
                 continue
             try:
                 settings = self._settings
-                did |= task.fill(self._reader, settings.buffer_rows_max, settings.batch_rows_max)
+                did |= task.fill(self._reader, settings.buffer_rows_max, settings.batch_rows_max, unread)
                 did |= task.process(settings.batch_rows_max) > 0
             except OffsetGoneError as error:
                 # Read from where it is committed now: another owner may have gone on. If not, `begin` says what is wrong.

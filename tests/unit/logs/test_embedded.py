@@ -175,6 +175,41 @@ def test_a_waiting_reader_wakes_on_a_commit() -> None:
     thread.join()
 
 
+def test_a_reader_knows_where_something_is_to_be_read() -> None:
+    log = EmbeddedLog()
+    log.create_topics([TopicSpec("t", 3)])
+    reader, writer = log.reader(), log.writer("w")
+    for partition in (0, 1):
+        reader.add("t", partition, 0)
+    assert reader.unread() == {("t", 0), ("t", 1)}, "nobody has looked yet"
+    assert [reader.read("t", partition, 10) for partition in (0, 1)] == [None, None]
+    assert reader.unread() == set()
+    writer.commit([("t", 1, batch(b"a", b"b", b"c")), ("t", 2, batch(b"x"))], {}, "g", None)
+    assert reader.unread() == {("t", 1)}
+    for left in (True, False):
+        assert reader.read("t", 1, 2) is not None
+        assert (reader.unread() == {("t", 1)}, reader.at_end("t", 1)) == (left, not left)
+    log.delete_records({("t", 1): 2})
+    assert reader.read("t", 1, 10) is None, "it is behind what is gone"
+    writer.commit([("t", 1, batch(b"d"))], {}, "g", None)
+    log.delete_records({("t", 1): 4})
+    for _ in range(2):
+        with pytest.raises(OffsetGoneError):
+            reader.read("t", 1, 10)
+        assert reader.unread() == {("t", 1)}
+    reader.remove("t", 1)
+    assert reader.unread() == set()
+    log.delete_topics(["t"])
+    assert reader.unread() == {("t", 0)}, "it is told that the topic is gone, and hears of its successor"
+    log.create_topics([TopicSpec("t", 1)])
+    assert reader.read("t", 0, 10) is None
+    writer.commit([("t", 0, batch(b"new"))], {}, "g", None)
+    assert reader.unread() == {("t", 0)}
+    reader.close()
+    writer.commit([("t", 0, batch(b"unheard"))], {}, "g", None)
+    assert reader.unread() == set()
+
+
 def test_leases_are_handed_over_only_when_released() -> None:
     """In librdkafka's order: the highest is given first, the lowest taken first."""
     log = EmbeddedLog()
