@@ -74,9 +74,13 @@ class Ledger:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+        self.link.close()
+
+    def close(self) -> None:
+        """Ends the sessions of what decides; the next batch begins others."""
         self._post.close()
         self._refund.close()
-        self.link.close()
 
     def post(self, *rows: Row) -> list[dict[str, Any]]:
         """One batch."""
