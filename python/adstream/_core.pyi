@@ -348,6 +348,10 @@ class Task:
     def begin(self, now_ms: int) -> None:
         """Once before the first `process`, after a restore and after a rollback: processors begin, at this time."""
     @property
+    def ticks(self) -> bool:
+        """Whether time that passes is anything to it: `tick` may make something come out."""
+
+    @property
     def commit_asked(self) -> bool:
         """Whether a processor asked for a commit since the last one."""
     def query_get(self, store: str, key: Any, window: tuple[int, int] | None) -> tuple[Any, int] | None:

@@ -84,6 +84,8 @@ class Core(Protocol):
     @property
     def commit_asked(self) -> bool: ...
     @property
+    def ticks(self) -> bool: ...
+    @property
     def generation(self) -> int: ...
     @property
     def needed_from(self) -> int | None: ...
@@ -127,7 +129,8 @@ class StreamTask:
         """A processor wants a commit."""
         self.output_bytes = 0
         """Waiting to be written when the generation closes."""
-        self._resting = False
+        self._resting = self._stirred = False
+        self._ticks = True
         self.quiet = False
         """The generation closed last was empty: nothing is pending inside, not even output of time that has
         passed."""
@@ -222,6 +225,7 @@ class StreamTask:
         for (topic, partition), position in positions.items():
             self.core.feed(topic, partition, RawBatch([], position))  # where it stands; no records
         self.core.begin(now_ms)
+        self._ticks = self.core.ticks
         self._read_from(reader, positions)
         self._read = self._records_read()
         self.breaker = None if dead_letters_max is None else Breaker(dead_letters_max)
@@ -259,6 +263,7 @@ class StreamTask:
                 if tp in self._reading:
                     self.core.caught_up(*tp, reader.at_end(*tp))
         self._resting = not moved
+        self._stirred |= moved
         return moved
 
     def _feed(self, reader: Reader, tp: TopicPartition, batch: RawBatch) -> None:
@@ -274,7 +279,7 @@ class StreamTask:
         assert self.core is not None
         rows = self.core.process(max_rows)
         if rows:
-            self._resting = False
+            self._resting, self._stirred = False, True
             self.rows += rows
             self.commit_asked = self.core.commit_asked
             self.output_bytes = int(getattr(self.core, "output_bytes", 0))
@@ -299,6 +304,11 @@ class StreamTask:
 
     # Commit
 
+    @property
+    def unchanged(self) -> bool:
+        """A generation closed now would be empty: the last one was, and nothing has come or happens by time alone."""
+        return self.quiet and not self._stirred and not self._ticks
+
     def close(self, now_ms: int, *, tick: bool = True) -> Generation:
         """`now_ms` is logged: what the passing of time causes is stored with the generation. Without `tick` none passes."""
         assert self.core is not None
@@ -311,7 +321,7 @@ class StreamTask:
 
     def _begin_generation(self) -> None:
         self.rows = self.output_bytes = 0
-        self.commit_asked = self._resting = False
+        self.commit_asked = self._resting = self._stirred = False
 
     def committed(
         self, positions: Mapping[TopicPartition, int], rows: int, now_ms: int, end: int | None = None

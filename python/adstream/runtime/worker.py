@@ -943,12 +943,14 @@ class Worker:
         for task in self._to_close():
             rows, core, draining = task.rows, task.core, task.state is State.DRAINING
             assert core is not None
+            forget_due = now - task.settled_ms >= self._settings.recommit_every_ms
+            if task.unchanged and not forget_due and not draining:
+                continue
             try:
                 generation = task.close(now, tick=not self.paused)
                 if task.breaker is not None:
                     task.breaker.check(task.spec.name, core.stats())
                 positions = generation.positions
-                forget_due = now - task.settled_ms >= self._settings.recommit_every_ms
                 if generation.empty and positions == task.settled and not forget_due:
                     core.committed()
                     if draining:

@@ -342,6 +342,11 @@ impl Task {
         Ok(())
     }
 
+    /// Whether time that passes is anything to it. If not, a generation in which nothing came has nothing to say.
+    pub fn ticks(&self) -> bool {
+        self.ticks
+    }
+
     /// What happens once when a task begins, after a restore or a rollback as well; `now` is the clock's time.
     pub fn begin(&mut self, now: i64) -> Result<(), Fatal> {
         self.finish_restore()?;

@@ -288,6 +288,12 @@ impl PyTask {
         found.into_iter().map(|(key, c)| Ok((to_py(py, &key)?.unbind(), plain(c)))).collect()
     }
 
+    /// Whether time that passes is anything to it: `tick` may make something come out.
+    #[getter]
+    fn ticks(&self) -> bool {
+        self.lock().ticks()
+    }
+
     fn process(&self, py: Python<'_>, max_rows: usize) -> PyResult<usize> {
         py.detach(|| self.lock().process(max_rows)).map_err(fatal_error)
     }

@@ -1,4 +1,4 @@
-"""What a batch costs the ledger does not grow with what is booked, although a session's plans are made while the tables are empty."""
+"""What a batch costs the ledger does not grow with what is booked, although plans are made while the tables are empty."""
 
 import time
 

@@ -133,6 +133,10 @@ class EchoTask:
     def commit_asked(self) -> bool:
         return False
 
+    @property
+    def ticks(self) -> bool:
+        return False
+
     def tick(self, now_ms: int) -> None: ...
 
     def process(self, max_rows: int) -> int:

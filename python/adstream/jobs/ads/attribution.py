@@ -36,6 +36,10 @@ WINDOW_HOURS = 24
 STORES = ("clicks", "invalid", "conversions", "orders", "waiting", "clocks")
 TIERS = ("device", "session", "user")
 IDS = ("device_id", "session_id", "user_id", "order_id", "product_id")
+KEPT = ("event_id", "at", "ad_id", "campaign_id", "advertiser_id")
+"""What is remembered of a click."""
+NEVER = 1 << 62
+"""Later than all times, in ms."""
 
 
 class Credit(ads.Record):
@@ -71,23 +75,34 @@ class Match(ads.Processor[dict[str, Any]]):
             ctx.get_state_store, STORES
         )
         self.ctx = ctx
+        # What can be said without a look at the stores, which most records then need not have. Nothing is known yet: 0, None.
+        self.oldest = 0
+        """No entry is of an earlier time."""
+        self.first_due = 0
+        """No conversion that waits is of an earlier time."""
+        self.ordered: set[str] | None = None
+        """All places where orders lie, and maybe others."""
         ctx.schedule("1h", "stream_time", self.forget)
 
     def process(self, record: ads.ProcessorRecord, ctx: ads.Context) -> None:
         now, event = ctx.current_stream_time_ms, record.value
         self._finish(now)
-        clock = max(event["at"], (self.clocks.get(event["lane"]) or {"at": 0})["at"])
-        late = event["at"] + self.grace_ms <= clock
-        self.clocks.put(event["lane"], {"at": clock})
+        before = (self.clocks.get(event["lane"]) or {"at": 0})["at"]
+        clock = max(event["at"], before)
+        if clock > before:
+            self.clocks.put(event["lane"], {"at": clock})
         if event["kind"] == "invalid":
+            self.oldest = min(self.oldest, event["at"])
             self.invalid.put(event["event_id"], {"at": max(now, event["at"])})
-            self._judge_orders_of(event)
-        elif late:
+            self._judge_orders_of(event, list(_places(event)))
+        elif event["at"] + self.grace_ms <= clock:
             ctx.forward(record, self.late_clicks if event["kind"] == "click" else self.late_conversions)
         elif event["kind"] == "click":
-            for _, prefix in _places(event):
-                self.clicks.put(f"{prefix}{event['at']:015}\n{event['event_id']}", event)
-            self._judge_orders_of(event)
+            self.oldest = min(self.oldest, event["at"])
+            places, kept = list(_places(event)), {name: event[name] for name in KEPT}
+            for _, prefix in places:
+                self.clicks.put(f"{prefix}{event['at']:015}\n{event['event_id']}", kept)
+            self._judge_orders_of(event, places)
         else:
             self._convert(event)
 
@@ -101,17 +116,24 @@ class Match(ads.Processor[dict[str, Any]]):
                 self.orders.delete(f"{prefix}{known['at']:015}\n{key}")
             self.waiting.delete(f"{known['at']:015}\n{key}")
         told = None if known is None else known["told"]
+        self.oldest, self.first_due = min(self.oldest, event["at"]), min(self.first_due, event["at"])
         self.conversions.put(key, event | {"final": False, "told": told})
         for _, prefix in _places(event):
             self.orders.put(f"{prefix}{event['at']:015}\n{key}", key)
+            if self.ordered is not None:
+                self.ordered.add(prefix)
         self.waiting.put(f"{event['at']:015}\n{key}", key)
         self._judge(key)
 
-    def _judge_orders_of(self, click: dict[str, Any]) -> None:
-        """Orders that the click may be, or have been, credited with."""
+    def _judge_orders_of(self, click: dict[str, Any], places: list[tuple[str, str]]) -> None:
+        """Orders that the click, which lies there, may be, or have been, credited with."""
+        if self.ordered is None:
+            self.ordered = {place[: place.index("\n") + 1] for place, _ in self.orders.all()}
         until = click["at"] + WINDOW_HOURS * HOUR_MS
         found: dict[str, None] = {}
-        for _, prefix in _places(click):
+        for _, prefix in places:
+            if prefix not in self.ordered:
+                continue
             for _, key in self.orders.range(f"{prefix}{click['at']:015}", f"{prefix}{until + 1:015}"):
                 found[key] = None
         for key in found:
@@ -137,22 +159,37 @@ class Match(ads.Processor[dict[str, Any]]):
         return None, None
 
     def _finish(self, now: int) -> None:
+        if now - self.grace_ms < self.first_due:
+            return
         due = list(self.waiting.range(None, f"{max(0, now - self.grace_ms + 1):015}"))
         for place, key in due:
             self.waiting.delete(place)
             self.conversions.put(key, self.conversions.get(key) | {"final": True})
             self._judge(key)
+        with self.waiting.all() as left:
+            place = next((place for place, _ in left), None)
+        self.first_due = NEVER if place is None else int(place.split("\n")[0])
 
     def forget(self, now: int) -> None:
         """What nothing can be asked of any more."""
         self._finish(now)
+        if self.oldest + self.memory_ms >= now:
+            return
+        oldest, ordered = now, set[str]()
         for store in (self.clicks, self.invalid, self.conversions):
             for key, value in list(store.all()):
                 if value["at"] + self.memory_ms < now:
                     store.delete(key)
+                else:
+                    oldest = min(oldest, value["at"])
         for key, _ in list(self.orders.all()):
-            if int(key.split("\n")[1]) + self.memory_ms < now:
+            prefix, at, _ = key.split("\n")
+            if int(at) + self.memory_ms < now:
                 self.orders.delete(key)
+            else:
+                oldest = min(oldest, int(at))
+                ordered.add(prefix + "\n")
+        self.oldest, self.ordered = oldest, ordered
 
 
 def _places(event: dict[str, Any]) -> Iterator[tuple[str, str]]:
