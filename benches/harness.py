@@ -91,12 +91,16 @@ def spare() -> None:
 
 
 @contextlib.contextmanager
-def child(module: str, given: dict[str, Any], which: int = MEASURED) -> Iterator[subprocess.Popen[str]]:
+def child(module: str, given: dict[str, Any], which: int = MEASURED, **env: str) -> Iterator[subprocess.Popen[str]]:
     """`python -m module '<json>'`, pinned; it prints one JSON object, for `answer`."""
     process = subprocess.Popen(
         [sys.executable, "-m", module, json.dumps(given)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            **env,
+        },
         stdout=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: os.sched_setaffinity(0, core(which)),
@@ -116,8 +120,8 @@ def answer(process: subprocess.Popen[str], timeout_s: float = 600) -> dict[str, 
     return found
 
 
-def run_child(module: str, given: dict[str, Any], which: int = MEASURED) -> dict[str, Any]:
-    with child(module, given, which) as process:
+def run_child(module: str, given: dict[str, Any], which: int = MEASURED, **env: str) -> dict[str, Any]:
+    with child(module, given, which, **env) as process:
         return answer(process)
 
 

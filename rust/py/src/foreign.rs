@@ -232,6 +232,13 @@ impl Foreign for Callables {
         })
     }
 
+    fn ask(&self, function: usize, args: &[&Datum]) -> Result<Datum, Fault> {
+        match &self.native[function] {
+            Some(native) => native.ask(args),
+            None => self.apply(function, &args.iter().copied().cloned().collect::<Vec<_>>()),
+        }
+    }
+
     fn pure(&self, function: usize) -> bool {
         self.native[function].is_some()
     }

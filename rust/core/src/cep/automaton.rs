@@ -61,6 +61,8 @@ pub struct Automaton {
     pub start: usize,
     /// From the first event to the last, ms; 0: none.
     pub window_ms: i64,
+    /// Whether some state has a window of its own.
+    pub windows_between: bool,
     pub stages: Vec<String>,
     pub skip: Skip,
     /// Not Flink's: how many runs a key may have.
@@ -139,6 +141,7 @@ impl Automaton {
             return Err(malformed(text, "write `.within(…)`, or end the loop by `consecutive()` or `until(…)`"));
         }
         let mut made = Automaton {
+            windows_between: c.states.iter().any(|state| state.window_ms > 0),
             states: c.states,
             start,
             window_ms,

@@ -164,6 +164,10 @@ impl<T> Places<T> {
         Some(gone)
     }
 
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.all.iter_mut().flatten()
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (Place, &T)> {
         let places = (1..).filter_map(NonZeroU32::new).map(Place);
         places.zip(&self.all).filter_map(|(place, item)| Some((place, item.as_ref()?)))

@@ -146,6 +146,25 @@ impl<E: Clone> Keyed<E> {
         self.leave(watched);
     }
 
+    /// As if an event had waited here, alone, and time had come to the watermark: nothing else of the key may be due before that.
+    pub fn fire_one(
+        &mut self,
+        watched: &Watched,
+        (event, ts): (&Read<E>, i64),
+        watermark: i64,
+        conditions: &mut dyn Conditions<E>,
+        said: &mut Vec<(usize, Said<E>)>,
+    ) {
+        for watch in &mut self.each {
+            watch.due.pass(watermark);
+            watch.looked = true;
+        }
+        self.advance(watched, ts, said);
+        self.read(watched, event, ts, conditions, said);
+        self.advance(watched, watermark, said);
+        self.leave(watched);
+    }
+
     /// Reads an event as it comes: it is `now`.
     pub fn read_now(
         &mut self,
@@ -203,10 +222,12 @@ impl<E: Clone> Watch<E> {
         let gone = ts >= life.gone;
         // What was over before that is told, whenever somebody looks.
         let ts = if gone { life.gone.saturating_sub(1) } else { ts };
-        let told = runs.advance(automaton, ts, watched.timed_out[p]);
-        said.extend(told.matches.into_iter().map(|m| (p, Said::Match(m, ts))));
-        said.extend(told.timed_out.into_iter().map(|(m, at)| (p, Said::TimedOut(m, at))));
-        said.extend(told.missed.into_iter().map(|(event, at, fault)| (p, Said::Failed(event, at, fault))));
+        if !runs.quiet(automaton, ts) {
+            let told = runs.advance(automaton, ts, watched.timed_out[p]);
+            said.extend(told.matches.into_iter().map(|m| (p, Said::Match(m, ts))));
+            said.extend(told.timed_out.into_iter().map(|(m, at)| (p, Said::TimedOut(m, at))));
+            said.extend(told.missed.into_iter().map(|(event, at, fault)| (p, Said::Failed(event, at, fault))));
+        }
         if gone {
             self.runs = None;
         }
@@ -241,8 +262,10 @@ impl<E: Clone> Watch<E> {
                 if automaton.window_ms > 0 && self.began {
                     self.due.insert(ts.saturating_add(automaton.window_ms).saturating_add(watched.lag));
                 }
-                said.extend(told.matches.into_iter().map(|m| (p, Said::Match(m, ts))));
-                said.extend(told.missed.into_iter().map(|(event, at, fault)| (p, Said::Failed(event, at, fault))));
+                if !told.matches.is_empty() || !told.missed.is_empty() {
+                    said.extend(told.matches.into_iter().map(|m| (p, Said::Match(m, ts))));
+                    said.extend(told.missed.into_iter().map(|(event, at, fault)| (p, Said::Failed(event, at, fault))));
+                }
                 said.extend((told.dropped > 0).then_some((p, Said::Dropped(told.dropped))));
                 let (many, runs_now) = (automaton.many_runs(), runs.partial.len() - 1);
                 said.extend((runs_before < many && runs_now >= many).then_some((p, Said::Many(runs_now))));
@@ -259,7 +282,7 @@ impl<E: Clone> Watch<E> {
         }
         if runs.idle() {
             self.runs = None;
-            if automaton.states.iter().all(|state| state.window_ms == 0) {
+            if !automaton.windows_between {
                 self.due = Times::default(); // of runs that are gone; where windows are between events, they set looks at later ones
             }
         }

@@ -61,6 +61,8 @@ pub struct Runs<E> {
     /// Matches that may become longer, and how many there have been.
     pub bests: BTreeMap<NonZeroU64, Best>,
     pub bests_made: u64,
+    /// No run's window is over before that, ms; `i64::MIN`: that is not known.
+    pub quiet_until: i64,
 }
 
 /// A match or what of it there is: its stages in order of their first event, with their events.
@@ -120,6 +122,11 @@ pub trait Conditions<E> {
     /// Another event is being read; what is known of it.
     fn read(&mut self, _event: &E, _known: Known) {}
 
+    /// What is known of it by now.
+    fn known(&self) -> Known {
+        Known::default()
+    }
+
     /// By the runs of this pattern.
     fn turn(&mut self, _pattern: usize, _event: &E, _ts: i64) {}
 
@@ -142,23 +149,46 @@ pub trait Conditions<E> {
     }
 }
 
-fn guarded<E>(guard: &Guard, conditions: &mut dyn Conditions<E>, history: &History<'_, E>) -> Result<bool, Fault> {
+/// `known`: what conditions have said of the event before this run was asked.
+fn guarded<E>(
+    guard: &Guard,
+    conditions: &mut dyn Conditions<E>,
+    history: &History<'_, E>,
+    known: Known,
+) -> Result<bool, Fault> {
     Ok(match guard {
         Guard::Always => true,
-        Guard::Is(condition) => conditions.holds(*condition, history)?,
+        Guard::Is(condition) => match known.get(*condition) {
+            Some(holds) => holds,
+            None => conditions.holds(*condition, history)?,
+        },
         Guard::Within(ms) => history.run.start.is_none() || history.ts.saturating_sub(history.run.previous_ms) < *ms,
-        Guard::Not(guard) => !guarded(guard, conditions, history)?,
-        Guard::And(both) => guarded(&both[0], conditions, history)? && guarded(&both[1], conditions, history)?,
-        Guard::Or(both) => guarded(&both[0], conditions, history)? || guarded(&both[1], conditions, history)?,
+        Guard::Not(guard) => !guarded(guard, conditions, history, known)?,
+        Guard::And(both) => {
+            guarded(&both[0], conditions, history, known)? && guarded(&both[1], conditions, history, known)?
+        }
+        Guard::Or(both) => {
+            guarded(&both[0], conditions, history, known)? || guarded(&both[1], conditions, history, known)?
+        }
     })
 }
 
 /// What one run does with an event, decided before anything is changed.
 struct Plan {
-    /// The state it leaves from, the edge there; for TAKE whether the match is complete with it.
-    edges: Vec<(usize, usize, Option<usize>)>,
+    /// Where its edges lie among those of all: from, to.
+    edges: (usize, usize),
     takes: i64,
     ignores: i64,
+}
+
+/// The state it leaves from, the edge there; for TAKE the end, if the match is complete with it.
+type Way = (usize, usize, Option<usize>);
+
+/// What all runs do with an event, and room to find it out in.
+#[derive(Default)]
+struct Ways {
+    all: Vec<Way>,
+    todo: Vec<usize>,
 }
 
 /// The event at hand while runs take it.
@@ -175,9 +205,9 @@ struct Step<'e, E> {
 impl Plan {
     /// Whether the run is afterwards what it was: it let the event pass where it waits. To hold what it holds and let go of it, as
     /// [`Runs::next`] would, comes to nothing.
-    fn stays(&self, automaton: &Automaton, run: &Run) -> bool {
+    fn stays(&self, automaton: &Automaton, run: &Run, ways: &Ways) -> bool {
         let waits = || {
-            let [(at, i, _)] = self.edges[..] else { return false };
+            let [(at, i, _)] = ways.all[self.edges.0..self.edges.1] else { return false };
             let edge = &automaton.states[at].edges[i];
             edge.action == Action::Ignore && edge.target == run.state as usize
         };
@@ -187,6 +217,10 @@ impl Plan {
                 Kind::Start => run.start.is_none() && run.state as usize == automaton.start,
                 _ => waits(),
             }
+    }
+
+    fn count(&self) -> usize {
+        self.edges.1 - self.edges.0
     }
 }
 
@@ -214,7 +248,14 @@ impl<E: Clone> Runs<E> {
     pub fn new(automaton: &Automaton) -> Self {
         let mut partial = Heap::with_capacity(1);
         partial.offer(start(automaton, Version::first()));
-        Runs { partial, complete: Heap::default(), buffer: Buffer::default(), bests: BTreeMap::new(), bests_made: 0 }
+        Runs {
+            partial,
+            complete: Heap::default(),
+            buffer: Buffer::default(),
+            bests: BTreeMap::new(),
+            bests_made: 0,
+            quiet_until: i64::MAX,
+        }
     }
 
     /// Whether nothing is under way: the state is worth nothing.
@@ -227,23 +268,37 @@ impl<E: Clone> Runs<E> {
         Match(path.into_iter().map(|(stage, events)| (stage, events.into_iter().map(event).collect())).collect())
     }
 
+    /// Time is `now`, and no run ends by it, nor is a match told; else nothing has changed.
+    pub fn quiet(&mut self, automaton: &Automaton, now: i64) -> bool {
+        if !self.complete.is_empty() {
+            return false;
+        }
+        if now >= self.quiet_until {
+            if self.partial.iter().any(|run| over(automaton, run, now) != (false, false)) {
+                return false;
+            }
+            if !automaton.windows_between {
+                let ends = self.partial.iter().filter(|run| run.start.is_some()).map(|run| match automaton.window_ms {
+                    window if window > 0 => run.start_ms().saturating_add(window),
+                    _ => i64::MAX,
+                });
+                self.quiet_until = ends.min().unwrap_or(i64::MAX);
+            }
+        }
+        self.buffer.advance(now);
+        true
+    }
+
     /// Time is `now`: runs whose window is over end. `told`: whether time-outs are to be said.
     pub fn advance(&mut self, automaton: &Automaton, now: i64, told: bool) -> Told<E> {
-        let over = |run: &Run| {
-            let state = &automaton.states[run.state as usize];
-            let over = |since: i64, window: i64| {
-                state.kind != Kind::Start && window > 0 && now.saturating_sub(since) >= window
-            };
-            (over(run.previous_ms, state.window_ms), over(run.start_ms(), automaton.window_ms))
-        };
-        if self.complete.is_empty() && self.partial.iter().all(|run| over(run) == (false, false)) {
-            self.buffer.advance(now);
+        if self.quiet(automaton, now) {
             return Told::default();
         }
+        self.quiet_until = i64::MIN;
         let (mut kept, mut potential, mut timed_out) = (Heap::default(), Heap::default(), vec![]);
         for mut run in std::mem::take(&mut self.partial).into_array() {
             let state = &automaton.states[run.state as usize];
-            let (by_previous, by_start) = over(&run);
+            let (by_previous, by_start) = over(automaton, &run, now);
             if !by_previous && !by_start {
                 kept.offer(run);
             } else if state.kind == Kind::Pending {
@@ -279,10 +334,13 @@ impl<E: Clone> Runs<E> {
         ts: i64,
         conditions: &mut dyn Conditions<E>,
     ) -> Result<Told<E>, Fault> {
-        let mut plans: Vec<(usize, Plan)> = vec![];
+        let (mut plans, mut ways): (Vec<(usize, Plan)>, _) = (vec![], Ways::default());
         for (place, run) in self.partial.iter().enumerate() {
-            let plan = self.decide(automaton, run, event, ts, conditions)?;
-            plans.extend((!plan.stays(automaton, run)).then_some((place, plan)));
+            let plan = self.decide(automaton, run, event, ts, conditions, &mut ways)?;
+            match plan.stays(automaton, run, &ways) {
+                true => ways.all.truncate(plan.edges.0),
+                false => plans.push((place, plan)),
+            }
         }
         let within = |runs: usize| automaton.cap.is_none_or(|cap| runs <= cap.runs);
         if plans.is_empty() && self.complete.is_empty() && within(self.partial.len() - 1) {
@@ -290,7 +348,7 @@ impl<E: Clone> Runs<E> {
         }
         let refusing = automaton.cap.filter(|cap| {
             // Each edge makes at most one run that stays.
-            let made: usize = plans.iter().map(|(_, plan)| plan.edges.len()).sum();
+            let made: usize = plans.iter().map(|(_, plan)| plan.count()).sum();
             cap.policy != CapPolicy::DropOldest && made + self.partial.len() - plans.len() > cap.runs
         });
         let before = match refusing {
@@ -298,7 +356,7 @@ impl<E: Clone> Runs<E> {
             None => self.before_throwing(&automaton.skip),
         };
         let (mut potential, mut began) = (Heap::default(), false);
-        let more: usize = plans.iter().map(|(_, plan)| plan.edges.len().saturating_sub(1)).sum();
+        let more: usize = plans.iter().map(|(_, plan)| plan.count().saturating_sub(1)).sum();
         let mut kept = Heap::with_capacity(self.partial.len() + more);
         let mut step = Step { event, ts, taken: None, nodes: vec![], made: vec![] };
         let mut retained = vec![];
@@ -310,7 +368,7 @@ impl<E: Clone> Runs<E> {
             };
             let mut stopped = false;
             let (best, mut longer) = (run.best.take(), false);
-            self.next(automaton, &run, plan, &mut step);
+            self.next(automaton, &run, &plan, &ways.all[plan.edges.0..plan.edges.1], &mut step);
             for next in step.made.drain(..) {
                 began |= automaton.states[run.state as usize].kind == Kind::Start && next.start_ms() > 0;
                 longer |= next.best.is_some();
@@ -360,6 +418,11 @@ impl<E: Clone> Runs<E> {
         };
         let dropped = self.drop_oldest(automaton, &mut kept);
         self.partial = kept;
+        if automaton.windows_between {
+            self.quiet_until = i64::MIN;
+        } else if automaton.window_ms > 0 {
+            self.quiet_until = self.quiet_until.min(ts.saturating_add(automaton.window_ms));
+        }
         if let Some(taken) = step.taken {
             self.buffer.release_event(taken);
         }
@@ -437,17 +500,21 @@ impl<E: Clone> Runs<E> {
         event: &E,
         ts: i64,
         conditions: &mut dyn Conditions<E>,
+        ways: &mut Ways,
     ) -> Result<Plan, Fault> {
         let history = History { buffer: &self.buffer, run, event, ts, path: OnceCell::new() };
-        let traces = conditions.traces();
-        let mut plan = Plan { edges: vec![], takes: 0, ignores: 0 };
+        let (traces, known) = (conditions.traces(), conditions.known());
+        let Ways { all, todo } = ways;
+        let from = all.len();
+        let mut plan = Plan { edges: (from, from), takes: 0, ignores: 0 };
         if run.start.is_none() && !conditions.may_begin() {
             return Ok(plan);
         }
-        let (mut next, mut todo) = (Some(run.state as usize), vec![]);
+        todo.clear();
+        let mut next = Some(run.state as usize);
         while let Some(at) = next {
             for (i, edge) in automaton.states[at].edges.iter().enumerate() {
-                let holds = guarded(&edge.guard, conditions, &history)?;
+                let holds = guarded(&edge.guard, conditions, &history, known)?;
                 if traces {
                     conditions.asked(run, at, i, holds);
                 }
@@ -458,33 +525,34 @@ impl<E: Clone> Runs<E> {
                     Action::Proceed => todo.push(edge.target),
                     Action::Take => {
                         plan.takes += 1;
-                        plan.edges.push((at, i, None));
+                        all.push((at, i, None));
                     }
                     Action::Ignore => {
                         plan.ignores += i64::from(edge.target != run.state as usize);
-                        plan.edges.push((at, i, None));
+                        all.push((at, i, None));
                     }
                 }
             }
             next = todo.pop();
         }
-        for (at, i, complete) in &mut plan.edges {
+        for (at, i, complete) in &mut all[from..] {
             let edge = &automaton.states[*at].edges[*i];
             if edge.action == Action::Take {
-                *complete = completes(automaton, edge.target, conditions, &history)?;
+                *complete = completes(automaton, edge.target, conditions, &history, todo)?;
             }
         }
+        plan.edges.1 = all.len();
         Ok(plan)
     }
 
-    fn next(&mut self, automaton: &Automaton, run: &Run, plan: Plan, step: &mut Step<'_, E>) {
+    fn next(&mut self, automaton: &Automaton, run: &Run, plan: &Plan, ways: &[Way], step: &mut Step<'_, E>) {
         let Step { event, ts, taken, nodes, made } = step;
         let ts = *ts;
         let is_start = automaton.states[run.state as usize].kind == Kind::Start;
         let spare = (plan.takes - 1).max(0);
         let (mut takes_left, mut ignores_left) = (spare, plan.ignores);
         let by = if plan.takes == 0 && plan.ignores == 0 { 0 } else { plan.ignores + plan.takes.max(1) };
-        for (at, i, complete) in plan.edges {
+        for &(at, i, complete) in ways {
             let edge = &automaton.states[at].edges[i];
             let target = edge.target as u16;
             if edge.action == Action::Ignore {
@@ -578,6 +646,13 @@ impl<E: Clone> Runs<E> {
     }
 }
 
+/// Whether a run's window is over, the one since its last event and the one since its first.
+fn over(automaton: &Automaton, run: &Run, now: i64) -> (bool, bool) {
+    let state = &automaton.states[run.state as usize];
+    let over = |since: i64, window: i64| state.kind != Kind::Start && window > 0 && now.saturating_sub(since) >= window;
+    (over(run.previous_ms, state.window_ms), over(run.start_ms(), automaton.window_ms))
+}
+
 fn start(automaton: &Automaton, version: Version) -> Run {
     Run { state: automaton.start as u16, node: None, version, start: None, previous_ms: -1, best: None }
 }
@@ -588,11 +663,14 @@ fn completes<E>(
     from: usize,
     conditions: &mut dyn Conditions<E>,
     history: &History<'_, E>,
+    todo: &mut Vec<usize>,
 ) -> Result<Option<usize>, Fault> {
-    let mut todo = vec![from];
+    let known = conditions.known();
+    todo.clear();
+    todo.push(from);
     while let Some(at) = todo.pop() {
         for edge in automaton.states[at].edges.iter().filter(|e| e.action == Action::Proceed) {
-            if guarded(&edge.guard, conditions, history)? {
+            if guarded(&edge.guard, conditions, history, known)? {
                 if automaton.states[edge.target].kind == Kind::Final {
                     return Ok(Some(edge.target));
                 }

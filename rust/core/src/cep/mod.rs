@@ -7,6 +7,7 @@
 
 pub mod automaton;
 pub mod buffer;
+pub mod event;
 pub mod heap;
 pub mod keyed;
 pub mod matcher;
@@ -18,5 +19,6 @@ pub mod waiting;
 mod tests;
 
 pub use automaton::{Automaton, Cap, CapPolicy};
+pub use event::Event;
 pub use matcher::{Best, Conditions, History, Known, Match, Run, Runs, Told};
 pub use pattern::{Contiguity, Guard, Pattern, Skip, Stage, Times};

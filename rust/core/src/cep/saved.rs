@@ -14,11 +14,12 @@
 //! NUMBERED (8) │ waiting │ due │ n × (number, due, runs), of those that have any
 //! ```
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::num::NonZeroU64;
 
 use super::automaton::{Automaton, State};
 use super::buffer::{Back, Buffer, EventId, Node, NodeId, Place, Taken, Version};
+use super::event::Event;
 use super::heap::Heap;
 use super::keyed::{Keyed, Watch};
 use super::matcher::{Best, Known, Run, Runs};
@@ -47,32 +48,35 @@ pub fn shape_of(automata: &[Automaton]) -> u64 {
     }
 }
 
+/// Most keys are smaller.
+const ROOM: usize = 512;
+
 /// Instead of a shape: what follows says itself whose it is.
 const NUMBERED: u64 = u64::MAX;
 
-/// Of patterns that have these numbers.
-pub fn write_numbered(keyed: &Keyed<Datum>, numbers: &[u32]) -> Result<Vec<u8>, String> {
-    let mut w = Writer::default();
+/// Of patterns that have these numbers. Taken events are kept as their bytes from then on, as with [`write`].
+pub fn write_numbered(keyed: &mut Keyed<Event>, numbers: &[u32]) -> Result<Vec<u8>, String> {
+    let mut w = Writer { bytes: Vec::with_capacity(ROOM) };
     w.u64(NUMBERED);
     write_waiting(&mut w, keyed)?;
     write_due(&mut w, &keyed.due);
-    for (watch, number) in keyed.each.iter().zip(numbers).filter(|(w, _)| w.runs.is_some() || !w.due.is_empty()) {
+    for (watch, number) in keyed.each.iter_mut().zip(numbers).filter(|(w, _)| w.runs.is_some() || !w.due.is_empty()) {
         w.varint(u64::from(*number));
         write_due(&mut w, &watch.due);
-        write_runs(&mut w, &watch.runs)?;
+        write_runs(&mut w, &mut watch.runs)?;
     }
     Ok(w.bytes)
 }
 
 /// What belongs to another number is left out.
-pub fn read_numbered(bytes: &[u8], numbers: &[u32]) -> Result<Keyed<Datum>, Unread> {
+pub fn read_numbered(bytes: &[u8], numbers: &[u32]) -> Result<Keyed<Event>, Unread> {
     let mut r = Reader::new(bytes);
     match r.u64() {
         Some(NUMBERED) => {}
         Some(_) => return Err(Unread::OtherShape),
         None => return Err(Unread::Broken),
     }
-    let mut read = || -> Option<Keyed<Datum>> {
+    let mut read = || -> Option<Keyed<Event>> {
         let (waiting, due) = (read_waiting(&mut r)?, read_due(&mut r)?);
         let mut keyed = Keyed { waiting, due, ..Keyed::of(numbers.len()) };
         while !r.rest.is_empty() {
@@ -90,7 +94,7 @@ pub fn read_numbered(bytes: &[u8], numbers: &[u32]) -> Result<Keyed<Datum>, Unre
 /// Instead of a number of times.
 const LANED: u64 = u64::MAX;
 
-fn write_waiting(w: &mut Writer, keyed: &Keyed<Datum>) -> Result<(), String> {
+fn write_waiting(w: &mut Writer, keyed: &Keyed<Event>) -> Result<(), String> {
     let all = keyed.waiting.in_order();
     let laned = all.iter().any(|((_, lane), _)| *lane > 0);
     if laned {
@@ -111,7 +115,7 @@ fn write_waiting(w: &mut Writer, keyed: &Keyed<Datum>) -> Result<(), String> {
     Ok(())
 }
 
-fn read_waiting(r: &mut Reader<'_>) -> Option<Waiting<Datum>> {
+fn read_waiting(r: &mut Reader<'_>) -> Option<Waiting<Event>> {
     let mut waiting = Waiting::default();
     let (laned, count) = match r.varint()? {
         LANED => (true, r.varint()?),
@@ -121,31 +125,31 @@ fn read_waiting(r: &mut Reader<'_>) -> Option<Waiting<Datum>> {
         let ts = r.zigzag()?;
         let lane = if laned { r.varint()? as u32 } else { 0 };
         for _ in 0..r.varint()? {
-            waiting.add((ts, lane), Datum::decode(r)?, Known::default());
+            waiting.add((ts, lane), Event::Live(Datum::decode(r)?), Known::default());
         }
     }
     Some(waiting)
 }
 
-/// Errors are of events that cannot become bytes.
-pub fn write(keyed: &Keyed<Datum>, shape: u64) -> Result<Vec<u8>, String> {
-    let mut w = Writer::default();
+/// Errors are of events that cannot become bytes. Those that are taken are kept as theirs from then on.
+pub fn write(keyed: &mut Keyed<Event>, shape: u64) -> Result<Vec<u8>, String> {
+    let mut w = Writer { bytes: Vec::with_capacity(ROOM) };
     w.u64(shape);
     write_waiting(&mut w, keyed)?;
-    match &keyed.each[..] {
+    match &mut keyed.each[..] {
         [only] => {
             let mut due = keyed.due.clone();
             due.extend(only.due.iter());
             write_due(&mut w, &due);
-            write_runs(&mut w, &only.runs)?;
+            write_runs(&mut w, &mut only.runs)?;
         }
         [first, others @ ..] => {
             write_due(&mut w, &keyed.due);
-            write_runs(&mut w, &first.runs)?;
+            write_runs(&mut w, &mut first.runs)?;
             write_due(&mut w, &first.due);
             for watch in others {
                 write_due(&mut w, &watch.due);
-                write_runs(&mut w, &watch.runs)?;
+                write_runs(&mut w, &mut watch.runs)?;
             }
         }
         [] => {}
@@ -158,11 +162,12 @@ fn write_due(w: &mut Writer, due: &Times) {
     due.iter().for_each(|ts| w.zigzag(ts));
 }
 
-fn write_runs(w: &mut Writer, runs: &Option<Box<Runs<Datum>>>) -> Result<(), String> {
+fn write_runs(w: &mut Writer, runs: &mut Option<Box<Runs<Event>>>) -> Result<(), String> {
     let Some(runs) = runs else {
         w.u8(0);
         return Ok(());
     };
+    runs.buffer.events.iter_mut().try_for_each(|taken| taken.event.keep())?;
     w.u8(if runs.bests_made > 0 { 2 } else { 1 });
     let buffer = &runs.buffer;
     let id = |place: Place| buffer.id(buffer.nodes.get(place).expect("it is held"));
@@ -184,7 +189,7 @@ fn write_runs(w: &mut Writer, runs: &Option<Box<Runs<Datum>>>) -> Result<(), Str
             w.varint(edge.locks.into());
         }
     }
-    let mut events: Vec<&Taken<Datum>> = buffer.events.iter().map(|(_, event)| event).collect();
+    let mut events: Vec<&Taken<Event>> = buffer.events.iter().map(|(_, event)| event).collect();
     events.sort_unstable_by_key(|event| event.id);
     w.varint(events.len() as u64);
     for event in events {
@@ -220,7 +225,7 @@ pub enum Unread {
     Broken,
 }
 
-pub fn read(bytes: &[u8], shape: u64) -> Result<Keyed<Datum>, Unread> {
+pub fn read(bytes: &[u8], shape: u64) -> Result<Keyed<Event>, Unread> {
     let mut r = Reader::new(bytes);
     match r.u64() {
         Some(found) if found == shape => read_rest(&mut r).ok_or(Unread::Broken),
@@ -229,7 +234,7 @@ pub fn read(bytes: &[u8], shape: u64) -> Result<Keyed<Datum>, Unread> {
     }
 }
 
-fn read_rest(r: &mut Reader<'_>) -> Option<Keyed<Datum>> {
+fn read_rest(r: &mut Reader<'_>) -> Option<Keyed<Event>> {
     let waiting = read_waiting(r)?;
     let (due, runs) = (read_due(r)?, read_runs(r)?);
     let mut keyed = Keyed { waiting, due, each: vec![Watch::of(Times::default(), runs)] };
@@ -252,7 +257,12 @@ fn read_due(r: &mut Reader<'_>) -> Option<Times> {
     (0..r.varint()?).map(|_| r.zigzag()).collect()
 }
 
-fn read_runs(r: &mut Reader<'_>) -> Option<Option<Runs<Datum>>> {
+/// The place of an id, of those in order.
+fn found<I: Ord + Copy>(all: &[(I, Place)], id: I) -> Option<Place> {
+    all.binary_search_by_key(&id, |(id, _)| *id).ok().map(|at| all[at].1)
+}
+
+fn read_runs(r: &mut Reader<'_>) -> Option<Option<Runs<Event>>> {
     let kind = r.u8()?;
     if kind == 0 {
         return Some(None);
@@ -271,27 +281,30 @@ fn read_runs(r: &mut Reader<'_>) -> Option<Option<Runs<Datum>>> {
         });
         nodes.push((id, locks, edges.collect::<Option<Vec<_>>>()?));
     }
-    let mut events = HashMap::new();
+    let mut events = vec![];
     for _ in 0..r.varint()? {
         let (id, locks) = (read_event(r)?, r.varint()? as u32);
-        events.insert(id, buffer.events.add(Taken { id, event: Datum::decode(r)?, locks }));
+        events.push((id, buffer.events.add(Taken { id, event: Event::read(r)?, locks })));
     }
-    // First the places, then the ways between them.
-    let mut places = HashMap::new();
+    events.sort_unstable_by_key(|(id, _)| *id); // as they were written
+                                                // First the places, then the ways between them.
+    let mut places = vec![];
     for (id, locks, _) in &nodes {
-        let node = Node { event: *events.get(&id.event)?, stage: id.stage, locks: *locks, edges: vec![] };
-        places.insert(*id, buffer.nodes.add(node));
+        let event = found(&events, id.event)?;
+        places.push((*id, buffer.nodes.add(Node { event, stage: id.stage, locks: *locks, edges: vec![] })));
     }
+    let in_order: Vec<Place> = places.iter().map(|(_, place)| *place).collect();
+    places.sort_unstable_by_key(|(id, _)| *id);
     let lies = |node: Option<NodeId>| match node {
-        Some(node) => Some(Some(*places.get(&node)?)),
+        Some(node) => Some(Some(found(&places, node)?)),
         None => Some(None),
     };
-    for (id, _, edges) in nodes {
+    for ((_, _, edges), place) in nodes.into_iter().zip(in_order) {
         let edges = edges.into_iter().map(|(target, label, locks)| {
             let target = lies(target)?;
             Some(Back { target, label, locks })
         });
-        buffer.nodes.get_mut(*places.get(&id)?)?.edges = edges.collect::<Option<Vec<_>>>()?;
+        buffer.nodes.get_mut(place)?.edges = edges.collect::<Option<Vec<_>>>()?;
     }
     let placed = |runs: Vec<(Run, Option<NodeId>)>| -> Option<Heap<Run>> {
         let runs = runs.into_iter().map(|(run, node)| Some(Run { node: lies(node)?, ..run }));
@@ -305,13 +318,13 @@ fn read_runs(r: &mut Reader<'_>) -> Option<Option<Runs<Datum>>> {
     if kind == 2 {
         bests_made = r.varint()?;
         for _ in 0..r.varint()? {
-            let (number, node, version) = (read_number(r)?, *places.get(&read_node(r)?)?, read_version(r)?);
+            let (number, node, version) = (read_number(r)?, found(&places, read_node(r)?)?, read_version(r)?);
             let start = Some(read_event(r)?);
             r.zigzag()?; // its time, once more
             bests.insert(number, Best { node, version, start, held: r.varint()? as u32 });
         }
     }
-    Some(Some(Runs { partial, complete, buffer, bests, bests_made }))
+    Some(Some(Runs { partial, complete, buffer, bests, bests_made, quiet_until: i64::MIN }))
 }
 
 /// How much a key has.
@@ -427,9 +440,9 @@ mod tests {
     /// Conditions are numbers that an event is.
     struct Numbers;
 
-    impl Conditions<Datum> for Numbers {
-        fn holds(&mut self, condition: u16, history: &History<'_, Datum>) -> Result<bool, Fault> {
-            Ok(*history.event == Datum::Int(condition.into()))
+    impl Conditions<Event> for Numbers {
+        fn holds(&mut self, condition: u16, history: &History<'_, Event>) -> Result<bool, Fault> {
+            Ok(*history.event.datum() == Datum::Int(condition.into()))
         }
     }
 
@@ -457,16 +470,16 @@ mod tests {
                 now += step;
                 let both = [&mut kept, &mut stored].map(|keyed| {
                     let mut said = vec![];
-                    keyed.arrive(Datum::Int(kind), now, 0, Known::default(), &watched);
+                    keyed.arrive(Event::Live(Datum::Int(kind)), now, 0, Known::default(), &watched);
                     keyed.fire(&watched, now - 1, &mut |_| (), &mut Numbers, &mut said);
                     format!("{said:?}")
                 });
                 prop_assert_eq!(&both[0], &both[1]);
-                let bytes = write(&stored, shape).unwrap();
-                prop_assert_eq!(&bytes, &write(&kept, shape).unwrap());
+                let bytes = write(&mut stored, shape).unwrap();
+                prop_assert_eq!(&bytes, &write(&mut kept, shape).unwrap());
                 if stores {
                     stored = read(&bytes, shape).unwrap();
-                    prop_assert_eq!(&bytes, &write(&stored, shape).unwrap());
+                    prop_assert_eq!(&bytes, &write(&mut stored, shape).unwrap());
                 }
                 for cut in 0..bytes.len() {
                     let _ = read(&bytes[..cut], shape); // never a panic

@@ -105,6 +105,10 @@ pub trait Foreign: Send + Sync {
     fn apply(&self, _function: usize, _args: &[crate::datum::Datum]) -> Result<crate::datum::Datum, Fault> {
         unreachable!("the plan has no functions of single values")
     }
+    /// The same with references; who copies nothing for it says so.
+    fn ask(&self, function: usize, args: &[&crate::datum::Datum]) -> Result<crate::datum::Datum, Fault> {
+        self.apply(function, &args.iter().copied().cloned().collect::<Vec<_>>())
+    }
     /// Whether it says the same of the same values whenever and however often it is asked: it is no function of the user.
     fn pure(&self, _function: usize) -> bool {
         false

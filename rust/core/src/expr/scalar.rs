@@ -14,7 +14,7 @@
 //!
 //! `struct` makes an object of its arguments, under the names that are its `value`; `tuple` puts them side by side.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::cmp::Ordering;
 use std::sync::Arc;
 
@@ -225,11 +225,11 @@ impl Scalar {
     }
 
     /// Its value, which is not copied if it is there already.
-    fn look<'a>(&'a self, args: &'a [Datum]) -> Result<Cow<'a, Datum>, Fault> {
+    fn look<'a, A: Borrow<Datum>>(&'a self, args: &'a [A]) -> Result<Cow<'a, Datum>, Fault> {
         static NULL: Datum = Datum::Null;
         Ok(Cow::Borrowed(match self {
-            Scalar::Arg(i) => args.get(*i).unwrap_or(&NULL),
-            Scalar::Field(i, name) => match args.get(*i) {
+            Scalar::Arg(i) => args.get(*i).map_or(&NULL, A::borrow),
+            Scalar::Field(i, name) => match args.get(*i).map(A::borrow) {
                 None | Some(Datum::Null) => &NULL,
                 Some(object @ Datum::Map(_)) => object.get(name).unwrap_or(&NULL),
                 Some(other) => return Err(("bad_type", format!("`{name}` of {other:?}, which is no object"))),
@@ -239,7 +239,8 @@ impl Scalar {
         }))
     }
 
-    pub fn eval(&self, args: &[Datum]) -> Found {
+    /// Of the arguments, or of references to them.
+    pub fn eval<A: Borrow<Datum>>(&self, args: &[A]) -> Found {
         Ok(match self {
             Scalar::Arg(_) | Scalar::Field(..) | Scalar::Literal(_) => self.look(args)?.into_owned(),
             Scalar::Struct(fields) => {
@@ -356,7 +357,7 @@ fn literal(expr: &Expr) -> Result<Datum, PlanError> {
 }
 
 /// `and` (`stop` false) and `or` (`stop` true), three-valued.
-fn both(pair: &[Scalar; 2], args: &[Datum], stop: bool) -> Found {
+fn both<A: Borrow<Datum>>(pair: &[Scalar; 2], args: &[A], stop: bool) -> Found {
     let mut unknown = false;
     for side in pair {
         match side.eval(args)? {

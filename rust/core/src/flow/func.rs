@@ -25,13 +25,13 @@ impl Func {
     pub fn apply(&self, cx: Cx<'_>, key: &Datum, values: &[&Datum]) -> Result<Datum, Failure> {
         let all = self.with_key.then_some(key).into_iter().chain(values.iter().copied());
         let count = values.len() + usize::from(self.with_key);
-        let mut few: [Datum; 3] = Default::default();
+        let mut few = [key; 3];
         match few.get_mut(..count) {
             Some(args) => {
-                args.iter_mut().zip(all).for_each(|(to, from)| *to = from.clone());
-                cx.apply(self.call, args)
+                args.iter_mut().zip(all).for_each(|(to, from)| *to = from);
+                cx.ask(self.call, args)
             }
-            None => cx.apply(self.call, &all.cloned().collect::<Vec<_>>()),
+            None => cx.ask(self.call, &all.collect::<Vec<_>>()),
         }
     }
     /// A condition: only *true* passes.

@@ -82,6 +82,24 @@ impl Use {
             Look::Count if self.of.is_none() => return Ok(Datum::Int(events.len() as i64)),
             Look::First => return events.first().map_or(Ok(Datum::Null), of),
             Look::Last => return events.last().map_or(Ok(Datum::Null), of),
+            Look::Sum | Look::Mean => {
+                let (mut sum, mut n) = (Datum::Int(0), 0);
+                for event in events {
+                    let value = of(event)?;
+                    n += i64::from(!value.is_null());
+                    sum = match (&sum, &value) {
+                        (_, Datum::Null) => continue,
+                        // The plain case by itself.
+                        (Datum::Int(a), Datum::Int(b)) if a.checked_add(*b).is_some() => Datum::Int(a + b),
+                        (one, other) => sums.add.apply(cx, key, &[one, other])?,
+                    };
+                }
+                return match self.look {
+                    Look::Sum => Ok(sum),
+                    _ if n == 0 => Ok(Datum::Null),
+                    _ => sums.divide.apply(cx, key, &[&sum, &Datum::Int(n)]),
+                };
+            }
             _ => events.iter().map(of).collect::<Result<Vec<_>, _>>()?,
         };
         let known = values.iter().filter(|v| !v.is_null());
@@ -90,18 +108,6 @@ impl Use {
             Look::Any => Datum::Bool(values.iter().any(Datum::is_true)),
             Look::All => Datum::Bool(values.iter().all(Datum::is_true)),
             Look::Values => Datum::List(values.into()),
-            Look::Sum | Look::Mean => {
-                let (mut sum, mut n) = (Datum::Int(0), 0);
-                for value in known {
-                    sum = sums.add.apply(cx, key, &[&sum, value])?;
-                    n += 1;
-                }
-                match self.look {
-                    Look::Sum => sum,
-                    _ if n == 0 => Datum::Null,
-                    _ => sums.divide.apply(cx, key, &[&sum, &Datum::Int(n)])?,
-                }
-            }
             _ => {
                 let better = if self.look == Look::Min { Ordering::Less } else { Ordering::Greater };
                 let mut best = Datum::Null;

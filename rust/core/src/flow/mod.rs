@@ -617,6 +617,11 @@ impl<'a> Cx<'a> {
         self.env.foreign.apply(function, args).map_err(Failure::from)
     }
 
+    /// The same with references.
+    pub fn ask(&self, function: usize, args: &[&Datum]) -> Result<Datum, Failure> {
+        self.env.foreign.ask(function, args).map_err(Failure::from)
+    }
+
     /// Whether a function may be asked at another time, or more often.
     pub fn pure(&self, function: usize) -> bool {
         self.env.foreign.pure(function)

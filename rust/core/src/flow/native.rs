@@ -124,6 +124,14 @@ impl Native {
             Native::Join { prefix } => joined(prefix, args),
         }
     }
+
+    /// The same of references: an expression copies nothing that it only looks at.
+    pub fn ask(&self, args: &[&Datum]) -> Result<Datum, Fault> {
+        match self {
+            Native::Expr(scalar) => scalar.eval(args),
+            _ => self.apply(&args.iter().copied().cloned().collect::<Vec<_>>()),
+        }
+    }
 }
 
 fn object(datum: Option<&Datum>) -> Result<&[(Arc<str>, Datum)], Fault> {

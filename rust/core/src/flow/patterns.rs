@@ -15,17 +15,22 @@
 //! An event that begins no run, of a key that has none, is forgotten when it comes, if nothing can still come before it: it has no
 //! bound to wait for. Its conditions are asked at once then, those of expressions; the user's functions are asked when time passes.
 //!
-//! In the store each key has its state whole; between commits it lives decoded in memory. A match is an object: its stages, in order
+//! Events that come in order of time wait in one queue of the operator, and each is read when time has passed it. Where one comes out of
+//! order, where more of its key is due at once, and when a generation ends, they go to their keys' states: what is read, and when, is
+//! as if all had waited there.
+//!
+//! In the store each key has its state whole; what was touched of late lives decoded in memory (`decoded.rs`), its taken events as bytes
+//! once they were stored. A match is an object: its stages, in order
 //! of their first event, with their events, oldest first. Who asks has port 3: for each event which edges each run asked, and what it
 //! did. Further patterns have three ports each, behind these: matches, what was given up, traces. They share events, and what
 //! conditions that look at the event alone have said of it.
 
-use std::collections::BTreeSet;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::decoded::{Decoded, Live};
+use super::decoded::{Decoded, Kept, Open, NEVER};
 use super::func::Func;
 use super::lanes::{Lanes, Stamp};
 use super::looks::{Sums, Use};
@@ -36,7 +41,8 @@ use super::{Cx, Done, Failed, Failure, Headers, Node, Record};
 use crate::cep::automaton::{Action, Kind};
 use crate::cep::keyed::{Keyed, Life, Said, Watch, Watched};
 use crate::cep::saved::{self, Unread};
-use crate::cep::{Automaton, Cap, CapPolicy, Conditions, History, Known, Match, Pattern, Run};
+use crate::cep::waiting::Read;
+use crate::cep::{Automaton, Cap, CapPolicy, Conditions, Event, History, Known, Match, Pattern, Run};
 use crate::datum::Datum;
 use crate::error::{Fatal, PlanError};
 use crate::expr::{order, Fault};
@@ -130,8 +136,8 @@ pub struct MatchPattern {
     /// Where time goes by lanes.
     lanes: Option<Lanes>,
     live: Decoded,
-    /// When something of a key is due next, of all keys.
-    due: BTreeSet<(i64, Arc<[u8]>)>,
+    /// Events that wait for the watermark and came in order of time and lane; those of their keys' states came before them.
+    queue: VecDeque<Queued>,
     broken: Option<Fatal>,
 }
 
@@ -145,8 +151,26 @@ pub struct Asked {
     pub natives: Vec<Native>,
 }
 
-/// Decoded keys that are kept after a commit.
-const KEPT: usize = 10_000;
+/// An event that waits, and its key's place.
+struct Queued {
+    ts: i64,
+    lane: u32,
+    place: usize,
+    event: Read<Event>,
+}
+
+/// Why a key is looked at.
+enum Look<'a> {
+    /// Something of it is due.
+    Due,
+    /// An event of it has waited in the queue.
+    Waited(&'a Read<Event>, i64),
+    /// An event is to be read now.
+    Now(&'a Event),
+}
+
+/// What stays decoded after a commit.
+const KEPT: Kept = Kept { keys: 10_000, bytes: 4 << 20 };
 
 /// Whether the patterns of a node are such.
 pub fn check(parameters: &serde_json::Map<String, serde_json::Value>) -> Result<(), PlanError> {
@@ -204,7 +228,7 @@ impl MatchPattern {
             latest: (NO_TIME, NO_TIME),
             lanes: p.lanes.then(Lanes::default),
             live: Decoded::default(),
-            due: BTreeSet::new(),
+            queue: VecDeque::new(),
             broken: None,
         })
     }
@@ -241,18 +265,27 @@ impl MatchPattern {
         self.latest = (latest, wall);
     }
 
-    /// A key's place among those that are decoded.
+    /// A key's place, with what it has decoded.
     fn load(&mut self, key: &[u8], cx: Cx<'_>) -> Result<usize, Failure> {
-        if let Some(place) = self.live.find(key) {
-            return Ok(place);
-        }
-        let found = cx.store(self.store).bytes.get(key).map(|bytes| self.decoded(&bytes));
-        let keyed = found.transpose().map_err(|unread| unreadable(cx, unread))?;
-        let keyed = keyed.unwrap_or_else(|| Keyed::of(self.watched.automata.len()));
-        Ok(self.live.insert(Live::new(key, keyed)))
+        let place = self.live.find(key).unwrap_or_else(|| self.live.add(key));
+        self.open(place, cx)?;
+        Ok(place)
     }
 
-    fn decoded(&self, bytes: &[u8]) -> Result<Keyed<Datum>, Unread> {
+    /// Decodes what a place's key has.
+    fn open(&mut self, place: usize, cx: Cx<'_>) -> Done {
+        let live = self.live.at(place);
+        if live.open.is_none() {
+            let none = live.due == NEVER && self.live.knows_all();
+            let store = (!none).then(|| cx.store(self.store));
+            let found = store.and_then(|store| store.bytes.get(&live.key).map(|bytes| self.decoded(&bytes)));
+            let keyed = found.transpose().map_err(|unread| unreadable(cx, unread))?;
+            self.live.open(place, keyed.unwrap_or_else(|| Keyed::of(self.watched.automata.len())));
+        }
+        Ok(())
+    }
+
+    fn decoded(&self, bytes: &[u8]) -> Result<Keyed<Event>, Unread> {
         match &self.rules {
             Some(rules) => saved::read_numbered(bytes, &rules.numbers()),
             None => saved::read(bytes, self.shape),
@@ -292,23 +325,24 @@ impl MatchPattern {
     fn forget(&mut self, before: &[u32], cx: Cx<'_>) -> Done {
         let kept = self.rules.as_ref().expect("rules").numbers();
         let gone: Vec<usize> = (0..before.len()).filter(|place| !kept.contains(&before[*place])).collect();
-        let holds = |keyed: &Keyed<Datum>| {
+        let holds = |keyed: &Keyed<Event>| {
             gone.iter().any(|place| keyed.each[*place].runs.is_some() || !keyed.each[*place].due.is_empty())
         };
         let mut found = vec![];
         for (key, bytes) in cx.store(self.store).bytes.unordered() {
-            if self.live.find(&key).is_none() {
+            if self.live.find(&key).is_none_or(|place| self.live.at(place).open.is_none()) {
                 let keyed = saved::read_numbered(&bytes, before).map_err(|unread| unreadable(cx, unread))?;
-                found.extend(holds(&keyed).then(|| Live::new(&key, keyed)));
+                found.extend(holds(&keyed).then(|| (key.to_vec(), keyed)));
             }
         }
-        for live in found {
-            self.live.insert(live);
+        for (key, keyed) in found {
+            let place = self.live.find(&key).unwrap_or_else(|| self.live.add(&key));
+            self.live.open(place, keyed);
         }
-        for live in self.live.iter_mut().filter(|live| holds(&live.keyed)) {
-            live.changed = true;
+        for open in self.live.opened().filter(|open| holds(&open.keyed)) {
+            open.changed = true;
             for place in &gone {
-                live.keyed.each[*place] = Watch::default();
+                open.keyed.each[*place] = Watch::default();
             }
         }
         Ok(())
@@ -323,7 +357,7 @@ impl MatchPattern {
         self.watched.timed_out = vec![self.gone_told; rules.known.len()];
         self.trace = vec![false; rules.known.len()];
         let places: Vec<_> = rules.numbers().iter().map(|n| before.iter().position(|b| b == n)).collect();
-        for live in self.live.iter_mut() {
+        for live in self.live.opened() {
             let mut each: Vec<_> = std::mem::take(&mut live.keyed.each).into_iter().map(Some).collect();
             let taken = places.iter().map(|place| place.and_then(|p| each[p].take()).unwrap_or_default());
             live.keyed.each = taken.collect();
@@ -339,18 +373,22 @@ impl MatchPattern {
         Ok(())
     }
 
-    /// An event that is not late: whether it changes nothing, and that can be said now. What it took to say so is `known`.
-    fn passes_by(&self, record: &Record, key: &[u8], stamp: Option<Stamp>, known: &mut Known, cx: Cx<'_>) -> bool {
-        if self.max_delay_ms != Some(0) || self.order_by.is_some() || self.rules.is_some() || self.trace.contains(&true)
-        {
-            return false;
-        }
-        if self.lanes.as_ref().zip(stamp).is_some_and(|(lanes, stamp)| !lanes.others_passed(stamp, record.ts)) {
-            return false;
-        }
-        let under_way = match self.live.find(key) {
-            Some(place) => !self.live.at(place).keyed.empty(),
-            None => cx.store(self.store).bytes.get(key).is_some(),
+    /// Whether an event that is not late could be said to change nothing before time has passed it: nothing comes before it any more.
+    fn settled(&self, ts: i64, stamp: Option<Stamp>) -> bool {
+        let asks_more = self.order_by.is_some() || self.rules.is_some() || self.trace.contains(&true);
+        let lanes = self.lanes.as_ref().zip(stamp);
+        self.max_delay_ms == Some(0) && !asks_more && lanes.is_none_or(|(lanes, stamp)| lanes.others_passed(stamp, ts))
+    }
+
+    /// Of such an event, whether it changes nothing. `place`: of its key. What it took to say so is `known`.
+    fn passes_by(&self, record: &Record, key: &[u8], place: Option<usize>, known: &mut Known, cx: Cx<'_>) -> bool {
+        let live = place.map(|place| self.live.at(place));
+        let open = live.and_then(|live| live.open.as_ref());
+        let under_way = match (live, open) {
+            (Some(live), _) if live.queued > 0 => true,
+            (_, Some(open)) => !open.keyed.empty(),
+            (Some(live), None) if live.due != NEVER => true,
+            _ => !self.live.knows_all() && cx.store(self.store).bytes.get(key).is_some(),
         };
         let Some((asked, _)) = self.asked.first().filter(|_| !under_way) else { return false };
         let mut holds = |condition: u16| {
@@ -365,37 +403,75 @@ impl MatchPattern {
         self.watched.automata.iter().all(|a| a.begins(&mut holds) == Some(false))
     }
 
-    fn arrive(&mut self, key: &[u8], event: Datum, ts: i64, stamp: Option<Stamp>, known: Known, cx: Cx<'_>) -> Done {
-        let place = self.load(key, cx)?;
-        let Live { key, keyed, changed, .. } = self.live.at_mut(place);
-        let before = keyed.next_due();
-        keyed.arrive(event, ts, stamp.map_or(0, |stamp| stamp.lane), known, &self.watched);
-        *changed = true;
-        note_due(&mut self.due, key, before, keyed.next_due());
+    /// An event waits for time to pass it.
+    fn arrive(&mut self, place: usize, event: Read<Event>, ts: i64, stamp: Option<Stamp>, cx: Cx<'_>) -> Done {
+        let lane = stamp.map_or(0, |stamp| stamp.lane);
+        let waits = Queued { ts, lane, place, event };
+        if self.max_delay_ms.is_some() && self.queue.back().is_none_or(|last| (last.ts, last.lane) <= (ts, lane)) {
+            self.live.at_mut(place).queued += 1;
+            self.queue.push_back(waits);
+            return Ok(());
+        }
+        self.spill(i64::MAX, cx)?;
+        self.keep(waits, cx)
+    }
+
+    /// Events up to a time wait with their keys from now on.
+    fn spill(&mut self, until: i64, cx: Cx<'_>) -> Done {
+        while self.queue.front().is_some_and(|first| first.ts <= until) {
+            let Some(waits) = self.queue.pop_front() else { break };
+            self.live.at_mut(waits.place).queued -= 1;
+            self.keep(waits, cx)?;
+        }
         Ok(())
     }
 
-    /// Everything that is due, the earliest first; whether anything was.
-    fn fire_due(&mut self, headers: &Headers, cx: Cx<'_>) -> Result<bool, Failure> {
-        let (watermark, mut any) = (self.watermark(cx), false);
-        while self.due.first().is_some_and(|first| first.0 <= watermark) {
-            // What is due of a rule that is over is due of nothing.
-            let (_, key) = self.due.pop_first().expect("there is a first");
-            self.look(&key, None, headers, cx)?;
-            any = true;
-        }
-        Ok(any)
+    fn keep(&mut self, Queued { ts, lane, place, event: (event, known) }: Queued, cx: Cx<'_>) -> Done {
+        self.open(place, cx)?;
+        let open = self.live.at_mut(place).open.as_mut().expect("opened");
+        open.keyed.arrive(event, ts, lane, known, &self.watched);
+        open.changed = true;
+        let due = open.keyed.next_due();
+        self.live.note(place, due);
+        Ok(())
     }
 
-    /// Looks at a key: something of it is due, or an event is to be read now.
-    fn look(&mut self, key: &[u8], event: Option<&Datum>, headers: &Headers, cx: Cx<'_>) -> Done {
-        let place = self.load(key, cx)?;
+    /// Everything that is due, the earliest first, of one time by keys; whether anything was.
+    fn fire_due(&mut self, headers: &Headers, cx: Cx<'_>) -> Result<bool, Failure> {
+        let (watermark, mut any) = (self.watermark(cx), false);
+        loop {
+            // What is due of a rule that is over is due of nothing.
+            let due = self.live.first_due().filter(|first| first.0 <= watermark);
+            let Some(waits) = self.queue.front().filter(|first| first.ts <= watermark) else {
+                let Some((_, place)) = due else { return Ok(any) };
+                self.look(place, Look::Due, headers, cx)?;
+                any = true;
+                continue;
+            };
+            let several = self.queue.get(1).is_some_and(|next| next.ts <= watermark);
+            if several || self.live.at(waits.place).due <= watermark {
+                self.spill(watermark, cx)?; // they go key by key, and with what else is due of theirs
+                continue;
+            }
+            let at = |ts: i64, place: usize| (ts, &self.live.at(place).key);
+            let before = due.filter(|&(ts, place)| at(ts, place) < at(waits.ts, waits.place));
+            if let Some((_, place)) = before {
+                self.look(place, Look::Due, headers, cx)?;
+            } else if let Some(Queued { ts, place, event, .. }) = self.queue.pop_front() {
+                self.live.at_mut(place).queued -= 1;
+                self.look(place, Look::Waited(&event, ts), headers, cx)?;
+            }
+            any = true;
+        }
+    }
+
+    fn look(&mut self, place: usize, look: Look<'_>, headers: &Headers, cx: Cx<'_>) -> Done {
+        self.open(place, cx)?;
         let watermark = self.watermark(cx);
-        let Live { key: shared, datum, keyed, changed } = self.live.at_mut(place);
+        let Open { datum, keyed, changed, .. } = self.live.at_mut(place).open.as_deref_mut().expect("opened");
         *changed = true;
         let datum = datum.clone();
         let mut said = vec![];
-        let before = keyed.next_due();
         let mut conditions = Asking {
             asked: &self.asked,
             traced: &self.trace,
@@ -408,11 +484,14 @@ impl MatchPattern {
             faults: vec![],
             traces: vec![],
         };
-        match event {
-            Some(event) => keyed.read_now(&self.watched, event, watermark, &mut conditions, &mut said),
-            None => {
+        match &look {
+            Look::Now(event) => keyed.read_now(&self.watched, event, watermark, &mut conditions, &mut said),
+            Look::Waited(event, ts) => {
+                keyed.fire_one(&self.watched, (event, *ts), watermark, &mut conditions, &mut said)
+            }
+            Look::Due => {
                 let order_by = self.order_by;
-                let mut sort = |events: &mut Vec<(Datum, Known)>| {
+                let mut sort = |events: &mut Vec<Read<Event>>| {
                     if let (Some(by), true) = (order_by, events.len() > 1) {
                         sort(events, by, &datum, cx);
                     }
@@ -421,14 +500,18 @@ impl MatchPattern {
             }
         }
         let traces = conditions.traces;
-        note_due(&mut self.due, shared, before, keyed.next_due());
+        let due = keyed.next_due();
+        self.live.note(place, due);
         for (pattern, one) in said {
             let automaton = &self.watched.automata[pattern];
             let rule = self.rules.as_ref().map(|rules| rules.known[pattern].name());
             let pattern = if rule.is_some() { 0 } else { pattern };
-            let record = |m: Match<Datum>, ts: i64| {
+            let record = |m: Match<Event>, ts: i64| {
                 let stages = m.0.into_iter().map(|(stage, events)| {
-                    (Arc::from(automaton.stages[stage as usize].as_str()), Datum::List(events.into()))
+                    (
+                        Arc::from(automaton.stages[stage as usize].as_str()),
+                        Datum::List(events.into_iter().map(Event::into_datum).collect()),
+                    )
                 });
                 let stages =
                     stages.chain(rule.iter().map(|rule| (Arc::from("$rule"), Datum::List([rule.clone()].into()))));
@@ -447,14 +530,14 @@ impl MatchPattern {
                 }
                 Said::Failed(failed, ts, (reason, text)) => {
                     let failure = Failure::Bad(reason, format!("{text}; at {ts} ms: {failed:?}"));
-                    match event {
-                        Some(event) if *event == failed => {
-                            let record = Record::new(datum.clone(), failed, ts, Headers::default());
+                    match look {
+                        Look::Now(event) if *event == failed => {
+                            let record = Record::new(datum.clone(), failed.into_datum(), ts, headers.clone());
                             cx.settle(Err(failure), Failed::Record(&record))?
                         }
                         // It had waited: the record at hand is another one, with nothing wrong.
                         _ => {
-                            let record = Record::new(datum.clone(), failed, ts, Headers::default());
+                            let record = Record::new(datum.clone(), failed.into_datum(), ts, Headers::default());
                             cx.as_waited(None, &record, || Err(failure))?
                         }
                     }
@@ -555,14 +638,6 @@ fn did(automaton: &Automaton, edges: &[(Run, usize, usize, bool)]) -> &'static s
     }
 }
 
-/// `after` is noted in any case: what was noted may have been of something that is over.
-fn note_due(due: &mut BTreeSet<(i64, Arc<[u8]>)>, key: &Arc<[u8]>, before: Option<i64>, after: Option<i64>) {
-    if let Some(ts) = before.filter(|_| before != after) {
-        due.remove(&(ts, key.clone()));
-    }
-    due.extend(after.map(|ts| (ts, key.clone())));
-}
-
 fn unreadable(cx: Cx<'_>, unread: Unread) -> Failure {
     Failure::Fatal(match unread {
         Unread::OtherShape => Fatal::new(
@@ -577,9 +652,9 @@ fn unreadable(cx: Cx<'_>, unread: Unread) -> Failure {
 }
 
 /// Stable; events that cannot be compared stay as they came.
-fn sort(events: &mut Vec<(Datum, Known)>, by: Func, key: &Datum, cx: Cx<'_>) {
-    let mut ranked: Vec<(Datum, (Datum, Known))> =
-        events.drain(..).map(|e| (by.apply(cx, key, &[&e.0]).unwrap_or_default(), e)).collect();
+fn sort(events: &mut Vec<Read<Event>>, by: Func, key: &Datum, cx: Cx<'_>) {
+    let mut ranked: Vec<(Datum, Read<Event>)> =
+        events.drain(..).map(|e| (by.apply(cx, key, &[&*e.0.datum()]).unwrap_or_default(), e)).collect();
     ranked.sort_by(|a, b| order(&a.0, &b.0).unwrap_or(std::cmp::Ordering::Equal));
     events.extend(ranked.into_iter().map(|r| r.1));
 }
@@ -613,12 +688,13 @@ impl Asking<'_> {
         self.asked[self.pattern].0.call(func, self.key, values, self.cx).map_err(fault)
     }
 
-    fn looked(&self, wanted: &Use, history: &History<'_, Datum>) -> Result<Datum, Fault> {
+    fn looked(&self, wanted: &Use, history: &History<'_, Event>) -> Result<Datum, Fault> {
         let (asked, place) = &self.asked[self.pattern];
         let stage = asked.stages[*place].iter().position(|s| wanted.is_of(s));
-        let events = stage.map_or(vec![], |s| history.events(s as u16).collect());
+        let events: Vec<_> = stage.map_or(vec![], |s| history.events(s as u16).map(Event::datum).collect());
+        let events: Vec<&Datum> = events.iter().map(|event| &**event).collect();
         let call = |func: &Func, values: &[&Datum]| asked.call(func, self.key, values, self.cx);
-        wanted.value(&events, history.event, &asked.sums, self.cx, self.key, &call).map_err(fault)
+        wanted.value(&events, &history.event.datum(), &asked.sums, self.cx, self.key, &call).map_err(fault)
     }
 
     /// Of a condition that looks at the event alone.
@@ -638,19 +714,23 @@ impl Asking<'_> {
     }
 }
 
-impl Conditions<Datum> for Asking<'_> {
-    fn read(&mut self, _: &Datum, known: Known) {
+impl Conditions<Event> for Asking<'_> {
+    fn read(&mut self, _: &Event, known: Known) {
         self.known = known;
         self.faults.clear();
     }
 
-    fn turn(&mut self, pattern: usize, event: &Datum, ts: i64) {
+    fn known(&self) -> Known {
+        self.known
+    }
+
+    fn turn(&mut self, pattern: usize, event: &Event, ts: i64) {
         (self.pattern, self.begins) = (pattern, ts < self.lives[pattern].until);
         if pattern > 0 && self.asked[pattern].1 == 0 {
             self.read(event, Known::default()); // conditions of another rule have numbers of their own
         }
         if self.traced[pattern] {
-            self.traces.push((pattern, Trace { event: event.clone(), ts, edges: vec![] }));
+            self.traces.push((pattern, Trace { event: event.datum().into_owned(), ts, edges: vec![] }));
         }
     }
 
@@ -668,28 +748,30 @@ impl Conditions<Datum> for Asking<'_> {
         self.begins
     }
 
-    fn alone(&mut self, condition: u16, event: &Datum) -> Option<bool> {
+    fn alone(&mut self, condition: u16, event: &Event) -> Option<bool> {
         let asked = &self.asked[self.pattern].0;
         let said = &asked.conditions[condition as usize];
-        (!said.history && said.uses.is_empty()).then(|| self.said(condition, &said.func, event).ok()).flatten()
+        (!said.history && said.uses.is_empty()).then(|| self.said(condition, &said.func, &event.datum()).ok()).flatten()
     }
 
-    fn holds(&mut self, condition: u16, history: &History<'_, Datum>) -> Result<bool, Fault> {
+    fn holds(&mut self, condition: u16, history: &History<'_, Event>) -> Result<bool, Fault> {
         let (asked, place) = &self.asked[self.pattern];
         let said = &asked.conditions[condition as usize];
         if said.history {
-            let stages = asked.stages[*place]
-                .iter()
-                .enumerate()
-                .map(|(i, name)| (Arc::from(name.as_str()), Datum::List(history.events(i as u16).cloned().collect())));
-            return Ok(self.call(&said.func, &[history.event, &Datum::Map(stages.collect())])?.is_true());
+            let stages = asked.stages[*place].iter().enumerate().map(|(i, name)| {
+                (
+                    Arc::from(name.as_str()),
+                    Datum::List(history.events(i as u16).map(|event| event.datum().into_owned()).collect()),
+                )
+            });
+            return Ok(self.call(&said.func, &[&*history.event.datum(), &Datum::Map(stages.collect())])?.is_true());
         }
         if !said.uses.is_empty() {
             let fields = said.uses.iter().map(|u| Ok((u.name(), self.looked(u, history)?)));
             let fields = Datum::Map(fields.collect::<Result<_, Fault>>()?);
-            return Ok(self.call(&said.func, &[history.event, &fields])?.is_true());
+            return Ok(self.call(&said.func, &[&*history.event.datum(), &fields])?.is_true());
         }
-        self.said(condition, &said.func, history.event)
+        self.said(condition, &said.func, &history.event.datum())
     }
 }
 
@@ -718,28 +800,27 @@ impl Node for MatchPattern {
             false => key_bytes(&record.key)?,
         };
         if self.max_delay_ms.is_none() {
-            if self.order_by.is_none() {
-                return self.look(&key, Some(&record.value), &record.headers, cx);
-            }
-        } else if self.late(record.ts, stamp, cx) {
+            let place = self.load(&key, cx)?;
+            return match self.order_by {
+                None => self.look(place, Look::Now(&Event::Live(record.value)), &record.headers, cx),
+                Some(_) => self.arrive(place, (Event::Live(record.value), Known::default()), cx.env.wall, stamp, cx),
+            };
+        }
+        if self.late(record.ts, stamp, cx) {
             cx.count("late");
             let ts = record.ts;
             cx.forward_to(2, record)?;
             return self.pass(ts, stamp, cx);
         }
-        let mut known = Known::default();
-        if self.passes_by(&record, &key, stamp, &mut known, cx) {
-            self.progress(record.ts, stamp, cx);
-            self.fire_due(&record.headers, cx)?;
-            return Ok(());
-        }
-        if self.max_delay_ms.is_none() {
-            return self.arrive(&key, record.value, cx.env.wall, stamp, known, cx);
-        }
         // It is behind the watermark that it makes: what is due is due without it, and the key has less to keep.
+        let settled = self.settled(record.ts, stamp);
         self.progress(record.ts, stamp, cx);
         let fired = self.fire_due(&record.headers, cx);
-        self.arrive(&key, record.value, record.ts, stamp, known, cx)?;
+        let (place, mut known) = (self.live.find(&key), Known::default());
+        if !settled || !self.passes_by(&record, &key, place, &mut known, cx) {
+            let place = place.unwrap_or_else(|| self.live.add(&key));
+            self.arrive(place, (Event::Live(record.value), known), record.ts, stamp, cx)?;
+        }
         fired.map(|_| ())
     }
 
@@ -756,29 +837,22 @@ impl Node for MatchPattern {
     }
 
     fn flush(&mut self, cx: Cx<'_>) -> Done {
+        self.spill(i64::MAX, cx)?;
         let numbers = self.rules.as_ref().map(Rules::numbers);
         let mut store = cx.store_mut(self.store);
-        let mut changed: Vec<_> = self.live.iter_mut().filter(|live| live.changed).collect();
-        changed.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        for Live { key, keyed, changed, .. } in changed {
-            *changed = false;
-            match keyed.empty() {
-                true => store.bytes.write(key, None),
-                false => {
-                    let bytes = match &numbers {
-                        Some(numbers) => saved::write_numbered(keyed, numbers),
-                        None => saved::write(keyed, self.shape),
-                    };
-                    let bytes = bytes.map_err(Failure::unstorable)?;
-                    store.bytes.write(key, Some(&bytes));
-                }
+        self.live.stored(KEPT, |key, keyed| {
+            if keyed.empty() {
+                store.bytes.write(key, None);
+                return Ok(0);
             }
-        }
-        match self.live.len() > KEPT {
-            true => self.live = Decoded::default(),
-            false => self.live.retain(|live| !live.keyed.empty()),
-        }
-        Ok(())
+            let bytes = match &numbers {
+                Some(numbers) => saved::write_numbered(keyed, numbers),
+                None => saved::write(keyed, self.shape),
+            };
+            let bytes = bytes.map_err(Failure::unstorable)?;
+            store.bytes.write(key, Some(&bytes));
+            Ok(bytes.len())
+        })
     }
 
     fn save(&self, out: &mut Writer) {
@@ -806,7 +880,7 @@ impl Node for MatchPattern {
 
     fn restored(&mut self, cx: Cx<'_>) {
         self.live = Decoded::default();
-        self.due.clear();
+        self.queue.clear();
         self.broken = None;
         if let Some(rules) = &mut self.rules {
             self.broken = rules.restored(&cx.store(rules.store).bytes).err();
@@ -814,7 +888,13 @@ impl Node for MatchPattern {
         }
         for (key, bytes) in cx.store(self.store).bytes.unordered() {
             match self.decoded(&bytes) {
-                Ok(keyed) => self.due.extend(keyed.next_due().map(|ts| (ts, Arc::from(&key[..])))),
+                Ok(keyed) => match keyed.next_due() {
+                    Some(ts) => {
+                        let place = self.live.add(&key);
+                        self.live.note(place, Some(ts));
+                    }
+                    None => self.live.forget_some(),
+                },
                 Err(unread) => {
                     if let Failure::Fatal(fatal) = unreadable(cx, unread) {
                         self.broken = Some(fatal);

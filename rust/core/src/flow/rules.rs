@@ -375,8 +375,7 @@ impl Asked {
         cx: super::Cx<'_>,
     ) -> Result<Datum, super::Failure> {
         let Some(native) = self.natives.get(func.call) else { return func.apply(cx, key, values) };
-        let args: Vec<Datum> =
-            func.with_key.then_some(key).into_iter().chain(values.iter().copied()).cloned().collect();
-        Ok(native.apply(&args)?)
+        let args: Vec<&Datum> = func.with_key.then_some(key).into_iter().chain(values.iter().copied()).collect();
+        Ok(native.ask(&args)?)
     }
 }
