@@ -111,11 +111,11 @@ class _InRust(Reader):
 
     def wait(self, timeout_s: float) -> None:
         self._reader.wait(timeout_s)
+        for error in self._reader.errors():
+            logger.info("%s", error)
 
     def wake(self) -> None:
         self._reader.wake()
-        for error in self._reader.errors():
-            logger.info("%s", error)
 
     def close(self) -> None:
         self._reader.close()
