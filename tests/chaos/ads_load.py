@@ -347,9 +347,9 @@ class Load(Round):
         super().__init__(market, 0.0, 0, False, kafka, postgres, redis)
         self._phases = phases
         burst = "".join(f", {p.factor:g}x for {p.seconds:.0f} s" for p in phases if p.factor > 1)
+        beside = f"{CONVERSIONS * rate // 1000} conversions, {round(market.changes / _units(phases))} changes"
         self.report = LoadReport(
-            f"seed {market.seed}: {rate} ad events, {CONVERSIONS * rate // 1000} conversions, {CHANGES * rate // 1000} changes"
-            f" a second for {phases[0].seconds:.0f} s{burst}"
+            f"seed {market.seed}: {rate} ad events, {beside} a second for {phases[0].seconds:.0f} s{burst}"
         )
         self._lookers: list[Looker] = []
         self._conversions = 0
@@ -402,7 +402,7 @@ class Load(Round):
 
     def _schedule(self) -> tuple[list[tuple[float, Sent]], list[Sent]]:
         """The day's records, each with the second at which it is due, and those of after the day."""
-        market, units = self._market, sum(phase.seconds * phase.factor for phase in self._phases)
+        market, units = self._market, _units(self._phases)
         places = [(0.0, 0.0)]  # seconds of the first rate's traffic -> seconds
         for phase in self._phases:
             unit, second = places[-1]
@@ -566,9 +566,14 @@ def _probes(market: Market, count: int) -> Iterator[Sent]:
         yield Sent("ad-events", partition_of(b"probe", PARTITIONS["ad-events"]), b"probe", value, at)
 
 
-def made(seed: int, rate: int, phases: Sequence[Phase]) -> Market:
+def _units(phases: Sequence[Phase]) -> float:
+    """Seconds of the first rate's traffic."""
+    return sum(phase.seconds * phase.factor for phase in phases)
+
+
+def made(seed: int, rate: int, phases: Sequence[Phase], changes: float = CHANGES) -> Market:
     """A market whose day has the rate's ad events, conversions and changes for each second of the first phase."""
-    units = sum(phase.seconds * phase.factor for phase in phases)
+    units = _units(phases)
     events, minutes = round(units * rate), max(1, round(units / 60))
     market = Market(
         seed=seed,
@@ -577,7 +582,7 @@ def made(seed: int, rate: int, phases: Sequence[Phase]) -> Market:
         minutes=minutes,
         campaigns=max(20, min(400, events // 200)),
         devices=20_000,
-        changes=round(units * CHANGES * rate / 1000),
+        changes=round(units * changes * rate / 1000),
         convert_minutes=max(1, minutes // 10),
         share_converted=0.5,
     )
@@ -588,9 +593,11 @@ def made(seed: int, rate: int, phases: Sequence[Phase]) -> Market:
     return replace(market, share_converted=min(1.0, 0.5 * wanted / max(1, found)))
 
 
-def run(seed: int, rate: int, phases: Sequence[Phase], options: Sequence[str] = ()) -> LoadReport:
-    """On servers of its own. `options`: more of them for `adstream run ads`."""
-    market = made(seed, rate, phases)
+def run(
+    seed: int, rate: int, phases: Sequence[Phase], options: Sequence[str] = (), changes: float = CHANGES
+) -> LoadReport:
+    """On servers of its own. `options`: more of them for `adstream run ads`. `changes`: a second, of a thousand ad events."""
+    market = made(seed, rate, phases, changes)
     with Kafka(heap="1g", quick=False) as kafka, Postgres() as postgres, Redis() as redis:
         load = Load(market, rate, phases, kafka, postgres, redis)
         load.options = options
