@@ -75,6 +75,8 @@ class Graph:
     wrappers: list[Callable[[str, Any], Any]] = field(default_factory=list)
     declared: dict[str, object] = field(default_factory=dict)
     """Store -> the very object that declared it."""
+    kinds: dict[str, Callable[[Any], object]] = field(default_factory=dict)
+    """Store -> what makes of it what processors are given."""
     timestamp: Any = None
     """How sources of keys and values find event times that do not say so themselves, as the plan has it."""
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -188,14 +188,16 @@ class Context:
         return Cancellable(self._handle, self._handle.schedule(ms, type == "wall_clock_time", callback, start))
 
     def get_state_store(self, name: str) -> Any:
-        """A store that the processor is connected to: an object of `adstream.dsl.store`, by the store's kind. Global tables and
+        """A store that the processor is connected to: an object of `adstream.dsl.store`, by the store's kind, or what the kind of
+        one's own makes of it (`StoreBuilder.of_kind`). Global tables and
         stores need no connection, and can only be read.
 
         Raises:
             KeyError: it is not connected to such a store.
         """
         if name not in self._stores:
-            self._stores[name] = self._open(name)
+            found, kind = self._open(name), self._graph.kinds.get(name)
+            self._stores[name] = found if kind is None else kind(found)
         return self._stores[name]
 
     def _open(self, name: str) -> Any:
@@ -459,7 +461,12 @@ def declare(graph: Graph, builder: StoreBuilder, operation: str, *, again: bool 
     if known is None:
         graph.stores.append(spec)
         graph.declared[builder.name] = builder
-    elif not (again and known == spec) and graph.declared.get(builder.name) is not builder:
+        if builder.kind is not None:
+            graph.kinds[builder.name] = builder.kind
+    elif (
+        not (again and known == spec and graph.kinds.get(builder.name) is builder.kind)
+        and graph.declared.get(builder.name) is not builder
+    ):
         raise fault(
             "duplicate_name",
             f"two stores are called `{builder.name}`",

@@ -29,6 +29,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, overload
 
 from adstream.dsl.durations import Duration, duration_ms, timestamp_ms
+from adstream.dsl.expr import refuse_async
 from adstream.dsl.faults import fault
 from adstream.dsl.serdes import Serde
 
@@ -105,6 +106,30 @@ class StoreBuilder:
     caching: bool = False
     parameters: dict[str, Any] = field(default_factory=dict)
     store_type: StoreType | None = None
+    kind: Callable[[Any], object] | None = None
+
+    def of_kind(self, kind: Callable[[Any], object]) -> StoreBuilder:
+        """A kind of store of one's own: what processors are given is `kind(store)`, made for each of them from the store declared
+        here, in which it keeps all that it knows. So it is committed, undone and restored like any other. Who reads it from
+        outside reads the store declared here.
+
+        Args:
+            kind: a class, or a function of the store.
+
+        Raises:
+            TopologyError: `bad_argument`, it cannot be called; it has a kind already.
+
+        In Kafka Streams: a `StoreBuilder` that builds a `StateStore` of one's own.
+        """
+        if self.kind is not None or not callable(kind):
+            raise fault(
+                "bad_argument",
+                f"not a kind of store: {kind!r}" if self.kind is None else "it has a kind of its own already",
+                operation="of_kind",
+                hint="give a class that is made of a store, once",
+            )
+        refuse_async(kind, "of_kind", hint="write a plain function")
+        return replace(self, kind=kind)
 
     def with_logging_disabled(self) -> StoreBuilder:
         """Without a changelog: empty after a restart."""

@@ -377,3 +377,56 @@ def test_what_is_no_value_with_headers_is_refused(given: Any, said: str) -> None
 
     with doing(HEADED["key_value"]) as do:
         assert said in do(put)
+
+
+# --- Kinds of one's own -----------------------------------------------------------------------------------------------
+
+
+class Ranks:
+    """Of each key the largest values, at most three: a kind of store on top of a key-value store."""
+
+    def __init__(self, rows: ads.store.KeyValueStore) -> None:
+        self.rows = rows
+
+    def add(self, key: str, value: int) -> list[int]:
+        best = sorted([*(self.rows.get(key) or []), value], reverse=True)[:3]
+        self.rows.put(key, best)
+        return best
+
+
+class Ranked(ads.Processor[int]):
+    def init(self, ctx: ads.Context) -> None:
+        self.ranks: Ranks = ctx.get_state_store("ranks")
+
+    def process(self, record: ads.ProcessorRecord, ctx: ads.Context) -> None:
+        ctx.forward(record.with_value(self.ranks.add(record.key, record.value)))
+
+
+def ranked(app: ads.App) -> None:
+    ranks = ads.store.key_value("ranks").of_kind(Ranks)
+    app.stream("in", key=ads.serdes.string, value=ads.serdes.int64).process(Ranked, ranks).to("out")
+
+
+def test_a_kind_of_store_of_ones_own_is_restored_like_any_other() -> None:
+    with TopologyTestDriver(ads.topology(name="app")(ranked), partitions=1, commit_every=1) as driver:
+        for value in (5, 9, 1, 7):
+            driver.input("in").pipe(value, key="k", at=1)
+        driver.run()
+        driver.restart()
+        driver.input("in").pipe(8, key="k", at=1)
+        assert [r.value for r in driver.output("out").read()][-2:] == [[9, 7, 5], [9, 8, 7]]
+        assert driver.store("ranks").get("k") == [9, 8, 7]
+
+
+def test_kinds_that_are_none_are_refused() -> None:
+    async def later(rows: object) -> None:
+        pass
+
+    rows = ads.store.key_value("ranks")
+    for wrong in (
+        lambda: rows.of_kind("ranks"),
+        lambda: rows.of_kind(later),
+        lambda: rows.of_kind(Ranks).of_kind(Ranks),
+    ):  # type: ignore[arg-type]
+        with pytest.raises(ads.TopologyError):
+            wrong()
