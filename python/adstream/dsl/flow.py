@@ -10,9 +10,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
-from adstream._core import ProcessorRecord
 from adstream.dsl import natives
 from adstream.dsl.durations import Duration, duration_ms
 from adstream.dsl.expr import Expr, callable_name, refuse_async
@@ -20,6 +19,9 @@ from adstream.dsl.faults import fault, user_line
 from adstream.dsl.graph import Graph, Node, Port, check_name
 from adstream.dsl.serdes import Serde
 from adstream.dsl.store import StoreType, entries_max, store_type_of
+
+if TYPE_CHECKING:
+    from adstream._core import ProcessorRecord
 
 
 def add(
@@ -295,6 +297,8 @@ class _Handler:
         *about, pair = parts
         context = ErrorHandlerContext(*about)
         if pair is not None:
+            from adstream._core import ProcessorRecord  # topologies are built without it
+
             key, value = pair
             context = context._replace(record=ProcessorRecord(key, value, context.timestamp or 0, context.headers))
         said = self.fn(context)
