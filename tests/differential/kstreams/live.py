@@ -43,7 +43,17 @@ from tests.servers import Kafka
 Json = Any
 
 PARTITIONS = 3
-LEFT_OUT = ("misuse", "caches", "anchored", "punctuators", "errors", "errors_in_two", "errors_punctuated", "timestamps")
+LEFT_OUT = (
+    "misuse",
+    "caches",
+    "anchored",
+    "punctuators",
+    "errors",
+    "errors_in_two",
+    "errors_punctuated",
+    "errors_told",
+    "timestamps",
+)
 CLOCKS = ("wall", "system_time")
 KEPT = {"retention.ms": "-1", "message.timestamp.type": "CreateTime"}
 
