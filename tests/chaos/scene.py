@@ -51,6 +51,9 @@ APP = "ads-performance"
 SOURCE, FINAL, LATE, DEAD = "ad-events", "ad-performance", "ad-performance-late", "ad-events-dlq"
 TABLE = "ad_performance_metrics_realtime"
 READ_TIMEOUT_S = 60.0
+LEADER_MOVED = frozenset(
+    {KafkaError.UNKNOWN_LEADER_EPOCH, KafkaError.FENCED_LEADER_EPOCH, KafkaError.NOT_LEADER_FOR_PARTITION}
+)
 FOR_EVER = {"retention.ms": "-1"}
 """The traffic is of 2024: with the default, the broker would delete it while it is tested with."""
 
@@ -178,9 +181,17 @@ class Scene:
 
     def end_offsets(self, topic: str, *, committed: bool) -> dict[int, int]:
         level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
-        asked = {TopicPartition(topic, p): OffsetSpec.latest() for p in range(self.topics()[topic])}
-        found = self.admin.list_offsets(asked, isolation_level=level)
-        return {part.partition: future.result().offset for part, future in found.items()}
+        deadline = time.monotonic() + READ_TIMEOUT_S
+        while True:
+            asked = {TopicPartition(topic, p): OffsetSpec.latest() for p in range(self.topics()[topic])}
+            found = self.admin.list_offsets(asked, isolation_level=level)
+            try:
+                return {part.partition: future.result().offset for part, future in found.items()}
+            except KafkaException as error:
+                # A broker that came back, or a topic that was made anew: what this client remembers is of before.
+                if error.args[0].code() not in LEADER_MOVED or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
 
     def committed(self) -> dict[tuple[str, int], int]:
         """The group's offsets, of all topics."""
