@@ -247,6 +247,11 @@ def examine_worker(name: str, samples: Iterable[Measured], readiness: str) -> li
     if any(s.value for s in by_name.get("adstream_paused", ())):
         hint = "`adstream resume JOB`, or `POST /resume` if only this one was paused"
         found.append(Finding("wrong", f"{name} is paused", hint))
+    if any(s.value for s in by_name.get("adstream_trouble", ())):
+        why = next(
+            (line for line in readiness.splitlines()[1:] if not line.startswith("task ")), "its log says for what"
+        )
+        found.append(Finding("wrong", f"{name} waits: {why}", "it goes on by itself when that is over"))
     errors = dict(
         line.removeprefix("task ").split(": ", 1) for line in readiness.splitlines() if line.startswith("task ")
     )

@@ -165,6 +165,12 @@ def test_a_topology_that_would_be_refused() -> None:
     assert 'write `.named("counts")`' in told.stdout
 
 
+def test_a_worker_that_its_broker_does_not_answer():
+    away = [Measured("adstream_worker_state", {"state": "running"}, 1), Measured("adstream_trouble", {}, 1)]
+    [found] = examine_worker("w", away, "running\nthe log has not answered for 30 s\ntask 0_0: restoring\n")
+    assert (found.level, found.text) == ("wrong", "w waits: the log has not answered for 30 s")
+
+
 def test_what_a_worker_tells() -> None:
     def one(name: str, value: float, **labels: str) -> Measured:
         return Measured(f"adstream_{name}", labels, value)
