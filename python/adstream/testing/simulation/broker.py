@@ -737,12 +737,8 @@ class SimReader:
     def at_end(self, topic: str, partition: int) -> bool:
         return self._at_end[topic, partition]
 
-    def unread(self) -> set[TopicPartition]:
-        def settled(tp: TopicPartition, position: int) -> bool:
-            source = self._broker.partition(tp)
-            return self._at_end[tp] and position == source.end and position >= source.start
-
-        return {tp for tp, position in self._positions.items() if not settled(tp, position)}
+    def unread(self) -> None:
+        """As a client of Kafka, it does not know."""
 
     def wait(self, timeout_s: float) -> None:
         self._client.wait(max(1, round(timeout_s * 1000)))
