@@ -68,7 +68,7 @@ def test_a_type_is_a_field() -> None:
         ("a (x = 'y)", 8, "`'` begins nothing", "close it"),
         ("a+ -> (b -> c)+ (x > 1)", 7, "`where` of a group", "at the stages"),
         ("a (b -> c)", 6, "`->` where `)`", "`=> (…)`"),
-        ("a -> b within 5", 15, "is not a duration", "say the unit"),
+        ("a -> b within 5", 15, "is not a duration", 'write "5s"'),
         ("a{3,2}", 1, "between 3 and 2 times", "smaller number first"),
         ("a{2}{3}", 5, "a second quantifier of one stage", "leave one out"),
         ("a -> b (x > c.x)", 13, "there is no stage `c`", "name a stage"),
