@@ -102,6 +102,17 @@ def test_rows_of_a_group_are_asked_about_in_their_order(url: str, folder: Path, 
     assert len({t["call"] for t in tickets}) == 1  # one transaction for what is committed together
 
 
+@pytest.mark.parametrize("batch_rows", [1, 3, None])
+def test_answers_stand_in_the_topic_in_the_order_of_the_decisions(
+    url: str, folder: Path, batch_rows: int | None
+) -> None:
+    """Whatever steps the rows came in: those of one commit are asked about at once."""
+    with TopologyTestDriver(toll(folder), partitions=1, batch_rows=batch_rows, connections={"sql": url}) as driver:
+        for number in range(20):
+            driver.input("cars").pipe(car(number, 0))
+        assert [r.value["nth"] for r in driver.output("tickets").read()] == list(range(1, 21))
+
+
 def test_a_row_that_is_refused_is_alone(url: str, folder: Path) -> None:
     with TopologyTestDriver(toll(folder), partitions=1, connections={"sql": url}) as driver:
         for number in range(20):

@@ -779,9 +779,15 @@ impl Flow {
         self.tell(at_once, ctx);
         self.gathered.extend(gathered);
         if self.gathered.len() >= GATHERED_MAX {
-            let many = std::mem::take(&mut self.gathered);
-            self.tell(many, ctx);
+            self.tell_gathered(ctx);
         }
+    }
+
+    /// They came in several steps, each of which counts its places from 0 on: they stand as they came.
+    fn tell_gathered(&mut self, ctx: &mut Ctx<'_>) {
+        let mut rows = std::mem::take(&mut self.gathered);
+        (0..).zip(&mut rows).for_each(|(seq, row)| (row.seq, row.path) = (seq, 0));
+        self.tell(rows, ctx);
     }
 
     fn tell(&self, leaving: Vec<Leaving>, ctx: &mut Ctx<'_>) {
@@ -970,8 +976,7 @@ impl Operator for Flow {
             }
             Ok(())
         });
-        let rest = std::mem::take(&mut self.gathered);
-        self.tell(rest, ctx);
+        self.tell_gathered(ctx);
         fatal(done)
     }
 
