@@ -25,7 +25,7 @@ SEED = int(os.environ.get("SIM_SEED") or time.time_ns() // 1_000_000 % 1_000_000
 COUNT = int(os.environ.get("SIM_COUNT") or 150)
 CHUNK = 15
 CANARY_SEEDS_MAX = 60
-CANARY_FIRST = {"positions_before_they_are_stable": 12, "sinks_that_trust_themselves": 56, "without_fencing": 4}
+CANARY_FIRST = {"positions_before_they_are_stable": 12, "sinks_that_trust_themselves": 147, "without_fencing": 4}
 """Where to begin looking; only to save time."""
 HAPPEN = (
     "aborts",
