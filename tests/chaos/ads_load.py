@@ -46,11 +46,10 @@ from confluent_kafka import Consumer, TopicPartition
 
 from adstream.cli.market_rows import differences
 from adstream.jobs.ads import market_truth
-from adstream.jobs.ads.market import PARTITIONS, Market, Sent, closing, day, opening
+from adstream.jobs.ads.market import PARTITIONS, Market, Sent, closing, day
 from adstream.jobs.ads.market_truth import ORDER_GRACE_MS, MarketTruth
-from adstream.jobs.ads.platform import JOBS
 from adstream.jobs.ads.traffic import partition_of
-from tests.chaos.ads_platform import CLOSINGS, SETTLE_S, START_S, STOP_S, Round, Sender, workers
+from tests.chaos.ads_platform import CLOSINGS, SETTLE_S, STOP_S, Round, Sender, workers
 from tests.servers import Kafka, Postgres, Redis
 
 BOUND_S = 1.0
@@ -361,9 +360,7 @@ class Load(Round):
         self._adstream("topics", "create", "ads", "--keep-all")
         sender = PacedSender(self._kafka)
         with self._platform() as supervisor:
-            self._until(lambda: len(workers(supervisor.pid)) == len(JOBS), START_S, "every job has a worker")
-            sender.send(opening(self._market))
-            self._until(self._paid, START_S, "all payments are booked")
+            self._open(supervisor, sender)
             self._until(self._settled, SETTLE_S, "the opening is worked through")
             topics = Topics(self._kafka)
             with self._looking(topics):

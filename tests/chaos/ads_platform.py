@@ -151,6 +151,12 @@ class Round:
             faults.insert((n + 1) * len(faults) // 4, server)
         self._plan = [((n + 0.5) / len(faults), *fault) for n, fault in enumerate(faults)]
 
+    def _open(self, supervisor: subprocess.Popen[bytes], sender: Sender) -> None:
+        """Until the jobs run and advertisers have their money."""
+        self._until(lambda: len(workers(supervisor.pid)) == len(JOBS), START_S, "every job has a worker")
+        sender.send(opening(self._market))
+        self._until(self._paid, START_S, "all payments are booked")
+
     @property
     def log(self) -> Path:
         return self._directory / "platform.log"
@@ -160,9 +166,7 @@ class Round:
         self._adstream("topics", "create", "ads", "--keep-all")
         sender = Sender(self._kafka)
         with self._platform() as supervisor:
-            self._until(lambda: len(workers(supervisor.pid)) == len(JOBS), START_S, "every job has a worker")
-            sender.send(opening(self._market))
-            self._until(self._paid, START_S, "all payments are booked")
+            self._open(supervisor, sender)
             sender.send(day(self._market), self._seconds, lambda part: self._disturb(supervisor.pid, part))
             began = time.monotonic()
             self._until(self._settled, SETTLE_S, "the day is worked through")
